@@ -1,0 +1,240 @@
+"""Record what llama.cpp's own programs answer on the examples, for the tests to compare with.
+
+    python benchmarks/peers/record_tools.py --tools DIR --models DIR --out tests/data/llama_cpp
+
+DIR of --tools has llama-imatrix, llama-quantize, llama-perplexity, llama-completion and
+llama-tokenize of llama.cpp 0c1e57098; DIR of --models has nano-llama-f16.gguf and
+nano-nemotron-f16.gguf as its convert_hf_to_gguf.py makes them of examples/nano-*.
+Programs run in a temporary folder of links to the files, with relative names only.
+"""
+
+import argparse
+import array
+import hashlib
+import re
+import shutil
+import struct
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from llama_tools import (
+    FINAL,
+    LAST_STATISTIC,
+    MODELS,
+    THREADS,
+    Output,
+    Workplace,
+    about,
+    divergence_of,
+    perplexity_of,
+    sha256_of,
+    source_of,
+    system_of,
+    write_json,
+)
+from quantize_recording import record_quantize
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+CALIBRATION, HELD_OUT = "calibration.txt", "held-out.txt"
+MEASURED_LEVELS = ("IQ1_S", "IQ2_M", "Q2_K", "IQ3_XXS", "IQ4_XS", "Q4_K_M", "Q6_K", "Q8_0")
+DIVERGENCE_LEVELS = ("Q4_K_M", "IQ2_M")
+PERPLEXITY_SETTINGS = {
+    "c128": ("-c", 128),
+    "c512-b512": ("-c", 512, "-b", 512),
+    "c256-chunks10": ("-c", 256, "--chunks", 10),
+}
+PROMPTS = ("The old house stood", "She had never", "It was a dark and stormy night;")
+LENGTHS = (64, 256)
+# every sampler is named, because the programs also read defaults from the model's metadata
+COMMON_SAMPLING: tuple[str | float, ...] = (
+    *("--samplers", "penalties;dry;top_n_sigma;top_k;typ_p;top_p;min_p;xtc;temperature"),
+    *("--repeat-last-n", 64, "--presence-penalty", 0, "--frequency-penalty", 0, "--typical", 1),
+    *("--mirostat", 0, "--xtc-probability", 0, "--xtc-threshold", 0.1, "--top-n-sigma", -1),
+    *("--dry-multiplier", 0, "--dynatemp-range", 0),
+)
+AFTER_THE_TEXT = "graphs reused"
+SAMPLINGS = {
+    "greedy": "--temp 0 --top-k 40 --top-p 0.95 --min-p 0.05 --seed 7 --repeat-penalty 1",
+    "default": "--temp 0.8 --top-k 40 --top-p 0.95 --min-p 0.05 --seed 7 --repeat-penalty 1",
+    "penalty": "--temp 0.8 --top-k 40 --top-p 0.95 --min-p 0.05 --seed 7 --repeat-penalty 1.1",
+    "untruncated": "--temp 1 --top-k 0 --top-p 1 --min-p 0 --seed 11 --repeat-penalty 1",
+    "narrow": "--temp 0.6 --top-k 100 --top-p 0.9 --min-p 0 --seed 123 --repeat-penalty 1",
+}
+
+
+def record_imatrix(work: Workplace, out: Path) -> None:
+    """Importance matrices of the calibration text, with the perplexity found on the way."""
+    document = work.header() | {"text_sha256": sha256_of(work.folder / CALIBRATION), "models": {}}
+    for model in MODELS:
+        entry = about(work, model) | {"files": {}}
+        formats = ("gguf", "dat") if model == "nano-llama" else ("gguf",)
+        for kind in formats:
+            name = f"{model}.imatrix.{kind}"
+            chosen = () if kind == "gguf" else ("--output-format", kind)
+            output = work.run(
+                "llama-imatrix", "-m", source_of(model), "-f", CALIBRATION, "-o", name, *chosen,
+                "-t", THREADS, last=FINAL,
+            )  # fmt: skip
+            shutil.copy(work.folder / name, out / name)
+            measured = perplexity_of(output)
+            document["system"] = system_of(output)
+            entry["files"][name] = {
+                "command": measured.pop("command"),
+                "sha256": sha256_of(out / name),
+            }
+            entry["perplexity"] = measured
+        document["models"][model] = entry
+    write_json(out / "imatrix.json", document)
+
+
+def record_perplexity(work: Workplace, out: Path) -> None:
+    """Perplexity of the held-out text by level and settings; divergence of two levels."""
+    document = work.header() | {"text_sha256": sha256_of(work.folder / HELD_OUT), "models": {}}
+
+    def measure(file: str, *options: str | int, last: str = FINAL) -> Output:
+        return work.run("llama-perplexity", "-m", file, *options, "-t", THREADS, last=last)
+
+    def diverge(file: str, *options: str) -> Output:
+        return measure(file, "--kl-divergence", *options, last=LAST_STATISTIC)
+
+    for model in MODELS:
+        source, text = source_of(model), ("-f", HELD_OUT)
+        levels = {"f16": perplexity_of(measure(source, *text))}
+        for level in MEASURED_LEVELS:
+            levels[level] = perplexity_of(measure(f"{model}-{level}.gguf", *text))
+        settings = {
+            name: perplexity_of(measure(source, *text, *options))
+            for name, options in PERPLEXITY_SETTINGS.items()
+        }
+        logits = ("--kl-divergence-base", f"{model}.logits")
+        base = measure(source, *text, *logits)
+        document["system"] = system_of(base)
+        divergence = {
+            level: divergence_of(diverge(f"{model}-{level}.gguf", *logits))
+            for level in DIVERGENCE_LEVELS
+        }
+        (work.folder / f"{model}.logits").unlink()
+        document["models"][model] = about(work, model) | {
+            "levels": levels,
+            "f16_settings": settings,
+            "divergence_base_command": base.command,
+            "divergence": divergence,
+        }
+    write_json(out / "perplexity.json", document)
+
+
+def session_tokens(path: Path) -> list[int]:
+    """The token ids in a llama.cpp session file: after magic and version, a count and int32s."""
+    data = path.read_bytes()
+    (count,) = struct.unpack_from("<I", data, 8)
+    return list(struct.unpack_from(f"<{count}i", data, 12))
+
+
+def complete(
+    work: Workplace, model: str, prompt: str, sampling: str, length: int
+) -> dict[str, Any]:
+    """One completion: the text as printed, and ids from a second run that saves its session.
+
+    Saving splits the prompt into two batches, which can change the last bits of the logits: where
+    the second run draws another text, there are no ids (`tokens` is null).
+    """
+    options: tuple[str | float, ...] = (
+        "-m", source_of(model), "-p", prompt, "-n", length, "-c", 1024, "-t", THREADS, "-no-cnv",
+        "--no-display-prompt", *sampling.split(), *COMMON_SAMPLING,
+    )  # fmt: skip
+    output = work.run("llama-completion", *options, last=AFTER_THE_TEXT)
+    session = work.folder / "session.bin"
+    session.unlink(missing_ok=True)
+    saving = ("--prompt-cache", session.name, "--prompt-cache-all")
+    saved = work.run("llama-completion", *options, *saving, last=AFTER_THE_TEXT)
+    text = output.stdout.removesuffix(b"\n\n")
+    shown = text.removesuffix(b" [end of text]\n")
+    tokens = session_tokens(session)
+    ids = work.run(
+        "llama-tokenize", "-m", source_of(model), "-p", prompt, "--ids", "-lv", 0
+    ).stdout.decode()
+    prompt_ids = [int(word) for word in re.findall(r"\d+", ids)]
+    if tokens[: len(prompt_ids)] != prompt_ids:
+        raise RuntimeError(f"the session of {output.command} does not begin with its prompt")
+    return {
+        "command": output.command,
+        "prompt": prompt,
+        "length": length,
+        "prompt_tokens": prompt_ids,
+        "tokens": tokens[len(prompt_ids) :] if saved.stdout.startswith(text) else None,
+        "ended": shown != text,
+        "text": shown.decode(errors="replace"),
+    }
+
+
+def record_completion(work: Workplace, out: Path) -> None:
+    """Completions of three prompts: greedy at two lengths, and four seeded ways of sampling."""
+    document = work.header() | {"models": {}}
+    for model in MODELS:
+        completions = {
+            name: [
+                complete(work, model, prompt, sampling, length)
+                for prompt in PROMPTS
+                for length in (LENGTHS if name == "greedy" else LENGTHS[:1])
+            ]
+            for name, sampling in SAMPLINGS.items()
+        }
+        document["models"][model] = about(work, model) | {"completions": completions}
+    write_json(out / "completion.json", document)
+
+
+def record_tokenize(work: Workplace, out: Path) -> None:
+    """How the texts tokenize; one newline at the end goes, as llama-perplexity -f does it."""
+    document = work.header() | {"models": {}}
+    for model in MODELS:
+        texts = {}
+        for name in (CALIBRATION, HELD_OUT):
+            text = (work.folder / name).read_bytes().removesuffix(b"\n")
+            output = work.run(
+                "llama-tokenize", "-m", source_of(model), "--stdin", "--ids", "--no-escape",
+                "--no-parse-special", "-lv", 0, stdin=text,
+            )  # fmt: skip
+            ids = array.array("i", map(int, re.findall(r"\d+", output.stdout.decode())))
+            texts[name] = {
+                "command": f"{output.command} < {name}, less one newline at its end",
+                "count": len(ids),
+                "sha256": hashlib.sha256(ids.tobytes()).hexdigest(),
+                "first": list(ids[:32]),
+                "last": list(ids[-8:]),
+            }
+        document["models"][model] = about(work, model) | {"texts": texts}
+    write_json(out / "tokenize.json", document)
+
+
+def main() -> int:
+    """Record everything into --out."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--tools", type=Path, required=True, help="folder of llama.cpp's programs")
+    parser.add_argument("--models", type=Path, required=True, help="folder of the f16 GGUF files")
+    parser.add_argument("--out", type=Path, required=True, help="where the recordings go")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        work = Workplace(arguments.tools, Path(folder))
+        for path in (
+            EXAMPLES / CALIBRATION,
+            EXAMPLES / HELD_OUT,
+            *(arguments.models / source_of(model) for model in MODELS),
+        ):
+            work.link(path)
+        for record in (
+            record_tokenize,
+            record_imatrix,
+            record_quantize,
+            record_perplexity,
+            record_completion,
+        ):
+            print(record.__name__, file=sys.stderr, flush=True)
+            record(work, arguments.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

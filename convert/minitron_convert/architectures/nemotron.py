@@ -1,0 +1,78 @@
+"""Nemotron: LayerNorm1p with biases, squared ReLU without a gate, rotary positions in part."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minitron_convert.architectures.base import SCALED, Family, ModelTensor, Slot, file_type_key
+from minitron_convert.config import Config, Defaults
+from minitron_convert.encode import to_float
+from minitron_convert.errors import Damaged, Unsupported
+from minitron_convert.gguf_file import KeyValue
+from minitron_convert.tensor_ref import Array, TensorRef
+
+
+class Nemotron(Family):
+    """NemotronForCausalLM."""
+
+    name = "nemotron"
+    defaults = Defaults(context=4096, norm_epsilon=1e-5)
+
+    def slots(self) -> dict[str, Slot]:
+        """The common slots; norm weights get their 1, which llama.cpp's LayerNorm lacks."""
+        if self.size.attention != self.size.hidden:
+            raise Unsupported(
+                f"{self.checkpoint.folder}: {self.size.heads} heads of {self.size.head_dim} are "
+                f"{self.size.attention} wide and hidden_size is {self.size.hidden}; "
+                "llama.cpp's nemotron needs them equal."
+            )
+        slots = self.common_slots(norm_bias=True)
+        return {
+            name: Slot(slot.gguf_name, slot.shape, slot.required, add_one)
+            if name.endswith("norm.weight")
+            else slot
+            for name, slot in slots.items()
+        }
+
+    def hyperparameters(self, file_type: int) -> list[KeyValue]:
+        """Every nemotron.* key."""
+        epsilon = self.config.number(
+            "norm_eps", "layer_norm_eps", "norm_epsilon", default=self.defaults.norm_epsilon
+        )
+        return [
+            *self.common_keys(),
+            self.real("attention.layer_norm_rms_epsilon", epsilon),
+            *self.head_keys(),
+            file_type_key(file_type),
+            self.whole("vocab_size", self.size.vocab),
+            self.real("attention.layer_norm_epsilon", epsilon),
+            self.whole("rope.dimension_count", self.rotary_dimensions),
+            *([] if self.rope.kind in SCALED else [self.text("rope.scaling.type", "none")]),
+        ]
+
+    @property
+    def rotary_dimensions(self) -> int:
+        """How many of a head's dimensions are turned."""
+        names = ("partial_rotary_factor", "rope_percent", "rope_pct", "rope_percentage")
+        settings = Config({**self.config.values, **self.rope.values.values}, self.config.where)
+        share = settings.number(*names, default=0.5)
+        count = int(share * self.size.head_dim)
+        if not 0 < count <= self.size.head_dim or count % 2:
+            raise Damaged(
+                f"{self.config.where} turns {share} of {self.size.head_dim} dimensions, "
+                "which is no even number of them."
+            )
+        return count
+
+
+def add_one(tensor: TensorRef, name: str) -> ModelTensor:
+    """LayerNorm1p stores weights around 0; LayerNorm wants them around 1.
+
+    float16 is added to in float16, as llama.cpp's converter does; all else in float32.
+    """
+
+    def read(start: int, stop: int) -> Array:
+        values = to_float(tensor.read(start, stop), tensor.dtype)
+        return np.add(values, 1, dtype=values.dtype)
+
+    return ModelTensor(name, tensor.shape, "F16" if tensor.dtype == "F16" else "F32", read)

@@ -1,0 +1,179 @@
+"""The plan of a conversion: every key, tensor and size of the output, before any weight is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from minitron_convert.architectures import Family, ModelTensor, find_family
+from minitron_convert.checkpoint import open_checkpoint
+from minitron_convert.errors import Unsupported
+from minitron_convert.gguf_file import (
+    BF16,
+    F16,
+    F32,
+    Q8_0,
+    TYPE,
+    KeyValue,
+    TensorSpec,
+    ValueType,
+    file_size,
+)
+from minitron_convert.metadata import quantization_version_key, read_general
+from minitron_convert.vocab import read_vocabulary, vocabulary_keys
+
+OUTTYPES = ("auto", "f32", "f16", "bf16", "q8_0")
+_TYPE_OF_OUTTYPE = {"f32": F32, "f16": F16, "bf16": BF16, "q8_0": Q8_0}
+_FILE_TYPE = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32}  # llama_ftype
+
+
+@dataclass(frozen=True)
+class ConvertSettings:
+    """What to convert and how; `output` None means {Model}-{OUTTYPE}.gguf in the current folder."""
+
+    source: Path
+    output: Path | None = None
+    outtype: str = "auto"
+    metadata: Path | None = None
+    vocab_only: bool = False
+    split_max_size: int = 0
+    dry_run: bool = False
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """A tensor of the output and where its values come from."""
+
+    spec: TensorSpec
+    source: ModelTensor
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """One file of the output: a whole model, or a shard of it. `size` is in bytes."""
+
+    path: Path
+    metadata: tuple[KeyValue, ...]
+    tensors: tuple[PlannedTensor, ...]
+    size: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The output as it will be."""
+
+    model_name: str
+    architecture: str
+    outtype: str
+    files: tuple[PlannedFile, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def tensors(self) -> list[TensorSpec]:
+        """Every tensor, in file order."""
+        return [tensor.spec for file in self.files for tensor in file.tensors]
+
+    @property
+    def bytes(self) -> int:
+        """The size of all files together."""
+        return sum(file.size for file in self.files)
+
+
+def plan(settings: ConvertSettings) -> Plan:
+    """Read the checkpoint's headers and say what will be written; no weights are read.
+
+    Errors: NotFound, Denied, Unsupported, Damaged.
+    """
+    if settings.outtype not in OUTTYPES:
+        raise Unsupported(
+            f"{settings.outtype!r} is no output type of the converter.",
+            f"Known are {', '.join(OUTTYPES)}.",
+        )
+    checkpoint = open_checkpoint(settings.source, with_tensors=not settings.vocab_only)
+    family = find_family(checkpoint)
+    sources = [] if settings.vocab_only else list(family.tensors())
+    outtype = _guess_outtype(family) if settings.outtype == "auto" else settings.outtype
+    tensors, notes = _choose_types(sources, _TYPE_OF_OUTTYPE[outtype])
+    parameters = sum(prod(source.shape) for source in sources)
+    general = read_general(settings.source, family.name, parameters, settings.metadata)
+    vocabulary = read_vocabulary(settings.source, family.size.vocab)
+    metadata = [
+        *general.keys,
+        *family.hyperparameters(_FILE_TYPE[outtype]),
+        quantization_version_key(),
+        *vocabulary_keys(settings.source, checkpoint.config, vocabulary),
+    ]
+    ending = "vocab" if settings.vocab_only else outtype.upper()
+    output = settings.output or Path(f"{general.model_name}-{ending}.gguf")
+    if output.is_dir():
+        output /= f"{general.model_name}-{ending}.gguf"
+    files = _split(output, metadata, tensors, settings.split_max_size)
+    all_notes = (*family.notes, *vocabulary.notes, *general.notes, *notes)
+    return Plan(general.model_name, family.name, outtype, files, all_notes)
+
+
+def _guess_outtype(family: Family) -> str:
+    """The type in which the first matrix is stored, if it is a 16-bit one; else f16."""
+    for tensor in family.checkpoint.tensors.values():
+        if len(tensor.shape) > 1 and tensor.dtype in ("BF16", "F16"):
+            return tensor.dtype.lower()
+    return "f16"
+
+
+def _choose_types(
+    sources: Sequence[ModelTensor], wanted: int
+) -> tuple[list[PlannedTensor], list[str]]:
+    tensors, notes = [], []
+    for source in sources:
+        kind = wanted
+        vector = len(source.shape) <= 1 or source.name.endswith("_norm.weight")
+        if vector or not source.name.endswith(".weight"):
+            kind = F32
+        elif source.shape[-1] % TYPE[kind].block_elements:
+            kind = F16
+            notes.append(f"{source.name} stays f16: its rows do not fit blocks of {TYPE[wanted]}")
+        tensors.append(PlannedTensor(TensorSpec(source.name, source.shape[::-1], kind), source))
+    return tensors, notes
+
+
+def _split(
+    output: Path, metadata: list[KeyValue], tensors: list[PlannedTensor], limit: int
+) -> tuple[PlannedFile, ...]:
+    """One file, or shards whose tensors take at most `limit` bytes (one tensor may take more)."""
+    groups: list[list[PlannedTensor]] = [[]]
+    used = 0
+    for tensor in tensors:
+        if limit and groups[-1] and used + tensor.spec.nbytes > limit:
+            groups.append([])
+            used = 0
+        groups[-1].append(tensor)
+        used += tensor.spec.nbytes
+    if len(groups) == 1:
+        return (_planned_file(output, metadata, groups[0]),)
+    stem, count = output.name.removesuffix(".gguf"), len(groups)
+    return tuple(
+        _planned_file(
+            output.with_name(f"{stem}-{i + 1:05d}-of-{count:05d}.gguf"),
+            [*(metadata if i == 0 else []), *_split_keys(i, count, len(tensors))],
+            group,
+        )
+        for i, group in enumerate(groups)
+    )
+
+
+def _split_keys(number: int, count: int, tensors: int) -> list[KeyValue]:
+    return [
+        KeyValue.of("split.no", ValueType.UINT16, number),
+        KeyValue.of("split.count", ValueType.UINT16, count),
+        KeyValue.of("split.tensors.count", ValueType.INT32, tensors),
+    ]
+
+
+def _planned_file(
+    path: Path, metadata: list[KeyValue], tensors: list[PlannedTensor]
+) -> PlannedFile:
+    size = file_size(metadata, [tensor.spec for tensor in tensors])
+    return PlannedFile(path, tuple(metadata), tuple(tensors), size)

@@ -1,0 +1,99 @@
+"""Vocabularies: from tokenizer.model (SentencePiece) or tokenizer.json (byte-level BPE)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from minitron_convert.errors import Damaged, NotFound, Unsupported
+from minitron_convert.gguf_file import KeyValue
+from minitron_convert.json_files import read_object, read_optional
+from minitron_convert.vocab import bpe, pieces_json, sentencepiece
+from minitron_convert.vocab.special import SpecialTokens, read_special
+from minitron_convert.vocab.tokens import TokenType, Vocabulary
+
+__all__ = ["SpecialTokens", "TokenType", "Vocabulary", "read_vocabulary", "vocabulary_keys"]
+
+
+def read_vocabulary(folder: Path, size: int) -> Vocabulary:
+    """The vocabulary of a checkpoint's folder, `size` tokens. NotFound, Damaged, Unsupported."""
+    path = folder / "tokenizer.json"
+    if (folder / "tokenizer.model").is_file():
+        return sentencepiece.build(folder, size, _added_to_pieces(folder, size))
+    if not path.is_file():
+        if (folder / "tekken.json").is_file():
+            raise Unsupported(
+                f"{folder} has its tokenizer in tekken.json only.",
+                "Add the tokenizer.json of the model's transformers version.",
+            )
+        raise NotFound(
+            f"{folder} has no tokenizer.", "Looked for tokenizer.model and tokenizer.json."
+        )
+    tokenizer = _read_tokenizer(path)
+    added = _added_tokens(tokenizer.get("added_tokens"))
+    for i, token in _added_in_settings(folder).items():
+        added.setdefault(i, token)
+    build = pieces_json.build if pieces_json.is_pieces(tokenizer) else bpe.build
+    return build(tokenizer, path, size, added)
+
+
+def vocabulary_keys(folder: Path, config: dict[str, Any], vocabulary: Vocabulary) -> list[KeyValue]:
+    """Every tokenizer.* key, in the order of llama.cpp's converter."""
+    settings = read_optional(folder / "tokenizer_config.json")
+    if isinstance(settings.get("add_prefix_space"), bool):
+        vocabulary.add_space_prefix = settings["add_prefix_space"]
+    tokenizer = read_optional(folder / "tokenizer.json")
+    special = read_special(folder, config, settings, tokenizer, vocabulary)
+    return [*vocabulary.prefix_keys(), *vocabulary.keys(), *special.keys()]
+
+
+def _read_tokenizer(path: Path) -> dict[str, Any]:
+    tokenizer = read_object(path)
+    model = tokenizer.get("model")
+    if not isinstance(model, dict):
+        raise Damaged(f"{path} has no model.", "Download it again.")
+    if model.get("type", "BPE") != "BPE":
+        raise Unsupported(f"{path} is a {model['type']} tokenizer; BPE is supported.")
+    return tokenizer
+
+
+def _added_to_pieces(folder: Path, size: int) -> dict[int, tuple[str, bool]]:
+    """Tokens beside a SentencePiece model: three files may name them, the last one decides."""
+    added = {
+        i: (token, False)
+        for token, i in read_optional(folder / "added_tokens.json").items()
+        if type(i) is int and i >= 0
+    }
+    tokenizer = read_optional(folder / "tokenizer.json")
+    known = len(sentencepiece.read_model(folder / "tokenizer.model").pieces)
+    for i, token in _added_tokens(tokenizer.get("added_tokens")).items():
+        if i >= known:
+            added[i] = token
+    return added | _added_in_settings(folder)
+
+
+def _added_in_settings(folder: Path) -> dict[int, tuple[str, bool]]:
+    entries = read_optional(folder / "tokenizer_config.json").get("added_tokens_decoder")
+    if not isinstance(entries, dict):
+        return {}
+    return _added_tokens(
+        [{**entry, "id": int(i)} for i, entry in entries.items() if _is_token(i, entry)]
+    )
+
+
+def _is_token(i: str, entry: Any) -> bool:
+    return i.isdecimal() and isinstance(entry, dict)
+
+
+def _added_tokens(entries: Any) -> dict[int, tuple[str, bool]]:
+    """Text and the mark of being special, by id."""
+    if not isinstance(entries, list):
+        return {}
+    return {
+        entry["id"]: (entry["content"], entry.get("special") is True)
+        for entry in entries
+        if isinstance(entry, dict)
+        and isinstance(entry.get("content"), str)
+        and type(entry.get("id")) is int
+        and entry["id"] >= 0
+    }

@@ -1,0 +1,81 @@
+"""Which of llama.cpp's pre-tokenizers a tokenizer.json asks for, told by what it does.
+
+The regular expressions are those of the published tokenizers; llama.cpp implements them under the
+names given here (llama-vocab.cpp, 0c1e57098).
+"""
+
+from __future__ import annotations
+
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import Any
+
+from minitron_convert.errors import Unsupported
+
+_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_REST = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+_LETTERS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
+_SIGNS = r" ?[^\s\p{L}\p{N}]+[\r\n]*"
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_CASED = rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+%s|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*%s"
+_PATH_SIGNS = r" ?[^\s\p{L}\p{N}]+[\r\n/]*"
+
+# (steps, ignore_merges) → llama.cpp's name. A step is a regular expression, or one of these words.
+GPT2, DIGITS = "bytes with GPT-2's expression", "single digits"
+KNOWN: dict[tuple[tuple[str, ...], bool], str] = {
+    ((f"{_CONTRACTIONS}|{_LETTERS}|\\p{{N}}{{1,3}}|{_SIGNS}|{_REST}",), True): "llama-bpe",
+    ((f"{_CONTRACTIONS}|{_LETTERS}|\\p{{N}}{{1,3}}|{_SIGNS}|{_REST}",), False): "dbrx",
+    ((f"{_CONTRACTIONS}|{_LETTERS}|\\p{{N}}|{_SIGNS}|{_REST}",), False): "qwen2",
+    ((f"{_CASED % ('', '')}|\\p{{N}}|{_PATH_SIGNS}|{_REST}",), True): "tekken",
+    (
+        (
+            f"{_CASED % (_CONTRACTIONS + '?', _CONTRACTIONS + '?')}"
+            f"|\\p{{N}}{{1,3}}|{_PATH_SIGNS}|{_REST}",
+        ),
+        False,
+    ): "gpt-4o",
+    ((GPT2,), False): "gpt-2",
+    ((DIGITS, GPT2), False): "smollm",
+}
+
+
+def recognize(tokenizer: dict[str, Any], path: Path) -> str:
+    """The name of the pre-tokenizer. Unsupported if it is none of those known."""
+    ignore_merges = bool(tokenizer["model"].get("ignore_merges", False))
+    steps = tuple(_steps(tokenizer.get("pre_tokenizer")))
+    name = KNOWN.get((steps, ignore_merges))
+    if name is not None:
+        return name
+    told = " then ".join(steps) or "nothing"
+    nearest = max(KNOWN, key=lambda known: _likeness(known, steps, ignore_merges))
+    raise Unsupported(
+        f"{path} splits text in a way that is not known: {told} "
+        f"(merges {'ignored' if ignore_merges else 'followed'} for whole words).",
+        f"The nearest known is {KNOWN[nearest]}, which splits by {' then '.join(nearest[0])}.",
+    )
+
+
+def _likeness(known: tuple[tuple[str, ...], bool], steps: tuple[str, ...], flag: bool) -> float:
+    matcher = SequenceMatcher(None, " ".join(known[0]), " ".join(steps), autojunk=False)
+    return matcher.ratio() + (0.001 if known[1] == flag else 0)
+
+
+def _steps(node: Any) -> list[str]:
+    """What a pre-tokenizer does, step by step; unknown parts appear by their own name."""
+    if not isinstance(node, dict):
+        return []
+    kind = node.get("type")
+    if kind == "Sequence":
+        return [step for part in node.get("pretokenizers") or [] for step in _steps(part)]
+    if kind == "ByteLevel":
+        steps = [GPT2] if node.get("use_regex", True) else []
+        return [*steps, "a space before the text"] if node.get("add_prefix_space") else steps
+    if kind == "Digits" and node.get("individual_digits"):
+        return [DIGITS]
+    if kind == "Split" and isinstance(node.get("pattern"), dict):
+        pattern = node["pattern"].get("Regex")
+        isolated = node.get("behavior") == "Isolated"
+        removed = node.get("behavior") == "Removed" and node.get("invert") is True
+        if isinstance(pattern, str) and (removed or (isolated and not node.get("invert"))):
+            return [pattern]
+    return [str(kind)]

@@ -1,0 +1,1 @@
+"""The work on GGUF files: importance matrices, quantization, measurement."""

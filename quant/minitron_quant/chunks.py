@@ -1,0 +1,102 @@
+"""A text as chunks of tokens, and their way through a context: the rules of llama.cpp's tools.
+
+Source: perplexity() and compute_imatrix() of llama.cpp 0c1e57098. The text is tokenized as a
+whole; chunk i has the tokens [i·n_ctx, (i+1)·n_ctx), the first one replaced by BOS on the way in
+where the model wants BOS; what is left over at the end is not used.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minitron_engine.context import Batch, Context, ContextSettings, Logits
+from minitron_engine.errors import Denied, NotFound, Unsupported, Usage
+from minitron_engine.model import Model, Tokens
+
+
+@dataclass(frozen=True)
+class ChunkSettings:
+    """n_ctx tokens a chunk, n_batch tokens a decode, at most `limit` chunks (None for all)."""
+
+    n_ctx: int = 512
+    n_batch: int = 2048
+    limit: int | None = None
+    threads: int | None = None
+    parse_special: bool = False
+
+    @property
+    def n_seq(self) -> int:
+        """How many chunks are decoded together."""
+        return max(1, self.n_batch // self.n_ctx)
+
+    def context(self) -> ContextSettings:
+        """The context that takes `n_seq` chunks at once."""
+        total = self.n_seq * self.n_ctx
+        return ContextSettings(
+            n_ctx=total, n_batch=min(self.n_batch, total), n_seq=self.n_seq, threads=self.threads
+        )
+
+
+def read_text(path: Path) -> str:
+    """A text file without one newline at its end, as llama.cpp's -f; odd bytes survive."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise NotFound(f"{path} does not exist") from error
+    except OSError as error:
+        raise Denied(f"{path} cannot be read: {error.strerror}") from error
+    return data.removesuffix(b"\n").decode("utf-8", errors="surrogateescape")
+
+
+def chunk_text(model: Model, text: str, settings: ChunkSettings, name: str) -> Tokens:
+    """Tokens of a text as [chunks, n_ctx]; Usage where it is too short for two chunks."""
+    if model.add_eos:
+        raise Unsupported(f"{model.path.name} appends an end token to every text: not supported")
+    tokens = model.tokenize(text, add_special=True, parse_special=settings.parse_special)
+    if len(tokens) < 2 * settings.n_ctx:
+        raise Usage(
+            f"{name} has {len(tokens)} tokens; two chunks of {settings.n_ctx} need "
+            f"{2 * settings.n_ctx}",
+            "give a longer text, or a smaller --ctx",
+        )
+    chunks = tokens[: len(tokens) // settings.n_ctx * settings.n_ctx].reshape(-1, settings.n_ctx)
+    return chunks[: settings.limit]
+
+
+def decode_chunks(
+    context: Context, chunks: Tokens, settings: ChunkSettings, first_output: int
+) -> Iterator[tuple[int, list[Logits]]]:
+    """Decode n_seq chunks at a time and yield (index of the first, one logits array per chunk).
+
+    Logits are those of the positions from `first_output` on, [n_ctx − first_output, n_vocab];
+    they are views where a chunk fits into a decode, valid until the next one.
+    """
+    batch = Batch(min(settings.n_batch, settings.n_seq * settings.n_ctx))
+    for start in range(0, len(chunks), settings.n_seq):
+        group = chunks[start : start + settings.n_seq].copy()
+        if context.model.add_bos:
+            group[:, 0] = context.model.bos
+        context.clear()
+        parts = list(_decode_group(context, group, batch, settings, first_output))
+        joined = [parts[0] if len(parts) == 1 else np.concatenate(parts)]
+        yield start, list(joined[0].reshape(len(group), -1, context.model.n_vocab))
+
+
+def _decode_group(
+    context: Context, group: Tokens, batch: Batch, settings: ChunkSettings, first_output: int
+) -> Iterator[NDArray[np.float32]]:
+    # more than one step only where a chunk is longer than a batch; then the group has one chunk
+    step = min(settings.n_batch, settings.n_ctx)
+    several = step < settings.n_ctx
+    for start in range(0, settings.n_ctx, step):
+        batch.clear()
+        positions = np.arange(start, min(start + step, settings.n_ctx))
+        for sequence, tokens in enumerate(group):
+            batch.add(tokens[positions], start, sequence, positions >= first_output)
+        context.decode(batch)
+        if batch.outputs:
+            logits = context.logits(batch.outputs)
+            yield logits.copy() if several else logits

@@ -1,0 +1,1 @@
+"""Importance matrices: what a calibration text tells about the inputs of each weight."""

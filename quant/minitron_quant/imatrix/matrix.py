@@ -1,0 +1,45 @@
+"""The importance matrix in memory, and the weights that quantization takes from it."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass
+class Entry:
+    """One weight's statistics.
+
+    sums: [matrices, columns], Σx² of every input column over the tokens seen (in the legacy format
+    mean × calls). counts: [matrices], tokens seen (legacy: calls). Dense weights have one matrix,
+    mixtures of experts one per expert.
+    """
+
+    sums: NDArray[np.float32]
+    counts: NDArray[np.int64]
+
+
+@dataclass
+class ImportanceMatrix:
+    """Entries by the name of the weight, and where they came from; sizes in tokens."""
+
+    entries: dict[str, Entry] = field(default_factory=dict)
+    datasets: list[str] = field(default_factory=list)
+    chunk_count: int = 0
+    chunk_size: int = 0
+
+    def weights(self) -> dict[str, NDArray[np.float32]]:
+        """Mean squares by name, [matrices, columns] float32, exactly as llama-quantize has them.
+
+        An expert that no token reached gets ones. Source: load_imatrix of tools/quantize.
+        """
+        return {name: _mean(entry) for name, entry in self.entries.items()}
+
+
+def _mean(entry: Entry) -> NDArray[Any]:
+    # the division happens in float32, as in llama-quantize: bytes depend on it
+    counts = entry.counts.astype(np.float32)[:, None]
+    reached = counts > 0
+    mean = entry.sums / np.where(reached, counts, np.float32(1))
+    return np.where(reached, mean, np.float32(1))

@@ -1,0 +1,1 @@
+"""Measuring what a level costs: perplexity, and tables of it."""

@@ -1,0 +1,98 @@
+"""Perplexity, exactly as llama-perplexity defines it.
+
+Source: perplexity() of tools/perplexity (llama.cpp 0c1e57098). The second half of every chunk is
+scored: positions n_ctx/2 … n_ctx−2 predict the tokens after them. PPL = exp(mean nll); its error is
+PPL · sqrt((mean nll² − (mean nll)²) / (n − 1)).
+"""
+
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minitron_engine.context import Context, Logits, open_context
+from minitron_engine.devices import default_threads
+from minitron_engine.errors import MinitronError
+from minitron_engine.model import Model, Tokens
+from minitron_engine.progress import Event, Progress, ignore
+from minitron_quant.chunks import ChunkSettings, decode_chunks
+
+# rows whose exponentials are in memory at once, per thread
+_BLOCK_ROWS = 32
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """ppl ± error over `tokens` scored tokens of `chunks` chunks; `running` is ppl after each."""
+
+    ppl: float
+    error: float
+    tokens: int
+    chunks: int
+    running: tuple[float, ...]
+
+
+def measure_perplexity(
+    model: Model, chunks: Tokens, settings: ChunkSettings, progress: Progress = ignore
+) -> Perplexity:
+    """Run the chunks, [chunks, n_ctx] tokens, through the model and score them."""
+    scores: list[NDArray[np.float64]] = []
+    running: list[float] = []
+    total = 0.0
+    with open_context(model, settings.context()) as context:
+        for nll in score_chunks(context, chunks, settings):
+            scores.append(nll)
+            total += float(nll.sum())
+            running.append(math.exp(total / (len(scores) * len(nll))))
+            detail = f"PPL {running[-1]:.4f}"
+            progress(Event("perplexity", len(scores), len(chunks), "chunks", detail))
+    ppl, error = summarize(np.concatenate(scores))
+    return Perplexity(ppl, error, sum(map(len, scores)), len(scores), tuple(running))
+
+
+def summarize(nll: NDArray[np.float64]) -> tuple[float, float]:
+    """PPL and its standard error from the negative log-likelihoods of the scored tokens."""
+    mean = float(nll.mean())
+    if not math.isfinite(mean):
+        raise MinitronError("the model gives no finite probabilities: its weights are broken")
+    variance = float((nll * nll).mean()) - mean * mean
+    ppl = math.exp(mean)
+    error = ppl * math.sqrt(variance / (len(nll) - 1)) if variance > 0 else 0.0
+    return ppl, error
+
+
+def score_chunks(
+    context: Context, chunks: Tokens, settings: ChunkSettings
+) -> Iterator[NDArray[np.float64]]:
+    """The negative log-likelihoods of every chunk's scored tokens, in order."""
+    first = settings.n_ctx // 2
+    threads = settings.threads or default_threads()
+    with ThreadPoolExecutor(threads, thread_name_prefix="score") as pool:
+        for start, group in decode_chunks(context, chunks, settings, first):
+            for number, logits in enumerate(group):
+                targets = chunks[start + number][first + 1 :]
+                yield negative_log_likelihood(pool, logits[:-1], targets)
+
+
+def negative_log_likelihood(
+    pool: ThreadPoolExecutor, logits: Logits, targets: NDArray[np.int32]
+) -> NDArray[np.float64]:
+    """−log softmax(logits)[target] of each row; logits [rows, n_vocab], the result [rows] float64.
+
+    As llama.cpp: exponentials in float32 of the difference to the row's maximum, summed in float64.
+    """
+    starts = range(0, len(targets), _BLOCK_ROWS)
+    blocks = [(logits[i : i + _BLOCK_ROWS], targets[i : i + _BLOCK_ROWS]) for i in starts]
+    return np.concatenate(list(pool.map(lambda block: _score_block(*block), blocks)))
+
+
+def _score_block(logits: Logits, targets: NDArray[np.int32]) -> NDArray[np.float64]:
+    highest = logits.max(axis=1)
+    shifted = logits - highest[:, None]
+    chosen = shifted[np.arange(len(targets)), targets].astype(np.float64)
+    np.exp(shifted, out=shifted)
+    result: NDArray[np.float64] = np.log(shifted.sum(axis=1, dtype=np.float64)) - chosen
+    return result

@@ -1,0 +1,1 @@
+"""Quantization: every level from one read of the source."""

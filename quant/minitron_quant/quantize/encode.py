@@ -1,0 +1,135 @@
+"""Rows to blocks: every run of rows is decoded once and encoded to all its types, in threads.
+
+ggml does both; ctypes releases the GIL, so a pool of Python threads keeps all cores busy.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from minitron_convert.gguf_file import F32, TYPE, TensorInfo, row_bytes
+from numpy.typing import NDArray
+
+from minitron_engine.errors import Damaged, MinitronError, Unsupported
+from minitron_engine.library import decode, ggml
+
+Bytes = NDArray[np.uint8]
+
+# a slab's size bounds the memory: what it becomes, in all types, is held until it is written
+SLAB_ELEMENTS = 1 << 23
+_SLABS_AHEAD = 3
+# a task is at least what llama-quantize gives a thread, and small enough to share a tensor
+_MIN_TASK, _MAX_TASK = 32 * 512, 1 << 18
+
+
+@dataclass(frozen=True)
+class Job:
+    """A tensor to encode: its bytes, the types wanted, the importance of its columns.
+
+    weights: [matrices, columns] float32, or None.
+    """
+
+    info: TensorInfo
+    data: Bytes
+    types: tuple[int, ...]
+    weights: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True)
+class Slab:
+    """Some rows of a tensor in every wanted type; `last` closes the tensor."""
+
+    job: Job
+    elements: int
+    last: bool
+    blocks: dict[int, Bytes]
+
+
+def encode(jobs: Iterable[Job], threads: int) -> Iterator[Slab]:
+    """Encode tensors slab by slab, in order, with work started ahead on the slabs that follow.
+
+    Raises Damaged for values that are no numbers, Unsupported for a type ggml cannot decode.
+    """
+    pending: deque[tuple[Slab, list[Future[None]]]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="encode") as pool:
+        try:
+            for job in jobs:
+                for slab, runs in _slabs(job, threads):
+                    pending.append((slab, [pool.submit(_encode_run, slab, *run) for run in runs]))
+                    if len(pending) > _SLABS_AHEAD:
+                        yield _finished(*pending.popleft())
+            while pending:
+                yield _finished(*pending.popleft())
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _finished(slab: Slab, tasks: list[Future[None]]) -> Slab:
+    for task in tasks:
+        task.result()
+    return slab
+
+
+Run = tuple[Bytes, int, int, int]  # source bytes, first row in the slab, rows, matrix
+
+
+def _slabs(job: Job, threads: int) -> Iterator[tuple[Slab, list[Run]]]:
+    info = job.info
+    columns, rows = max(info.shape[0], 1), info.rows
+    step = max(1, SLAB_ELEMENTS // columns)
+    for first in range(0, rows, step):
+        count = min(step, rows - first)
+        source = job.data[first * info.row_size : (first + count) * info.row_size]
+        blocks = {
+            kind: source
+            if kind == info.type
+            else np.empty(count * row_bytes(kind, columns), dtype=np.uint8)
+            for kind in job.types
+        }
+        slab = Slab(job, count * columns, first + count == rows, blocks)
+        task = min(max(slab.elements // (threads * 4), _MIN_TASK), _MAX_TASK)
+        yield slab, list(_runs(info, source, first, count, max(1, task // columns)))
+
+
+def _runs(info: TensorInfo, source: Bytes, first: int, rows: int, step: int) -> Iterator[Run]:
+    # a run stays within one matrix, because each expert has an importance of its own
+    per_matrix = info.shape[1] if len(info.shape) > 1 else 1
+    row = 0
+    while row < rows:
+        matrix, within = divmod(first + row, per_matrix)
+        count = min(step, rows - row, per_matrix - within)
+        yield source[row * info.row_size : (row + count) * info.row_size], row, count, matrix
+        row += count
+
+
+def _encode_run(slab: Slab, source: Bytes, row: int, rows: int, matrix: int) -> None:
+    job, info = slab.job, slab.job.info
+    if not ggml().ggml_validate_row_data(info.type, source.ctypes.data, source.nbytes):
+        raise Damaged(
+            f"{info.name} holds values that are no numbers (NaN or infinite)",
+            "the checkpoint is damaged, or its weights do not fit its type",
+        )
+    wanted = [kind for kind in job.types if kind != info.type]
+    if not wanted:
+        return
+    columns = info.shape[0]
+    values = _decoded(info, source, rows * columns)
+    importance = None if job.weights is None else job.weights[matrix % len(job.weights)]
+    for kind in wanted:
+        size = rows * row_bytes(kind, columns)
+        target = slab.blocks[kind].ctypes.data + row * row_bytes(kind, columns)
+        pointer = None if importance is None else importance.ctypes.data
+        ggml().ggml_quantize_chunk(kind, values.ctypes.data, target, 0, rows, columns, pointer)
+        if not ggml().ggml_validate_row_data(kind, target, size):
+            raise MinitronError(f"{info.name}: encoding to {TYPE[kind].name} gave invalid blocks")
+
+
+def _decoded(info: TensorInfo, source: Bytes, elements: int) -> NDArray[np.generic]:
+    if info.type == F32:
+        return source
+    values = np.empty(elements, dtype=np.float32)
+    if not decode(info.type, source.ctypes.data, values.ctypes.data, elements):
+        raise Unsupported(f"{info.name}: {TYPE[info.type].name} cannot be decoded")
+    return values

@@ -1,0 +1,109 @@
+"""The importance matrix of a quantization: chosen, checked against the model, and documented."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from minitron_convert.gguf_file import TYPE, KeyValue, TensorInfo, ValueType
+from numpy.typing import NDArray
+
+from minitron_engine.errors import Damaged, ImatrixNeeded, Usage
+from minitron_quant.imatrix.files import read_imatrix
+from minitron_quant.quantize.plan import LevelPlan, requires_imatrix
+
+_MAX_TEXT = 127  # llama-quantize cuts what it documents at this many bytes
+_EMBEDDING = "token_embd.weight"
+
+
+@dataclass(frozen=True)
+class Importance:
+    """Weights by tensor name, [matrices, columns] float32, and the keys that tell about them."""
+
+    weights: Mapping[str, NDArray[np.float32]]
+    keys: tuple[KeyValue, ...]
+
+
+def load_importance(
+    path: Path | None, include: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> Importance:
+    """Read a file and keep the entries asked for; without a path there are none.
+
+    include and exclude are parts of names; Usage for one that matches no entry.
+    """
+    if path is None:
+        if include or exclude:
+            raise Usage("--include-weights and --exclude-weights need --imatrix")
+        return Importance({}, ())
+    if include and exclude:
+        raise Usage("--include-weights and --exclude-weights exclude each other")
+    matrix = read_imatrix(path)
+    weights = matrix.weights()
+    for part in (*include, *exclude):
+        if not any(part in name for name in weights):
+            raise Usage(
+                f"no entry of {path.name} has {part!r} in its name",
+                f"its entries are called like {next(iter(weights))}",
+            )
+    if include:
+        weights = {name: w for name, w in weights.items() if any(part in name for part in include)}
+    weights = {name: w for name, w in weights.items() if not any(part in name for part in exclude)}
+    texts = {"quantize.imatrix.file": path.name}
+    if matrix.datasets:
+        texts["quantize.imatrix.dataset"] = matrix.datasets[0]
+    counts = {"quantize.imatrix.entries_count": len(weights)}
+    if matrix.chunk_count > 0:
+        counts["quantize.imatrix.chunks_count"] = matrix.chunk_count
+    keys = [KeyValue.of(k, ValueType.STRING, v.encode()[:_MAX_TEXT]) for k, v in texts.items()]
+    keys += [KeyValue.of(k, ValueType.UINT32, v) for k, v in counts.items()]
+    return Importance(weights, tuple(keys) if weights else ())
+
+
+def match_importance(
+    importance: Importance, tensors: Mapping[str, TensorInfo], levels: Sequence[LevelPlan]
+) -> dict[str, NDArray[np.float32]]:
+    """The weights for the model's tensors, [matrices, columns]; sizes and presence are checked.
+
+    Raises Damaged for an entry of another size, ImatrixNeeded where a tensor cannot do without.
+    """
+    matched = {}
+    for name, weights in importance.weights.items():
+        info = tensors.get(name)
+        if info is None:
+            continue
+        wanted = info.shape[0] * (info.shape[2] if len(info.shape) > 2 else 1)
+        if weights.size == wanted:
+            matched[name] = np.ascontiguousarray(weights.reshape(-1, info.shape[0]))
+        elif name != _EMBEDDING:  # llama.cpp ignores what does not fit the embedding
+            raise Damaged(
+                f"the importance matrix has {weights.size} values for {name}, the model {wanted}",
+                "it was made for another model",
+            )
+    if importance.weights and not matched:
+        raise Damaged(
+            "no entry of the importance matrix belongs to a tensor of this model",
+            "it was made for another model",
+        )
+    _check_presence(matched, tensors, levels)
+    return matched
+
+
+def _check_presence(
+    matched: Mapping[str, object], tensors: Mapping[str, TensorInfo], levels: Sequence[LevelPlan]
+) -> None:
+    for planned in levels:
+        lacking = [
+            (name, kind)
+            for name, kind in planned.types.items()
+            if name not in matched
+            and kind != tensors[name].type
+            and requires_imatrix(name, kind, planned.level)
+        ]
+        if lacking:
+            name, kind = lacking[0]
+            more = f" and {len(lacking) - 1} more tensors" if len(lacking) > 1 else ""
+            raise ImatrixNeeded(
+                f"{planned.level.name} encodes {name}{more} to {TYPE[kind].name}, "
+                "which needs an importance matrix entry that is not there",
+                "pass --imatrix with one made on this model: minitron imatrix MODEL -f TEXT",
+            )

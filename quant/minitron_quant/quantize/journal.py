@@ -1,0 +1,114 @@
+"""What is done and what it was made from: resume after any interruption, and prove the result.
+
+Two files stand beside the outputs. The journal lives while a job runs: how many tensors of each
+unfinished file are durable. The manifest stays: for every finished file what it was made from.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minitron_engine.errors import Damaged, Denied, MinitronError, OutOfResources
+
+
+@dataclass(frozen=True)
+class Journal:
+    """Tensors done per level, bound to the fingerprint of what the level is made from."""
+
+    path: Path
+
+    def read(self) -> dict[str, tuple[str, int]]:
+        """{level: (fingerprint, tensors done)}; a journal that cannot be read counts as none."""
+        try:
+            entries = json.loads(self.path.read_text())
+            return {str(k): (str(v[0]), int(v[1])) for k, v in entries.items()}
+        except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError):
+            return {}
+
+    def write(self, entries: Mapping[str, tuple[str, int]]) -> None:
+        """Replace the journal by these entries, durably."""
+        write_whole(self.path, json.dumps(entries))
+
+    def remove(self) -> None:
+        """The job is over."""
+        self.path.unlink(missing_ok=True)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest, or an empty one where there is none; Damaged if it is no manifest."""
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise Denied(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        manifest = json.loads(text)
+        if isinstance(manifest, dict) and isinstance(manifest.get("levels", {}), dict):
+            return manifest
+    except ValueError:
+        pass
+    raise Damaged(f"{path} is no manifest", "remove it, and use --force to make the files anew")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a small text file durably: it appears whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise write_error(path, error) from error
+
+
+def write_error(path: Path, error: OSError) -> MinitronError:
+    """The error for a file that cannot be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OutOfResources(f"the disk is full: {path} was not written", "free some space")
+    return Denied(f"{path} cannot be written: {error.strerror}", "choose another folder with -d")
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold a lock file for the time of the block, so that a second job on the folder stops."""
+    try:
+        lock = path.open("w")
+    except OSError as error:
+        raise write_error(path, error) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise MinitronError(
+                f"another minitron quantize is at work on {path.parent}", "wait until it is done"
+            ) from error
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(*parts: str | bytes) -> str:
+    """One hash over everything that a file is made from."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()

@@ -1,0 +1,157 @@
+"""The plan: which type each tensor gets at each level. llama.cpp decides, by its own dry run.
+
+The rules of the mixes stay llama.cpp's; here its answer is read, checked and kept.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from minitron_convert.gguf_file import (
+    TYPE,
+    TYPE_ID,
+    Gguf,
+    KeyValue,
+    TensorInfo,
+    TensorSpec,
+    ValueType,
+    row_bytes,
+)
+
+from minitron_engine.errors import ImatrixNeeded, MinitronError, Unsupported
+from minitron_quant.levels import Level
+from minitron_quant.quantize.dry_run import dry_runs
+from minitron_quant.quantize.options import QuantizeOptions, check_patterns
+
+_LINE = re.compile(
+    r"\[ *\d+/ *\d+\] (?P<name>.+?) +- \[[^]]*\], type = +(?P<old>\w+), "
+    r"size = .*?(?:\((?P<new>\w+)\))?$"
+)
+_NEEDS_IMATRIX = "will require an imatrix"
+
+# tensor_requires_imatrix of src/llama-quant.cpp; asked only for weights that an imatrix lacks
+_TYPES_NEEDING_IMATRIX = frozenset(
+    TYPE_ID[name] for name in ("iq3_xxs", "iq2_xxs", "iq2_xs", "iq2_s", "iq1_m", "iq1_s")
+)
+# ggml_quantize_requires_imatrix: these encoders abort without one, whatever the tensor
+_ENCODERS_NEEDING_IMATRIX = frozenset(TYPE_ID[name] for name in ("iq2_xxs", "iq2_xs", "iq1_s"))
+
+
+@dataclass(frozen=True)
+class LevelPlan:
+    """One level's file: the type of every tensor, in the order of the file."""
+
+    level: Level
+    types: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to encode: the source's tensors by name, and each level's types for them."""
+
+    tensors: dict[str, tuple[Gguf, TensorInfo]]
+    levels: tuple[LevelPlan, ...]
+
+    @property
+    def order(self) -> list[str]:
+        """The names of the tensors as every file has them."""
+        return list(self.levels[0].types)
+
+    def specs(self, planned: LevelPlan) -> list[TensorSpec]:
+        """The tensors of one level's file."""
+        return [
+            TensorSpec(name, self.tensors[name][1].shape, kind)
+            for name, kind in planned.types.items()
+        ]
+
+
+def requires_imatrix(name: str, kind: int, level: Level) -> bool:
+    """Whether llama.cpp refuses to encode this tensor without an importance matrix."""
+    if kind in _ENCODERS_NEEDING_IMATRIX:
+        return True
+    if name in ("token_embd.weight", "output.weight"):
+        return False
+    return kind in _TYPES_NEEDING_IMATRIX or (kind == TYPE_ID["q2_K"] and level.name == "Q2_K_S")
+
+
+def make_plan(
+    shards: Sequence[Gguf], levels: Sequence[Level], options: QuantizeOptions, imatrix: bool
+) -> Plan:
+    """Ask llama.cpp for the types of every level, and check that they can be encoded.
+
+    Raises ImatrixNeeded, Unsupported (a type that does not fit a row, a quantized source).
+    """
+    tensors = {info.name: (shard, info) for shard in shards for info in shard.tensors}
+    check_patterns([pattern for pattern, _ in options.tensor_types], [*tensors], "--tensor-type")
+    answers = dry_runs(shards[0].path, [level.ftype for level in levels], options, imatrix)
+    planned = []
+    for level, lines in zip(levels, answers, strict=True):
+        types = _parse(lines, tensors)
+        if not imatrix and any(_NEEDS_IMATRIX in line for line in lines):
+            _refuse_without_imatrix(level, shards[0].path)
+        for name, kind in types.items():
+            _check_type(tensors[name][1], kind, options, level)
+        planned.append(LevelPlan(level, types))
+    return Plan(tensors, tuple(planned))
+
+
+def _refuse_without_imatrix(level: Level, path: Path) -> None:
+    raise ImatrixNeeded(
+        f"{level.name} needs an importance matrix",
+        f"make one and pass it: minitron imatrix {path} -f TEXT -o imatrix.gguf, "
+        "then --imatrix imatrix.gguf",
+    )
+
+
+def _check_type(info: TensorInfo, kind: int, options: QuantizeOptions, level: Level) -> None:
+    if kind == info.type:
+        return
+    try:
+        row_bytes(kind, info.shape[0])
+    except ValueError as error:
+        raise Unsupported(
+            f"{info.name} has rows of {info.shape[0]}, which {TYPE[kind].name} cannot hold",
+            "choose another type for it",
+        ) from error
+    if TYPE[info.type].block_elements > 1 and not options.allow_requantize:
+        raise Unsupported(
+            f"{level.name}: {info.name} is already quantized to {TYPE[info.type].name}",
+            "start from an F16, BF16 or F32 file, or pass --allow-requantize and lose quality",
+        )
+
+
+def _parse(lines: list[str], tensors: dict[str, tuple[Gguf, TensorInfo]]) -> dict[str, int]:
+    types = {}
+    for line in lines:
+        match = _LINE.fullmatch(line.rstrip())
+        if match:
+            types[match["name"]] = TYPE_ID[match["new"] or match["old"]]
+    if types.keys() != tensors.keys():
+        raise MinitronError(
+            f"llama.cpp planned {len(types)} of {len(tensors)} tensors",
+            "is the model complete? minitron inspect shows what is in it",
+        )
+    return types
+
+
+def level_metadata(
+    source: Gguf, level: Level, overrides: Sequence[KeyValue], imatrix: Sequence[KeyValue]
+) -> list[KeyValue]:
+    """The metadata of a level's file, in the order in which llama_model_quantize writes it.
+
+    The source's keys without split.*, then those that it sets anew at the end.
+    """
+    added = [
+        KeyValue.of("general.quantization_version", ValueType.UINT32, 2),
+        KeyValue.of("general.file_type", ValueType.UINT32, level.ftype),
+        *overrides,
+        *imatrix,
+    ]
+    metadata = {
+        key: entry for key, entry in source.metadata.items() if not key.startswith("split.")
+    }
+    for entry in added:
+        metadata.pop(entry.key, None)
+        metadata[entry.key] = entry
+    return list(metadata.values())

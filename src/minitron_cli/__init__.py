@@ -1,0 +1,3 @@
+"""The `minitron` command."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,6 @@
+"""`python -m minitron_cli` is the `minitron` command."""
+
+from minitron_cli.main import main
+
+if __name__ == "__main__":
+    main()

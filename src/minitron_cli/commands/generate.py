@@ -1,0 +1,145 @@
+"""minitron generate: text from a prompt, as it comes."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from minitron_cli.parameters import (
+    GpuLayers,
+    Json,
+    ModelPath,
+    Quiet,
+    Threads,
+    Verbose,
+    gpu_layers,
+)
+
+EXAMPLES = """minitron generate out/nano-llama-Q4_K_M.gguf "The old house stood"
+minitron generate model.gguf "Once" -n 256 --temp 0 --stats
+echo "Dear Sir," | minitron generate model.gguf --seed 7 --stop "Yours"
+minitron generate model.gguf -f prompt.txt --json-schema schema.json --json"""
+
+CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
+
+
+def generate(
+    model: ModelPath,
+    prompt: Annotated[str | None, typer.Argument(help="What to continue.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("-f", "--file", help="A file with the prompt; - is stdin.")
+    ] = None,
+    n_predict: Annotated[
+        int, typer.Option("-n", "--n-predict", min=-1, help="At most this many tokens; -1: no end.")
+    ] = 128,
+    temp: Annotated[float, typer.Option(min=0.0, help="Temperature; 0 is greedy.")] = 0.8,
+    top_k: Annotated[int, typer.Option(help="Only the likeliest k; 0 for all.")] = 40,
+    top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Nucleus; 1 for all.")] = 0.95,
+    min_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Relative floor.")] = 0.05,
+    repeat_penalty: Annotated[
+        float, typer.Option(min=0.01, help="For tokens of the last 64; 1 is off.")
+    ] = 1.0,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**32 - 2, help="Random when not given.")
+    ] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="End before this text.")
+    ] = None,
+    grammar: Annotated[Path | None, typer.Option(help="A GBNF grammar to obey.")] = None,
+    json_schema: Annotated[Path | None, typer.Option(help="A JSON schema to obey.")] = None,
+    ctx: Annotated[
+        int | None, typer.Option("--ctx", "-c", min=8, help="Context in tokens; 4096 or what fits.")
+    ] = None,
+    layers: GpuLayers = "auto",
+    cache_type_k: Annotated[CacheType, typer.Option(help="Type of the K cache.")] = "f16",
+    cache_type_v: Annotated[CacheType, typer.Option(help="Type of the V cache.")] = "f16",
+    flash_attn: Annotated[
+        Literal["auto", "on", "off"], typer.Option(help="Flash attention.")
+    ] = "auto",
+    threads: Threads = None,
+    no_stream: Annotated[bool, typer.Option("--no-stream", help="Print at the end.")] = False,
+    echo: Annotated[bool, typer.Option("--echo", help="Print the prompt too.")] = False,
+    stats: Annotated[bool, typer.Option("--stats", help="Speed and seed on stderr.")] = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Generate text with llama.cpp, on a GPU where there is one."""
+    from minitron_cli.generating import Request, answer
+    from minitron_cli.output import Output
+    from minitron_engine.context import ContextSettings
+    from minitron_engine.generation import GenerationSettings
+    from minitron_engine.sampling import SamplingSettings
+
+    out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
+    sampling = SamplingSettings(
+        seed=_random_seed() if seed is None else seed,
+        temperature=temp,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repeat_penalty=repeat_penalty,
+        grammar=_grammar(grammar, json_schema),
+    )
+    request = Request(
+        model=model,
+        prompt=_read_prompt(prompt, file),
+        generation=GenerationSettings(sampling, n_predict, tuple(stop or ())),
+        context=ContextSettings(
+            n_ctx=ctx or 0,
+            n_batch=2048,
+            threads=threads,
+            flash_attention=flash_attn,
+            cache_type_k=cache_type_k,
+            cache_type_v=cache_type_v,
+        ),
+        gpu_layers=gpu_layers(layers),
+        stream=not (no_stream or as_json),
+        echo=echo,
+        stats=stats,
+    )
+    raise typer.Exit(answer(request, out))
+
+
+def _random_seed() -> int:
+    import secrets
+
+    return secrets.randbelow(2**32 - 1)
+
+
+def _read_prompt(prompt: str | None, file: Path | None) -> str:
+    parts = [prompt] if prompt else []
+    if file is not None and str(file) != "-":
+        from minitron_quant.chunks import read_text
+
+        parts.append(read_text(file))
+    elif not sys.stdin.isatty():
+        piped = sys.stdin.read()
+        if piped:
+            parts.append(piped.removesuffix("\n"))
+    return "\n".join(parts)
+
+
+def _grammar(grammar: Path | None, schema: Path | None) -> str:
+    from minitron_quant.chunks import read_text
+
+    from minitron_engine.errors import Usage
+
+    if grammar is not None and schema is not None:
+        raise Usage("--grammar and --json-schema exclude each other")
+    if grammar is not None:
+        return read_text(grammar)
+    return _schema_grammar(read_text(schema)) if schema is not None else ""
+
+
+def _schema_grammar(schema: str) -> str:
+    from minitron_engine.errors import Usage
+
+    try:
+        from llama_cpp.llama_grammar import json_schema_to_gbnf
+
+        grammar: Any = json_schema_to_gbnf(schema)
+    except Exception as error:
+        raise Usage(f"the JSON schema cannot be used: {error}") from error
+    return str(grammar)

@@ -1,0 +1,88 @@
+"""minitron imatrix: what a calibration text says about the importance of weights."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from minitron_cli.parameters import (
+    Force,
+    GpuLayers,
+    Json,
+    ModelPath,
+    Quiet,
+    Threads,
+    Verbose,
+    gpu_layers,
+)
+
+EXAMPLES = """minitron imatrix nano-llama-F16.gguf -f examples/calibration.txt
+minitron imatrix model-F16.gguf -f a.txt -f b.txt --chunks 100 -o model.imatrix.gguf"""
+
+
+def imatrix(
+    model: ModelPath,
+    texts: Annotated[
+        list[Path], typer.Option("-f", "--file", help="A calibration text; may be repeated.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="The file to write; {Model}.imatrix.gguf by default."),
+    ] = None,
+    chunks: Annotated[
+        int | None, typer.Option(min=1, help="At most this many chunks in all.")
+    ] = None,
+    ctx: Annotated[int, typer.Option("--ctx", "-c", min=16, help="Tokens of a chunk.")] = 512,
+    batch: Annotated[int, typer.Option("--batch", "-b", min=16, help="Tokens of a decode.")] = 2048,
+    process_output: Annotated[
+        bool, typer.Option("--process-output", help="Also for output.weight.")
+    ] = False,
+    parse_special: Annotated[
+        bool, typer.Option("--parse-special", help="Special tokens in the text are tokens.")
+    ] = False,
+    file_format: Annotated[
+        Literal["gguf", "dat"], typer.Option("--format", help="llama.cpp's new or old format.")
+    ] = "gguf",
+    threads: Threads = None,
+    layers: GpuLayers = "auto",
+    force: Force = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Calibrate: collect an importance matrix with a text, equal to llama-imatrix's."""
+    from minitron_quant.chunks import ChunkSettings
+    from minitron_quant.imatrix.collect import CollectSettings, collect
+    from minitron_quant.imatrix.files import write_imatrix
+    from minitron_quant.quantize.job import model_name
+
+    from minitron_cli.files import refuse_existing
+    from minitron_cli.models import open_checked
+    from minitron_cli.output import Output
+
+    out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
+    path = output or model.parent / f"{model_name(model)}.imatrix.{file_format}"
+    refuse_existing(path, force)
+    settings = CollectSettings(
+        tuple(texts),
+        ChunkSettings(ctx, batch, chunks, threads, parse_special),
+        process_output,
+    )
+    with (
+        out.progress() as listener,
+        open_checked(model, gpu_layers(layers), max(ctx, batch)) as loaded,
+    ):
+        matrix = collect(loaded, settings, listener)
+        device = loaded.device
+    write_imatrix(path, matrix, file_format)
+    document = {
+        "path": str(path),
+        "entries": len(matrix.entries),
+        "chunks": matrix.chunk_count,
+        "ctx": ctx,
+        "datasets": matrix.datasets,
+        "device": device,
+    }
+    out.result(
+        document, f"wrote {path} ({len(matrix.entries)} entries, {matrix.chunk_count} chunks)"
+    )

@@ -1,0 +1,49 @@
+"""minitron ppl: perplexity of one model, or a table of many."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from minitron_cli.parameters import GpuLayers, Json, Quiet, Threads, Verbose, gpu_layers
+
+EXAMPLES = """minitron ppl out/nano-llama-Q4_K_M.gguf -f examples/held-out.txt
+minitron ppl out/nano-llama-*.gguf -f examples/held-out.txt --format md
+minitron ppl model-Q4_K_M.gguf -f wiki.test.raw --chunks 50 --json"""
+
+
+def ppl(
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="GGUF files.")],
+    text: Annotated[Path, typer.Option("-f", "--file", help="The text to predict.")],
+    ctx: Annotated[int, typer.Option("--ctx", "-c", min=8, help="Tokens of a chunk.")] = 512,
+    chunks: Annotated[int | None, typer.Option(min=1, help="At most this many chunks.")] = None,
+    batch: Annotated[int, typer.Option("--batch", "-b", min=8, help="Tokens of a decode.")] = 2048,
+    threads: Threads = None,
+    layers: GpuLayers = "auto",
+    table_format: Annotated[
+        Literal["table", "md", "csv", "json"], typer.Option("--format", help="How to show it.")
+    ] = "table",
+    as_json: Json = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure perplexity, to four decimals as llama-perplexity does."""
+    from minitron_quant.chunks import ChunkSettings
+    from minitron_quant.measure.table import MeasureSettings, measure
+
+    from minitron_cli.output import Output
+    from minitron_cli.tables import measured_document, show_measured
+
+    as_json = as_json or table_format == "json"
+    out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
+    settings = MeasureSettings(
+        tuple(models), text, ChunkSettings(ctx, batch, chunks, threads), gpu_layers(layers)
+    )
+    with out.progress() as listener:
+        rows = list(measure(settings, listener))
+    if as_json:
+        out.document(measured_document(text, ctx, rows))
+    elif len(rows) == 1 and table_format == "table":
+        out.text(f"PPL = {rows[0].ppl:.4f} ± {rows[0].ppl_error:.5f} ({rows[0].chunks} chunks)")
+    else:
+        show_measured(out, rows, "table" if table_format == "json" else table_format)

@@ -1,0 +1,151 @@
+"""minitron quantize: one file for every level asked for, from one read of the source."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from minitron_cli.parameters import Force, Json, ModelPath, Quiet, Threads, Verbose
+
+EXAMPLES = """minitron quantize nano-llama-F16.gguf Q4_K_M
+minitron quantize nano-llama-F16.gguf all --imatrix nano-llama.imatrix.gguf -d out
+minitron quantize model-F16.gguf IQ2_M Q4_K_M --imatrix m.gguf --tensor-type attn_v=q8_0
+minitron quantize model-F16.gguf all --imatrix m.gguf --dry-run"""
+
+
+def quantize(
+    model: ModelPath,
+    levels: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="LEVEL...",
+            help="IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ2_M Q2_K_S Q2_K IQ3_XXS IQ3_XS Q3_K_S IQ3_S "
+            "IQ3_M Q3_K_M Q3_K_L IQ4_XS Q4_0 IQ4_NL Q4_K_S Q4_K_M Q4_1 Q5_K_S Q5_0 Q5_K_M Q5_1 "
+            "Q6_K Q8_0, or all of these; also TQ1_0 TQ2_0 MXFP4_MOE Q1_0 Q2_0 F16 BF16 F32.",
+        ),
+    ],
+    directory: Annotated[
+        Path | None, typer.Option("-d", "--directory", help="Where {Model}-{LEVEL}.gguf go.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The file of a single level.")
+    ] = None,
+    imatrix: Annotated[
+        Path | None, typer.Option(help="An importance matrix, as minitron imatrix makes it.")
+    ] = None,
+    pure: Annotated[bool, typer.Option("--pure", help="One type for all, no mix.")] = False,
+    tensor_type: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN=TYPE", help="Type of matching tensors.")
+    ] = None,
+    output_tensor_type: Annotated[
+        str | None, typer.Option(metavar="TYPE", help="Type of output.weight.")
+    ] = None,
+    token_embedding_type: Annotated[
+        str | None, typer.Option(metavar="TYPE", help="Type of token_embd.weight.")
+    ] = None,
+    leave_output_tensor: Annotated[
+        bool, typer.Option("--leave-output-tensor", help="Do not quantize output.weight.")
+    ] = False,
+    allow_requantize: Annotated[
+        bool, typer.Option("--allow-requantize", help="Accept a source that is quantized.")
+    ] = False,
+    include_weights: Annotated[
+        list[str] | None, typer.Option(metavar="PART", help="Use the imatrix only for these.")
+    ] = None,
+    exclude_weights: Annotated[
+        list[str] | None, typer.Option(metavar="PART", help="Not for these.")
+    ] = None,
+    override_kv: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=TYPE:VALUE", help="Set a metadata key.")
+    ] = None,
+    threads: Threads = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the plan.")] = False,
+    force: Force = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Quantize a model to one or many levels; run it again to finish what is missing."""
+    from minitron_quant.levels import parse_levels
+    from minitron_quant.quantize.batch import run
+    from minitron_quant.quantize.job import QuantizeSettings, prepare
+    from minitron_quant.quantize.options import (
+        QuantizeOptions,
+        parse_override,
+        parse_tensor_type,
+        type_named,
+    )
+
+    from minitron_cli.output import Output
+
+    out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
+    options = QuantizeOptions(
+        pure=pure,
+        tensor_types=tuple(map(parse_tensor_type, tensor_type or ())),
+        output_type=type_named(output_tensor_type) if output_tensor_type else None,
+        embedding_type=type_named(token_embedding_type) if token_embedding_type else None,
+        leave_output=leave_output_tensor,
+        allow_requantize=allow_requantize,
+        overrides=tuple(map(parse_override, override_kv or ())),
+    )
+    settings = QuantizeSettings(
+        source=model,
+        levels=tuple(parse_levels(levels)),
+        directory=directory,
+        output=output,
+        imatrix=imatrix,
+        include=tuple(include_weights or ()),
+        exclude=tuple(exclude_weights or ()),
+        options=options,
+        threads=threads,
+        force=force,
+    )
+    batch = prepare(settings)
+    if dry_run:
+        _show_plan(out, batch)
+        return
+    with out.progress() as listener:
+        results = run(batch, listener)
+    _show_results(out, results)
+
+
+def _show_results(out: Any, results: list[Any]) -> None:
+    from minitron_cli.sizes import show_mib
+
+    if out.as_json:
+        keys = ("level", "bytes", "bits_per_weight", "seconds", "sha256", "types", "kept")
+        entries = [{"path": str(r.path)} | {key: getattr(r, key) for key in keys} for r in results]
+        out.document({"levels": entries})
+        return
+    kept = sum(result.kept for result in results)
+    if kept:
+        out.note(f"{kept} of {len(results)} files were there already and up to date")
+    rows = [
+        [r.level, show_mib(r.bytes / 2**20), f"{r.bits_per_weight:.2f}", str(r.path)]
+        for r in results
+    ]
+    out.table(["Level", "MiB", "Bits/weight", "File"], rows)
+
+
+def _show_plan(out: Any, batch: Any) -> None:
+    from minitron_cli.sizes import show_mib, show_size
+
+    summary = batch.summary()
+    if out.as_json:
+        out.document(summary)
+        return
+    rows = [
+        [
+            entry["level"],
+            show_mib(entry["bytes"] / 2**20),
+            f"{entry['bits_per_weight']:.2f}",
+            ", ".join(f"{count} {name}" for name, count in entry["types"].items()),
+        ]
+        for entry in summary["levels"]
+    ]
+    out.table(["Level", "MiB", "Bits/weight", "Types"], rows)
+    out.text(
+        f"{show_size(summary['bytes'])} in all, {show_size(summary['free_bytes'])} free; "
+        f"{summary['weights_encoded'] / 1e6:.0f} million weights to encode instead of "
+        f"{summary['weights_without_sharing'] / 1e6:.0f} ({summary['work_saved_pct']:.0f} % saved)"
+    )

@@ -1,0 +1,67 @@
+"""What this installation has: versions, devices, room, environment."""
+
+import os
+import platform
+import shutil
+import sys
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from minitron_cli import __version__
+
+# names of variables that change what happens; values of secrets are never shown
+_VARIABLES = ("HF_HOME", "HF_HUB_OFFLINE", "NO_COLOR", "CUDA_VISIBLE_DEVICES", "LLAMA_CPP_LIB_PATH")
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that decides a result."""
+    from minitron_engine.library import LLAMA_CPP_COMMIT
+
+    return {
+        "minitron": __version__,
+        "llama-cpp-python": version("llama_cpp_python"),
+        "llama.cpp": LLAMA_CPP_COMMIT,
+        "gguf": version("gguf"),
+        "numpy": version("numpy"),
+        "python": platform.python_version(),
+    }
+
+
+def examine(folder: Path) -> dict[str, Any]:
+    """Everything worth knowing in a bug report; `problems` lists what is wrong."""
+    from llama_cpp import llama_cpp as api
+
+    from minitron_engine import devices
+    from minitron_engine.library import PINNED_BINDING, ggml
+
+    ggml()
+    found = devices.devices()
+    problems = []
+    if version("llama_cpp_python") != PINNED_BINDING:
+        problems.append(f"llama-cpp-python {PINNED_BINDING} is needed: make install")
+    missing = devices.missing_gpu_build()
+    if missing:
+        problems.append(missing)
+    return {
+        "versions": versions(),
+        "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "executable": sys.executable,
+        "devices": [asdict(device) for device in found],
+        "gpu_offload": bool(devices.gpus()) and bool(api.llama_supports_gpu_offload()),
+        "rpc": bool(api.llama_supports_rpc()),
+        "cuda_compiler": shutil.which("nvcc") or "",
+        "threads": devices.default_threads(),
+        "disk_free_bytes": shutil.disk_usage(folder).free,
+        "hub_cache": _hub_cache(),
+        "hub_token": bool(os.environ.get("HF_TOKEN")),
+        "environment": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
+        "problems": problems,
+    }
+
+
+def _hub_cache() -> str:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return str(HF_HUB_CACHE)

@@ -1,0 +1,43 @@
+"""From an exception to one clear line and an exit code of the contract."""
+
+import errno
+from typing import NamedTuple
+
+
+class Failure(NamedTuple):
+    """What the user reads, and what the shell gets."""
+
+    message: str
+    hint: str
+    exit_code: int
+
+
+def explain(error: BaseException) -> Failure | None:
+    """The failure for an error that is expected to happen, None for a mistake of this program.
+
+    The packages' own errors carry their exit code and hint; the rest are the system's.
+    """
+    code = getattr(error, "exit_code", None)
+    if isinstance(code, int):
+        return Failure(str(error), str(getattr(error, "hint", "")), code)
+    if isinstance(error, MemoryError):
+        return Failure("there is not enough memory", "close other programs, or use a --batch", 6)
+    if isinstance(error, OSError):
+        return _explain_system(error)
+    return None
+
+
+def _explain_system(error: OSError) -> Failure:
+    what = error.strerror or str(error)
+    where = f"{error.filename}: " if error.filename else ""
+    codes = {
+        errno.ENOENT: 3,
+        errno.ENOTDIR: 3,
+        errno.ENOSPC: 6,
+        errno.EDQUOT: 6,
+        errno.ENOMEM: 6,
+        errno.EACCES: 7,
+        errno.EPERM: 7,
+        errno.EROFS: 7,
+    }
+    return Failure(f"{where}{what}", "", codes.get(error.errno or 0, 1))

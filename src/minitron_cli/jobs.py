@@ -1,0 +1,155 @@
+"""Job files: a TOML document becomes a checked, frozen description of the work."""
+
+import difflib
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from minitron_engine.errors import NotFound, Usage
+
+REPORTS = ("md", "csv", "json")
+OUTTYPES = ("auto", "f32", "f16", "bf16")
+
+
+@dataclass(frozen=True)
+class ModelSection:
+    """Which checkpoint to convert, and to which type."""
+
+    source: Path
+    outtype: str = "auto"
+
+
+@dataclass(frozen=True)
+class CalibrationSection:
+    """The texts of the importance matrix; none means that no matrix is made."""
+
+    text: tuple[Path, ...] = ()
+    chunks: int | None = None
+    ctx: int = 512
+
+
+@dataclass(frozen=True)
+class QuantizeSection:
+    """The levels to make."""
+
+    levels: tuple[str, ...] = ("all",)
+
+
+@dataclass(frozen=True)
+class MeasureSection:
+    """The text to measure on; None measures nothing."""
+
+    text: Path | None = None
+    ctx: int = 512
+    chunks: int | None = None
+
+
+@dataclass(frozen=True)
+class OutputSection:
+    """Where everything goes, and the forms of the report."""
+
+    directory: Path = Path("out")
+    report: tuple[str, ...] = ("md", "json")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A whole job file."""
+
+    model: ModelSection
+    calibration: CalibrationSection
+    quantize: QuantizeSection
+    measure: MeasureSection
+    output: OutputSection
+
+
+_SECTIONS: dict[str, Callable[..., Any]] = {
+    "model": ModelSection,
+    "calibration": CalibrationSection,
+    "quantize": QuantizeSection,
+    "measure": MeasureSection,
+    "output": OutputSection,
+}
+
+
+def load_job(path: Path) -> Job:
+    """Read and check a job file; Usage names what is wrong and the nearest known key."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise NotFound(f"{path} does not exist") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Usage(f"{path} is no TOML file: {error}") from error
+    _check_names(path, "section", document, _SECTIONS)
+    sections = {
+        name: _section(path, name, kind, document.get(name, {})) for name, kind in _SECTIONS.items()
+    }
+    return Job(**sections)
+
+
+def _section(path: Path, name: str, kind: Callable[..., Any], table: Any) -> Any:
+    if not isinstance(table, dict):
+        raise Usage(f"{path}: {name} must be a section: [{name}]")
+    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    _check_names(path, f"key in [{name}]", table, known)
+    if name == "model" and "source" not in table:
+        raise Usage(f"{path}: [model] needs a source", 'write source = "FOLDER"')
+    values = {key: _value(path, name, key, value) for key, value in table.items()}
+    return kind(**_resolved(path.parent, name, kind, values))
+
+
+def _resolved(folder: Path, name: str, kind: Callable[..., Any], values: dict[str, Any]) -> Any:
+    # paths in a job file are relative to it
+    if name == "model":
+        values["source"] = folder / values["source"]
+    elif name == "calibration" and "text" in values:
+        values["text"] = tuple(folder / text for text in values["text"])
+    elif name == "measure" and "text" in values:
+        values["text"] = folder / values["text"]
+    elif name == "output":
+        values["directory"] = folder / values.get("directory", "out")
+    return values
+
+
+def _check_names(path: Path, what: str, table: dict[str, Any], known: Any) -> None:
+    for name in table:
+        if name not in known:
+            near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)
+            raise Usage(f"{path}: there is no {what} called {name}", f"the nearest is {near[0]}")
+
+
+def _value(path: Path, section: str, key: str, value: Any) -> Any:
+    checks: dict[str, tuple[Callable[[Any], bool], str]] = {
+        "model.source": (_is_text, "a text"),
+        "model.outtype": (lambda v: v in OUTTYPES, f"one of {', '.join(OUTTYPES)}"),
+        "calibration.text": (_is_texts, "a list of texts"),
+        "calibration.chunks": (_is_count, "a number from 1 on"),
+        "calibration.ctx": (_is_count, "a number from 1 on"),
+        "quantize.levels": (_is_texts, "a list of levels"),
+        "measure.text": (_is_text, "a text"),
+        "measure.ctx": (_is_count, "a number from 1 on"),
+        "measure.chunks": (_is_count, "a number from 1 on"),
+        "output.directory": (_is_text, "a text"),
+        "output.report": (
+            lambda v: _is_texts(v) and set(v) <= set(REPORTS),
+            f"a list of {', '.join(REPORTS)}",
+        ),
+    }
+    valid, expected = checks[f"{section}.{key}"]
+    if not valid(value):
+        raise Usage(f"{path}: {key} in [{section}] must be {expected}, not {value!r}")
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_text, value))
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

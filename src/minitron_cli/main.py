@@ -1,0 +1,97 @@
+"""The `minitron` command: registration, and the one place where errors end."""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from minitron_cli.commands import (
+    convert,
+    doctor,
+    generate,
+    imatrix,
+    inspect,
+    ppl,
+    quantize,
+    run,
+)
+
+app = typer.Typer(
+    name="minitron",
+    help="Convert, quantize, measure and run Minitron models as GGUF.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _register(command: Callable[..., Any], examples: str) -> None:
+    lines = "\n\n".join(f"  {line}" for line in examples.splitlines())
+    app.command(epilog=f"[bold]Examples[/]\n\n{lines}")(command)
+
+
+for _command, _examples in (
+    (convert.convert, convert.EXAMPLES),
+    (imatrix.imatrix, imatrix.EXAMPLES),
+    (quantize.quantize, quantize.EXAMPLES),
+    (ppl.ppl, ppl.EXAMPLES),
+    (generate.generate, generate.EXAMPLES),
+    (run.run, run.EXAMPLES),
+    (inspect.inspect, inspect.EXAMPLES),
+    (doctor.doctor, doctor.EXAMPLES),
+):
+    _register(_command, _examples)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from minitron_cli.doctor import versions
+
+        typer.echo(" · ".join(f"{name} {number}" for name, number in versions().items()))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show versions and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line and leave with an exit code of the contract."""
+    try:
+        app()
+    except BrokenPipeError:
+        # the reader of a pipe left; nothing more can be written, not even by the interpreter's exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if os.environ.get("MINITRON_DEBUG") == "1":
+            raise
+        sys.exit(_report(error))
+
+
+def _report(error: Exception) -> int:
+    from minitron_cli.errors import explain
+    from minitron_cli.output import Output
+
+    failure = explain(error)
+    if failure is None:
+        Output().error(
+            f"{type(error).__name__}: {error}",
+            "this is a mistake in minitron; MINITRON_DEBUG=1 shows where it happened",
+        )
+        return 1
+    Output().error(failure.message, failure.hint)
+    return failure.exit_code

@@ -1,0 +1,156 @@
+"""The one place that writes: results to stdout, everything else to stderr."""
+
+import csv
+import io
+import json
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, Protocol
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+TableFormat = Literal["table", "md", "csv"]
+# off a terminal lines are as long as they need to be: whoever reads them may cut them
+_UNLIMITED = 400
+
+
+class ProgressEvent(Protocol):
+    """What the packages report while they work."""
+
+    @property
+    def stage(self) -> str: ...
+    @property
+    def done(self) -> float: ...
+    @property
+    def total(self) -> float: ...
+    @property
+    def detail(self) -> str: ...
+
+
+class Listener(Protocol):
+    """What is called with every event."""
+
+    def __call__(self, event: ProgressEvent, /) -> None: ...
+
+
+class Output:
+    """How a command talks; `as_json` keeps stdout for one document."""
+
+    def __init__(
+        self, *, verbose: bool = False, quiet: bool = False, as_json: bool = False
+    ) -> None:
+        self.quiet = quiet
+        self.as_json = as_json
+        self._err = Console(stderr=True, highlight=False)
+        if verbose:
+            handler = logging.StreamHandler(sys.stderr)
+            handler.setFormatter(logging.Formatter("%(message)s"))
+            logging.getLogger("minitron").addHandler(handler)
+            logging.getLogger("minitron").setLevel(logging.DEBUG)
+
+    @property
+    def interactive(self) -> bool:
+        """Whether a person is reading along."""
+        return self._err.is_terminal
+
+    def note(self, text: str) -> None:
+        """Something worth knowing, on stderr; not with --quiet."""
+        if not self.quiet:
+            self._err.print(escape(text), style="dim", soft_wrap=True)
+
+    def error(self, message: str, hint: str = "") -> None:
+        """Why it failed and what to do next, on stderr."""
+        self._err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+        if hint:
+            self._err.print(f"[bold]hint:[/] {escape(hint)}", soft_wrap=True)
+
+    def text(self, text: str, end: str = "\n") -> None:
+        """A piece of the result, on stdout as it is."""
+        sys.stdout.write(text + end)
+        sys.stdout.flush()
+
+    def document(self, document: Any) -> None:
+        """The whole result as JSON."""
+        self.text(json.dumps(document, indent=2, ensure_ascii=False))
+
+    def result(self, document: Any, text: str) -> None:
+        """The result: a document with --json, a text otherwise."""
+        if self.as_json:
+            self.document(document)
+        else:
+            self.text(text)
+
+    def table(
+        self,
+        headers: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        table_format: TableFormat = "table",
+        left: int = 1,
+    ) -> None:
+        """A table; the first `left` columns are aligned to the left, the others to the right."""
+        if table_format == "md":
+            self.text(markdown_table(headers, rows, left), end="")
+        elif table_format == "csv":
+            self.text(csv_table(headers, rows), end="")
+        else:
+            self._print_table(headers, rows, left)
+
+    def _print_table(
+        self, headers: Sequence[str], rows: Sequence[Sequence[str]], left: int
+    ) -> None:
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for number, header in enumerate(headers):
+            table.add_column(header, justify="left" if number < left else "right", no_wrap=True)
+        for row in rows:
+            table.add_row(*map(escape, row))
+        console = Console(highlight=False)
+        if not console.is_terminal:
+            console = Console(highlight=False, width=_UNLIMITED)
+        console.print(table)
+
+    @contextmanager
+    def progress(self) -> Iterator[Listener]:
+        """Bars with the time left, one per stage, gone at the end; nothing off a terminal."""
+        if self.quiet or not self._err.is_terminal:
+            yield lambda event: None
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TaskProgressColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[detail]}", style="dim"),
+        )
+        with Progress(*columns, console=self._err, transient=True) as bars:
+            tasks: dict[str, Any] = {}
+
+            def listen(event: ProgressEvent) -> None:
+                if event.stage not in tasks:
+                    tasks[event.stage] = bars.add_task(event.stage, detail="")
+                bars.update(
+                    tasks[event.stage],
+                    completed=event.done,
+                    total=event.total,
+                    detail=escape(event.detail),
+                )
+
+            yield listen
+
+
+def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A Markdown table, numbers aligned to the right."""
+    rule = [":--" if number < left else "--:" for number in range(len(headers))]
+    lines = [headers, rule, *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def csv_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The same as CSV."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows([headers, *rows])
+    return buffer.getvalue()

@@ -1,0 +1,31 @@
+"""Options that several commands share, and their values."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Show llama.cpp's own log.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Only results and errors.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, help="Threads; the processors allowed by default."),
+]
+GpuLayers = Annotated[
+    str,
+    typer.Option("--gpu-layers", metavar="auto|all|N", help="Layers to put on GPUs."),
+]
+ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="A .gguf file.")]
+
+
+def gpu_layers(text: str) -> int | Literal["auto", "all"]:
+    """`auto`, `all`, or a number of layers."""
+    if text == "auto":
+        return "auto"
+    if text == "all":
+        return "all"
+    if not text.isdecimal():
+        raise typer.BadParameter(f"{text!r} is neither auto nor all nor a number of layers.")
+    return int(text)

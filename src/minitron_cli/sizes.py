@@ -1,0 +1,26 @@
+"""Sizes as people write and read them."""
+
+import re
+
+import typer
+
+_UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
+
+
+def parse_size(text: str) -> int:
+    """Bytes from 500M, 4G or 1.5G: decimal units, as llama.cpp's tools take them."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip().upper())
+    if match is None or not float(match[1]):
+        raise typer.BadParameter(f"{text!r} is no size; write 500M or 4G.")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def show_size(size: float) -> str:
+    """Bytes in MiB or GiB, which is what the tables of quantized models count in."""
+    mib = size / (1 << 20)
+    return f"{mib / 1024:.2f} GiB" if mib >= 1024 else show_mib(mib) + " MiB"
+
+
+def show_mib(mib: float) -> str:
+    """Whole MiB from 100 on, as published tables have them; two decimals below."""
+    return f"{mib:.0f}" if mib >= 100 else f"{mib:.2f}"

@@ -1,0 +1,1 @@
+"""llama.cpp through its C API: models, contexts, logits, hooks, sampling."""

@@ -1,0 +1,168 @@
+"""Generate text: prompt in, a stream of whole characters out."""
+
+import codecs
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from minitron_engine.context import Batch, Context
+from minitron_engine.errors import Usage
+from minitron_engine.model import Model, Tokens
+from minitron_engine.sampling import SamplingSettings, open_sampler
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """How much to generate and when to stop; `n_predict` in tokens, below 0 for no limit."""
+
+    sampling: SamplingSettings
+    n_predict: int = 128
+    stop: tuple[str, ...] = ()
+    parse_special: bool = True
+
+
+@dataclass
+class Generation:
+    """What happened, filled in while the text streams; times in seconds."""
+
+    prompt_tokens: int = 0
+    tokens: list[int] = field(default_factory=list)
+    text: str = ""
+    finish_reason: str = "length"
+    prompt_seconds: float = 0.0
+    first_token_seconds: float = 0.0
+    generation_seconds: float = 0.0
+
+    @property
+    def prompt_tokens_per_second(self) -> float:
+        """Prompt processing speed."""
+        return self.prompt_tokens / self.prompt_seconds if self.prompt_seconds else 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Speed after the first token, which the prompt's decode already paid for."""
+        later = len(self.tokens) - 1
+        return later / self.generation_seconds if later > 0 and self.generation_seconds else 0.0
+
+
+class StopBuffer:
+    """Hold back text that could be the beginning of a stop string.
+
+    `push` gives what is safe to show; `stopped` turns true where a stop string was completed.
+    """
+
+    def __init__(self, stops: tuple[str, ...]) -> None:
+        self._stops = tuple(stop for stop in stops if stop)
+        self._held = ""
+        self.stopped = False
+
+    def push(self, text: str) -> str:
+        """Add text; returns the part that no stop string can claim any more."""
+        self._held += text
+        found = [at for at in map(self._held.find, self._stops) if at >= 0]
+        if found:
+            self.stopped = True
+            shown, self._held = self._held[: min(found)], ""
+            return shown
+        keep = max((self._overlap(stop) for stop in self._stops), default=0)
+        cut = len(self._held) - keep
+        shown, self._held = self._held[:cut], self._held[cut:]
+        return shown
+
+    def rest(self) -> str:
+        """What is still held back once the generation is over."""
+        return "" if self.stopped else self._held
+
+    def _overlap(self, stop: str) -> int:
+        # the longest beginning of the stop string that the held text ends with
+        longest = min(len(stop) - 1, len(self._held))
+        lengths = range(longest, 0, -1)
+        return next((n for n in lengths if self._held.endswith(stop[:n])), 0)
+
+
+def prompt_tokens(model: Model, prompt: str, *, parse_special: bool = True) -> Tokens:
+    """Token ids of a prompt, BOS included where the model wants one."""
+    tokens = model.tokenize(prompt, add_special=True, parse_special=parse_special)
+    if len(tokens):
+        return tokens
+    if model.bos < 0:
+        raise Usage("the prompt is empty and the model has no token to begin with", "give a prompt")
+    return np.array([model.bos], dtype=np.int32)
+
+
+def generate(
+    context: Context, tokens: Tokens, settings: GenerationSettings, result: Generation
+) -> Iterator[str]:
+    """Decode a prompt and yield text as it comes, never half a character, no stop string in it.
+
+    Fills `result` on the way, also when the consumer stops early or Ctrl-C is pressed.
+    """
+    if len(tokens) > context.n_ctx - 1:
+        raise Usage(
+            f"the prompt has {len(tokens)} tokens, and the context takes {context.n_ctx}",
+            f"raise --ctx above {len(tokens)}, or shorten the prompt",
+        )
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    held = StopBuffer(settings.stop)
+    result.prompt_tokens = len(tokens)
+    try:
+        for piece in _pieces(context, tokens, settings, result):
+            shown = held.push(decoder.decode(piece))
+            result.text += shown
+            if shown:
+                yield shown
+            if held.stopped:
+                result.finish_reason = "stop"
+                return
+        rest = held.push(decoder.decode(b"", final=True)) + held.rest()
+        result.text += rest
+        if rest:
+            yield rest
+    except KeyboardInterrupt:
+        result.finish_reason = "interrupted"
+
+
+def _pieces(
+    context: Context, tokens: Tokens, settings: GenerationSettings, result: Generation
+) -> Iterator[bytes]:
+    model = context.model
+    with open_sampler(model, settings.sampling) as sampler:
+        for token in tokens:
+            sampler.accept_prompt(int(token))
+        started = time.perf_counter()
+        position = _decode_prompt(context, tokens)
+        one = Batch(1)
+        wanted = np.ones(1, dtype=np.bool_)
+        while settings.n_predict != len(result.tokens):
+            if result.tokens:
+                if position >= context.n_ctx:
+                    result.finish_reason = "context"
+                    return
+                one.clear()
+                one.add(np.array(result.tokens[-1:], dtype=np.int32), position, 0, wanted)
+                context.decode(one)
+                position += 1
+            token = sampler.sample(context.handle)
+            now = time.perf_counter()
+            if not result.tokens:
+                # the logits are waited for by the first sample, not by the decode before it
+                result.prompt_seconds = result.first_token_seconds = now - started
+            result.generation_seconds = now - started - result.prompt_seconds
+            if model.is_end(token):
+                result.finish_reason = "end"
+                return
+            result.tokens.append(token)
+            yield model.piece(token)
+
+
+def _decode_prompt(context: Context, tokens: Tokens, step: int = 2048) -> int:
+    for start in range(0, len(tokens), step):
+        part = tokens[start : start + step]
+        batch = Batch(len(part))
+        output = np.zeros(len(part), dtype=np.bool_)
+        output[-1] = start + len(part) == len(tokens)
+        batch.add(part, start, 0, output)
+        context.decode(batch)
+    return len(tokens)

@@ -1,0 +1,168 @@
+"""A loaded model: its weights, its vocabulary, its facts."""
+
+import ctypes
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from llama_cpp import llama_cpp as api
+from numpy.typing import NDArray
+
+from minitron_engine import devices, log
+from minitron_engine.errors import Damaged, MinitronError, NotFound, OutOfResources
+
+Tokens = NDArray[np.int32]
+LoadProgress = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """What to load and where; the KV cache of `n_ctx` tokens must fit beside the weights."""
+
+    path: Path
+    gpu_layers: devices.GpuLayers = "auto"
+    n_ctx: int = 4096
+    vocab_only: bool = False
+
+
+class Model:
+    """A model held by llama.cpp; made by `open_model`, which also frees it."""
+
+    def __init__(self, handle: int, path: Path, offloaded: int) -> None:
+        self.handle = handle
+        self.path = path
+        self.vocab = api.llama_model_get_vocab(handle)
+        self.n_vocab: int = api.llama_vocab_n_tokens(self.vocab)
+        self.n_layers: int = api.llama_model_n_layer(handle)
+        self.n_ctx_train: int = api.llama_model_n_ctx_train(handle)
+        self.n_params: int = api.llama_model_n_params(handle)
+        self.weight_bytes: int = api.llama_model_size(handle)
+        self.add_bos: bool = api.llama_vocab_get_add_bos(self.vocab)
+        self.add_eos: bool = api.llama_vocab_get_add_eos(self.vocab)
+        self.bos: int = api.llama_vocab_bos(self.vocab)
+        self.offloaded = min(offloaded, self.n_layers + 1)
+
+    @property
+    def device(self) -> str:
+        """Where the layers run, for the user."""
+        if self.offloaded == 0:
+            return "CPU"
+        names = " + ".join(f"{gpu.name} ({gpu.description})" for gpu in devices.gpus())
+        if self.offloaded > self.n_layers:
+            return names
+        return f"{names} for {self.offloaded} of {self.n_layers + 1} layers, CPU for the rest"
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> Tokens:
+        """Token ids of a text, as llama.cpp's tools get them."""
+        data = text.encode("utf-8", errors="surrogateescape")
+        ids = np.empty(len(data) + 8, dtype=np.int32)
+        count = self._tokenize(data, ids, add_special, parse_special)
+        if count < 0:
+            ids = np.empty(-count, dtype=np.int32)
+            count = self._tokenize(data, ids, add_special, parse_special)
+        return ids[:count].copy()
+
+    def _tokenize(self, data: bytes, ids: Tokens, add_special: bool, parse_special: bool) -> int:
+        pointer = ids.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+        return int(
+            api.llama_tokenize(
+                self.vocab, data, len(data), pointer, len(ids), add_special, parse_special
+            )
+        )
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """The bytes of one token; a multi-byte character may be spread over several tokens."""
+        size = 64
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            count = api.llama_token_to_piece(self.vocab, token, buffer, size, 0, special)
+            if count >= 0:
+                return buffer.raw[:count]
+            size = -count
+
+    def is_end(self, token: int) -> bool:
+        """Whether the token ends a generation."""
+        return bool(api.llama_vocab_is_eog(self.vocab, token))
+
+
+@contextmanager
+def open_model(settings: ModelSettings, progress: LoadProgress | None = None) -> Iterator[Model]:
+    """Load a GGUF file (a first shard stands for all) and free it at the end of the block.
+
+    Raises NotFound, and Damaged with llama.cpp's own reason where it refuses the file.
+    """
+    devices.start()
+    if not settings.path.is_file():
+        raise NotFound(f"{settings.path} does not exist")
+    layers = 0
+    if devices.gpus() and not settings.vocab_only:
+        with _loaded(settings.path, api.llama_model_default_params(), measure=True) as measured:
+            layers = devices.resolve_layers(
+                settings.gpu_layers,
+                api.llama_model_size(measured),
+                api.llama_model_n_layer(measured),
+                _cache_bytes(measured, settings.n_ctx),
+            )
+    parameters = api.llama_model_default_params()
+    parameters.n_gpu_layers = layers
+    parameters.vocab_only = settings.vocab_only
+    with _loaded(settings.path, parameters, progress=progress) as handle:
+        yield Model(handle, settings.path, layers)
+
+
+@contextmanager
+def _loaded(
+    path: Path,
+    parameters: api.llama_model_params,
+    *,
+    measure: bool = False,
+    progress: LoadProgress | None = None,
+) -> Iterator[int]:
+    # `measure` reads only the metadata: enough for sizes and numbers of layers
+    parameters.no_alloc = measure
+    interrupted: list[BaseException] = []
+
+    def advance(share: float, _data: object) -> bool:
+        try:
+            if progress is not None:
+                progress(share)
+        except BaseException as error:
+            interrupted.append(error)
+        return not interrupted
+
+    callback = api.llama_progress_callback(advance)
+    parameters.progress_callback = callback
+    handle = api.llama_model_load_from_file(str(path).encode(), parameters)
+    if interrupted:
+        raise interrupted[0]
+    if not handle:
+        raise _refusal(path)
+    try:
+        yield handle
+    finally:
+        api.llama_model_free(handle)
+
+
+def _cache_bytes(handle: int, n_ctx: int) -> int:
+    """Bytes of an f16 KV cache: 2 (K and V) · layers · tokens · KV heads · head size · 2."""
+    architecture = _metadata(handle, "general.architecture")
+    head_size = _metadata(handle, f"{architecture}.attention.key_length")
+    heads = max(api.llama_model_n_head(handle), 1)
+    size = int(head_size) if head_size else api.llama_model_n_embd(handle) // heads
+    per_token: int = 4 * api.llama_model_n_layer(handle) * api.llama_model_n_head_kv(handle) * size
+    return per_token * n_ctx
+
+
+def _metadata(handle: int, key: str) -> str:
+    buffer = ctypes.create_string_buffer(256)
+    count = api.llama_model_meta_val_str(handle, key.encode(), buffer, len(buffer))
+    return buffer.value.decode() if count >= 0 else ""
+
+
+def _refusal(path: Path) -> MinitronError:
+    reason = log.last_error() or "no reason given"
+    if "alloc" in reason or "memory" in reason:
+        return OutOfResources(f"{path.name} does not fit into memory: {reason}")
+    return Damaged(f"llama.cpp cannot load {path.name}: {reason}")

@@ -1,0 +1,239 @@
+"""Conversions against what llama.cpp's own converter makes of the same checkpoints."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from minitron_convert.convert import ConvertSettings, convert, plan
+from minitron_convert.gguf_file import Gguf, KeyValue, ValueType, open_gguf, open_shards
+from minitron_convert.progress import Event
+
+Recorded = Callable[[str], dict[str, Any]]
+
+# Keys that differ from llama.cpp's converter on purpose: model → key → (our value, reason).
+# The order of the tokenizer's keys is not the same in these models.
+DIFFERENCES: dict[str, dict[str, tuple[Any, str]]] = {
+    "nemotron": {
+        "tokenizer.ggml.add_space_prefix": (
+            False,
+            "tokenizer.model says add_dummy_prefix = false; llama.cpp's converter drops that and "
+            "its tokenizer then puts a space before every text",
+        )
+    },
+}
+VARIANTS = (
+    "llama-tied",
+    "llama-bias",
+    "llama-linear",
+    "llama-yarn",
+    "llama-wide-heads",
+    "mistral",
+    "nemotron-bias",
+    "nemotron-f16",
+    "nemotron-old-keys",
+    "nemotron-linear",
+)
+OUTTYPES = ("f32", "f16", "bf16", "q8_0", "auto")
+
+
+def compare(path: Path, expected: dict[str, Any]) -> None:
+    """Check a file of ours against the description of llama.cpp's."""
+    ours = open_gguf(path)
+    differences = DIFFERENCES.get(ours.get("general.architecture", ""), {})
+    for key, (value, _) in differences.items():
+        assert ours.get(key) == value
+    keys = {key: entry for key, entry in ours.metadata.items() if key not in differences}
+    assert set(keys) == set(expected["metadata"])
+    for key, (kind, _, digest) in expected["metadata"].items():
+        assert keys[key].type == kind, key
+        assert hashlib.sha256(keys[key].raw).hexdigest() == digest, (key, keys[key].value)
+    assert [describe(ours, i) for i in range(len(ours.tensors))] == expected["tensors"]
+    if not differences and expected["tensors"]:
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == expected["sha256"]
+
+
+def describe(model: Gguf, i: int) -> list[Any]:
+    """A tensor as the recording has it."""
+    info = model.tensors[i]
+    digest = hashlib.sha256(model.data(info).tobytes()).hexdigest()
+    return [info.name, list(info.shape), info.type, digest]
+
+
+@pytest.mark.parametrize("outtype", OUTTYPES)
+@pytest.mark.parametrize("model", ["nano-llama", "nano-nemotron"])
+def test_bundled_models_are_converted_as_by_llama_cpp(
+    model: str, outtype: str, tmp_path: Path, examples: Path, recorded: Recorded
+) -> None:
+    (expected,) = recorded(model)["runs"][f"--outtype {outtype}"]
+    result = convert(ConvertSettings(examples / model, tmp_path, outtype))
+    assert [path.name for path in result.paths] == [expected["name"]]
+    assert result.bytes == result.paths[0].stat().st_size
+    compare(result.paths[0], expected)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_all_families_are_converted_as_by_llama_cpp(
+    variant: str, tmp_path: Path, checkpoint: Callable[[str], Path], recorded: Recorded
+) -> None:
+    folder = checkpoint(variant)
+    for outtype in OUTTYPES:
+        (expected,) = recorded(variant)["runs"][f"--outtype {outtype}"]
+        result = convert(ConvertSettings(folder, tmp_path, outtype, force=True))
+        assert result.paths[0].name == expected["name"]
+        compare(result.paths[0], expected)
+
+
+def test_every_variant_is_tested(synthetic: ModuleType) -> None:
+    assert set(VARIANTS) == set(synthetic.VARIANTS)
+
+
+@pytest.mark.parametrize("model", ["nano-llama", "nano-nemotron"])
+def test_shards_are_those_of_llama_cpp(
+    model: str, tmp_path: Path, examples: Path, recorded: Recorded
+) -> None:
+    expected = recorded(model)["runs"]["--outtype f16 --split-max-size 4M"]
+    settings = ConvertSettings(examples / model, tmp_path, "f16", split_max_size=4_000_000)
+    result = convert(settings)
+    assert [path.name for path in result.paths] == [file["name"] for file in expected]
+    for path, file in zip(result.paths, expected, strict=True):
+        compare(path, file)
+    assert sum(len(shard.tensors) for shard in open_shards(result.paths[0])) == result.tensors
+
+
+@pytest.mark.parametrize("model", ["nano-llama", "nano-nemotron"])
+def test_vocabulary_alone(model: str, tmp_path: Path, examples: Path, recorded: Recorded) -> None:
+    (expected,) = recorded(model)["runs"]["--vocab-only"]
+    # llama.cpp's converter writes the type that it would choose into a vocabulary too.
+    result = convert(ConvertSettings(examples / model, tmp_path, "bf16", vocab_only=True))
+    assert result.paths[0].name == expected["name"]
+    compare(result.paths[0], expected)
+
+
+@pytest.mark.parametrize("size", ["Width", "Depth"])
+def test_published_llamas(size: str, tmp_path: Path, shared: Path, recorded: Recorded) -> None:
+    model = f"Llama-3.1-Minitron-4B-{size}-Base"
+    folder = tmp_path / model
+    folder.mkdir()
+    for source in (shared / "tokenizers" / "llama3.1", shared / "nvidia-configs" / model):
+        for path in source.glob("*.json"):
+            (folder / path.name).write_bytes(path.read_bytes())
+    (expected,) = recorded(f"{model}.vocab")["runs"]["--vocab-only"]
+    result = convert(ConvertSettings(folder, tmp_path, "f16", vocab_only=True))
+    assert result.paths[0].name == expected["name"]
+    compare(result.paths[0], expected)
+
+
+def test_plan_tells_what_convert_writes(tmp_path: Path, examples: Path) -> None:
+    settings = ConvertSettings(examples / "nano-llama", tmp_path / "m.gguf", "q8_0")
+    planned = plan(settings)
+    assert not list(tmp_path.iterdir())
+    convert(settings)
+    model = open_gguf(tmp_path / "m.gguf")
+    assert [(t.name, t.shape, t.type) for t in model.tensors] == planned.tensors
+    assert planned.bytes == model.size
+    assert (planned.architecture, planned.outtype) == ("llama", "q8_0")
+
+
+def test_dry_run_writes_nothing(
+    tmp_path: Path, examples: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = convert(ConvertSettings(examples / "nano-llama", dry_run=True))
+    assert result.paths == (Path("Nano-Llama-8.0M-BF16.gguf"),)
+    assert result.dry_run
+    assert result.bytes > 16_000_000
+    assert not list(tmp_path.iterdir())
+
+
+def test_progress_counts_every_byte(tmp_path: Path, examples: Path) -> None:
+    events: list[Event] = []
+    result = convert(ConvertSettings(examples / "nano-llama", tmp_path, "f16"), events.append)
+    done = [event.done for event in events]
+    assert done == sorted(done)
+    assert done[-1] == events[-1].total == sum(t.nbytes for t in open_gguf(result.paths[0]).tensors)
+    assert {event.unit for event in events} == {"bytes"}
+    assert events[-1].detail == "output_norm.weight"
+
+
+def test_metadata_from_a_file_replaces_what_was_found(tmp_path: Path, examples: Path) -> None:
+    override = tmp_path / "override.json"
+    values = {"general.name": "Other", "general.tags": ["a", "b"], "general.sampling.temp": 0.25}
+    override.write_text(json.dumps(values))
+    settings = ConvertSettings(examples / "nano-llama", tmp_path, metadata=override)
+    result = convert(settings)
+    model = open_gguf(result.paths[0])
+    assert model.get("general.name") == "Other"
+    assert model.get("general.tags") == ["a", "b"]
+    assert model.get("general.sampling.temp") == 0.25
+    assert result.paths[0].name == "Other-8.0M-BF16.gguf"
+
+
+CARD = """---
+license: apache-2.0
+license_name: custom
+language:
+- en
+- no
+base_model: nvidia/Minitron-4B-Base
+tags: [alpha, beta]
+---
+# A model
+"""
+
+
+def test_metadata_from_the_model_card(tmp_path: Path, checkpoint: Callable[[str], Path]) -> None:
+    folder = checkpoint("llama-tied")
+    (folder / "README.md").write_text(CARD)
+    (folder / "generation_config.json").write_text('{"repetition_penalty": 1.5, "top_k": null}')
+    model = open_gguf(convert(ConvertSettings(folder, tmp_path)).paths[0])
+    found = {key: entry.value for key, entry in model.metadata.items() if "general." in key}
+    assert found["general.license"] == "apache-2.0"
+    assert found["general.license.name"] == "custom"
+    assert found["general.languages"] == ["en", "no"]
+    assert found["general.tags"] == ["alpha", "beta"]
+    assert found["general.base_model.count"] == 1
+    assert found["general.base_model.0.name"] == "Minitron 4B Base"
+    assert (
+        found["general.base_model.0.repo_url"] == "https://huggingface.co/nvidia/Minitron-4B-Base"
+    )
+    assert found["general.sampling.penalty_repeat"] == 1.5
+
+
+def test_a_broken_model_card_is_told_and_passed_over(
+    tmp_path: Path, checkpoint: Callable[[str], Path]
+) -> None:
+    folder = checkpoint("llama-tied")
+    (folder / "README.md").write_text("---\nlicense: [unclosed\n---\n")
+    result = convert(ConvertSettings(folder, tmp_path))
+    assert any("README.md" in note for note in result.notes)
+
+
+def test_template_of_a_chat_model(tmp_path: Path, checkpoint: Callable[[str], Path]) -> None:
+    folder = checkpoint("llama-tied")
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}")
+    model = open_gguf(convert(ConvertSettings(folder, tmp_path)).paths[0])
+    assert model.get("tokenizer.chat_template") == "{{ messages }}"
+    assert model.get("tokenizer.chat_templates") == ["tool_use"]
+    assert model.get("tokenizer.chat_template.tool_use") == "{{ tools }}"
+    assert model.metadata["tokenizer.chat_template"] == KeyValue.of(
+        "tokenizer.chat_template", ValueType.STRING, "{{ messages }}"
+    )
+
+
+def test_values_are_those_of_the_checkpoint(tmp_path: Path, examples: Path) -> None:
+    model = open_gguf(convert(ConvertSettings(examples / "nano-llama", tmp_path)).paths[0])
+    data = model.data(model.tensor("token_embd.weight")).view(np.uint16)
+    source = np.memmap(examples / "nano-llama" / "model.safetensors", np.uint8, "r")
+    header = json.loads(source[8 : 8 + int.from_bytes(source[:8].tobytes(), "little")].tobytes())
+    begin, end = header["model.embed_tokens.weight"]["data_offsets"]
+    start = 8 + int.from_bytes(source[:8].tobytes(), "little")
+    assert (source[start + begin : start + end].view(np.uint16) == data).all()
