@@ -31,7 +31,7 @@ endif
 demo: install
 	@$(BIN)/minitron run examples/nano.toml --resume
 	@echo
-	@$(BIN)/minitron generate examples/out/nano-llama-Q4_K_M.gguf "The old house stood" -n 160 --seed 7
+	@$(BIN)/minitron generate examples/out/Nano-Llama-8.0M-Q4_K_M.gguf "The old house stood" -n 160 --seed 7
 
 test: install
 	$(BIN)/python -m pytest -q

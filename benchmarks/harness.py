@@ -177,7 +177,7 @@ def _number(value: float | None) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """The machine and the date, without its name."""
+    """The machine, how busy it was in the last 15 minutes, and the date; without its name."""
     cpuinfo = Path("/proc/cpuinfo")
     names = re.findall(r"model name\s*: (.+)", cpuinfo.read_text() if cpuinfo.exists() else "")
     return {
@@ -185,6 +185,8 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
+        "load average": round(os.getloadavg()[-1], 1),
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "not set"),
         "date": datetime.now(UTC).date().isoformat(),
     }
 
@@ -263,9 +265,12 @@ def main(parser: argparse.ArgumentParser, cases: Callable[[Setup], Sequence[Case
     arguments = parser.parse_args()
     name, status = Path(sys.argv[0]).name, 0
     comparisons = []
-    with workspace() as folder:
+    with workspace() as temporary:
+        # a name that is the same in every run, since commands are shown with the names in them
+        folder = Path(temporary) / "out"
+        folder.mkdir()
         try:
-            planned = cases(Setup(arguments, Path(folder)))
+            planned = cases(Setup(arguments, folder))
         except (NotGiven, RuntimeError) as reason:
             print(f"{name}: {reason}", file=sys.stderr)
             return USAGE if isinstance(reason, NotGiven) else FAILED

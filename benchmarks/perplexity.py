@@ -47,7 +47,7 @@ def values_of(output: str) -> dict[str, float]:
     """
     if output.lstrip().startswith("{"):
         row = json.loads(output)["rows"][-1]
-        found = {"ppl": row["ppl"], "kld": row["kld_mean"]}
+        found = {"ppl": row["ppl"], "kld": row.get("kld_mean")}
         return {key: float(value) for key, value in found.items() if value is not None}
     printed = {"ppl": THEIR_PPL.findall(output), "kld": THEIR_KLD.findall(output)}
     return {key: float(values[-1]) for key, values in printed.items() if values}

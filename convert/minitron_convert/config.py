@@ -35,7 +35,7 @@ class Config:
         """A positive number. Damaged if it is missing or something else."""
         value = self.find(*keys)
         value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e38:
             raise Damaged(f"{self.where} gives {value!r} for {keys[0]}; it must be a number.")
         return value
 

@@ -12,14 +12,20 @@ from minitron_convert.errors import AlreadyExists, NoSpace, NotFound
 from minitron_convert.gguf_file import GgufWriter
 from minitron_convert.plan import ConvertSettings, Plan, PlannedFile, plan
 from minitron_convert.progress import Event, Progress, ignore
-from minitron_convert.stream import stream
+from minitron_convert.stream import peak_memory, stream
 
 __all__ = ["ConvertResult", "ConvertSettings", "Plan", "convert", "plan"]
+
+PROGRAM_BYTES = 64 << 20
+VOCABULARY_FACTOR = 12  # bytes that a parsed vocabulary takes for each of its file's
 
 
 @dataclass(frozen=True)
 class ConvertResult:
-    """What was written (or, in a dry run, would be): `bytes` is the size of all `paths`."""
+    """What was written (or, in a dry run, would be).
+
+    `bytes` is the size of all `paths`, `memory` an estimate of the bytes of memory it takes.
+    """
 
     paths: tuple[Path, ...]
     model_name: str
@@ -27,6 +33,7 @@ class ConvertResult:
     outtype: str
     tensors: int
     bytes: int
+    memory: int
     notes: tuple[str, ...]
     dry_run: bool
 
@@ -48,9 +55,17 @@ def convert(settings: ConvertSettings, progress: Progress | None = None) -> Conv
         outtype=planned.outtype,
         tensors=len(planned.tensors),
         bytes=planned.bytes,
+        memory=_estimate_memory(settings.source, planned),
         notes=planned.notes,
         dry_run=settings.dry_run,
     )
+
+
+def _estimate_memory(source: Path, planned: Plan) -> int:
+    tokenizers = (source / "tokenizer.json", source / "tokenizer.model")
+    vocabulary = sum(path.stat().st_size for path in tokenizers if path.is_file())
+    tensors = [tensor for file in planned.files for tensor in file.tensors]
+    return PROGRAM_BYTES + VOCABULARY_FACTOR * vocabulary + peak_memory(tensors)
 
 
 def _check_output(planned: Plan, force: bool) -> None:

@@ -19,10 +19,13 @@ def read_text(path: Path) -> str:
         raise Damaged(f"{path} is not UTF-8 text.", "Download it again.") from error
 
 
-def parse_object(text: str | bytes, path: Path) -> dict[str, Any]:
-    """The JSON object in `text`, which came from `path`; Damaged if it is none."""
+def parse_object(text: str | bytes, path: Path, *, unique: bool = False) -> dict[str, Any]:
+    """The JSON object in `text`, which came from `path`; Damaged if it is none.
+
+    With `unique` a key that is there twice is an error too: its second value hides the first.
+    """
     try:
-        value = json.loads(text, object_pairs_hook=_unique)
+        value = json.loads(text, object_pairs_hook=_unique if unique else None)
     except (ValueError, RecursionError) as error:
         raise Damaged(f"{path} is not valid JSON: {error}.", "Download it again.") from error
     if not isinstance(value, dict):
@@ -31,7 +34,7 @@ def parse_object(text: str | bytes, path: Path) -> dict[str, Any]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose keys are all different: a second value for a key would hide the first."""
+    """An object whose keys are all different; ValueError names one that is not."""
     value = dict(pairs)
     if len(value) != len(pairs):
         keys = [key for key, _ in pairs]

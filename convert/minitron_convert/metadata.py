@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import logging
 import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +29,18 @@ class General(NamedTuple):
     keys: list[KeyValue]
     model_name: str
     notes: list[str]
+
+
+@contextmanager
+def named_folder(folder: Path, name: str | None) -> Iterator[Path]:
+    """The folder under another name: gguf-py's heuristics go by the name of the path."""
+    if name is None:
+        yield folder.absolute()
+        return
+    with tempfile.TemporaryDirectory() as place:
+        link = Path(place) / name
+        link.symlink_to(folder.absolute(), target_is_directory=True)
+        yield link
 
 
 def read_general(
@@ -70,7 +85,7 @@ def _complete(
         found.sampling_penalty_repeat = generation.get(
             "repetition_penalty", found.sampling_penalty_repeat
         )
-    found.name = found.name or folder.resolve().name or "model"
+    found.name = found.name or folder.name or "model"
     if found.size_label is None and parameters:
         found.size_label = gguf.size_label(parameters, parameters, 0, 0)
 

@@ -66,10 +66,10 @@ class _Machine:
         self.memo: dict[int, Any] = {}
         self.actions: dict[str, Callable[[Any], None]] = {
             **dict.fromkeys(("PROTO", "FRAME"), self._nothing),
-            **dict.fromkeys(("MARK",), lambda _: self._push(_MARK)),
             **dict.fromkeys(_LITERALS, self._push),
             **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), self._put),
             **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), lambda i: self._push(self.memo[i])),
+            "MARK": lambda _: self._push(_MARK),
             "NONE": lambda _: self._push(None),
             "NEWTRUE": lambda _: self._push(True),
             "NEWFALSE": lambda _: self._push(False),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from minitron_convert.architectures import Family, ModelTensor, find_family
 from minitron_convert.checkpoint import open_checkpoint
-from minitron_convert.errors import Unsupported
+from minitron_convert.errors import Damaged, Unsupported
 from minitron_convert.gguf_file import (
     BF16,
     F16,
@@ -21,7 +21,7 @@ from minitron_convert.gguf_file import (
     ValueType,
     file_size,
 )
-from minitron_convert.metadata import quantization_version_key, read_general
+from minitron_convert.metadata import named_folder, quantization_version_key, read_general
 from minitron_convert.vocab import read_vocabulary, vocabulary_keys
 
 OUTTYPES = ("auto", "f32", "f16", "bf16", "q8_0")
@@ -31,7 +31,12 @@ _FILE_TYPE = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32}  # llama_ftype
 
 @dataclass(frozen=True)
 class ConvertSettings:
-    """What to convert and how; `output` None means {Model}-{OUTTYPE}.gguf in the current folder."""
+    """What to convert and how.
+
+    `output` None means {Model}-{OUTTYPE}.gguf in the current folder; a folder, that name in it.
+    `name` stands for the folder's name where that says nothing of the model (in the Hub's cache).
+    `metadata` is a JSON file of general.* keys; `split_max_size` is in bytes, 0 for one file.
+    """
 
     source: Path
     output: Path | None = None
@@ -41,6 +46,7 @@ class ConvertSettings:
     split_max_size: int = 0
     dry_run: bool = False
     force: bool = False
+    name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,16 @@ def plan(settings: ConvertSettings) -> Plan:
 
     Errors: NotFound, Denied, Unsupported, Damaged.
     """
+    try:
+        return _plan(settings)
+    except UnicodeEncodeError as error:
+        raise Damaged(
+            f"The JSON files in {settings.source} hold text that is no Unicode: "
+            f"{error.object!r:.60}."
+        ) from error
+
+
+def _plan(settings: ConvertSettings) -> Plan:
     if settings.outtype not in OUTTYPES:
         raise Unsupported(
             f"{settings.outtype!r} is no output type of the converter.",
@@ -98,7 +114,8 @@ def plan(settings: ConvertSettings) -> Plan:
     outtype = _guess_outtype(family) if settings.outtype == "auto" else settings.outtype
     tensors, notes = _choose_types(sources, _TYPE_OF_OUTTYPE[outtype])
     parameters = sum(prod(source.shape) for source in sources)
-    general = read_general(settings.source, family.name, parameters, settings.metadata)
+    with named_folder(settings.source, settings.name) as folder:
+        general = read_general(folder, family.name, parameters, settings.metadata)
     vocabulary = read_vocabulary(settings.source, family.size.vocab)
     metadata = [
         *general.keys,

@@ -25,7 +25,7 @@ def read_header(path: Path) -> list[TensorRef]:
                     f"{path} is cut off: {size} bytes do not hold its header of {length} bytes.",
                     "Download it again.",
                 )
-            header = parse_object(file.read(length), path)
+            header = parse_object(file.read(length), path, unique=True)
     except OSError as error:
         raise from_os_error(error, path, "read") from error
     header.pop("__metadata__", None)

@@ -12,13 +12,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minitron_convert.encode import encode
+from minitron_convert.encode import encode, to_float
 from minitron_convert.errors import Damaged, Unsupported
 from minitron_convert.gguf_file import F16, Q8_0
 from minitron_convert.plan import PlannedTensor
 from minitron_convert.tensor_ref import DTYPES, Array
 
 PIECE_BYTES = 1 << 20  # what a core's cache holds, with the encoded rows
+
+BYTES_PER_ELEMENT = 16  # as read, as float32, the steps of encoding, encoded
 
 
 class Piece(NamedTuple):
@@ -28,10 +30,15 @@ class Piece(NamedTuple):
     data: Array
 
 
+def peak_memory(tensors: Sequence[PlannedTensor]) -> int:
+    """An estimate in bytes of what `stream` holds at its peak: pieces in work and pieces done."""
+    largest = max((_piece_elements(tensor) for tensor in tensors), default=0)
+    return 3 * _workers() * largest * BYTES_PER_ELEMENT
+
+
 def stream(tensors: Sequence[PlannedTensor]) -> Iterator[Piece]:
     """The pieces of all tensors in order. Damaged: NaN or infinite weights, a file cut off."""
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    workers = workers or 1
+    workers = _workers()
     ahead: deque[Future[Piece]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="convert") as pool:
         try:
@@ -49,11 +56,26 @@ def stream(tensors: Sequence[PlannedTensor]) -> Iterator[Piece]:
 def _jobs(tensors: Sequence[PlannedTensor]) -> Iterator[partial[Piece]]:
     for tensor in tensors:
         source = tensor.source
-        rows = source.shape[0]
-        row_bytes = prod(source.shape[1:]) * DTYPES[source.dtype].itemsize
-        many = max(1, PIECE_BYTES // max(1, row_bytes * source.step)) * source.step
+        rows, many = source.shape[0], _piece_rows(tensor)
         for start in range(0, rows, many):
             yield partial(_piece, tensor, start, min(rows, start + many))
+
+
+def _workers() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _piece_rows(tensor: PlannedTensor) -> int:
+    source = tensor.source
+    row_bytes = prod(source.shape[1:]) * DTYPES[source.dtype].itemsize
+    return max(1, PIECE_BYTES // max(1, row_bytes * source.step)) * source.step
+
+
+def _piece_elements(tensor: PlannedTensor) -> int:
+    shape = tensor.source.shape
+    return min(shape[0], _piece_rows(tensor)) * prod(shape[1:])
 
 
 def _piece(tensor: PlannedTensor, start: int, stop: int) -> Piece:
@@ -64,6 +86,15 @@ def _piece(tensor: PlannedTensor, start: int, stop: int) -> Piece:
     if (kind == F16 and source.dtype not in ("F16",)) or kind == Q8_0:
         _check_range(source.name, encoded, kind)
     return Piece(tensor, encoded)
+
+
+def float_rows(tensor: PlannedTensor, start: int, stop: int) -> Array:
+    """Rows of a tensor as float32, before they are encoded; both a multiple of the source's step.
+
+    This is the source for encoders of other types than the converter's own.
+    """
+    data = tensor.source.read(start, stop)
+    return to_float(data, tensor.source.dtype).astype(np.float32, copy=False)
 
 
 def _check_finite(name: str, data: Array, dtype: str, start: int) -> None:

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from minitron_convert.gguf_file import open_shards
-
 from minitron_engine.devices import GpuLayers
 from minitron_engine.model import Model, ModelSettings, open_model
 

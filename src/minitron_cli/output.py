@@ -51,7 +51,7 @@ class Output:
             handler = logging.StreamHandler(sys.stderr)
             handler.setFormatter(logging.Formatter("%(message)s"))
             logging.getLogger("minitron").addHandler(handler)
-            logging.getLogger("minitron").setLevel(logging.DEBUG)
+            logging.getLogger("minitron").setLevel(logging.INFO)
 
     @property
     def interactive(self) -> bool:

@@ -6,7 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from minitron_cli.jobs import Job
+from minitron_cli.output import Listener, Output
+from minitron_cli.report import write_reports
 from minitron_convert.convert import ConvertSettings, convert, plan
+from minitron_engine.errors import MinitronError
+from minitron_engine.model import ModelSettings, open_model
 from minitron_quant.chunks import ChunkSettings
 from minitron_quant.imatrix.collect import CollectSettings, collect
 from minitron_quant.imatrix.files import write_imatrix
@@ -15,12 +20,6 @@ from minitron_quant.measure.table import MeasureSettings, Row, measure, relate, 
 from minitron_quant.quantize.batch import LevelResult, run
 from minitron_quant.quantize.job import QuantizeSettings, prepare
 from minitron_quant.quantize.journal import file_sha256, fingerprint, write_whole
-
-from minitron_cli.jobs import Job
-from minitron_cli.output import Listener, Output
-from minitron_cli.report import write_reports
-from minitron_engine.errors import MinitronError
-from minitron_engine.model import ModelSettings, open_model
 
 _STATE = ".minitron-run.json"
 
@@ -80,12 +79,18 @@ class Pipeline:
 
     def _quantize(self, full: Path, imatrix: Path | None) -> list[LevelResult]:
         levels = tuple(parse_levels(self._job.quantize.levels))
-        settings = QuantizeSettings(full, levels, self._folder, imatrix=imatrix)
+        # files of an earlier run of this job may be replaced, those of others not
+        ours = self._state.get("quantize") is not None
+        settings = QuantizeSettings(
+            full,
+            levels,
+            self._folder,
+            imatrix=imatrix,
+            replace="outdated" if ours else "never",
+        )
         batch = prepare(settings)
-        owned = self._state.get("quantize") is not None
-        results = run(replace(batch, settings=replace(settings, force=owned)), self._listener)
         self._state.put("quantize", batch.targets[0].fingerprint)
-        return results
+        return run(batch, self._listener)
 
     def _measure(self, full: Path, results: list[LevelResult]) -> list[Row]:
         section = self._job.measure

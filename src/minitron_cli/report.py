@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from minitron_quant.measure.table import Row
-from minitron_quant.quantize.batch import LevelResult
-from minitron_quant.quantize.journal import write_whole
-
 from minitron_cli.doctor import versions
 from minitron_cli.jobs import Job
 from minitron_cli.output import csv_table, markdown_table
 from minitron_cli.tables import PUBLISHED, measured_document, published_cells
+from minitron_quant.measure.table import Row
+from minitron_quant.quantize.batch import LevelResult
+from minitron_quant.quantize.journal import write_whole
 
 
 def write_reports(

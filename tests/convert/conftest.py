@@ -32,6 +32,18 @@ def synthetic() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def reference() -> ModuleType:
+    """The models' networks in float64."""
+    return _load("numpy_model")
+
+
+@pytest.fixture(scope="session")
+def hub_server() -> ModuleType:
+    """A small server that speaks the Hub's API."""
+    return _load("hub_server")
+
+
+@pytest.fixture(scope="session")
 def examples() -> Path:
     """The folder with the bundled models."""
     return ROOT / "examples"

@@ -57,6 +57,8 @@ LLAMA3 = {
     "original_max_position_embeddings": 8192,
 }
 
+WIDE = {"hidden_size": 128, "num_attention_heads": 6, "head_dim": 32}
+
 # name → (base config, changes, data type of the weights, number of files)
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any], str, int]] = {
     "llama-tied": (LLAMA, {"tie_word_embeddings": True}, "F16", 1),
@@ -112,10 +114,19 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any], str, int]] = {
     ),
 }
 
+# Models that llama.cpp's converter gets wrong or refuses: made by ours alone.
+BEYOND: dict[str, tuple[dict[str, Any], dict[str, Any], str, int]] = {
+    "nemotron-wide": (NEMOTRON, WIDE, "BF16", 1),
+    "nemotron-wide-bias": (NEMOTRON, {**WIDE, "attention_bias": True, "mlp_bias": True}, "F32", 1),
+    "nemotron-narrow": (NEMOTRON, {**WIDE, "num_attention_heads": 2}, "BF16", 1),
+    "nemotron-tied": (NEMOTRON, {"tie_word_embeddings": True}, "BF16", 1),
+}
+ALL = {**VARIANTS, **BEYOND}
+
 
 def make_config(name: str) -> dict[str, Any]:
     """The config of a variant."""
-    base, changes, _, _ = VARIANTS[name]
+    base, changes, _, _ = ALL[name]
     return {key: value for key, value in {**base, **changes}.items() if value is not None}
 
 
@@ -124,7 +135,7 @@ def make_checkpoint(name: str, folder: Path, examples: Path) -> Path:
     folder = folder / name
     folder.mkdir(parents=True)
     config = make_config(name)
-    _, _, dtype, files = VARIANTS[name]
+    _, _, dtype, files = ALL[name]
     (folder / "config.json").write_text(json.dumps(config))
     nemotron = config["model_type"] == "nemotron"
     source = examples / ("nano-nemotron" if nemotron else "nano-llama")

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from minitron_convert.convert import ConvertSettings, convert
 from minitron_convert.errors import (
     AlreadyExists,

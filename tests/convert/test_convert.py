@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from minitron_convert.convert import ConvertSettings, convert, plan
 from minitron_convert.gguf_file import Gguf, KeyValue, ValueType, open_gguf, open_shards
 from minitron_convert.progress import Event
@@ -149,6 +150,7 @@ def test_dry_run_writes_nothing(
     assert result.paths == (Path("Nano-Llama-8.0M-BF16.gguf"),)
     assert result.dry_run
     assert result.bytes > 16_000_000
+    assert 64 << 20 < result.memory < 1 << 30
     assert not list(tmp_path.iterdir())
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
 from minitron_convert.encode import encode, from_type, to_bf16, to_float, to_q8_0
 from minitron_convert.gguf_file import BF16, F16, F32, Q8_0
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from minitron_convert.errors import ConvertError, Damaged, Denied, NoSpace, NotFound, Unsupported
 from minitron_convert.gguf_file import (
     F16,

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from minitron_convert.convert import ConvertSettings, convert
 from minitron_convert.errors import ConvertError, Damaged, Unsupported
 from minitron_convert.gguf_file import open_gguf
@@ -99,7 +100,7 @@ def write_torch(path: Path, state: bytes, storages: dict[str, bytes]) -> None:
 def as_torch(folder: Path, synthetic: ModuleType, name: str) -> None:
     """Turn a folder's safetensors into pytorch_model.bin."""
     shapes = synthetic.make_shapes(synthetic.make_config(name))
-    dtype = synthetic.VARIANTS[name][2]
+    dtype = synthetic.ALL[name][2]
     for path in folder.glob("model*"):
         path.unlink()
     state, storages = {}, {}

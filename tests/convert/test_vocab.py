@@ -15,6 +15,7 @@ import sentencepiece
 import tokenizers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from minitron_convert.convert import ConvertSettings, convert
 from minitron_convert.errors import Damaged, Unsupported
 from minitron_convert.gguf_file import Gguf, open_gguf
@@ -355,6 +356,15 @@ def test_tekken_and_others_are_recognized(
 
         edit(folder / "tokenizer.json", change)
         assert vocabulary_of(folder, tmp_path).get("tokenizer.ggml.pre") == name
+
+
+def test_a_normalizer_that_llama_cpp_lacks_is_told(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = checkpoint("llama-tied")
+    edit(folder / "tokenizer.json", lambda value: value.update(normalizer={"type": "NFC"}))
+    result = convert(ConvertSettings(folder, tmp_path, vocab_only=True))
+    assert any("normalizes" in note for note in result.notes)
 
 
 def test_vocabulary_larger_than_the_embedding(

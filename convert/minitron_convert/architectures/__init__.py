@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from minitron_convert.architectures.base import Family, ModelTensor
 from minitron_convert.architectures.llama import Llama
 from minitron_convert.architectures.mistral import Mistral
 from minitron_convert.architectures.nemotron import Nemotron
+from minitron_convert.architectures.wide_nemotron import WideNemotron
 from minitron_convert.checkpoint import Checkpoint
 from minitron_convert.errors import Damaged, Unsupported
 
-FAMILIES: dict[str, type[Family]] = {
+
+def _nemotron(checkpoint: Checkpoint) -> Family:
+    """Nemotron, by the shape of its heads."""
+    family = Nemotron(checkpoint)
+    square = family.size.attention == family.size.hidden
+    return family if square else WideNemotron(checkpoint)
+
+
+FAMILIES: dict[str, Callable[[Checkpoint], Family]] = {
     "LlamaForCausalLM": Llama,
     "LLaMAForCausalLM": Llama,
     "MistralForCausalLM": Mistral,
-    "NemotronForCausalLM": Nemotron,
+    "NemotronForCausalLM": _nemotron,
 }
 
 __all__ = ["FAMILIES", "Family", "ModelTensor", "find_family"]

@@ -49,6 +49,11 @@ def unchanged(tensor: TensorRef, name: str) -> ModelTensor:
     return ModelTensor(name, tensor.shape, tensor.dtype, tensor.read)
 
 
+def from_array(name: str, values: Array) -> ModelTensor:
+    """A tensor that the checkpoint lacks, from float32 values."""
+    return ModelTensor(name, values.shape, "F32", lambda start, stop: values[start:stop])
+
+
 class Family:
     """One architecture; subclasses give the slots of a block, the keys and the vocabulary."""
 
@@ -163,8 +168,13 @@ class Family:
             self.whole("attention.head_count", size.heads),
             self.whole("attention.head_count_kv", size.kv_heads),
             *self._rope_scaling_keys(),
-            self.real("rope.freq_base", self.rope.theta),
+            self.real("rope.freq_base", self.frequency_base),
         ]
+
+    @property
+    def frequency_base(self) -> float:
+        """The base of the rotary frequencies."""
+        return self.rope.theta
 
     def head_keys(self) -> list[KeyValue]:
         """The keys of a head's size, which say it where it is not hidden / heads."""

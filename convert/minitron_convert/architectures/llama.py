@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from minitron_convert.architectures.base import Family, ModelTensor, Slot, file_type_key
+from minitron_convert.architectures.base import Family, ModelTensor, Slot, file_type_key, from_array
 from minitron_convert.config import Config, Defaults
 from minitron_convert.errors import Damaged
 from minitron_convert.gguf_file import KeyValue
@@ -48,9 +48,7 @@ class Llama(Family):
         if self.rope.kind != "llama3":
             return []
         factors = llama3_factors(self.rope.theta, self.size.head_dim, self.rope.values)
-        return [
-            ModelTensor("rope_freqs.weight", factors.shape, "F32", lambda i, j: factors[i:j]),
-        ]
+        return [from_array("rope_freqs.weight", factors)]
 
     def hyperparameters(self, file_type: int) -> list[KeyValue]:
         """Every llama.* key."""

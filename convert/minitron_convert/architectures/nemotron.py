@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from minitron_convert.architectures.base import SCALED, Family, ModelTensor, Slot, file_type_key
+from minitron_convert.architectures.base import (
+    SCALED,
+    Family,
+    ModelTensor,
+    Slot,
+    file_type_key,
+    unchanged,
+)
 from minitron_convert.config import Config, Defaults
 from minitron_convert.encode import to_float
-from minitron_convert.errors import Damaged, Unsupported
+from minitron_convert.errors import Damaged
 from minitron_convert.gguf_file import KeyValue
 from minitron_convert.tensor_ref import Array, TensorRef
 
@@ -20,12 +27,6 @@ class Nemotron(Family):
 
     def slots(self) -> dict[str, Slot]:
         """The common slots; norm weights get their 1, which llama.cpp's LayerNorm lacks."""
-        if self.size.attention != self.size.hidden:
-            raise Unsupported(
-                f"{self.checkpoint.folder}: {self.size.heads} heads of {self.size.head_dim} are "
-                f"{self.size.attention} wide and hidden_size is {self.size.hidden}; "
-                "llama.cpp's nemotron needs them equal."
-            )
         slots = self.common_slots(norm_bias=True)
         return {
             name: Slot(slot.gguf_name, slot.shape, slot.required, add_one)
@@ -34,21 +35,32 @@ class Nemotron(Family):
             for name, slot in slots.items()
         }
 
+    def extra_tensors(self) -> list[ModelTensor]:
+        """The output's weights, which llama.cpp wants even where they are the embedding's."""
+        tensors = self.checkpoint.tensors
+        if "lm_head.weight" in tensors or not self.tied:
+            return []
+        return [unchanged(tensors["model.embed_tokens.weight"], "output.weight")]
+
     def hyperparameters(self, file_type: int) -> list[KeyValue]:
         """Every nemotron.* key."""
-        epsilon = self.config.number(
-            "norm_eps", "layer_norm_eps", "norm_epsilon", default=self.defaults.norm_epsilon
-        )
         return [
             *self.common_keys(),
-            self.real("attention.layer_norm_rms_epsilon", epsilon),
+            self.real("attention.layer_norm_rms_epsilon", self.epsilon),
             *self.head_keys(),
             file_type_key(file_type),
             self.whole("vocab_size", self.size.vocab),
-            self.real("attention.layer_norm_epsilon", epsilon),
+            self.real("attention.layer_norm_epsilon", self.epsilon),
             self.whole("rope.dimension_count", self.rotary_dimensions),
             *([] if self.rope.kind in SCALED else [self.text("rope.scaling.type", "none")]),
         ]
+
+    @property
+    def epsilon(self) -> float:
+        """What the norms add to the variance."""
+        return self.config.number(
+            "norm_eps", "layer_norm_eps", "norm_epsilon", default=self.defaults.norm_epsilon
+        )
 
     @property
     def rotary_dimensions(self) -> int:

@@ -89,11 +89,18 @@ def encode_string(text: str | bytes) -> bytes:
 
 
 def encode_value(value_type: int, value: Any, element_type: int | None = None) -> bytes:
-    """The encoding of `value`; without `element_type`, an array's is inferred as gguf-py does."""
+    """The encoding of `value`; without `element_type`, an array's is inferred as gguf-py does.
+
+    OverflowError for numbers beyond their type, ValueError for text that is no Unicode.
+    """
     if value_type == ValueType.STRING:
         return encode_string(value)
     if value_type != ValueType.ARRAY:
-        return np.array(value, dtype=_DTYPE[value_type]).tobytes()
+        with np.errstate(over="raise"):
+            try:
+                return np.array(value, dtype=_DTYPE[value_type]).tobytes()
+            except FloatingPointError as error:
+                raise OverflowError(f"{value} is too large") from error
     kind = infer_element_type(value) if element_type is None else element_type
     head = _ARRAY_HEAD.pack(kind, len(value))
     if kind in _DTYPE:

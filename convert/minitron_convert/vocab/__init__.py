@@ -10,7 +10,7 @@ from minitron_convert.gguf_file import KeyValue
 from minitron_convert.json_files import read_object, read_optional
 from minitron_convert.vocab import bpe, pieces_json, sentencepiece
 from minitron_convert.vocab.special import SpecialTokens, read_special
-from minitron_convert.vocab.tokens import TokenType, Vocabulary
+from minitron_convert.vocab.tokens import TokenType, Vocabulary, added_tokens
 
 __all__ = ["SpecialTokens", "TokenType", "Vocabulary", "read_vocabulary", "vocabulary_keys"]
 
@@ -30,7 +30,7 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
             f"{folder} has no tokenizer.", "Looked for tokenizer.model and tokenizer.json."
         )
     tokenizer = _read_tokenizer(path)
-    added = _added_tokens(tokenizer.get("added_tokens"))
+    added = added_tokens(tokenizer.get("added_tokens"))
     for i, token in _added_in_settings(folder).items():
         added.setdefault(i, token)
     build = pieces_json.build if pieces_json.is_pieces(tokenizer) else bpe.build
@@ -66,7 +66,7 @@ def _added_to_pieces(folder: Path, size: int) -> dict[int, tuple[str, bool]]:
     }
     tokenizer = read_optional(folder / "tokenizer.json")
     known = len(sentencepiece.read_model(folder / "tokenizer.model").pieces)
-    for i, token in _added_tokens(tokenizer.get("added_tokens")).items():
+    for i, token in added_tokens(tokenizer.get("added_tokens")).items():
         if i >= known:
             added[i] = token
     return added | _added_in_settings(folder)
@@ -76,24 +76,10 @@ def _added_in_settings(folder: Path) -> dict[int, tuple[str, bool]]:
     entries = read_optional(folder / "tokenizer_config.json").get("added_tokens_decoder")
     if not isinstance(entries, dict):
         return {}
-    return _added_tokens(
+    return added_tokens(
         [{**entry, "id": int(i)} for i, entry in entries.items() if _is_token(i, entry)]
     )
 
 
 def _is_token(i: str, entry: Any) -> bool:
     return i.isdecimal() and isinstance(entry, dict)
-
-
-def _added_tokens(entries: Any) -> dict[int, tuple[str, bool]]:
-    """Text and the mark of being special, by id."""
-    if not isinstance(entries, list):
-        return {}
-    return {
-        entry["id"]: (entry["content"], entry.get("special") is True)
-        for entry in entries
-        if isinstance(entry, dict)
-        and isinstance(entry.get("content"), str)
-        and type(entry.get("id")) is int
-        and entry["id"] >= 0
-    }

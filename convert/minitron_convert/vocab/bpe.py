@@ -22,6 +22,10 @@ def build(
     """
     vocabulary = Vocabulary.unused("gpt2", recognize(tokenizer, path), size)
     put_base(vocabulary, tokenizer, path, added)
+    if tokenizer.get("normalizer"):
+        vocabulary.notes.append(
+            f"{path.name} normalizes text first, which llama.cpp does not do for BPE"
+        )
     for i, (token, special) in added.items():
         put_added(vocabulary, i, token, special)
     vocabulary.merges = read_merges(tokenizer["model"].get("merges"), path)
@@ -46,7 +50,7 @@ def put_base(
             "The tokenizer belongs to another model, or its embedding was not resized.",
         )
     for token, i in base.items():
-        vocabulary.tokens[i] = token.encode("utf-8", "surrogatepass")
+        vocabulary.tokens[i] = token.encode()
         vocabulary.types[i] = TokenType.NORMAL
 
 

@@ -69,4 +69,4 @@ def _parts(node: Any) -> list[dict[str, Any]]:
     if not isinstance(node, dict):
         return []
     inner = node.get("normalizers") or node.get("pretokenizers") or [node]
-    return [part for part in inner if isinstance(part, dict)]
+    return [part for part in inner if isinstance(part, dict)] if isinstance(inner, list) else []

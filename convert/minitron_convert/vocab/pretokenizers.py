@@ -66,7 +66,8 @@ def _steps(node: Any) -> list[str]:
         return []
     kind = node.get("type")
     if kind == "Sequence":
-        return [step for part in node.get("pretokenizers") or [] for step in _steps(part)]
+        parts = node.get("pretokenizers")
+        return [step for part in parts for step in _steps(part)] if isinstance(parts, list) else []
     if kind == "ByteLevel":
         steps = [GPT2] if node.get("use_regex", True) else []
         return [*steps, "a space before the text"] if node.get("add_prefix_space") else steps

@@ -10,7 +10,7 @@ from typing import Any
 from minitron_convert.errors import Damaged
 from minitron_convert.gguf_file import KeyValue, ValueType
 from minitron_convert.json_files import read_optional, read_text
-from minitron_convert.vocab.tokens import TokenType, Vocabulary
+from minitron_convert.vocab.tokens import TokenType, Vocabulary, added_tokens
 
 KINDS = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 KEY_OF_KIND = {
@@ -95,7 +95,8 @@ def read_special(
     size = len(vocabulary.tokens)
     names = {kind: _content(settings.get(f"{kind}_token")) for kind in KINDS}
     _read_post_processor(tokenizer.get("post_processor"), names, special)
-    ids = token_ids(tokenizer)
+    added = added_tokens(tokenizer.get("added_tokens"))
+    ids = {text: i for i, (text, _) in sorted(added.items(), reverse=True)}
     for kind, name in names.items():
         flag = settings.get(f"add_{kind}_token")
         if isinstance(flag, bool):
@@ -145,15 +146,6 @@ def _read_ends(
             special.ids[kind] = i
 
 
-def token_ids(tokenizer: dict[str, Any]) -> dict[str, int]:
-    """The ids of the added tokens of a tokenizer.json, by their text."""
-    return {
-        token["content"]: token["id"]
-        for token in tokenizer.get("added_tokens") or []
-        if isinstance(token.get("content"), str) and type(token.get("id")) is int
-    }
-
-
 def _content(entry: Any) -> str | None:
     value = entry.get("content") if isinstance(entry, dict) else entry
     return value if isinstance(value, str) else None
@@ -177,7 +169,8 @@ def _read_post_processor(node: Any, names: dict[str, str | None], special: Speci
 def _processors(node: Any) -> Iterator[dict[str, Any]]:
     if isinstance(node, dict):
         parts = node.get("processors", [node])
-        yield from (part for part in parts if isinstance(part, dict))
+        if isinstance(parts, list):
+            yield from (part for part in parts if isinstance(part, dict))
 
 
 def _read_template_processing(
@@ -211,10 +204,9 @@ def _template(parts: Any) -> list[str | None]:
     """A template as its special tokens' texts, None where the text itself stands."""
     if not isinstance(parts, list):
         return []
-    return [
-        (part.get("SpecialToken") or {}).get("id") if isinstance(part, dict) else None
-        for part in parts
-    ]
+    tokens = [part.get("SpecialToken") if isinstance(part, dict) else None for part in parts]
+    names = [token.get("id") if isinstance(token, dict) else None for token in tokens]
+    return [name if isinstance(name, str) else None for name in names]
 
 
 def _read_templates(folder: Path, settings: dict[str, Any], special: SpecialTokens) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 
@@ -75,3 +76,17 @@ def looks_special(token: str) -> bool:
         or (token.startswith("<\uff5c") and token.endswith("\uff5c>"))
         or (token.startswith("<unused") and token.endswith(">"))
     )
+
+
+def added_tokens(entries: Any) -> dict[int, tuple[str, bool]]:
+    """Text and the mark of being special by id, from a list as in tokenizer.json."""
+    if not isinstance(entries, list):
+        return {}
+    return {
+        entry["id"]: (entry["content"], entry.get("special") is True)
+        for entry in entries
+        if isinstance(entry, dict)
+        and isinstance(entry.get("content"), str)
+        and type(entry.get("id")) is int
+        and entry["id"] >= 0
+    }

@@ -8,6 +8,8 @@ import struct
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+
 from minitron_convert.gguf_file import (
     F32,
     Gguf,
@@ -18,8 +20,6 @@ from minitron_convert.gguf_file import (
     ValueType,
     open_gguf,
 )
-from numpy.typing import NDArray
-
 from minitron_engine.errors import Damaged, Denied, NotFound, OutOfResources
 from minitron_quant.imatrix.matrix import Entry, ImportanceMatrix
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from minitron_convert.gguf_file import open_shards
-
 from minitron_engine.devices import GpuLayers
 from minitron_engine.model import ModelSettings, open_model
 from minitron_engine.progress import Event, Progress, ignore
@@ -30,7 +29,9 @@ class MeasureSettings:
 
 @dataclass(frozen=True)
 class Row:
-    """One file. size_pct and accuracy_pct (100 · PPL of the reference / PPL) need a reference."""
+    """One file. size_pct, accuracy_pct (100 · PPL of the reference / PPL) and the divergence from
+    it (kld_…, same_top_…, rms_delta_p_pct) are None without a reference.
+    """
 
     model: str
     level: str
@@ -41,6 +42,13 @@ class Row:
     accuracy_pct: float | None
     chunks: int
     device: str
+    kld_mean: float | None = None
+    kld_error: float | None = None
+    kld_p99: float | None = None
+    kld_max: float | None = None
+    same_top_pct: float | None = None
+    same_top_error: float | None = None
+    rms_delta_p_pct: float | None = None
 
     def document(self) -> dict[str, Any]:
         """The row with the keys of the JSON contract."""
@@ -69,8 +77,8 @@ def relate(row: Row, reference: Row | None) -> Row:
         return row
     return replace(
         row,
-        size_pct=100 * row.size_mib / reference.size_mib,
-        accuracy_pct=100 * reference.ppl / row.ppl,
+        size_pct=100 * (row.size_mib / reference.size_mib),
+        accuracy_pct=100 * (reference.ppl / row.ppl),
     )
 
 

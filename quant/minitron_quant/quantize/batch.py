@@ -55,7 +55,7 @@ def run(batch: Batch, progress: Progress = ignore) -> list[LevelResult]:
         raise write_error(folder, error) from error
     with exclusive(folder / f".{model_name(batch.settings.source)}.quantize.lock"):
         manifest = read_manifest(manifest_path(batch.settings))
-        finished = manifest.get("levels", {}) if not batch.settings.force else {}
+        finished = manifest.get("levels", {}) if batch.settings.replace != "always" else {}
         missing = [target for target in batch.targets if not _up_to_date(target, finished)]
         _refuse_collisions(batch.settings, missing)
         started = time.monotonic()
@@ -77,7 +77,7 @@ def _up_to_date(target: Target, finished: dict[str, Any]) -> bool:
 
 def _refuse_collisions(settings: QuantizeSettings, missing: Sequence[Target]) -> None:
     existing = [target.path for target in missing if target.path.exists()]
-    if existing and not settings.force:
+    if existing and settings.replace == "never":
         more = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""
         raise MinitronError(
             f"{existing[0]}{more} exists and was made from something else",

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from minitron_convert.gguf_file import KeyValue, ValueType
-
 from minitron_engine.errors import Unsupported
 from minitron_quant.quantize.options import QuantizeOptions
 

@@ -9,9 +9,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from minitron_convert.gguf_file import F32, TYPE, TensorInfo, row_bytes
 from numpy.typing import NDArray
 
+from minitron_convert.gguf_file import F32, TYPE, TensorInfo, row_bytes
 from minitron_engine.errors import Damaged, MinitronError, Unsupported
 from minitron_engine.library import decode, ggml
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from minitron_convert.gguf_file import TYPE, KeyValue, TensorInfo, ValueType
 from numpy.typing import NDArray
 
+from minitron_convert.gguf_file import TYPE, KeyValue, TensorInfo, ValueType
 from minitron_engine.errors import Damaged, ImatrixNeeded, Usage
 from minitron_quant.imatrix.files import read_imatrix
 from minitron_quant.quantize.plan import LevelPlan, requires_imatrix

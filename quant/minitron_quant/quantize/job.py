@@ -5,9 +5,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
+
 from minitron_convert.gguf_file import (
     SHARD_NAME,
     TYPE,
@@ -17,8 +19,6 @@ from minitron_convert.gguf_file import (
     file_size,
     open_shards,
 )
-from numpy.typing import NDArray
-
 from minitron_engine.errors import Usage
 from minitron_engine.library import LLAMA_CPP_COMMIT
 from minitron_quant.levels import Level
@@ -27,12 +27,16 @@ from minitron_quant.quantize.journal import file_sha256, fingerprint, read_manif
 from minitron_quant.quantize.options import QuantizeOptions
 from minitron_quant.quantize.plan import LevelPlan, Plan, level_metadata, make_plan
 
+Replace = Literal["never", "outdated", "always"]
 _FULL_TYPES = ("F16", "BF16", "F32")
 
 
 @dataclass(frozen=True)
 class QuantizeSettings:
-    """What to make of which model. `output` names the file of a single level; else `directory`."""
+    """What to make of which model. `output` names the file of a single level; else `directory`.
+
+    replace: what may be overwritten: nothing, files made from something else, or all.
+    """
 
     source: Path
     levels: tuple[Level, ...]
@@ -43,7 +47,7 @@ class QuantizeSettings:
     exclude: tuple[str, ...] = ()
     options: QuantizeOptions = QuantizeOptions()
     threads: int | None = None
-    force: bool = False
+    replace: Replace = "never"
 
 
 @dataclass(frozen=True)

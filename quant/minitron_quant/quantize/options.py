@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from minitron_convert.gguf_file import TYPE_ID, KeyValue, ValueType
-
 from minitron_engine.errors import Usage
 
-_TYPE_BY_NAME = {name.lower(): number for name, number in TYPE_ID.items()}
+# types that ggml_quantize_chunk has no encoder for; it would abort
+_NOT_ENCODABLE = frozenset(("q8_1", "q8_K", "i8", "i16", "i32", "i64", "f64"))
+_TYPE_BY_NAME = {
+    name.lower(): number for name, number in TYPE_ID.items() if name not in _NOT_ENCODABLE
+}
+ENCODABLE = frozenset(_TYPE_BY_NAME.values())
 _OVERRIDE_TYPES = {
     "int": ValueType.UINT32,
     "float": ValueType.FLOAT32,
@@ -33,12 +37,12 @@ class QuantizeOptions:
 
 
 def type_named(name: str) -> int:
-    """The ggml id of a tensor type, in any case."""
+    """The ggml id of a tensor type that can be encoded, in any case."""
     try:
         return _TYPE_BY_NAME[name.lower()]
     except KeyError:
         known = ", ".join(_TYPE_BY_NAME)
-        raise Usage(f"there is no tensor type called {name}", f"known types: {known}") from None
+        raise Usage(f"no tensor can be given the type {name}", f"choose from: {known}") from None
 
 
 def parse_tensor_type(text: str) -> tuple[str, int]:

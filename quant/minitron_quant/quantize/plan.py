@@ -16,13 +16,11 @@ from minitron_convert.gguf_file import (
     TensorInfo,
     TensorSpec,
     ValueType,
-    row_bytes,
 )
-
 from minitron_engine.errors import ImatrixNeeded, MinitronError, Unsupported
 from minitron_quant.levels import Level
 from minitron_quant.quantize.dry_run import dry_runs
-from minitron_quant.quantize.options import QuantizeOptions, check_patterns
+from minitron_quant.quantize.options import ENCODABLE, QuantizeOptions, check_patterns
 
 _LINE = re.compile(
     r"\[ *\d+/ *\d+\] (?P<name>.+?) +- \[[^]]*\], type = +(?P<old>\w+), "
@@ -91,7 +89,7 @@ def make_plan(
         if not imatrix and any(_NEEDS_IMATRIX in line for line in lines):
             _refuse_without_imatrix(level, shards[0].path)
         for name, kind in types.items():
-            _check_type(tensors[name][1], kind, options, level)
+            check_type(tensors[name][1], kind, options, level)
         planned.append(LevelPlan(level, types))
     return Plan(tensors, tuple(planned))
 
@@ -104,16 +102,15 @@ def _refuse_without_imatrix(level: Level, path: Path) -> None:
     )
 
 
-def _check_type(info: TensorInfo, kind: int, options: QuantizeOptions, level: Level) -> None:
+def check_type(info: TensorInfo, kind: int, options: QuantizeOptions, level: Level) -> None:
+    """Refuse a type that llama.cpp would abort on, and a quantized source without permission."""
     if kind == info.type:
         return
-    try:
-        row_bytes(kind, info.shape[0])
-    except ValueError as error:
+    if kind not in ENCODABLE or info.shape[0] % TYPE[kind].block_elements:
         raise Unsupported(
             f"{info.name} has rows of {info.shape[0]}, which {TYPE[kind].name} cannot hold",
-            "choose another type for it",
-        ) from error
+            "choose another type for it with --tensor-type",
+        )
     if TYPE[info.type].block_elements > 1 and not options.allow_requantize:
         raise Unsupported(
             f"{level.name}: {info.name} is already quantized to {TYPE[info.type].name}",

@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator, Sequence
 
 from minitron_convert.gguf_file import GgufWriter
-
 from minitron_engine.devices import default_threads
 from minitron_engine.errors import OutOfResources
 from minitron_engine.progress import Event, Progress

@@ -36,11 +36,10 @@ def convert(
     quiet: Quiet = False,
 ) -> None:
     """Convert a Hugging Face checkpoint to GGUF."""
-    from minitron_convert.convert import ConvertSettings
-    from minitron_convert.convert import convert as run
-
     from minitron_cli.output import Output
     from minitron_cli.sizes import parse_size, show_size
+    from minitron_convert.convert import ConvertSettings
+    from minitron_convert.convert import convert as run
 
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
     settings = ConvertSettings(

@@ -122,9 +122,8 @@ def _read_prompt(prompt: str | None, file: Path | None) -> str:
 
 
 def _grammar(grammar: Path | None, schema: Path | None) -> str:
-    from minitron_quant.chunks import read_text
-
     from minitron_engine.errors import Usage
+    from minitron_quant.chunks import read_text
 
     if grammar is not None and schema is not None:
         raise Usage("--grammar and --json-schema exclude each other")

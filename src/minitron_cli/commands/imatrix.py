@@ -51,14 +51,13 @@ def imatrix(
     quiet: Quiet = False,
 ) -> None:
     """Calibrate: collect an importance matrix with a text, equal to llama-imatrix's."""
+    from minitron_cli.files import refuse_existing
+    from minitron_cli.models import open_checked
+    from minitron_cli.output import Output
     from minitron_quant.chunks import ChunkSettings
     from minitron_quant.imatrix.collect import CollectSettings, collect
     from minitron_quant.imatrix.files import write_imatrix
     from minitron_quant.quantize.job import model_name
-
-    from minitron_cli.files import refuse_existing
-    from minitron_cli.models import open_checked
-    from minitron_cli.output import Output
 
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
     path = output or model.parent / f"{model_name(model)}.imatrix.{file_format}"

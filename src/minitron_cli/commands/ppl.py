@@ -28,11 +28,10 @@ def ppl(
     quiet: Quiet = False,
 ) -> None:
     """Measure perplexity, to four decimals as llama-perplexity does."""
-    from minitron_quant.chunks import ChunkSettings
-    from minitron_quant.measure.table import MeasureSettings, measure
-
     from minitron_cli.output import Output
     from minitron_cli.tables import measured_document, show_measured
+    from minitron_quant.chunks import ChunkSettings
+    from minitron_quant.measure.table import MeasureSettings, measure
 
     as_json = as_json or table_format == "json"
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)

@@ -66,6 +66,7 @@ def quantize(
     quiet: Quiet = False,
 ) -> None:
     """Quantize a model to one or many levels; run it again to finish what is missing."""
+    from minitron_cli.output import Output
     from minitron_quant.levels import parse_levels
     from minitron_quant.quantize.batch import run
     from minitron_quant.quantize.job import QuantizeSettings, prepare
@@ -75,8 +76,6 @@ def quantize(
         parse_tensor_type,
         type_named,
     )
-
-    from minitron_cli.output import Output
 
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
     options = QuantizeOptions(
@@ -98,7 +97,7 @@ def quantize(
         exclude=tuple(exclude_weights or ()),
         options=options,
         threads=threads,
-        force=force,
+        replace="always" if force else "never",
     )
     batch = prepare(settings)
     if dry_run:

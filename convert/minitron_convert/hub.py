@@ -1,0 +1,216 @@
+"""Checkpoints on the Hugging Face Hub: the files that a conversion needs, in the Hub's own cache.
+
+Interrupted downloads are resumed, cached files are not fetched again, and HF_ENDPOINT, HF_HOME,
+HF_TOKEN and HF_HUB_OFFLINE are honoured: all of this is huggingface_hub's.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+from huggingface_hub import constants, errors
+from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
+
+from minitron_convert.errors import ConvertError, Denied, NoSpace, NotFound
+from minitron_convert.progress import Event, Progress, ignore
+
+BESIDE_WEIGHTS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tekken.json",
+    "chat_template.json",
+    "chat_template.jinja",
+    "additional_chat_templates/*.jinja",
+    "README.md",
+)
+# In the order in which they are preferred.
+WEIGHTS = (
+    ("model*.safetensors", "model.safetensors.index.json"),
+    ("pytorch_model*.bin", "pytorch_model.bin.index.json"),
+)
+_UNREACHABLE = (OSError, HTTPError)
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@.+)?")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint's folder, and the name of its model where the folder's own says nothing."""
+
+    folder: Path
+    name: str | None = None
+
+
+def open_source(text: str, revision: str | None = None, progress: Progress | None = None) -> Source:
+    """A folder as it is, or owner/name[@revision] on the Hub, downloaded.
+
+    Errors: NotFound, Denied (network, private or gated repository), NoSpace.
+    """
+    path = Path(text).expanduser()
+    if path.exists() or not _REPOSITORY.fullmatch(text):
+        return Source(path)
+    repository, _, given = text.partition("@")
+    return download(repository, revision or given or None, progress)
+
+
+def download(
+    repository: str, revision: str | None = None, progress: Progress | None = None
+) -> Source:
+    """Fetch what a conversion of `repository` (owner/name) needs. Errors as open_source."""
+    try:
+        try:
+            files = _list_files(repository, revision)
+        except errors.HfHubHTTPError:
+            raise
+        except _UNREACHABLE:
+            # No network, or none wanted: what is in the cache may do.
+            files = None
+        wanted = _choose(repository, files)
+        folder = huggingface_hub.snapshot_download(
+            repository,
+            revision=revision,
+            allow_patterns=wanted,
+            tqdm_class=_silent_bar(progress or ignore),
+        )
+    except ConvertError:
+        raise
+    except (*_UNREACHABLE, ValueError) as error:
+        raise _explain(error, repository, revision) from error
+    return Source(Path(folder), repository.partition("/")[2])
+
+
+def _list_files(repository: str, revision: str | None) -> dict[str, int]:
+    """The repository's files with their sizes; those in the cache count nothing."""
+    info = huggingface_hub.HfApi().model_info(repository, revision=revision, files_metadata=True)
+    sizes = {}
+    for file in info.siblings or []:
+        cached = huggingface_hub.try_to_load_from_cache(
+            repository, file.rfilename, revision=info.sha
+        )
+        sizes[file.rfilename] = 0 if isinstance(cached, str) else file.size or 0
+    return sizes
+
+
+def _choose(repository: str, files: dict[str, int] | None) -> list[str]:
+    """Patterns of the files to fetch. NotFound: no checkpoint; NoSpace: the disk is too small."""
+    if files is None:
+        return [*BESIDE_WEIGHTS, *WEIGHTS[0]]
+    weights = next((form for form in WEIGHTS if _matching(files, form[:1])), None)
+    if weights is None or "config.json" not in files:
+        raise NotFound(
+            f"{repository} on the Hub is no checkpoint: it has no "
+            f"{'config.json' if weights else 'model.safetensors or pytorch_model.bin'}.",
+            "Another revision may have one: give it as owner/name@revision.",
+        )
+    wanted = _matching(files, (*BESIDE_WEIGHTS, *weights))
+    size = sum(files[name] for name in wanted)
+    folder = Path(constants.HF_HUB_CACHE)
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise NoSpace(
+            f"{folder} has {free} bytes free; {repository} needs {size}.",
+            "Set HF_HOME to a folder with more space.",
+        )
+    return wanted
+
+
+def _matching(files: Iterable[str], patterns: Iterable[str]) -> list[str]:
+    return [
+        name
+        for name in files
+        if any(
+            fnmatchcase(name, pattern) and name.count("/") == pattern.count("/")
+            for pattern in patterns
+        )
+    ]
+
+
+def _explain(error: Exception, repository: str, revision: str | None) -> ConvertError:
+    """The error that tells what huggingface_hub met."""
+    if isinstance(error, errors.GatedRepoError):
+        return Denied(
+            f"{repository} on the Hub is gated.",
+            "Accept its terms on its page, then set HF_TOKEN or run hf auth login.",
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return NotFound(f"{repository} on the Hub has no revision {revision}.")
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return NotFound(
+            f"{repository} is neither a folder nor a repository on the Hub.",
+            "Check the name; a private one needs HF_TOKEN.",
+        )
+    if isinstance(error, errors.HFValidationError):
+        return NotFound(f"{repository} is neither a folder nor the name of a repository.")
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        return Denied(
+            f"The Hub cannot be reached and the cache does not hold all of {repository}.",
+            "Check the network, HF_HUB_OFFLINE and HF_ENDPOINT, then run the command again: "
+            "it goes on where it stopped.",
+        )
+    told = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return Denied(
+        f"Cannot download {repository}: {told}.",
+        "Check the network and run the command again: it goes on where it stopped.",
+    )
+
+
+def _silent_bar(progress: Progress) -> type[Any]:
+    """A class that huggingface_hub takes for a progress bar and that tells `progress` instead."""
+
+    class Bar:
+        _lock = threading.RLock()
+
+        def __init__(self, *items: Any, **settings: Any) -> None:
+            self.items = items[0] if items else settings.get("iterable")
+            self.total = settings.get("total") or 0
+            self.n = settings.get("initial") or 0
+            self.bytes = settings.get("unit") == "B"
+            self.desc = ""
+
+        def __iter__(self) -> Any:
+            return iter(self.items or ())
+
+        def __enter__(self) -> Bar:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.close()
+
+        def update(self, n: float | None = 1) -> None:
+            self.n += n or 0
+            if self.bytes:
+                progress(Event("download", int(self.n), int(self.total), "bytes"))
+
+        def close(self) -> None:
+            """Nothing is shown, so nothing is to be closed."""
+
+        @classmethod
+        def get_lock(cls) -> Any:
+            return cls._lock
+
+        @classmethod
+        def set_lock(cls, lock: Any) -> None:
+            cls._lock = lock
+
+        def __getattr__(self, name: str) -> Any:
+            return _do_nothing
+
+    return Bar
+
+
+def _do_nothing(*_: Any, **__: Any) -> None:
+    """What the methods of a bar that shows nothing do."""

@@ -1,0 +1,189 @@
+"""Checking a GGUF file against its checkpoint: keys, tensors, values, tokens, logits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+from minitron_convert.gguf_file import TYPE, Gguf, TensorInfo, iterate_tensors, open_shards
+from minitron_convert.plan import ConvertSettings, Plan, PlannedTensor, plan
+from minitron_convert.progress import Event, Progress, ignore
+from minitron_convert.stream import float_rows
+from minitron_convert.tensor_ref import Array
+
+Encode = Callable[[str], list[int]]
+Logits = Callable[[list[int]], Array]
+
+EXACT = {"f32": 24, "f16": 11, "bf16": 8}  # bits of a mantissa, the hidden one included
+LARGEST_ERROR = 0.9
+ROWS = 64
+# These say how a file was quantized, not what the model is.
+IGNORED_KEYS = ("general.file_type", "general.quantization_version")
+IGNORED_PREFIXES = ("split.", "quantize.", "general.quantized_by")
+TEXTS = (
+    "The old man walked down to the sea.",
+    "  Two spaces, a\ttab\n\nand empty lines  ",
+    "It's 3.14159 or 1,000,000: they've counted, haven't they?",
+    "def f(x):\n    return {'a': x ** 2}  # done",
+    "Füße, naïve, Здравствуй, мир. 今日は東京へ行きます。 한국어 🦙🚀",
+)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was compared: whether it holds, and what was found."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class VerifyResult:
+    """All checks of a file."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check holds."""
+        return all(check.passed for check in self.checks)
+
+
+def verify(
+    settings: ConvertSettings,
+    model: Path,
+    *,
+    encode: tuple[Encode, Encode] | None = None,
+    logits: tuple[Logits, Logits] | None = None,
+    progress: Progress | None = None,
+) -> VerifyResult:
+    """Compare `model` (of any type, a first shard stands for all) with `settings.source`.
+
+    `encode` and `logits` are pairs of functions, the source's and the file's; without them the
+    vocabularies are compared, not the tokenizers. Errors: as plan() and open_gguf().
+    """
+    shards = open_shards(model)
+    planned = plan(settings)
+    checks = [_check_keys(planned, shards[0]), _check_tensors(planned, shards)]
+    if checks[-1].passed:
+        checks.append(_check_values(planned, shards, progress or ignore))
+    if encode is not None:
+        checks.append(_check_token_ids(*encode))
+    if encode is not None and logits is not None:
+        checks.append(_check_logits(encode[0](" ".join(TEXTS)), *logits))
+    return VerifyResult(tuple(checks))
+
+
+def _check_keys(planned: Plan, model: Gguf) -> Check:
+    wanted = {entry.key: entry for entry in planned.files[0].metadata}
+    wrong = [
+        f"{key} is missing" if key not in model.metadata else f"{key} differs"
+        for key, entry in wanted.items()
+        if key not in IGNORED_KEYS
+        and not key.startswith(IGNORED_PREFIXES)
+        and model.metadata.get(key) != entry
+    ]
+    return Check("keys", not wrong, "; ".join(wrong) or f"{len(wanted)} keys agree")
+
+
+def _check_tensors(planned: Plan, shards: list[Gguf]) -> Check:
+    wanted = {spec.name: spec.shape for spec in planned.tensors}
+    found = {info.name: info.shape for _, info in iterate_tensors(shards)}
+    wrong = [f"{name} is missing" for name in wanted if name not in found]
+    wrong += [f"{name} is not of this model" for name in found if name not in wanted]
+    wrong += [
+        f"{name} has the shape {list(found[name])}, not {list(shape)}"
+        for name, shape in wanted.items()
+        if name in found and found[name] != shape
+    ]
+    return Check("tensors", not wrong, "; ".join(wrong) or f"{len(wanted)} names and shapes agree")
+
+
+def _check_values(planned: Plan, shards: list[Gguf], progress: Progress) -> Check:
+    sources = {tensor.spec.name: tensor for file in planned.files for tensor in file.tensors}
+    wrong, worst, skipped = [], (0.0, ""), 0
+    tensors = list(iterate_tensors(shards))
+    for number, (shard, info) in enumerate(tensors, 1):
+        error = tensor_error(sources[info.name], shard.data(info), info)
+        progress(Event("verify", number, len(tensors), "tensors", info.name))
+        if error is None:
+            skipped += 1
+            continue
+        worst = max(worst, (error, info.name))
+        if not error <= tolerance(info.type):
+            wrong.append(f"{info.name} ({TYPE[info.type].name}) is off by {error:.2g}")
+    told = f"{len(tensors) - skipped} tensors agree, the worst {worst[1]} to {worst[0]:.2g}"
+    if skipped:
+        told += f"; {skipped} are of types that cannot be decoded here"
+    return Check("values", not wrong, "; ".join(wrong) or told)
+
+
+def tolerance(tensor_type: int) -> float:
+    """The largest relative error that a type's rounding explains: RMS of error over RMS of values.
+
+    Half a unit in the last place for floats. For blocks three times the step between 2^bits values
+    evenly spread over a normal distribution, below what another tensor's values would give (1.4).
+    """
+    kind = TYPE[tensor_type]
+    if kind.name in EXACT:
+        return float(2.0 ** -EXACT[kind.name])
+    if kind.name.startswith("tq"):
+        return LARGEST_ERROR  # three values for weights that were not trained for them
+    bits = 8 * kind.block_bytes / kind.block_elements
+    return float(min(LARGEST_ERROR, 3.2 * 2.0**-bits))
+
+
+def tensor_error(source: PlannedTensor, data: Array, info: TensorInfo) -> float | None:
+    """RMS of (file − source) over RMS of the source; None if the type cannot be decoded here."""
+    total = difference = 0.0
+    rows = source.source.shape[0]
+    step = max(1, ROWS // source.source.step) * source.source.step
+    row_bytes = info.nbytes // rows if rows else 0
+    for start in range(0, rows, step):
+        stop = min(rows, start + step)
+        wanted = float_rows(source, start, stop).astype(np.float64)
+        try:
+            found = decode(data[start * row_bytes : stop * row_bytes], info.type)
+        except NotImplementedError:
+            return None
+        total += float((wanted**2).sum())
+        difference += float(((found.reshape(wanted.shape) - wanted) ** 2).sum())
+    if math.isnan(difference):
+        return math.inf
+    return math.sqrt(difference / total) if total else math.sqrt(difference)
+
+
+def decode(data: Array, tensor_type: int) -> Array:
+    """The float32 values of a tensor's bytes. NotImplementedError for types unknown to gguf-py."""
+    try:
+        kind = gguf.GGMLQuantizationType(tensor_type)
+    except ValueError as error:
+        raise NotImplementedError from error
+    values: Array = gguf.quants.dequantize(np.ascontiguousarray(data), kind)
+    return values
+
+
+def _check_token_ids(source: Encode, model: Encode) -> Check:
+    for text in TEXTS:
+        wanted, found = source(text), model(text)
+        if wanted != found:
+            return Check("token ids", False, f"{text!r} gives {found}, not {wanted}")
+    return Check("token ids", True, f"{len(TEXTS)} texts give the same ids")
+
+
+def _check_logits(tokens: list[int], source: Logits, model: Logits) -> Check:
+    wanted, found = source(tokens), model(tokens)
+    error = float(np.abs(found - wanted).max() / np.abs(wanted).max())
+    same = float((found.argmax(-1) == wanted.argmax(-1)).mean())
+    return Check(
+        "logits",
+        error <= 0.02,
+        f"{len(tokens)} tokens: the largest difference is {error:.2g} of the largest logit, "
+        f"the likeliest token agrees in {100 * same:.1f} %",
+    )

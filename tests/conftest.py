@@ -1,0 +1,71 @@
+"""What the tests of all packages share: the bundled models, converted and quantized once."""
+
+from pathlib import Path
+
+import pytest
+
+from minitron_convert.convert import ConvertSettings, convert
+from minitron_convert.gguf_file import GgufWriter, TensorSpec, open_gguf
+from minitron_quant.levels import parse_levels
+from minitron_quant.quantize.batch import LevelResult, run
+from minitron_quant.quantize.job import QuantizeSettings, prepare
+from support import EXAMPLES, RECORDED
+
+
+@pytest.fixture(scope="session")
+def same_processor() -> None:
+    """Skip where float arithmetic is compiled differently from where the recordings were made."""
+    flags = Path("/proc/cpuinfo")
+    if not flags.exists() or "avx512f" not in flags.read_text():
+        pytest.skip("recorded with AVX-512; other instruction sets round differently")
+
+
+@pytest.fixture(scope="session")
+def nano_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """examples/nano-llama as an F16 file."""
+    path = tmp_path_factory.mktemp("nano-llama") / "nano-llama-F16.gguf"
+    convert(ConvertSettings(EXAMPLES / "nano-llama", path, outtype="f16"))
+    return path
+
+
+@pytest.fixture(scope="session")
+def nano_nemotron(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """examples/nano-nemotron as an F16 file, without the key that llama.cpp's converter omits."""
+    folder = tmp_path_factory.mktemp("nano-nemotron")
+    ours = folder / "ours.gguf"
+    convert(ConvertSettings(EXAMPLES / "nano-nemotron", ours, outtype="f16"))
+    file = open_gguf(ours)
+    metadata = [
+        entry for key, entry in file.metadata.items() if key != "tokenizer.ggml.add_space_prefix"
+    ]
+    specs = [TensorSpec(info.name, info.shape, info.type) for info in file.tensors]
+    path = folder / "nano-nemotron-F16.gguf"
+    with GgufWriter(path, metadata, specs) as writer:
+        for info in file.tensors:
+            writer.write(file.data(info))
+    return path
+
+
+def quantize_all(source: Path, imatrix: Path, folder: Path) -> dict[str, LevelResult]:
+    """All 27 levels of a model, by name."""
+    levels = tuple(parse_levels(["all"]))
+    batch = prepare(QuantizeSettings(source, levels, folder, imatrix=imatrix))
+    return {result.level: result for result in run(batch)}
+
+
+@pytest.fixture(scope="session")
+def llama_levels(
+    nano_llama: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, LevelResult]:
+    """All levels of nano-llama with the recorded importance matrix."""
+    folder = tmp_path_factory.mktemp("llama-levels")
+    return quantize_all(nano_llama, RECORDED / "nano-llama.imatrix.gguf", folder)
+
+
+@pytest.fixture(scope="session")
+def nemotron_levels(
+    nano_nemotron: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, LevelResult]:
+    """All levels of nano-nemotron with the recorded importance matrix."""
+    folder = tmp_path_factory.mktemp("nemotron-levels")
+    return quantize_all(nano_nemotron, RECORDED / "nano-nemotron.imatrix.gguf", folder)

@@ -1,0 +1,176 @@
+"""Checkpoints from the Hub, served by a small server on this machine through HF_ENDPOINT."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from minitron_convert.errors import NotFound
+from minitron_convert.gguf_file import open_gguf
+from minitron_convert.hub import Source, _choose, open_source
+
+ROOT = Path(__file__).parents[2]
+
+# Environment variables are read when huggingface_hub is imported: each use is a new process.
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from minitron_convert.convert import ConvertSettings, convert
+from minitron_convert.errors import ConvertError
+from minitron_convert.hub import open_source
+events = []
+try:
+    source = open_source(sys.argv[1], progress=events.append)
+    out = Path(sys.argv[2])
+    result = convert(ConvertSettings(source.folder, out, name=source.name, force=True))
+    found = {"path": str(result.paths[0]), "files": sorted(p.name for p in source.folder.iterdir())}
+except ConvertError as error:
+    found = {"error": type(error).__name__, "message": str(error), "hint": error.hint}
+done = [event.done for event in events]
+found["events"] = [len(done), done == sorted(done), done[-1:], [e.total for e in events][-1:]]
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture
+def hub(checkpoint: Callable[[str], Path], hub_server: ModuleType, tmp_path: Path) -> Iterator[Any]:
+    """A Hub with one model in shards, and files that a conversion does not need."""
+    folder = checkpoint("nemotron-f16")
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
+    (folder / "model.gguf").write_bytes(b"GGUF")
+    (folder / "original").mkdir()
+    (folder / "original" / "model.safetensors").write_bytes(b"unneeded")
+    (folder / "pytorch_model.bin").write_bytes(b"unneeded")
+    server = hub_server.Hub(folder, "someone/Small-Nemotron")
+    yield server
+    server.close()
+
+
+def fetch(hub: Any, tmp_path: Path, source: str = "someone/Small-Nemotron", **more: str) -> Any:
+    """Convert a source in a process of its own."""
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(tmp_path / "cache"),
+        "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("convert", "quant", "src")),
+        **more,
+    }
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAM, source, str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+def test_download_convert_and_use_the_cache(hub: Any, tmp_path: Path) -> None:
+    found = fetch(hub, tmp_path)
+    assert set(found["files"]) == {
+        "README.md",
+        "config.json",
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+        "model.safetensors.index.json",
+        "tokenizer.model",
+        "tokenizer_config.json",
+    }
+    path = Path(found["path"])
+    assert path.name == "Small-Nemotron-582K-F16.gguf"
+    assert open_gguf(path).get("general.name") == "Small Nemotron"
+    assert open_gguf(path).get("general.license") == "mit"
+    count, rising, done, total = found["events"]
+    assert count > 0
+    assert rising
+    assert done == total
+    first = path.read_bytes()
+    hub.requests.clear()
+    offline = fetch(hub, tmp_path, HF_HUB_OFFLINE="1")
+    assert offline["files"] == found["files"]
+    assert Path(offline["path"]).read_bytes() == first
+    assert not hub.requests
+    assert fetch(hub, tmp_path)["files"] == found["files"]
+    assert not [path for method, path, _ in hub.requests if method == "GET" and "resolve" in path]
+
+
+def test_revision(hub: Any, tmp_path: Path) -> None:
+    assert "path" in fetch(hub, tmp_path, "someone/Small-Nemotron@v1")
+    assert any("/revision/v1" in path for _, path, _ in hub.requests)
+    found = fetch(hub, tmp_path, "someone/Small-Nemotron@v9")
+    assert found["error"] == "NotFound"
+    assert "v9" in found["message"]
+
+
+def test_a_cut_download_goes_on_where_it_stopped(hub: Any, tmp_path: Path) -> None:
+    hub.cut = "model-00001-of-00002.safetensors"
+    with (hub.folder / hub.cut).open("ab") as file:
+        file.write(bytes(40 << 20))  # the Hub's library writes, and resumes, by pieces of 10 MB
+    found = fetch(hub, tmp_path)
+    if "error" in found:
+        assert found["error"] == "Denied"
+        found = fetch(hub, tmp_path)
+    assert "path" in found
+    assert any(part.startswith("bytes=") and part != "bytes=0-" for _, _, part in hub.requests)
+
+
+def test_token(hub: Any, tmp_path: Path) -> None:
+    hub.token = "hf_secret"
+    found = fetch(hub, tmp_path)
+    assert found["error"] in ("NotFound", "Denied")
+    assert "HF_TOKEN" in found["hint"]
+    assert "path" in fetch(hub, tmp_path, HF_TOKEN="hf_secret")
+
+
+def test_gated(hub: Any, tmp_path: Path) -> None:
+    hub.gated = True
+    found = fetch(hub, tmp_path)
+    assert found["error"] == "Denied"
+    assert "gated" in found["message"]
+
+
+def test_missing_repository_and_no_network(hub: Any, tmp_path: Path) -> None:
+    assert fetch(hub, tmp_path, "someone/else")["error"] == "NotFound"
+    offline = fetch(hub, tmp_path, HF_HUB_OFFLINE="1")
+    assert offline["error"] == "Denied"
+    assert "cache" in offline["message"]
+    hub.close()
+    assert fetch(hub, tmp_path)["error"] == "Denied"
+
+
+def test_a_repository_without_safetensors(hub: Any, tmp_path: Path) -> None:
+    for path in hub.folder.glob("model*"):
+        path.unlink()
+    found = fetch(hub, tmp_path)
+    assert found["error"] == "Damaged"
+    assert "pytorch_model.bin" in found["message"]
+    (hub.folder / "pytorch_model.bin").unlink()
+    shutil.rmtree(tmp_path / "cache")
+    assert fetch(hub, tmp_path)["error"] == "NotFound"
+
+
+def test_folders_are_taken_as_they_are(tmp_path: Path) -> None:
+    assert open_source(str(tmp_path)) == Source(tmp_path)
+    assert open_source("absent") == Source(Path("absent"))
+    assert open_source("a/b/c") == Source(Path("a/b/c"))
+
+
+def test_space_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from minitron_convert.errors import NoSpace
+
+    files = {"config.json": 1, "model.safetensors": 10**18}
+    with pytest.raises(NoSpace, match="1000000000000000001"):
+        _choose("a/b", files)
+    with pytest.raises(NotFound, match=r"config\.json"):
+        _choose("a/b", {"model.safetensors": 1})

@@ -1,0 +1,152 @@
+"""Converted models, run by llama.cpp, compute the logits of a float64 reference."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import llama_cpp
+import numpy as np
+import pytest
+
+from minitron_convert.architectures.wide_nemotron import widen
+from minitron_convert.checkpoint import open_checkpoint
+from minitron_convert.convert import ConvertSettings, convert
+from minitron_convert.encode import to_float
+from minitron_convert.gguf_file import open_gguf
+
+N_TOKENS = 256
+
+
+def llama_logits(path: Path, tokens: list[int]) -> np.ndarray:
+    """Logits [tokens, vocabulary] by llama.cpp with all its defaults."""
+    log = llama_cpp.llama_log_callback(lambda *_: None)
+    llama_cpp.llama_log_set(log, ctypes.c_void_p(0))
+    model = llama_cpp.llama_model_load_from_file(
+        str(path).encode(), llama_cpp.llama_model_default_params()
+    )
+    assert model is not None
+    settings = llama_cpp.llama_context_default_params()
+    settings.n_ctx = settings.n_batch = settings.n_ubatch = len(tokens)
+    settings.n_threads = settings.n_threads_batch = 2
+    # Keys, values and scores in full precision: the comparison shows the conversion alone.
+    settings.type_k = settings.type_v = 0
+    settings.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    context = llama_cpp.llama_init_from_model(model, settings)
+    batch = llama_cpp.llama_batch_init(len(tokens), 0, 1)
+    batch.n_tokens = len(tokens)
+    for i, token in enumerate(tokens):
+        batch.token[i], batch.pos[i], batch.logits[i] = token, i, True
+        batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
+    assert llama_cpp.llama_decode(context, batch) == 0
+    size = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
+    found = np.ctypeslib.as_array(llama_cpp.llama_get_logits(context), (len(tokens), size)).copy()
+    llama_cpp.llama_batch_free(batch)
+    llama_cpp.llama_free(context)
+    llama_cpp.llama_model_free(model)
+    return found
+
+
+def error_of(folder: Path, out: Path, reference: ModuleType) -> float:
+    """The largest difference of logits, relative to the largest logit."""
+    checkpoint = open_checkpoint(folder)
+    weights = {
+        name: to_float(tensor.read(), tensor.dtype).astype(np.float64)
+        for name, tensor in checkpoint.tensors.items()
+    }
+    tokens = np.random.default_rng(5).integers(300, 4000, N_TOKENS).tolist()
+    wanted = reference.logits(checkpoint.config, weights, tokens)
+    path = convert(ConvertSettings(folder, out, "f32", force=True)).paths[0]
+    found = llama_logits(path, tokens)
+    return float(np.abs(found - wanted).max() / np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("model", ["nano-llama", "nano-nemotron"])
+def test_bundled_models(model: str, examples: Path, tmp_path: Path, reference: ModuleType) -> None:
+    assert error_of(examples / model, tmp_path, reference) < 1e-4
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        "llama-tied",
+        "llama-bias",
+        "llama-linear",
+        "llama-wide-heads",
+        "mistral",
+        "nemotron-bias",
+        "nemotron-linear",
+        "nemotron-wide",
+        "nemotron-wide-bias",
+        "nemotron-narrow",
+        "nemotron-tied",
+    ],
+)
+def test_families(
+    variant: str, checkpoint: Callable[[str], Path], tmp_path: Path, reference: ModuleType
+) -> None:
+    folder = checkpoint(variant)
+    config = json.loads((folder / "config.json").read_text())
+    # Weights of deviation 0.1 give scores large enough for positions to matter.
+    assert config["hidden_size"] < 200
+    assert error_of(folder, tmp_path, reference) < 1e-4
+
+
+def test_what_was_done_is_told(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    result = convert(ConvertSettings(checkpoint("nemotron-wide"), tmp_path))
+    assert result.architecture == "jais2"
+    (note,) = result.notes
+    assert "6 heads of 32 on hidden_size 128" in note
+    assert open_gguf(result.paths[0]).get("minitron.conversion") == note
+
+
+def test_minitron_8b_keeps_its_size(shared: Path) -> None:
+    config = json.loads(
+        (shared / "nvidia-configs" / "Minitron-8B-Base" / "config.json").read_text()
+    )
+    head = widen(config["head_dim"], 64, config["rope_theta"])
+    assert head.size == 160
+    added = (head.size - 128) * config["hidden_size"] * (2 * 48 + 2 * 8) * 32
+    assert added / 8_271_699_968 < 0.06
+
+
+@pytest.mark.parametrize("sizes", [(128, 64, 1e4), (64, 32, 1e4), (128, 32, 1e6), (96, 48, 5e5)])
+def test_the_blend_of_yarn_meets_only_zeros(sizes: tuple[int, int, float]) -> None:
+    head_dim, rotary, theta = sizes
+    head = widen(*sizes)
+
+    def corner(beta: float) -> float:
+        """ggml_rope_yarn_corr_dim in float32."""
+        f = np.float32
+        rounds = np.log(f(head.original_context) / (f(beta) * f(2) * f(np.pi)))
+        return float(f(head.size) * rounds / (f(2) * np.log(f(head.base))))
+
+    low, high = np.floor(corner(32)), np.ceil(corner(1))
+    pairs = set((head.places % (head.size // 2)).tolist())
+    assert set(range(rotary // 2)) == {pair for pair in pairs if pair <= low}
+    assert len({pair for pair in pairs if pair >= high}) == (head_dim - rotary) // 2
+    assert not {pair for pair in pairs if low < pair < high}
+    assert len(set(head.places.tolist())) == head_dim
+    kept = head.base ** (-np.arange(rotary // 2) / (head.size // 2))
+    assert np.allclose(kept, theta ** (-np.arange(rotary // 2) / (rotary // 2)))
+
+
+def changed(folder: Path, **changes: Any) -> None:
+    """Change keys of the config."""
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_theta_beyond_what_can_be_expressed(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    from minitron_convert.errors import Unsupported
+
+    folder = checkpoint("nemotron-wide")
+    changed(folder, rope_theta=1e12)
+    with pytest.raises(Unsupported, match="cannot be expressed"):
+        convert(ConvertSettings(folder, tmp_path))

@@ -1,0 +1,159 @@
+"""Verification finds every kind of difference between a file and its checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+from minitron_convert.convert import ConvertSettings, convert
+from minitron_convert.gguf_file import GgufWriter, KeyValue, TensorSpec, ValueType, open_gguf
+from minitron_convert.progress import Event
+from minitron_convert.reference import source_encoder, source_logits
+from minitron_convert.verify import Check, VerifyResult, tolerance, verify
+
+
+def by_name(result: VerifyResult) -> dict[str, Check]:
+    return {check.name: check for check in result.checks}
+
+
+@pytest.mark.parametrize("outtype", ["f32", "f16", "bf16", "q8_0"])
+@pytest.mark.parametrize("model", ["nano-llama", "nano-nemotron"])
+def test_converted_models_pass(model: str, outtype: str, examples: Path, tmp_path: Path) -> None:
+    settings = ConvertSettings(examples / model, tmp_path, outtype)
+    events: list[Event] = []
+    result = verify(settings, convert(settings).paths[0], progress=events.append)
+    assert result.passed
+    assert [check.name for check in result.checks] == ["keys", "tensors", "values"]
+    assert events[-1].done == events[-1].total
+
+
+def test_wide_heads_and_shards_pass(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    for variant in ("nemotron-wide-bias", "llama-wide-heads", "nemotron-tied"):
+        folder = checkpoint(variant)
+        settings = ConvertSettings(folder, tmp_path, "f16", split_max_size=400_000)
+        result = convert(settings)
+        assert len(result.paths) > 1
+        assert verify(ConvertSettings(folder), result.paths[0]).passed
+
+
+def rewritten(
+    path: Path,
+    out: Path,
+    *,
+    metadata: Callable[[list[KeyValue]], list[KeyValue]] = lambda entries: entries,
+    data: Callable[[str, np.ndarray], np.ndarray] = lambda name, data: data,
+    drop: str = "",
+    kind: int | None = None,
+) -> Path:
+    """A changed copy of a GGUF file."""
+    model = open_gguf(path)
+    kept = [info for info in model.tensors if info.name != drop]
+    specs, blobs = [], []
+    for info in kept:
+        blob = data(info.name, np.array(model.data(info)))
+        specs.append(TensorSpec(info.name, info.shape, info.type))
+        if kind is not None and len(info.shape) == 2:
+            values = blob.view(np.float32).reshape(info.shape[::-1])
+            with np.errstate(all="ignore"):
+                blob = gguf.quants.quantize(values, gguf.GGMLQuantizationType(kind))
+            specs[-1] = TensorSpec(info.name, info.shape, kind)
+        blobs.append(blob)
+    with GgufWriter(out, metadata(list(model.metadata.values())), specs) as writer:
+        for blob in blobs:
+            writer.write(np.ascontiguousarray(blob))
+    return out
+
+
+@pytest.mark.parametrize("kind", [2, 3, 6, 7, 34, 35, 39])
+def test_quantized_models_pass_within_their_type_s_error(
+    kind: int, examples: Path, tmp_path: Path
+) -> None:
+    settings = ConvertSettings(examples / "nano-llama", tmp_path, "f32")
+    path = convert(settings).paths[0]
+    quantized = rewritten(path, tmp_path / "q.gguf", kind=kind)
+    result = by_name(verify(settings, quantized))
+    assert result["values"].passed, result["values"].detail
+
+
+def test_a_tensor_in_another_order_is_found(examples: Path, tmp_path: Path) -> None:
+    settings = ConvertSettings(examples / "nano-llama", tmp_path, "f32")
+    path = convert(settings).paths[0]
+
+    def swap(name: str, data: np.ndarray) -> np.ndarray:
+        return data[::-1].copy() if name == "blk.2.attn_q.weight" else data
+
+    for kind in (None, 2):
+        wrong = rewritten(path, tmp_path / "w.gguf", data=swap, kind=kind)
+        values = by_name(verify(settings, wrong))["values"]
+        assert not values.passed
+        assert values.detail.startswith("blk.2.attn_q.weight")
+        assert ";" not in values.detail
+
+
+def test_one_wrong_value_is_found_in_floats(examples: Path, tmp_path: Path) -> None:
+    settings = ConvertSettings(examples / "nano-llama", tmp_path, "f32")
+    path = convert(settings).paths[0]
+
+    def change(name: str, data: np.ndarray) -> np.ndarray:
+        if name == "output_norm.weight":
+            data.view(np.float32)[3] += 0.01
+        return data
+
+    wrong = rewritten(path, tmp_path / "w.gguf", data=change)
+    assert not verify(settings, wrong).passed
+
+
+def test_keys_and_names(examples: Path, tmp_path: Path) -> None:
+    settings = ConvertSettings(examples / "nano-llama", tmp_path, "f16")
+    path = convert(settings).paths[0]
+    base = KeyValue.of("llama.rope.freq_base", ValueType.FLOAT32, 1.0)
+
+    def change(entries: list[KeyValue]) -> list[KeyValue]:
+        kept = [entry for entry in entries if entry.key != "llama.block_count"]
+        return [base if entry.key == base.key else entry for entry in kept]
+
+    wrong = rewritten(path, tmp_path / "w.gguf", metadata=change, drop="output.weight")
+    result = by_name(verify(settings, wrong))
+    assert result["keys"].detail == "llama.block_count is missing; llama.rope.freq_base differs"
+    assert result["tensors"].detail == "output.weight is missing"
+    assert "values" not in result
+
+
+def test_token_ids_and_logits_by_given_functions(examples: Path, tmp_path: Path) -> None:
+    settings = ConvertSettings(examples / "nano-llama", tmp_path)
+    path = convert(settings).paths[0]
+    encode = source_encoder(examples / "nano-llama")
+    assert encode is not None
+
+    def logits(tokens: list[int]) -> np.ndarray:
+        return np.array([[token, 1.0] for token in tokens])
+
+    good = verify(settings, path, encode=(encode, encode), logits=(logits, logits))
+    assert good.passed
+    assert [check.name for check in good.checks][-2:] == ["token ids", "logits"]
+    bad = verify(
+        settings,
+        path,
+        encode=(encode, lambda text: encode(text)[1:]),
+        logits=(logits, lambda tokens: logits(tokens) * 1.1),
+    )
+    assert not by_name(bad)["token ids"].passed
+    assert not by_name(bad)["logits"].passed
+
+
+def test_reference_by_transformers(examples: Path) -> None:
+    logits = source_logits(examples / "nano-llama")
+    if logits is None:
+        pytest.skip("transformers and torch are not installed")
+    assert logits([4094, 100, 200]).shape == (3, 4096)
+
+
+def test_tolerances_are_those_of_the_types() -> None:
+    assert tolerance(0) < 1e-7
+    assert tolerance(1) == 2**-11
+    assert 0.005 < tolerance(8) < 0.01
+    assert tolerance(19) <= 0.9

@@ -1,0 +1,130 @@
+"""Generation, against recordings of llama-completion, and what streaming must never do."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minitron_engine.context import ContextSettings, open_context
+from minitron_engine.errors import Usage
+from minitron_engine.generation import (
+    Generation,
+    GenerationSettings,
+    StopBuffer,
+    generate,
+    prompt_tokens,
+)
+from minitron_engine.model import ModelSettings, open_model
+from minitron_engine.sampling import SamplingSettings
+from support import recorded
+
+GREEDY = SamplingSettings(seed=0, temperature=0.0)
+MODELS = ("nano-llama", "nano-nemotron")
+
+
+def complete(
+    path: Path, prompt: str, settings: GenerationSettings, n_ctx: int = 1024
+) -> tuple[Generation, list[str]]:
+    result = Generation()
+    with (
+        open_model(ModelSettings(path)) as model,
+        open_context(model, ContextSettings(n_ctx=n_ctx, n_batch=2048)) as context,
+    ):
+        pieces = list(generate(context, prompt_tokens(model, prompt), settings, result))
+    return result, pieces
+
+
+def greedy_recordings() -> list[Any]:
+    entries = recorded("completion.json")["models"]
+    return [
+        pytest.param(name, entry, id=f"{name}-{entry['length']}-{entry['prompt'][:8]}")
+        for name in MODELS
+        for entry in entries[name]["completions"]["greedy"]
+    ]
+
+
+@pytest.mark.parametrize(("name", "entry"), greedy_recordings())
+def test_greedy_equals_llama_completion(
+    name: str, entry: Any, nano_llama: Path, nano_nemotron: Path, same_processor: None
+) -> None:
+    path = nano_llama if name == "nano-llama" else nano_nemotron
+    result, _ = complete(path, entry["prompt"], GenerationSettings(GREEDY, entry["length"]))
+    assert result.tokens == entry["tokens"]
+    assert result.text.strip() == entry["text"].strip()
+
+
+def test_a_seed_repeats_and_another_differs(nano_llama: Path) -> None:
+    def run(seed: int) -> str:
+        settings = GenerationSettings(SamplingSettings(seed=seed), 48)
+        return complete(nano_llama, "The old house", settings)[0].text
+
+    assert run(0) == run(0)
+    assert run(0) != run(1)
+
+
+def test_stop_text_ends_the_answer_and_is_not_shown(nano_llama: Path) -> None:
+    settings = GenerationSettings(GREEDY, 64, stop=("door of",))
+    result, pieces = complete(nano_llama, "The old house stood", settings)
+    assert result.finish_reason == "stop"
+    assert result.text == "".join(pieces)
+    assert "door of" not in result.text and result.text.endswith("the ")
+
+
+def test_a_full_context_is_said(nano_llama: Path) -> None:
+    result, _ = complete(nano_llama, "The", GenerationSettings(GREEDY, -1), n_ctx=256)
+    assert result.finish_reason == "context"
+    assert result.prompt_tokens + len(result.tokens) == 256 + 1
+
+
+def test_a_prompt_longer_than_the_context_is_refused(nano_llama: Path) -> None:
+    with pytest.raises(Usage, match="takes 256"):
+        complete(nano_llama, "word " * 400, GenerationSettings(GREEDY, 4), n_ctx=256)
+
+
+def test_a_prompt_longer_than_a_batch(nano_llama: Path) -> None:
+    result, _ = complete(nano_llama, "word " * 2500, GenerationSettings(GREEDY, 2), n_ctx=8192)
+    assert result.prompt_tokens > 2048 and len(result.tokens) == 2
+
+
+def test_a_grammar_is_obeyed_and_a_bad_one_refused(nano_llama: Path) -> None:
+    sampling = SamplingSettings(seed=3, grammar='root ::= ("yes" | "no") [0-9]')
+    result, _ = complete(nano_llama, "Answer:", GenerationSettings(sampling, 16))
+    assert result.text.rstrip("0123456789") in ("yes", "no")
+    assert result.finish_reason == "end"
+    broken = SamplingSettings(seed=3, grammar="root ::= (")
+    with pytest.raises(Usage, match="grammar"):
+        complete(nano_llama, "Answer:", GenerationSettings(broken, 4))
+
+
+def test_no_half_characters(nano_nemotron: Path) -> None:
+    # byte tokens: any character may be spread over tokens
+    sampling = SamplingSettings(seed=5, grammar="root ::= [é-ü☃-☾]{6}")
+    result, pieces = complete(nano_nemotron, "x", GenerationSettings(sampling, 64))
+    assert len(result.text) == 6 and "\ufffd" not in result.text
+    assert "".join(pieces) == result.text
+
+
+@given(
+    parts=st.lists(st.text(alphabet="abc", max_size=4), max_size=12),
+    stops=st.lists(st.text(alphabet="abc", min_size=1, max_size=3), max_size=3),
+)
+def test_stop_buffer_shows_everything_before_the_first_stop(
+    parts: list[str], stops: list[str]
+) -> None:
+    buffer = StopBuffer(tuple(stops))
+    shown = ""
+    for part in parts:
+        shown += buffer.push(part)
+        if buffer.stopped:
+            break
+    shown += buffer.rest()
+    text = "".join(parts)
+    found = [text.index(stop) for stop in stops if stop in text]
+    if not found:
+        assert shown == text and not buffer.stopped
+    else:
+        assert buffer.stopped
+        assert text.startswith(shown)
+        assert not any(stop in shown for stop in stops)

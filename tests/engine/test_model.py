@@ -1,0 +1,128 @@
+"""Loading, tokens, logits, devices and the log."""
+
+import ctypes
+import hashlib
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minitron_engine import devices, library, log
+from minitron_engine.context import Batch, ContextSettings, open_context
+from minitron_engine.errors import Damaged, MinitronError, NotFound
+from minitron_engine.model import ModelSettings, open_model
+from minitron_quant.chunks import read_text
+from support import EXAMPLES, recorded
+
+
+@pytest.mark.parametrize("name", ["nano-llama", "nano-nemotron"])
+@pytest.mark.parametrize("text", ["calibration.txt", "held-out.txt"])
+def test_tokens_equal_llama_tokenize(
+    name: str, text: str, nano_llama: Path, nano_nemotron: Path
+) -> None:
+    path = nano_llama if name == "nano-llama" else nano_nemotron
+    expected = recorded("tokenize.json")["models"][name]["texts"][text]
+    with open_model(ModelSettings(path, vocab_only=True)) as model:
+        tokens = model.tokenize(read_text(EXAMPLES / text), add_special=True, parse_special=False)
+    assert len(tokens) == expected["count"]
+    assert hashlib.sha256(tokens.astype("<i4").tobytes()).hexdigest() == expected["sha256"]
+
+
+def test_pieces_give_the_text_back(nano_llama: Path) -> None:
+    text = "Ein Käfer — 𝄞 and    spaces\n\n\ttabs 12345"
+    with open_model(ModelSettings(nano_llama, vocab_only=True)) as model:
+        tokens = model.tokenize(text, add_special=False, parse_special=False)
+        assert b"".join(model.piece(int(token)) for token in tokens).decode() == text
+
+
+def test_missing_and_damaged_files(tmp_path: Path, nano_llama: Path) -> None:
+    with pytest.raises(NotFound), open_model(ModelSettings(tmp_path / "none.gguf")):
+        pass
+    cut = tmp_path / "cut.gguf"
+    shutil.copy(nano_llama, cut)
+    with cut.open("r+b") as file:
+        file.truncate(nano_llama.stat().st_size // 2)
+    with pytest.raises(Damaged, match=r"cut\.gguf"), open_model(ModelSettings(cut)):
+        pass
+
+
+def test_progress_that_raises_stops_the_loading(nano_llama: Path) -> None:
+    def interrupt(_share: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), open_model(ModelSettings(nano_llama), interrupt):
+        pass
+
+
+def test_logits_of_marked_tokens_only(nano_llama: Path) -> None:
+    with (
+        open_model(ModelSettings(nano_llama)) as model,
+        open_context(model, ContextSettings(n_ctx=512, n_batch=64, n_seq=2)) as context,
+    ):
+        tokens = model.tokenize("It was a dark night", add_special=True, parse_special=False)
+        every = np.ones(len(tokens), dtype=np.bool_)
+        last = np.arange(len(tokens)) == len(tokens) - 1
+        batch = Batch(64)
+        batch.add(tokens, 0, 0, every)
+        context.decode(batch)
+        alone = context.logits(batch.outputs)[-1].copy()
+        context.clear()
+        batch.clear()
+        batch.add(tokens, 0, 0, last)
+        batch.add(tokens[::-1].copy(), 0, 1, last)
+        assert batch.outputs == 2
+        context.decode(batch)
+        together = context.logits(2)
+        assert together.shape == (2, model.n_vocab)
+        np.testing.assert_allclose(together[0], alone, rtol=0, atol=2e-2)
+        assert not np.allclose(together[0], together[1], atol=0.5)
+
+
+def test_the_library_is_the_pinned_one() -> None:
+    assert library.versions()["llama_cpp_python"] == library.PINNED_BINDING
+    broken = type("Library", (), {"ggml_tensor_overhead": lambda _: 400})()
+    with pytest.raises(MinitronError, match="another layout"):
+        library.check_layout(broken)
+
+
+def test_decode_of_rows_is_exact() -> None:
+    values = np.arange(-64, 64, dtype=np.float16)
+    decoded = np.empty(128, dtype=np.float32)
+    assert library.decode(1, values.ctypes.data, decoded.ctypes.data, 128)
+    np.testing.assert_array_equal(decoded, values.astype(np.float32))
+    assert not library.decode(24, values.ctypes.data, decoded.ctypes.data, 128)
+
+
+@pytest.mark.parametrize(
+    ("free", "expected"),
+    [(0, 0), (1 << 30, 0), ((1 << 30) + 330, 3), (1 << 40, 11)],
+)
+def test_layers_that_fit(free: int, expected: int) -> None:
+    # ten layers and the output of 100 bytes each, weights and cache together
+    assert devices.layers_that_fit(weights=1000, layers=10, cache=100, free=free) == expected
+
+
+def test_without_a_gpu_nothing_is_offloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "gpus", list)
+    assert devices.resolve_layers("all", 1000, 10, 100) == 0
+
+
+def test_with_a_gpu_as_many_layers_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = devices.Device("CUDA0", "a card", "gpu", (1 << 30) + 450, 1 << 31)
+    monkeypatch.setattr(devices, "gpus", lambda: [card])
+    assert devices.resolve_layers("auto", 1000, 10, 100) == 4
+    assert devices.resolve_layers(7, 1000, 10, 100) == 7
+    assert devices.resolve_layers("all", 1000, 10, 100) == devices.ALL_LAYERS
+    roomy = devices.Device("CUDA0", "a card", "gpu", 1 << 33, 1 << 33)
+    monkeypatch.setattr(devices, "gpus", lambda: [roomy])
+    assert devices.resolve_layers("auto", 1000, 10, 100) == devices.ALL_LAYERS
+
+
+def test_log_joins_the_pieces_of_a_line() -> None:
+    with log.capture() as lines:
+        for level, text in ((2, b"one "), (5, b"line\nand "), (5, b"another\n")):
+            log._callback(level, text, ctypes.c_void_p())
+    assert lines == ["one line", "and another"]
+    log._callback(4, b"it broke\n", ctypes.c_void_p())
+    assert log.last_error() == "it broke"

@@ -1,0 +1,160 @@
+"""Importance matrices: equal to llama-imatrix's to the byte, and files that cannot be right."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from minitron_engine.errors import Damaged, MinitronError, NotFound, Usage
+from minitron_engine.model import ModelSettings, open_model
+from minitron_quant.chunks import ChunkSettings
+from minitron_quant.imatrix.collect import Collector, CollectSettings, collect
+from minitron_quant.imatrix.files import read_imatrix, write_imatrix
+from minitron_quant.imatrix.matrix import Entry, ImportanceMatrix
+from support import EXAMPLES, RECORDED
+
+CALIBRATION = EXAMPLES / "calibration.txt"
+
+
+def collected(path: Path, settings: CollectSettings) -> ImportanceMatrix:
+    with open_model(ModelSettings(path)) as model:
+        return collect(model, settings)
+
+
+@pytest.fixture(scope="module")
+def llama_matrix(nano_llama: Path) -> ImportanceMatrix:
+    return collected(nano_llama, CollectSettings((CALIBRATION,)))
+
+
+@pytest.mark.parametrize("file_format", ["gguf", "dat"])
+def test_files_equal_llama_imatrix_to_the_byte(
+    file_format: str, llama_matrix: ImportanceMatrix, tmp_path: Path, same_processor: None
+) -> None:
+    llama_matrix.datasets = [CALIBRATION.name]
+    path = tmp_path / f"ours.{file_format}"
+    write_imatrix(path, llama_matrix, file_format)
+    theirs = RECORDED / f"nano-llama.imatrix.{file_format}"
+    assert path.read_bytes() == theirs.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["nano-llama", "nano-nemotron"])
+def test_sums_and_counts_equal_llama_imatrix(
+    name: str, llama_matrix: ImportanceMatrix, nano_nemotron: Path
+) -> None:
+    theirs = read_imatrix(RECORDED / f"{name}.imatrix.gguf")
+    ours = llama_matrix
+    if name == "nano-nemotron":
+        ours = collected(nano_nemotron, CollectSettings((CALIBRATION,)))
+    assert ours.entries.keys() == theirs.entries.keys()
+    assert ours.chunk_count == theirs.chunk_count and ours.chunk_size == theirs.chunk_size
+    for weight, entry in theirs.entries.items():
+        np.testing.assert_array_equal(ours.entries[weight].counts, entry.counts)
+        np.testing.assert_allclose(ours.entries[weight].sums, entry.sums, rtol=1e-5)
+
+
+def test_output_weight_only_when_asked(nano_llama: Path) -> None:
+    chunks = ChunkSettings(n_ctx=128, limit=3)
+    plain = collected(nano_llama, CollectSettings((CALIBRATION,), chunks))
+    full = collected(nano_llama, CollectSettings((CALIBRATION,), chunks, process_output=True))
+    assert set(full.entries) - set(plain.entries) == {"output.weight"}
+    for name, entry in plain.entries.items():
+        np.testing.assert_array_equal(entry.sums, full.entries[name].sums)
+
+
+def test_several_texts_add_up_and_the_limit_is_for_all(nano_llama: Path) -> None:
+    chunks = ChunkSettings(n_ctx=128, n_batch=128, limit=5)
+    texts = (CALIBRATION, EXAMPLES / "held-out.txt")
+    matrix = collected(nano_llama, CollectSettings(texts, chunks))
+    assert matrix.chunk_count == 5
+    assert len(matrix.datasets) == 2
+
+
+def test_a_text_too_short_is_refused(nano_llama: Path, tmp_path: Path) -> None:
+    short = tmp_path / "short.txt"
+    short.write_text("Too short to say anything.")
+    with pytest.raises(Usage, match=r"short.txt has \d+ tokens"):
+        collected(nano_llama, CollectSettings((short,)))
+
+
+def test_an_error_inside_the_callback_is_not_lost() -> None:
+    collector = Collector(process_output=False)
+    assert collector.hook(0, True, None) is False  # no tensor is there
+    with pytest.raises(TypeError, match="integer expected"):
+        collector.check()
+
+
+names = st.text(alphabet="abcdefgh.0123456789_", min_size=1, max_size=40)
+counts = st.integers(1, 4)
+sums = hnp.arrays(
+    np.float32, st.tuples(counts, st.integers(1, 8)), elements=st.floats(0, 1e6, width=32)
+)
+
+
+@given(
+    entries=st.dictionaries(names, sums, min_size=1, max_size=4),
+    datasets=st.lists(st.text(max_size=20), max_size=3),
+)
+def test_gguf_files_come_back_as_they_went(
+    entries: dict[str, np.ndarray], datasets: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    matrix = ImportanceMatrix(
+        {n: Entry(s, np.arange(1, len(s) + 1)) for n, s in entries.items()}, datasets, 7, 512
+    )
+    path = tmp_path_factory.mktemp("imatrix") / "m.gguf"
+    write_imatrix(path, matrix)
+    back = read_imatrix(path)
+    assert (back.datasets, back.chunk_count, back.chunk_size) == (datasets, 7, 512)
+    for name, entry in matrix.entries.items():
+        np.testing.assert_array_equal(back.entries[name].sums, entry.sums)
+        np.testing.assert_array_equal(back.entries[name].counts, entry.counts)
+
+
+@given(
+    data=st.binary(max_size=200), prefix=st.sampled_from([b"", b"GGUF\x03\0\0\0", b"\x01\0\0\0"])
+)
+def test_damaged_files_give_one_sentence(
+    data: bytes, prefix: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("imatrix") / "broken"
+    path.write_bytes(prefix + data)
+    try:
+        matrix = read_imatrix(path)
+    except Exception as error:
+        assert getattr(error, "exit_code", None) in (4, 8)
+        assert str(error) and "\n" not in str(error)
+    else:
+        assert matrix.entries
+
+
+def test_cut_recordings_are_damaged(tmp_path: Path) -> None:
+    for name in ("nano-llama.imatrix.gguf", "nano-llama.imatrix.dat"):
+        data = (RECORDED / name).read_bytes()
+        cut = tmp_path / name
+        cut.write_bytes(data[: len(data) // 2])
+        with pytest.raises(Exception) as caught:
+            read_imatrix(cut)
+        assert getattr(caught.value, "exit_code", None) == Damaged.exit_code
+
+
+def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(NotFound) as caught:
+        read_imatrix(tmp_path / "none.gguf")
+    assert "minitron imatrix" in caught.value.hint
+
+
+def test_experts_that_no_token_reached_count_as_ones() -> None:
+    matrix = ImportanceMatrix(
+        {"w": Entry(np.array([[4.0, 8.0], [0.0, 0.0]], np.float32), np.array([2, 0]))}
+    )
+    np.testing.assert_array_equal(matrix.weights()["w"], [[2.0, 4.0], [1.0, 1.0]])
+
+
+def test_infinite_statistics_are_refused(tmp_path: Path) -> None:
+    sums = np.array([[1.0, np.inf]], np.float32)
+    matrix = ImportanceMatrix({"w": Entry(sums, np.array([1]))}, ["t"], 1, 512)
+    write_imatrix(tmp_path / "m.gguf", matrix)
+    with pytest.raises(MinitronError, match="not finite"):
+        read_imatrix(tmp_path / "m.gguf")

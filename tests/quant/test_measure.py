@@ -1,0 +1,141 @@
+"""Perplexity, equal to llama-perplexity's to the decimals that it prints."""
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minitron_engine.errors import MinitronError, NotFound, Usage
+from minitron_engine.model import ModelSettings, open_model
+from minitron_quant.chunks import ChunkSettings, chunk_text, read_text
+from minitron_quant.measure.perplexity import (
+    Perplexity,
+    measure_perplexity,
+    negative_log_likelihood,
+    summarize,
+)
+from minitron_quant.measure.table import MeasureSettings, measure, sort_by_size
+from minitron_quant.quantize.batch import LevelResult
+from support import EXAMPLES, recorded
+
+HELD_OUT = EXAMPLES / "held-out.txt"
+RECORDED_LEVELS = ("IQ1_S", "IQ2_M", "Q2_K", "IQ3_XXS", "IQ4_XS", "Q4_K_M", "Q6_K", "Q8_0")
+
+
+def perplexity(path: Path, settings: ChunkSettings = ChunkSettings()) -> Perplexity:
+    with open_model(ModelSettings(path)) as model:
+        chunks = chunk_text(model, read_text(HELD_OUT), settings, HELD_OUT.name)
+        return measure_perplexity(model, chunks, settings)
+
+
+def same(result: Perplexity, entry: dict[str, Any]) -> None:
+    assert f"{result.ppl:.4f}" == f"{entry['ppl']:.4f}"
+    assert f"{result.error:.5f}" == f"{entry['error']:.5f}"
+    assert result.chunks == entry["chunks"]
+    # on the way the fourth decimal may be rounded to the other side
+    np.testing.assert_allclose(result.running, entry["running"], rtol=0, atol=1.01e-4)
+
+
+@pytest.mark.parametrize("level", ["f16", "IQ1_S", "IQ3_XXS", "IQ4_XS", "Q4_K_M", "Q8_0"])
+def test_llama_levels_equal_llama_perplexity(
+    level: str, nano_llama: Path, llama_levels: dict[str, LevelResult], same_processor: None
+) -> None:
+    entry = recorded("perplexity.json")["models"]["nano-llama"]["levels"][level]
+    same(perplexity(nano_llama if level == "f16" else llama_levels[level].path), entry)
+
+
+@pytest.mark.parametrize("level", ["f16", "IQ2_M", "Q6_K"])
+def test_nemotron_levels_equal_llama_perplexity(
+    level: str,
+    nano_nemotron: Path,
+    nemotron_levels: dict[str, LevelResult],
+    same_processor: None,
+) -> None:
+    entry = recorded("perplexity.json")["models"]["nano-nemotron"]["levels"][level]
+    same(perplexity(nano_nemotron if level == "f16" else nemotron_levels[level].path), entry)
+
+
+def settings_of(command: str) -> ChunkSettings:
+    words = command.split()
+    options = dict(zip(words[1::2], words[2::2], strict=False))
+    return ChunkSettings(
+        n_ctx=int(options.get("-c", 512)),
+        n_batch=int(options.get("-b", 2048)),
+        limit=int(options["--chunks"]) if "--chunks" in options else None,
+    )
+
+
+@pytest.mark.parametrize("name", ["nano-llama", "nano-nemotron"])
+def test_other_contexts_and_batches(
+    name: str, nano_llama: Path, nano_nemotron: Path, same_processor: None
+) -> None:
+    path = nano_llama if name == "nano-llama" else nano_nemotron
+    for entry in recorded("perplexity.json")["models"][name]["f16_settings"].values():
+        same(perplexity(path, settings_of(entry["command"])), entry)
+
+
+def test_a_batch_smaller_than_a_chunk(nano_llama: Path) -> None:
+    whole = perplexity(nano_llama, ChunkSettings(n_ctx=512, n_batch=512, limit=3))
+    parts = perplexity(nano_llama, ChunkSettings(n_ctx=512, n_batch=128, limit=3))
+    assert parts.ppl == pytest.approx(whole.ppl, rel=1e-4)
+
+
+@given(rows=st.integers(1, 70), vocabulary=st.integers(2, 50), seed=st.integers(0, 2**32 - 1))
+def test_scores_equal_a_plain_log_softmax(rows: int, vocabulary: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    logits = (20 * random.standard_normal((rows, vocabulary))).astype(np.float32)
+    targets = random.integers(0, vocabulary, rows).astype(np.int32)
+    with ThreadPoolExecutor(2) as pool:
+        scores = negative_log_likelihood(pool, logits, targets)
+    exact = logits.astype(np.float64)
+    exact -= exact.max(axis=1, keepdims=True)
+    expected = np.log(np.exp(exact).sum(axis=1)) - exact[np.arange(rows), targets]
+    np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_error_is_that_of_the_mean() -> None:
+    nll = np.array([1.0, 2.0, 4.0, 5.0])
+    ppl, error = summarize(nll)
+    assert ppl == pytest.approx(math.exp(3.0))
+    assert error == pytest.approx(math.exp(3.0) * math.sqrt((46 / 4 - 9) / 3))
+    with pytest.raises(MinitronError, match="finite"):
+        summarize(np.array([1.0, np.nan]))
+
+
+def test_a_short_or_missing_text(nano_llama: Path, tmp_path: Path) -> None:
+    short = tmp_path / "short.txt"
+    short.write_text("One line.\n")
+    with (
+        open_model(ModelSettings(nano_llama, vocab_only=True)) as model,
+        pytest.raises(Usage, match="two chunks of 512 need 1024"),
+    ):
+        chunk_text(model, read_text(short), ChunkSettings(), short.name)
+    with pytest.raises(NotFound):
+        read_text(tmp_path / "none.txt")
+
+
+def test_one_newline_is_left_out_and_bytes_survive(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_bytes(b"a\xff\r\n\n")
+    assert read_text(text).encode("utf-8", "surrogateescape") == b"a\xff\r\n"
+
+
+def test_the_table_relates_to_the_reference(
+    nano_llama: Path, llama_levels: dict[str, LevelResult]
+) -> None:
+    paths = (llama_levels["Q8_0"].path, llama_levels["IQ1_S"].path)
+    settings = MeasureSettings(
+        paths, HELD_OUT, ChunkSettings(n_ctx=128, limit=4), reference=nano_llama
+    )
+    rows = list(measure(settings))
+    assert [row.level for row in rows] == ["F16", "Q8_0", "IQ1_S"]
+    assert rows[0].accuracy_pct == rows[0].size_pct == 100
+    assert rows[2].accuracy_pct == pytest.approx(100 * rows[0].ppl / rows[2].ppl)
+    assert [row.level for row in sort_by_size(rows)] == ["IQ1_S", "Q8_0", "F16"]
+    alone = next(iter(measure(MeasureSettings(paths, HELD_OUT, settings.chunks))))
+    assert alone.accuracy_pct is None and alone.size_pct is None

@@ -1,0 +1,81 @@
+"""The shape of the house: which package may import which, and what stays out of the way."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = {
+    "minitron_cli": ROOT / "src" / "minitron_cli",
+    "minitron_engine": ROOT / "src" / "minitron_engine",
+    "minitron_convert": ROOT / "convert" / "minitron_convert",
+    "minitron_quant": ROOT / "quant" / "minitron_quant",
+}
+# the arrows of the architecture; quant may use convert's GGUF reader and writer only
+ALLOWED = {
+    "minitron_cli": ("minitron_quant", "minitron_engine", "minitron_convert"),
+    "minitron_quant": ("minitron_engine", "minitron_convert.gguf_file"),
+    "minitron_engine": (),
+    "minitron_convert": (),
+}
+
+
+def imported(source: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(source.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def modules() -> list[tuple[str, Path]]:
+    return [(name, path) for name, root in PACKAGES.items() for path in sorted(root.rglob("*.py"))]
+
+
+def test_imports_run_one_way() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for package, path in modules()
+        for name in imported(path)
+        if name.startswith("minitron_")
+        and not name.startswith((f"{package}.", *(f"{a}." for a in ALLOWED[package])))
+        and name.split(".")[0] != package
+    ]
+    assert wrong == []
+
+
+def test_only_the_command_line_knows_the_terminal() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for package, path in modules()
+        for name in imported(path)
+        if package != "minitron_cli" and name.split(".")[0] in ("typer", "rich")
+    ]
+    assert wrong == []
+
+
+def test_convert_needs_neither_llama_cpp_nor_torch() -> None:
+    heavy = ("llama_cpp", "torch", "transformers")
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for package, path in modules()
+        for name in imported(path)
+        if package == "minitron_convert" and name.split(".")[0] in heavy
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("command", ["--help", "quantize --help"])
+def test_help_loads_nothing_heavy(command: str) -> None:
+    code = (
+        "import sys; from minitron_cli.main import app\n"
+        f"try: app({command.split()!r})\n"
+        "except SystemExit: pass\n"
+        "heavy = {'numpy', 'llama_cpp', 'huggingface_hub', 'gguf'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
