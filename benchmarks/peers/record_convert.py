@@ -2,7 +2,7 @@
 
 Run with a Python that has torch, transformers and sentencepiece:
 
-    python benchmarks/peers/record_convert.py LLAMA_CPP [--shared FOLDER] [--out tests/data/convert]
+    python benchmarks/peers/record_convert.py LLAMA_CPP [--published FOLDER] [--out FOLDER]
 
 LLAMA_CPP is the source folder at the commit given with --commit. The converter knows a BPE
 pre-tokenizer by a hash that nano-llama's is not among: its look-up is made to answer "llama-bpe"
@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("llama_cpp", type=Path)
     parser.add_argument("--commit", default="0c1e57098")
-    parser.add_argument("--shared", type=Path, help="folder with nvidia-configs and tokenizers")
+    parser.add_argument("--published", type=Path, help="folder with nvidia-configs and tokenizers")
     parser.add_argument("--out", type=Path, default=ROOT / "tests" / "data" / "convert")
     options = parser.parse_args()
     prepare(options.llama_cpp)
@@ -51,8 +51,8 @@ def main() -> None:
         for variant in synthetic.VARIANTS:
             folder = synthetic.make_checkpoint(variant, work, ROOT / "examples")
             record(options, variant, folder, [["--outtype", outtype] for outtype in OUTTYPES])
-        for model, tokenizer in PUBLISHED.items() if options.shared else ():
-            folder = published(options.shared, model, tokenizer, work)
+        for model, tokenizer in PUBLISHED.items() if options.published else ():
+            folder = make_published(options.published, model, tokenizer, work)
             record(options, f"{model}.vocab", folder, [["--vocab-only"]])
 
 
@@ -83,13 +83,13 @@ def load_synthetic() -> Any:
     return module
 
 
-def published(shared: Path, model: str, tokenizer: str, work: Path) -> Path:
+def make_published(given: Path, model: str, tokenizer: str, work: Path) -> Path:
     """A published config with its tokenizer, without weights."""
     folder = work / model
     folder.mkdir()
-    for path in (*(shared / "tokenizers" / tokenizer).glob("*.json"),):
+    for path in (*(given / "tokenizers" / tokenizer).glob("*.json"),):
         shutil.copyfile(path, folder / path.name)
-    for path in (shared / "nvidia-configs" / model).glob("*.json"):
+    for path in (given / "nvidia-configs" / model).glob("*.json"):
         shutil.copyfile(path, folder / path.name)
     # The converter wants weights even for a vocabulary: an empty file of them is enough.
     (folder / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")

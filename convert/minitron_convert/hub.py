@@ -170,47 +170,50 @@ def _explain(error: Exception, repository: str, revision: str | None) -> Convert
 
 def _silent_bar(progress: Progress) -> type[Any]:
     """A class that huggingface_hub takes for a progress bar and that tells `progress` instead."""
+    return type("Bar", (_Bar,), {"progress": staticmethod(progress)})
 
-    class Bar:
-        _lock = threading.RLock()
 
-        def __init__(self, *items: Any, **settings: Any) -> None:
-            self.items = items[0] if items else settings.get("iterable")
-            self.total = settings.get("total") or 0
-            self.n = settings.get("initial") or 0
-            self.bytes = settings.get("unit") == "B"
-            self.desc = ""
+class _Bar:
+    """As much of tqdm as huggingface_hub uses, showing nothing."""
 
-        def __iter__(self) -> Any:
-            return iter(self.items or ())
+    progress: Progress = staticmethod(ignore)
+    _lock = threading.RLock()
 
-        def __enter__(self) -> Bar:
-            return self
+    def __init__(self, *items: Any, **settings: Any) -> None:
+        self.items = items[0] if items else settings.get("iterable")
+        self.total = settings.get("total") or 0
+        self.n = settings.get("initial") or 0
+        self.bytes = settings.get("unit") == "B"
 
-        def __exit__(self, *_: object) -> None:
-            self.close()
+    def __iter__(self) -> Any:
+        return iter(self.items or ())
 
-        def update(self, n: float | None = 1) -> None:
-            self.n += n or 0
-            if self.bytes:
-                progress(Event("download", int(self.n), int(self.total), "bytes"))
+    def __enter__(self) -> _Bar:
+        return self
 
-        def close(self) -> None:
-            """Nothing is shown, so nothing is to be closed."""
+    def __exit__(self, *_: object) -> None:
+        pass
 
-        @classmethod
-        def get_lock(cls) -> Any:
-            return cls._lock
+    def update(self, n: float | None = 1) -> None:
+        """Tell that `n` more are done; only the bars of bytes say anything of use."""
+        self.n += n or 0
+        if self.bytes:
+            self.progress(Event("download", int(self.n), int(self.total), "bytes"))
 
-        @classmethod
-        def set_lock(cls, lock: Any) -> None:
-            cls._lock = lock
+    @classmethod
+    def get_lock(cls) -> Any:
+        """The lock that bars in threads share."""
+        return cls._lock
 
-        def __getattr__(self, name: str) -> Any:
-            return _do_nothing
+    @classmethod
+    def set_lock(cls, lock: Any) -> None:
+        """Share another lock."""
+        cls._lock = lock
 
-    return Bar
+    def __getattr__(self, name: str) -> Any:
+        """Everything else that a bar can do: nothing."""
+        return _do_nothing
 
 
 def _do_nothing(*_: Any, **__: Any) -> None:
-    """What the methods of a bar that shows nothing do."""
+    pass

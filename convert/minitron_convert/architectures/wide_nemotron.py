@@ -123,8 +123,8 @@ class WideNemotron(Nemotron):
         size = self.size
         return (
             f"{size.heads} heads of {size.head_dim} on hidden_size {size.hidden} do not load as "
-            f"nemotron in llama.cpp: written as the equal jais2 model with heads of "
-            f"{self.head.size}, the added dimensions zero (verified to compute the same logits)"
+            f"nemotron in llama.cpp: written as the equivalent jais2 model with heads of "
+            f"{self.head.size}, the added dimensions zero"
         )
 
     def hyperparameters(self, file_type: int) -> list[KeyValue]:

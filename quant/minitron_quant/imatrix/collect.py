@@ -121,7 +121,24 @@ class Collector:
         if source.ne[1] < _MIN_TOKENS or source.type != _F32:
             return False
         name = _weight_name(node)
-        return name.startswith("blk.") or (self._process_output and name == "output.weight")
+        if not (name.startswith("blk.") or (self._process_output and name == "output.weight")):
+            return False
+        return not self._credit(node, name)
+
+    def _credit(self, node: Tensor, name: str) -> bool:
+        """Count a product whose input was just reduced for another one; it need not be awaited.
+
+        q, k and v share their input and so their history of sums; so do gate and up.
+        """
+        weight, source = node.src[0].contents, node.src[1].contents
+        entry = self._entry(name, weight.ne[2] * weight.ne[3], source.ne[0], counts=1)
+        shared = self._shared
+        if shared is None or not shared.serves(name, ctypes.addressof(source), entry.sums):
+            return False
+        entry.sums = shared.after.copy()
+        entry.counts += shared.rows
+        shared.names.add(name)
+        return True
 
     def _ends(self, name: str) -> bool:
         # returning False for the last wanted product spares what follows: the vocabulary matrix
@@ -147,14 +164,12 @@ class Collector:
         weight, source = node.src[0].contents, node.src[1].contents
         matrices = weight.ne[2] * weight.ne[3]
         entry = self._entry(name, matrices, source.ne[0], counts=1)
+        after = _add_squares(entry.sums, source, weight)
+        rows = source.ne[1] * source.ne[2] * source.ne[3] // matrices
         address = ctypes.addressof(source)
-        # q, k and v share their input and so their history of sums; so do gate and up
-        shared = self._shared
-        if not (shared and shared.address == address and shared.begins_with(entry.sums)):
-            shared = _Reduction(address, entry.sums, _add_squares(entry.sums, source, weight))
-            self._shared = shared
-        entry.sums = shared.after.copy()
-        entry.counts += source.ne[1] * source.ne[2] * source.ne[3] // matrices
+        self._shared = _Reduction(address, entry.sums, after, rows, {name})
+        entry.sums = after.copy()
+        entry.counts += rows
 
     def _add_experts(self, node: Tensor, name: str) -> None:
         experts = node.src[0].contents.ne[2]
@@ -215,14 +230,19 @@ def _expert_ids(tensor: Tensor) -> NDArray[np.int32]:
 
 @dataclass(frozen=True)
 class _Reduction:
-    """Sums before and after the rows of one input, to be reused by products that share it."""
+    """Sums before and after the rows of one input, and the products that were counted with it."""
 
     address: int
     before: NDArray[np.float32]
     after: NDArray[np.float32]
+    rows: int
+    names: set[str]
 
-    def begins_with(self, sums: NDArray[np.float32]) -> bool:
-        return self.before.shape == sums.shape and bool((self.before == sums).all())
+    def serves(self, name: str, address: int, sums: NDArray[np.float32]) -> bool:
+        # a name that comes again means that the graph runs anew in the same memory
+        if address != self.address or name in self.names or sums.shape != self.before.shape:
+            return False
+        return bool((self.before == sums).all())
 
 
 def _add_squares(sums: NDArray[np.float32], source: Tensor, weight: Tensor) -> NDArray[np.float32]:

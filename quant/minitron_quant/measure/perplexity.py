@@ -20,8 +20,8 @@ from minitron_engine.model import Model, Tokens
 from minitron_engine.progress import Event, Progress, ignore
 from minitron_quant.chunks import ChunkSettings, decode_chunks
 
-# rows whose exponentials are in memory at once, per thread
-_BLOCK_ROWS = 32
+# logits whose exponentials a thread has in memory at once: as many as stay in its cache
+_BLOCK_LOGITS = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,9 @@ def negative_log_likelihood(
 
     As llama.cpp: exponentials in float32 of the difference to the row's maximum, summed in float64.
     """
-    starts = range(0, len(targets), _BLOCK_ROWS)
-    blocks = [(logits[i : i + _BLOCK_ROWS], targets[i : i + _BLOCK_ROWS]) for i in starts]
+    rows = max(1, _BLOCK_LOGITS // logits.shape[1])
+    starts = range(0, len(targets), rows)
+    blocks = [(logits[i : i + rows], targets[i : i + rows]) for i in starts]
     return np.concatenate(list(pool.map(lambda block: _score_block(*block), blocks)))
 
 
