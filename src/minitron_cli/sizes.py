@@ -24,3 +24,11 @@ def show_size(size: float) -> str:
 def show_mib(mib: float) -> str:
     """Whole MiB from 100 on, as published tables have them; two decimals below."""
     return f"{mib:.0f}" if mib >= 100 else f"{mib:.2f}"
+
+
+def show_time(seconds: float) -> str:
+    """A time as people say it: 40 s, 12 min, 3 h 5 min."""
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

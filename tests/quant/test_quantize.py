@@ -2,19 +2,24 @@
 
 import ctypes
 import hashlib
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from gguf import GGMLQuantizationType
+from gguf.quants import dequantize
 from llama_cpp import llama_cpp as api
 
+from minitron_convert.convert import ConvertSettings, convert
 from minitron_convert.gguf_file import TYPE, TYPE_ID, Gguf, KeyValue, TensorInfo, open_gguf
 from minitron_engine import devices
 from minitron_engine.errors import (
@@ -28,11 +33,12 @@ from minitron_engine.errors import (
 from minitron_engine.progress import Event
 from minitron_quant.imatrix.files import read_imatrix, write_imatrix
 from minitron_quant.levels import LEVELS, OTHER_LEVELS, level_named, parse_levels
-from minitron_quant.quantize import encode, plan, writing
+from minitron_quant.quantize import batch, encode, plan, writing
 from minitron_quant.quantize.batch import LevelResult, run
 from minitron_quant.quantize.job import QuantizeSettings, model_name, prepare
 from minitron_quant.quantize.options import QuantizeOptions, parse_override, parse_tensor_type
-from support import RECORDED, recorded
+from minitron_quant.quantize.summary import summarize
+from support import EXAMPLES, RECORDED, recorded
 
 LLAMA_IMATRIX = RECORDED / "nano-llama.imatrix.gguf"
 CHEAP = ("Q4_0", "Q8_0", "Q4_K_M")
@@ -333,6 +339,54 @@ def test_kill_9_loses_nothing_that_was_committed(nano_llama: Path, tmp_path: Pat
     assert {n: r.sha256 for n, r in results.items()} == {n: r.sha256 for n, r in whole.items()}
 
 
+def test_killed_between_the_files_and_the_manifest(
+    nano_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batch, "_record", killed)
+        with pytest.raises(Stop):
+            quantize(nano_llama, tmp_path, *CHEAP)
+    times = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.gguf")}
+    assert len(times) == 3
+    results = quantize(nano_llama, tmp_path, *CHEAP)
+    assert {r.path.name: r.path.stat().st_mtime_ns for r in results.values()} == times
+    assert all(result.kept for result in quantize(nano_llama, tmp_path, *CHEAP).values())
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 9 MB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=9m", "tmpfs", str(folder)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("mounting a small file system is not permitted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_fills_up_midway(
+    nano_llama: Path, tmp_path: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roomy = shutil.disk_usage(tmp_path)._replace(free=1 << 40)
+    with monkeypatch.context() as patch:
+        patch.setattr(writing.shutil, "disk_usage", lambda _: roomy)
+        with pytest.raises(Exception) as caught:
+            quantize(nano_llama, small_disk, "Q4_0", "Q8_0", "Q5_0")
+    assert getattr(caught.value, "exit_code", None) == 6
+    assert not list(small_disk.glob("[!.]*.gguf"))
+    # with room made, the same levels go on where they were
+    subprocess.run(["mount", "-o", "remount,size=40m", str(small_disk)], check=True)
+    results = quantize(nano_llama, small_disk, "Q4_0", "Q8_0", "Q5_0")
+    whole = quantize(nano_llama, tmp_path / "whole", "Q4_0", "Q8_0", "Q5_0")
+    assert {n: r.sha256 for n, r in results.items()} == {n: r.sha256 for n, r in whole.items()}
+
+
 def test_a_full_disk_is_said_before_the_work(
     nano_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -367,10 +421,11 @@ def test_the_source_is_never_the_target(nano_llama: Path) -> None:
 
 def test_the_summary_counts_shared_work(nano_llama: Path, tmp_path: Path) -> None:
     levels = tuple(parse_levels(["all"]))
-    batch = prepare(QuantizeSettings(nano_llama, levels, tmp_path, imatrix=LLAMA_IMATRIX))
-    summary = batch.summary()
+    job = QuantizeSettings(nano_llama, levels, tmp_path, imatrix=LLAMA_IMATRIX)
+    summary = summarize(prepare(job))
     assert len(summary["levels"]) == 27
     assert 0 < summary["weights_encoded"] < summary["weights_without_sharing"]
+    assert summary["estimated_seconds"] > 0
     sizes = recorded("quantize-nano-llama.json")["levels"]
     for entry in summary["levels"]:
         # our file differs from llama.cpp's in a few keys only
@@ -433,3 +488,109 @@ def test_keyvalue_overrides_come_last(nano_llama: Path, tmp_path: Path) -> None:
     options = QuantizeOptions(overrides=(override,))
     file = open_gguf(quantize(nano_llama, tmp_path, "Q4_0", options=options)["Q4_0"].path)
     assert list(file.metadata)[-1] == "general.name" and file.get("general.name") == "Renamed"
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """nano-llama as F16 in several shards."""
+    path = tmp_path_factory.mktemp("shards") / "nano-llama-F16.gguf"
+    settings = ConvertSettings(
+        EXAMPLES / "nano-llama", path, outtype="f16", split_max_size=5_000_000
+    )
+    return convert(settings).paths[0]
+
+
+def test_shards_become_one_file(sharded: Path, nano_llama: Path, tmp_path: Path) -> None:
+    joined = quantize(sharded, tmp_path, "Q4_0")["Q4_0"]
+    assert joined.path.name == "nano-llama-Q4_0.gguf"
+    whole = quantize(nano_llama, tmp_path / "whole", "Q4_0")["Q4_0"]
+    assert joined.path.read_bytes() == whole.path.read_bytes()
+
+
+@pytest.mark.parametrize("level", ["Q4_0", "Q4_K_M"])
+def test_kept_shards_equal_the_installed_library(level: str, sharded: Path, tmp_path: Path) -> None:
+    options = QuantizeOptions(keep_split=True)
+    ours = quantize(sharded, tmp_path / "ours", level, options=options)[level]
+    devices.start()
+    parameters = api.llama_model_quantize_default_params()
+    parameters.ftype, parameters.keep_split = level_named(level).ftype, True
+    target = tmp_path / f"nano-llama-{level}"
+    assert api.llama_model_quantize(bytes(sharded), bytes(target), ctypes.byref(parameters)) == 0
+    theirs = sorted(tmp_path.glob("*.gguf"))
+    mine = sorted((tmp_path / "ours").glob("*.gguf"))
+    assert [path.name for path in mine] == [path.name for path in theirs] and len(mine) > 2
+    for our, their in zip(mine, theirs, strict=True):
+        assert our.read_bytes() == their.read_bytes()
+    assert ours.path == mine[0]
+    assert quantize(sharded, tmp_path / "ours", level, options=options)[level].kept
+
+
+def test_interrupted_shards_continue(
+    sharded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encode, "SLAB_ELEMENTS", 1 << 16)
+    options = QuantizeOptions(keep_split=True)
+    levels = tuple(parse_levels(["Q4_0", "Q8_0"]))
+    settings = QuantizeSettings(sharded, levels, tmp_path / "parts", options=options)
+    with pytest.raises(Stop):
+        run(prepare(settings), interrupt_after(0.6))
+    run(prepare(settings))
+    quantize(sharded, tmp_path / "whole", "Q4_0", "Q8_0", options=options)
+    for path in (tmp_path / "whole").glob("*.gguf"):
+        assert path.read_bytes() == (tmp_path / "parts" / path.name).read_bytes()
+
+
+def test_errors_tell_how_much_each_type_hurts(
+    nano_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encode, "SLAB_ELEMENTS", 1 << 16)
+    path = tmp_path / "errors.json"
+    settings = QuantizeSettings(
+        nano_llama,
+        tuple(parse_levels(["Q2_K", "Q8_0"])),
+        tmp_path / "out",
+        imatrix=LLAMA_IMATRIX,
+        errors=path,
+    )
+    with pytest.raises(Stop):
+        run(prepare(settings), interrupt_after(0.5))
+    run(prepare(settings))
+    errors = json.loads(path.read_text())["relative_errors"]
+    name = "blk.2.ffn_up.weight"
+    assert set(errors[name]) == {"q2_K", "q8_0"} and errors[name]["q8_0"] < errors[name]["q2_K"]
+    source = open_gguf(nano_llama)
+    weight = source.data(source.tensor(name)).view(np.float16).astype(np.float64)
+    file = open_gguf(tmp_path / "out" / "nano-llama-Q2_K.gguf")
+    info = file.tensor(name)
+    decoded = dequantize(np.array(file.data(info)), GGMLQuantizationType.Q2_K).ravel()
+    importance = read_imatrix(LLAMA_IMATRIX).weights()[name][0].astype(np.float64)
+    shape = (-1, info.shape[0])
+    difference = ((decoded - weight) ** 2).reshape(shape) * importance
+    expected = difference.sum() / (weight.reshape(shape) ** 2 * importance).sum()
+    assert errors[name]["q2_K"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_manifest_tells_what_was_made_from_what(nano_llama: Path, tmp_path: Path) -> None:
+    options = QuantizeOptions(leave_output=True)
+    result = quantize(nano_llama, tmp_path, "Q4_0", imatrix=LLAMA_IMATRIX, options=options)["Q4_0"]
+    manifest = json.loads((tmp_path / "nano-llama.manifest.json").read_text())
+    assert manifest["source"][0]["sha256"] == hashlib.sha256(nano_llama.read_bytes()).hexdigest()
+    assert manifest["imatrix"]["name"] == LLAMA_IMATRIX.name
+    assert manifest["versions"]["llama_cpp_commit"] == "0c1e57098"
+    level = manifest["levels"]["Q4_0"]
+    assert level["options"] == {"leave_output_tensor": True}
+    assert level["files"] == [
+        {"name": result.path.name, "bytes": result.bytes, "sha256": result.sha256}
+    ]
+    assert str(tmp_path) not in json.dumps(manifest)
+
+
+def test_layers_without_an_entry_are_named(nano_llama: Path, tmp_path: Path) -> None:
+    matrix = read_imatrix(LLAMA_IMATRIX)
+    del matrix.entries["blk.2.ffn_up.weight"]
+    write_imatrix(tmp_path / "holes.gguf", matrix)
+    levels = tuple(parse_levels(["Q4_0"]))
+    job = prepare(QuantizeSettings(nano_llama, levels, tmp_path, imatrix=tmp_path / "holes.gguf"))
+    assert "blk.2.ffn_up.weight" in job.notes[0]
+    whole = prepare(QuantizeSettings(nano_llama, levels, tmp_path, imatrix=LLAMA_IMATRIX))
+    assert whole.notes == ()

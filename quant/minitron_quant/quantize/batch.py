@@ -3,12 +3,16 @@
 import json
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from minitron_convert.gguf_file import TYPE
+from minitron_engine.devices import default_threads
 from minitron_engine.errors import MinitronError
 from minitron_engine.progress import Progress, ignore
+from minitron_quant.quantize.encode import Errors
 from minitron_quant.quantize.job import (
     Batch,
     QuantizeSettings,
@@ -17,8 +21,11 @@ from minitron_quant.quantize.job import (
     folder_of,
     manifest_path,
     model_name,
+    options_document,
 )
 from minitron_quant.quantize.journal import (
+    Journal,
+    Recorded,
     exclusive,
     file_sha256,
     read_manifest,
@@ -30,7 +37,10 @@ from minitron_quant.quantize.writing import Writing
 
 @dataclass(frozen=True)
 class LevelResult:
-    """One finished file; `kept` if it was there already. seconds: of the whole job, for all."""
+    """One finished level; `kept` if it was there already.
+
+    path, sha256: of the file, or of the first shard. seconds: of the whole job, for all levels.
+    """
 
     level: str
     path: Path
@@ -53,25 +63,53 @@ def run(batch: Batch, progress: Progress = ignore) -> list[LevelResult]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise write_error(folder, error) from error
-    with exclusive(folder / f".{model_name(batch.settings.source)}.quantize.lock"):
-        manifest = read_manifest(manifest_path(batch.settings))
-        finished = manifest.get("levels", {}) if batch.settings.replace != "always" else {}
-        missing = [target for target in batch.targets if not _up_to_date(target, finished)]
-        _refuse_collisions(batch.settings, missing)
-        started = time.monotonic()
-        if missing:
-            Writing(batch, missing, progress).run()
-        seconds = round(time.monotonic() - started, 2)
-        return _record(batch, missing, seconds, manifest)
+    name = model_name(batch.settings.source)
+    journal = Journal(folder / f".{name}.quantize.journal")
+    with exclusive(folder / f".{name}.quantize.lock"):
+        results = _run_alone(batch, journal, progress)
+        journal.remove()
+        return results
+
+
+def _run_alone(batch: Batch, journal: Journal, progress: Progress) -> list[LevelResult]:
+    manifest = read_manifest(manifest_path(batch.settings))
+    finished = manifest.get("levels", {}) if batch.settings.replace != "always" else {}
+    recorded = journal.read()
+    left = [target for target in batch.targets if not _up_to_date(target, finished)]
+    # complete but not yet in the manifest: the job before was killed in between
+    tensors = len(batch.plan.order)
+    complete = [target for target in left if _completed(target, recorded, tensors)]
+    missing = [target for target in left if target not in complete]
+    _refuse_collisions(batch.settings, missing)
+    started = time.monotonic()
+    errors = recorded.errors
+    if missing:
+        writing = Writing(batch, missing, journal, progress)
+        writing.run()
+        errors = writing.errors
+    _write_errors(batch, errors)
+    seconds = round(time.monotonic() - started, 2)
+    return _record(batch, [*complete, *missing], seconds, manifest)
 
 
 def _up_to_date(target: Target, finished: dict[str, Any]) -> bool:
     entry = finished.get(target.planned.level.name, {})
+    names = [file.path.name for file in target.files]
     return (
         entry.get("fingerprint") == target.fingerprint
-        and entry.get("name") == target.path.name
-        and target.path.is_file()
-        and target.path.stat().st_size == target.bytes
+        and [file["name"] for file in entry.get("files", [])] == names
+        and _all_there(target)
+    )
+
+
+def _completed(target: Target, recorded: Recorded, tensors: int) -> bool:
+    written = recorded.levels.get(target.planned.level.name)
+    return written == (target.fingerprint, tensors) and _all_there(target)
+
+
+def _all_there(target: Target) -> bool:
+    return all(
+        file.path.is_file() and file.path.stat().st_size == file.bytes for file in target.files
     )
 
 
@@ -85,23 +123,41 @@ def _refuse_collisions(settings: QuantizeSettings, missing: Sequence[Target]) ->
         )
 
 
+def _write_errors(batch: Batch, errors: dict[str, Errors]) -> None:
+    """Per tensor and type Σ w (decoded − weight)² / Σ w weight², w the importance of the column."""
+    path = batch.settings.errors
+    if path is None:
+        return
+    relative = {
+        name: {TYPE[kind].name: error / weight for kind, (error, weight) in sums.items() if weight}
+        for name, sums in errors.items()
+    }
+    document = {"source": batch.settings.source.name, "relative_errors": relative}
+    write_whole(path, json.dumps(document, indent=1) + "\n")
+
+
 def _record(
     batch: Batch, written: Sequence[Target], seconds: float, manifest: dict[str, Any]
 ) -> list[LevelResult]:
     levels: dict[str, Any] = manifest.get("levels", {})
+    files = [file for target in written for file in target.files]
+    with ThreadPoolExecutor(batch.settings.threads or default_threads()) as pool:
+        paths = [file.path for file in files]
+        sha256 = dict(zip(paths, pool.map(file_sha256, paths), strict=True))
     for target in written:
         levels[target.planned.level.name] = {
-            "name": target.path.name,
-            "bytes": target.bytes,
-            "sha256": file_sha256(target.path),
+            "files": [
+                {"name": file.path.name, "bytes": file.bytes, "sha256": sha256[file.path]}
+                for file in target.files
+            ],
             "seconds": seconds,
             "types": count_types(target.planned),
+            "options": options_document(batch.settings),
             "fingerprint": target.fingerprint,
         }
     if written:
         document = {**batch.identity, "levels": levels}
-        text = json.dumps(document, indent=1) + "\n"
-        write_whole(manifest_path(batch.settings), text)
+        write_whole(manifest_path(batch.settings), json.dumps(document, indent=1) + "\n")
     return [_result(batch, target, levels, target not in written) for target in batch.targets]
 
 
@@ -113,7 +169,7 @@ def _result(batch: Batch, target: Target, levels: dict[str, Any], kept: bool) ->
         bytes=target.bytes,
         bits_per_weight=batch.bits_per_weight(target),
         types=entry["types"],
-        sha256=entry["sha256"],
+        sha256=entry["files"][0]["sha256"],
         seconds=entry["seconds"],
         kept=kept,
     )

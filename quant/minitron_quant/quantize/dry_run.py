@@ -47,6 +47,7 @@ def _dry_runs(
     parameters.pure = options.pure
     parameters.quantize_output_tensor = not options.leave_output
     parameters.allow_requantize = options.allow_requantize
+    parameters.keep_split = options.keep_split  # decides the order of the tensors
     if options.output_type is not None:
         parameters.output_tensor_type = options.output_type
     if options.embedding_type is not None:

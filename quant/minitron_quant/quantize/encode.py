@@ -28,13 +28,19 @@ _MIN_TASK, _MAX_TASK = 32 * 512, 1 << 18
 class Job:
     """A tensor to encode: its bytes, the types wanted, the importance of its columns.
 
-    weights: [matrices, columns] float32, or None.
+    weights: [matrices, columns] float32, or None. measure: whether to decode what was encoded
+    and compare.
     """
 
     info: TensorInfo
     data: Bytes
     types: tuple[int, ...]
     weights: NDArray[np.float32] | None
+    measure: bool = False
+
+
+# by type: Σ w (decoded − weight)² and Σ w weight², w being the importance of the column (or 1)
+Errors = dict[int, tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ class Slab:
     elements: int
     last: bool
     blocks: dict[int, Bytes]
+    errors: Errors
 
 
 def encode(jobs: Iterable[Job], threads: int) -> Iterator[Slab]:
@@ -52,7 +59,7 @@ def encode(jobs: Iterable[Job], threads: int) -> Iterator[Slab]:
 
     Raises Damaged for values that are no numbers, Unsupported for a type ggml cannot decode.
     """
-    pending: deque[tuple[Slab, list[Future[None]]]] = deque()
+    pending: deque[tuple[Slab, list[Future[Errors]]]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="encode") as pool:
         try:
             for job in jobs:
@@ -66,10 +73,17 @@ def encode(jobs: Iterable[Job], threads: int) -> Iterator[Slab]:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _finished(slab: Slab, tasks: list[Future[None]]) -> Slab:
+def _finished(slab: Slab, tasks: list[Future[Errors]]) -> Slab:
     for task in tasks:
-        task.result()
+        add_errors(slab.errors, task.result())
     return slab
+
+
+def add_errors(total: Errors, more: Errors) -> None:
+    """Add up the sums of errors by type."""
+    for kind, (error, weight) in more.items():
+        before = total.get(kind, (0.0, 0.0))
+        total[kind] = (before[0] + error, before[1] + weight)
 
 
 Run = tuple[Bytes, int, int, int]  # source bytes, first row in the slab, rows, matrix
@@ -88,7 +102,7 @@ def _slabs(job: Job, threads: int) -> Iterator[tuple[Slab, list[Run]]]:
             else np.empty(count * row_bytes(kind, columns), dtype=np.uint8)
             for kind in job.types
         }
-        slab = Slab(job, count * columns, first + count == rows, blocks)
+        slab = Slab(job, count * columns, first + count == rows, blocks, {})
         task = min(max(slab.elements // (threads * 4), _MIN_TASK), _MAX_TASK)
         yield slab, list(_runs(info, source, first, count, max(1, task // columns)))
 
@@ -104,7 +118,7 @@ def _runs(info: TensorInfo, source: Bytes, first: int, rows: int, step: int) -> 
         row += count
 
 
-def _encode_run(slab: Slab, source: Bytes, row: int, rows: int, matrix: int) -> None:
+def _encode_run(slab: Slab, source: Bytes, row: int, rows: int, matrix: int) -> Errors:
     job, info = slab.job, slab.job.info
     if not ggml().ggml_validate_row_data(info.type, source.ctypes.data, source.nbytes):
         raise Damaged(
@@ -113,23 +127,45 @@ def _encode_run(slab: Slab, source: Bytes, row: int, rows: int, matrix: int) -> 
         )
     wanted = [kind for kind in job.types if kind != info.type]
     if not wanted:
-        return
+        return {}
     columns = info.shape[0]
-    values = _decoded(info, source, rows * columns)
+    values = _decoded(info.name, info.type, source, rows * columns)
     importance = None if job.weights is None else job.weights[matrix % len(job.weights)]
+    errors: Errors = {}
     for kind in wanted:
-        size = rows * row_bytes(kind, columns)
-        target = slab.blocks[kind].ctypes.data + row * row_bytes(kind, columns)
+        size = row_bytes(kind, columns)
+        target = slab.blocks[kind][row * size : (row + rows) * size]
         pointer = None if importance is None else importance.ctypes.data
-        ggml().ggml_quantize_chunk(kind, values.ctypes.data, target, 0, rows, columns, pointer)
-        if not ggml().ggml_validate_row_data(kind, target, size):
+        ggml().ggml_quantize_chunk(
+            kind, values.ctypes.data, target.ctypes.data, 0, rows, columns, pointer
+        )
+        if not ggml().ggml_validate_row_data(kind, target.ctypes.data, target.nbytes):
             raise MinitronError(f"{info.name}: encoding to {TYPE[kind].name} gave invalid blocks")
+        if job.measure:
+            decoded = _decoded(info.name, kind, target, rows * columns)
+            errors[kind] = _weighted_errors(values, decoded, columns, importance)
+    return errors
 
 
-def _decoded(info: TensorInfo, source: Bytes, elements: int) -> NDArray[np.generic]:
-    if info.type == F32:
-        return source
+def _weighted_errors(
+    values: NDArray[np.float32],
+    decoded: NDArray[np.float32],
+    columns: int,
+    importance: NDArray[np.float32] | None,
+) -> tuple[float, float]:
+    difference = (decoded - values).reshape(-1, columns)
+    original = values.reshape(-1, columns)
+    squared = np.einsum("ij,ij->j", difference, difference, dtype=np.float64)
+    weight = np.einsum("ij,ij->j", original, original, dtype=np.float64)
+    if importance is not None:
+        squared, weight = squared * importance, weight * importance
+    return float(squared.sum()), float(weight.sum())
+
+
+def _decoded(name: str, kind: int, source: Bytes, elements: int) -> NDArray[np.float32]:
+    if kind == F32:
+        return source.view(np.float32)
     values = np.empty(elements, dtype=np.float32)
-    if not decode(info.type, source.ctypes.data, values.ctypes.data, elements):
-        raise Unsupported(f"{info.name}: {TYPE[info.type].name} cannot be decoded")
+    if not decode(kind, source.ctypes.data, values.ctypes.data, elements):
+        raise Unsupported(f"{name}: {TYPE[kind].name} cannot be decoded")
     return values

@@ -88,6 +88,23 @@ def match_importance(
     return matched
 
 
+def missing_entries(
+    matched: Mapping[str, object], tensors: Mapping[str, TensorInfo], levels: Sequence[LevelPlan]
+) -> tuple[str, ...]:
+    """One line that names the tensors of the layers which are encoded without an entry."""
+    names = [
+        name
+        for name, info in tensors.items()
+        if name not in matched
+        and name.startswith("blk.")
+        and any(planned.types[name] != info.type for planned in levels)
+    ]
+    if not names:
+        return ()
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return (f"the importance matrix has no entry for {shown}: encoded without",)
+
+
 def _check_presence(
     matched: Mapping[str, object], tensors: Mapping[str, TensorInfo], levels: Sequence[LevelPlan]
 ) -> None:

@@ -1,9 +1,9 @@
 """A quantization job before it runs: what is asked for, planned and checked."""
 
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from minitron_convert.gguf_file import (
     TYPE,
     Gguf,
     KeyValue,
+    TensorSpec,
     encode_header,
     file_size,
     open_shards,
@@ -22,10 +23,21 @@ from minitron_convert.gguf_file import (
 from minitron_engine.errors import Usage
 from minitron_engine.library import LLAMA_CPP_COMMIT
 from minitron_quant.levels import Level
-from minitron_quant.quantize.importance import Importance, load_importance, match_importance
+from minitron_quant.quantize.importance import (
+    Importance,
+    load_importance,
+    match_importance,
+    missing_entries,
+)
 from minitron_quant.quantize.journal import file_sha256, fingerprint, read_manifest
 from minitron_quant.quantize.options import QuantizeOptions
-from minitron_quant.quantize.plan import LevelPlan, Plan, level_metadata, make_plan
+from minitron_quant.quantize.plan import (
+    LevelPlan,
+    Plan,
+    level_metadata,
+    make_plan,
+    split_metadata,
+)
 
 Replace = Literal["never", "outdated", "always"]
 _FULL_TYPES = ("F16", "BF16", "F32")
@@ -35,7 +47,8 @@ _FULL_TYPES = ("F16", "BF16", "F32")
 class QuantizeSettings:
     """What to make of which model. `output` names the file of a single level; else `directory`.
 
-    replace: what may be overwritten: nothing, files made from something else, or all.
+    errors: where to write how much each encoding hurts. replace: what may be overwritten:
+    nothing, files made from something else, or all.
     """
 
     source: Path
@@ -46,19 +59,42 @@ class QuantizeSettings:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     options: QuantizeOptions = QuantizeOptions()
+    errors: Path | None = None
     threads: int | None = None
     replace: Replace = "never"
 
 
 @dataclass(frozen=True)
-class Target:
-    """One level's file before it is written."""
+class TargetFile:
+    """One file before it is written: a level's only one, or a shard of it."""
 
-    planned: LevelPlan
     path: Path
     metadata: list[KeyValue]
-    bytes: int
+    specs: list[TensorSpec]
+
+    @property
+    def bytes(self) -> int:
+        """The file's exact size."""
+        return file_size(self.metadata, self.specs)
+
+
+@dataclass(frozen=True)
+class Target:
+    """One level's files before they are written, and one hash over all they are made from."""
+
+    planned: LevelPlan
+    files: tuple[TargetFile, ...]
     fingerprint: str
+
+    @property
+    def path(self) -> Path:
+        """The file, or the first shard, which stands for all."""
+        return self.files[0].path
+
+    @property
+    def bytes(self) -> int:
+        """The size of all files."""
+        return sum(file.bytes for file in self.files)
 
 
 @dataclass(frozen=True)
@@ -71,6 +107,7 @@ class Batch:
     weights: dict[str, NDArray[np.float32]]
     targets: list[Target]
     identity: dict[str, Any]
+    notes: tuple[str, ...]
 
     @property
     def elements(self) -> int:
@@ -82,49 +119,32 @@ class Batch:
         data = sum(spec.nbytes for spec in self.plan.specs(target.planned))
         return round(8 * data / self.elements, 4)
 
-    def summary(self) -> dict[str, Any]:
-        """The plan for people and programs: sizes in bytes, work in weights to encode."""
-        pairs = {
-            (name, kind)
-            for target in self.targets
-            for name, kind in target.planned.types.items()
-            if kind != self.plan.tensors[name][1].type
-        }
-        encoded = sum(self.plan.tensors[name][1].n_elements for name, _ in pairs)
-        separate = sum(
-            self.plan.tensors[name][1].n_elements
-            for target in self.targets
-            for name, kind in target.planned.types.items()
-            if (name, kind) in pairs
-        )
-        return {
-            "levels": [
-                {
-                    "level": target.planned.level.name,
-                    "path": str(target.path),
-                    "bytes": target.bytes,
-                    "bits_per_weight": self.bits_per_weight(target),
-                    "types": count_types(target.planned),
-                }
-                for target in self.targets
-            ],
-            "bytes": sum(target.bytes for target in self.targets),
-            "free_bytes": _free_bytes(folder_of(self.settings)),
-            "pairs": len(pairs),
-            "weights_encoded": encoded,
-            "weights_without_sharing": separate,
-            "work_saved_pct": round(100 * (1 - encoded / separate), 2) if separate else 0.0,
-        }
-
 
 def count_types(planned: LevelPlan) -> dict[str, int]:
     """How many tensors have which type."""
     return dict(Counter(TYPE[kind].name for kind in planned.types.values()))
 
 
-def _free_bytes(folder: Path) -> int:
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    return shutil.disk_usage(existing).free
+def options_document(settings: QuantizeSettings) -> dict[str, Any]:
+    """The options that differ from the defaults, for the manifest."""
+    options = settings.options
+    given: dict[str, Any] = {
+        "pure": options.pure,
+        "tensor_types": [f"{pattern}={TYPE[kind].name}" for pattern, kind in options.tensor_types],
+        "output_tensor_type": _type_name(options.output_type),
+        "token_embedding_type": _type_name(options.embedding_type),
+        "leave_output_tensor": options.leave_output,
+        "allow_requantize": options.allow_requantize,
+        "keep_split": options.keep_split,
+        "override_kv": [f"{entry.key}={entry.value}" for entry in options.overrides],
+        "include_weights": list(settings.include),
+        "exclude_weights": list(settings.exclude),
+    }
+    return {name: value for name, value in given.items() if value}
+
+
+def _type_name(kind: int | None) -> str | None:
+    return None if kind is None else TYPE[kind].name
 
 
 def model_name(path: Path) -> str:
@@ -148,8 +168,9 @@ def prepare(settings: QuantizeSettings) -> Batch:
     tensors = {name: info for name, (_, info) in plan.tensors.items()}
     weights = match_importance(importance, tensors, plan.levels)
     identity = _identity(settings, shards)
-    targets = [_target(settings, shards[0], plan, p, importance, identity) for p in plan.levels]
-    return Batch(settings, shards, plan, weights, targets, identity)
+    targets = [_target(settings, shards, plan, p, importance, identity) for p in plan.levels]
+    notes = missing_entries(weights, tensors, plan.levels) if importance.weights else ()
+    return Batch(settings, shards, plan, weights, targets, identity, notes)
 
 
 def manifest_path(settings: QuantizeSettings) -> Path:
@@ -174,15 +195,19 @@ def _identity(settings: QuantizeSettings, shards: Sequence[Gguf]) -> dict[str, A
         source.append(dict(zip(("name", "bytes", "modified_ns"), key, strict=True), sha256=sha256))
     imatrix = settings.imatrix
     return {
+        "versions": {
+            "minitron": version("minitron"),
+            "llama_cpp_python": version("llama_cpp_python"),
+            "llama_cpp_commit": LLAMA_CPP_COMMIT,
+        },
         "source": source,
         "imatrix": imatrix and {"name": imatrix.name, "sha256": file_sha256(imatrix)},
-        "llama_cpp_commit": LLAMA_CPP_COMMIT,
     }
 
 
 def _target(
     settings: QuantizeSettings,
-    source: Gguf,
+    shards: Sequence[Gguf],
     plan: Plan,
     planned: LevelPlan,
     importance: Importance,
@@ -190,13 +215,31 @@ def _target(
 ) -> Target:
     file_name = f"{model_name(settings.source)}-{planned.level.name}.gguf"
     path = settings.output or folder_of(settings) / file_name
-    if path.resolve() in {shard.path.resolve() for shard, _ in plan.tensors.values()}:
+    metadata = level_metadata(shards[0], planned.level, settings.options.overrides, importance.keys)
+    files = [TargetFile(path, metadata, plan.specs(planned))]
+    if settings.options.keep_split and len(shards) > 1:
+        files = _split_like(shards, files[0])
+    sources = {shard.path.resolve() for shard in shards}
+    if any(file.path.resolve() in sources for file in files):
         raise Usage(f"{path} is the source itself", "choose another folder with -d")
-    metadata = level_metadata(source, planned.level, settings.options.overrides, importance.keys)
-    specs = plan.specs(planned)
+    headers = [encode_header(file.metadata, file.specs) for file in files]
     hashes = [entry["sha256"] for entry in identity["source"]]
     weights = identity["imatrix"]["sha256"] if importance.weights else ""
-    made_from = fingerprint(
-        encode_header(metadata, specs), *hashes, weights, *settings.include, "-", *settings.exclude
-    )
-    return Target(planned, path, metadata, file_size(metadata, specs), made_from)
+    chosen = (*settings.include, "-", *settings.exclude)
+    return Target(planned, tuple(files), fingerprint(*headers, *hashes, weights, *chosen))
+
+
+def _split_like(shards: Sequence[Gguf], whole: TargetFile) -> list[TargetFile]:
+    """The shards of a level, each with the tensors that the source's shard has."""
+    stem = whole.path.name.removesuffix(".gguf")
+    files = []
+    for number, shard in enumerate(shards):
+        names = {info.name for info in shard.tensors}
+        path = whole.path.with_name(f"{stem}-{number + 1:05d}-of-{len(shards):05d}.gguf")
+        metadata = [
+            *(whole.metadata if number == 0 else []),
+            *split_metadata(number, len(shards), len(whole.specs)),
+        ]
+        specs = [spec for spec in whole.specs if spec.name in names]
+        files.append(TargetFile(path, metadata, specs))
+    return files

@@ -9,9 +9,9 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +19,39 @@ from minitron_engine.errors import Damaged, Denied, MinitronError, OutOfResource
 
 
 @dataclass(frozen=True)
+class Recorded:
+    """What a journal says.
+
+    levels: {level: (fingerprint of what it is made from, tensors done)}. errors: for tensors that
+    are done, the sums of encoding errors by type, see encode.Errors.
+    """
+
+    levels: dict[str, tuple[str, int]] = field(default_factory=dict)
+    errors: dict[str, dict[int, tuple[float, float]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Journal:
-    """Tensors done per level, bound to the fingerprint of what the level is made from."""
+    """How far a job is; replaced whole whenever the files on disk have caught up."""
 
     path: Path
 
-    def read(self) -> dict[str, tuple[str, int]]:
-        """{level: (fingerprint, tensors done)}; a journal that cannot be read counts as none."""
+    def read(self) -> Recorded:
+        """What was written last; a journal that cannot be read counts as none."""
         try:
-            entries = json.loads(self.path.read_text())
-            return {str(k): (str(v[0]), int(v[1])) for k, v in entries.items()}
+            document = json.loads(self.path.read_text())
+            levels = {str(k): (str(v[0]), int(v[1])) for k, v in document["levels"].items()}
+            errors = {
+                str(name): {int(k): (float(v[0]), float(v[1])) for k, v in sums.items()}
+                for name, sums in document["errors"].items()
+            }
         except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError):
-            return {}
+            return Recorded()
+        return Recorded(levels, errors)
 
-    def write(self, entries: Mapping[str, tuple[str, int]]) -> None:
-        """Replace the journal by these entries, durably."""
-        write_whole(self.path, json.dumps(entries))
+    def write(self, recorded: Recorded) -> None:
+        """Replace what was written before, durably."""
+        write_whole(self.path, json.dumps(asdict(recorded)))
 
     def remove(self) -> None:
         """The job is over."""

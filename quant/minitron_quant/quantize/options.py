@@ -33,6 +33,7 @@ class QuantizeOptions:
     embedding_type: int | None = None
     leave_output: bool = False
     allow_requantize: bool = False
+    keep_split: bool = False
     overrides: tuple[KeyValue, ...] = ()
 
 

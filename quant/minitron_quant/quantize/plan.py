@@ -35,6 +35,8 @@ _TYPES_NEEDING_IMATRIX = frozenset(
 # ggml_quantize_requires_imatrix: these encoders abort without one, whatever the tensor
 _ENCODERS_NEEDING_IMATRIX = frozenset(TYPE_ID[name] for name in ("iq2_xxs", "iq2_xs", "iq1_s"))
 
+_SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
+
 
 @dataclass(frozen=True)
 class LevelPlan:
@@ -57,7 +59,7 @@ class Plan:
         return list(self.levels[0].types)
 
     def specs(self, planned: LevelPlan) -> list[TensorSpec]:
-        """The tensors of one level's file."""
+        """The tensors of one level's file or shards, in order."""
         return [
             TensorSpec(name, self.tensors[name][1].shape, kind)
             for name, kind in planned.types.items()
@@ -137,7 +139,7 @@ def level_metadata(
 ) -> list[KeyValue]:
     """The metadata of a level's file, in the order in which llama_model_quantize writes it.
 
-    The source's keys without split.*, then those that it sets anew at the end.
+    The source's keys without those of its shards, then those that it sets anew at the end.
     """
     added = [
         KeyValue.of("general.quantization_version", ValueType.UINT32, 2),
@@ -145,10 +147,17 @@ def level_metadata(
         *overrides,
         *imatrix,
     ]
-    metadata = {
-        key: entry for key, entry in source.metadata.items() if not key.startswith("split.")
-    }
+    metadata = {key: entry for key, entry in source.metadata.items() if key not in _SPLIT_KEYS}
     for entry in added:
         metadata.pop(entry.key, None)
         metadata[entry.key] = entry
     return list(metadata.values())
+
+
+def split_metadata(number: int, count: int, tensors: int) -> list[KeyValue]:
+    """What says that a file is shard `number` (from 0) of `count`."""
+    values = ((ValueType.UINT16, number), (ValueType.UINT16, count), (ValueType.INT32, tensors))
+    return [
+        KeyValue.of(key, kind, value)
+        for key, (kind, value) in zip(_SPLIT_KEYS, values, strict=True)
+    ]

@@ -4,13 +4,13 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 
-from minitron_convert.gguf_file import GgufWriter
 from minitron_engine.devices import default_threads
 from minitron_engine.errors import OutOfResources
 from minitron_engine.progress import Event, Progress
-from minitron_quant.quantize.encode import Job, Slab, encode
-from minitron_quant.quantize.job import Batch, Target, folder_of, model_name
-from minitron_quant.quantize.journal import Journal
+from minitron_quant.quantize.encode import Errors, Job, Slab, add_errors, encode
+from minitron_quant.quantize.job import Batch, Target, folder_of
+from minitron_quant.quantize.journal import Journal, Recorded
+from minitron_quant.quantize.level_writer import LevelWriter
 
 # the journal is brought up to date at the first tensor's end after this many seconds of work
 _COMMIT_SECONDS = 2.0
@@ -19,59 +19,52 @@ _COMMIT_SECONDS = 2.0
 class Writing:
     """The files of one job while they are written, side by side, tensor after tensor."""
 
-    def __init__(self, batch: Batch, targets: Sequence[Target], progress: Progress) -> None:
+    def __init__(
+        self, batch: Batch, targets: Sequence[Target], journal: Journal, progress: Progress
+    ) -> None:
         self._batch = batch
         self._targets = targets
         self._progress = progress
         self._order = batch.plan.order
-        name = model_name(batch.settings.source)
-        self._journal = Journal(folder_of(batch.settings) / f".{name}.quantize.journal")
-        self._writers: list[GgufWriter] = []
+        self._journal = journal
+        self._writers: list[LevelWriter] = []
         self._committed = time.monotonic()
+        recorded = journal.read()
+        self.errors: dict[str, Errors] = recorded.errors
+        self._tensor_errors: Errors = {}
+        self._there = [self._resumable(target, recorded) for target in targets]
 
     def run(self) -> None:
-        """Write all files.
+        """Write all files; the journal then says that they are complete.
 
         Ctrl-C and a full disk leave what is done to be continued; other errors leave nothing.
         """
-        recorded = self._resumable()
-        self._check_disk(recorded)
+        self._check_disk()
         try:
-            for target, done in zip(self._targets, recorded, strict=True):
-                self._writers.append(
-                    GgufWriter(
-                        target.path,
-                        target.metadata,
-                        self._batch.plan.specs(target.planned),
-                        resume_tensors=done,
-                    )
-                )
-            self._write(recorded)
+            for target, done in zip(self._targets, self._there, strict=True):
+                self._writers.append(LevelWriter(target, done))
+            self._write()
+            # between the renames and the manifest the journal is what tells whose files these are
+            self._commit()
         except BaseException as error:
             self._stop(keep=_can_continue(error))
             raise
         for writer in self._writers:
             writer.finish()
-        self._journal.remove()
 
-    def _resumable(self) -> list[int]:
-        """How many tensors of each target are there already, from an interrupted run."""
-        entries = self._journal.read()
-        done = []
-        for target in self._targets:
-            made_from, tensors = entries.get(target.planned.level.name, ("", 0))
-            partial = target.path.with_name(f".{target.path.name}.partial")
-            fits = made_from == target.fingerprint and 0 < tensors <= len(self._order)
-            done.append(tensors if fits and partial.is_file() else 0)
-        return done
+    def _resumable(self, target: Target, recorded: Recorded) -> int:
+        """How many tensors of a target are there already, from an interrupted run."""
+        made_from, tensors = recorded.levels.get(target.planned.level.name, ("", 0))
+        partials = (file.path.with_name(f".{file.path.name}.partial") for file in target.files)
+        fits = made_from == target.fingerprint and 0 < tensors <= len(self._order)
+        return tensors if fits and all(partial.is_file() for partial in partials) else 0
 
-    def _check_disk(self, recorded: Sequence[int]) -> None:
+    def _check_disk(self) -> None:
         folder = folder_of(self._batch.settings)
-        there = 0
-        for target, done in zip(self._targets, recorded, strict=True):
-            partial = target.path.with_name(f".{target.path.name}.partial")
-            there += partial.stat().st_size if done else 0
-        needed = sum(target.bytes for target in self._targets) - there
+        needed = 0
+        for target, done in zip(self._targets, self._there, strict=True):
+            specs = self._batch.plan.specs(target.planned)
+            needed += target.bytes - sum(spec.nbytes for spec in specs[:done])
         free = shutil.disk_usage(folder).free
         if needed > free:
             raise OutOfResources(
@@ -79,23 +72,24 @@ class Writing:
                 "free some space, choose another folder with -d, or fewer levels",
             )
 
-    def _jobs(self, recorded: Sequence[int]) -> Iterator[Job]:
+    def _jobs(self) -> Iterator[Job]:
+        measure = self._batch.settings.errors is not None
         for index, name in enumerate(self._order):
             types = {
                 target.planned.types[name]: None
-                for target, done in zip(self._targets, recorded, strict=True)
+                for target, done in zip(self._targets, self._there, strict=True)
                 if done <= index
             }
             if types:
                 shard, info = self._batch.plan.tensors[name]
                 weights = self._batch.weights.get(name)
-                yield Job(info, shard.data(info), tuple(types), weights)
+                yield Job(info, shard.data(info), tuple(types), weights, measure)
 
-    def _write(self, recorded: Sequence[int]) -> None:
-        total = sum(job.info.n_elements * len(job.types) for job in self._jobs(recorded))
+    def _write(self) -> None:
+        total = sum(job.info.n_elements * len(job.types) for job in self._jobs())
         done = 0
         threads = self._batch.settings.threads or default_threads()
-        for slab in encode(self._jobs(recorded), threads):
+        for slab in encode(self._jobs(), threads):
             self._write_slab(slab)
             done += slab.elements * len(slab.blocks)
             self._progress(Event("quantize", done, total, "weights", slab.job.info.name))
@@ -105,19 +99,22 @@ class Writing:
     def _write_slab(self, slab: Slab) -> None:
         name = slab.job.info.name
         index = self._order.index(name)
+        add_errors(self._tensor_errors, slab.errors)
+        if slab.last and self._tensor_errors:
+            self.errors.setdefault(name, {}).update(self._tensor_errors)
+            self._tensor_errors = {}
         for target, writer in zip(self._targets, self._writers, strict=True):
             if writer.tensors_written <= index:
-                writer.write(slab.blocks[target.planned.types[name]].data)
+                writer.write(slab.blocks[target.planned.types[name]])
 
     def _commit(self) -> None:
         for writer in self._writers:
             writer.sync()
-        self._journal.write(
-            {
-                target.planned.level.name: (target.fingerprint, writer.tensors_written)
-                for target, writer in zip(self._targets, self._writers, strict=True)
-            }
-        )
+        levels = {
+            target.planned.level.name: (target.fingerprint, writer.tensors_written)
+            for target, writer in zip(self._targets, self._writers, strict=True)
+        }
+        self._journal.write(Recorded(levels, self.errors))
         self._committed = time.monotonic()
 
     def _stop(self, keep: bool) -> None:

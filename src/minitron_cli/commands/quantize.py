@@ -58,6 +58,12 @@ def quantize(
     override_kv: Annotated[
         list[str] | None, typer.Option(metavar="KEY=TYPE:VALUE", help="Set a metadata key.")
     ] = None,
+    keep_split: Annotated[
+        bool, typer.Option("--keep-split", help="As many shards as the source has.")
+    ] = False,
+    errors: Annotated[
+        Path | None, typer.Option(metavar="FILE.json", help="Write how much each encoding hurts.")
+    ] = None,
     threads: Threads = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the plan.")] = False,
     force: Force = False,
@@ -85,6 +91,7 @@ def quantize(
         embedding_type=type_named(token_embedding_type) if token_embedding_type else None,
         leave_output=leave_output_tensor,
         allow_requantize=allow_requantize,
+        keep_split=keep_split,
         overrides=tuple(map(parse_override, override_kv or ())),
     )
     settings = QuantizeSettings(
@@ -96,10 +103,13 @@ def quantize(
         include=tuple(include_weights or ()),
         exclude=tuple(exclude_weights or ()),
         options=options,
+        errors=errors,
         threads=threads,
         replace="always" if force else "never",
     )
     batch = prepare(settings)
+    for note in batch.notes:
+        out.note(note)
     if dry_run:
         _show_plan(out, batch)
         return
@@ -127,9 +137,10 @@ def _show_results(out: Any, results: list[Any]) -> None:
 
 
 def _show_plan(out: Any, batch: Any) -> None:
-    from minitron_cli.sizes import show_mib, show_size
+    from minitron_cli.sizes import show_mib, show_size, show_time
+    from minitron_quant.quantize.summary import summarize
 
-    summary = batch.summary()
+    summary = summarize(batch)
     if out.as_json:
         out.document(summary)
         return
@@ -143,8 +154,10 @@ def _show_plan(out: Any, batch: Any) -> None:
         for entry in summary["levels"]
     ]
     out.table(["Level", "MiB", "Bits/weight", "Types"], rows)
+    saved = f"{summary['work_saved_pct']:.0f} % saved"
     out.text(
         f"{show_size(summary['bytes'])} in all, {show_size(summary['free_bytes'])} free; "
         f"{summary['weights_encoded'] / 1e6:.0f} million weights to encode instead of "
-        f"{summary['weights_without_sharing'] / 1e6:.0f} ({summary['work_saved_pct']:.0f} % saved)"
+        f"{summary['weights_without_sharing'] / 1e6:.0f} ({saved}), "
+        f"about {show_time(summary['estimated_seconds'])}"
     )

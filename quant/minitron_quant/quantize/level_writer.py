@@ -1,0 +1,55 @@
+"""One level's files while they are written: the tensors go where they belong, in order."""
+
+from collections.abc import Callable
+
+from minitron_convert.gguf_file import GgufWriter
+from minitron_quant.quantize.encode import Bytes
+from minitron_quant.quantize.job import Target
+
+
+class LevelWriter:
+    """Writes a level, in one file or in shards; `done` tensors are there from an earlier run."""
+
+    def __init__(self, target: Target, done: int) -> None:
+        self._writers: list[GgufWriter] = []
+        start = 0
+        for file in target.files:
+            count = len(file.specs)
+            there = min(max(done - start, 0), count)
+            self._writers.append(
+                GgufWriter(file.path, file.metadata, file.specs, resume_tensors=there)
+            )
+            start += count
+
+    @property
+    def tensors_written(self) -> int:
+        """How many tensors are complete."""
+        return sum(writer.tensors_written for writer in self._writers)
+
+    def write(self, data: Bytes) -> None:
+        """Append bytes of the current tensor."""
+        for writer in self._writers:
+            if writer.tensors_written < len(writer.tensors):
+                writer.write(data.data)
+                return
+
+    def sync(self) -> None:
+        """Bring what was written to the disk."""
+        self._each(lambda writer: writer.sync())
+
+    def finish(self) -> None:
+        """Complete the files: they appear under their names, the first shard last."""
+        for writer in reversed(self._writers):
+            writer.finish()
+
+    def close(self) -> None:
+        """Leave the partial files to be continued."""
+        self._each(lambda writer: writer.close())
+
+    def abort(self) -> None:
+        """Remove the partial files."""
+        self._each(lambda writer: writer.abort())
+
+    def _each(self, action: Callable[[GgufWriter], None]) -> None:
+        for writer in self._writers:
+            action(writer)
