@@ -6,10 +6,8 @@ import pytest
 
 from minitron_convert.convert import ConvertSettings, convert
 from minitron_convert.gguf_file import GgufWriter, TensorSpec, open_gguf
-from minitron_quant.levels import parse_levels
-from minitron_quant.quantize.batch import LevelResult, run
-from minitron_quant.quantize.job import QuantizeSettings, prepare
-from support import EXAMPLES, RECORDED
+from minitron_quant.quantize.batch import LevelResult
+from support import EXAMPLES, RECORDED, quantize
 
 
 @pytest.fixture(scope="session")
@@ -46,20 +44,13 @@ def nano_nemotron(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def quantize_all(source: Path, imatrix: Path, folder: Path) -> dict[str, LevelResult]:
-    """All 27 levels of a model, by name."""
-    levels = tuple(parse_levels(["all"]))
-    batch = prepare(QuantizeSettings(source, levels, folder, imatrix=imatrix))
-    return {result.level: result for result in run(batch)}
-
-
 @pytest.fixture(scope="session")
 def llama_levels(
     nano_llama: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, LevelResult]:
     """All levels of nano-llama with the recorded importance matrix."""
     folder = tmp_path_factory.mktemp("llama-levels")
-    return quantize_all(nano_llama, RECORDED / "nano-llama.imatrix.gguf", folder)
+    return quantize(nano_llama, folder, "all", imatrix=RECORDED / "nano-llama.imatrix.gguf")
 
 
 @pytest.fixture(scope="session")
@@ -68,4 +59,5 @@ def nemotron_levels(
 ) -> dict[str, LevelResult]:
     """All levels of nano-nemotron with the recorded importance matrix."""
     folder = tmp_path_factory.mktemp("nemotron-levels")
-    return quantize_all(nano_nemotron, RECORDED / "nano-nemotron.imatrix.gguf", folder)
+    imatrix = RECORDED / "nano-nemotron.imatrix.gguf"
+    return quantize(nano_nemotron, folder, "all", imatrix=imatrix)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,11 +17,20 @@ from minitron_convert.torch_file import read_pickle
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened folder: `tensors` by name, files in sorted order and names sorted within each."""
+    """An opened folder; with `vocab_only` its tensors are none."""
 
     folder: Path
     config: dict[str, Any]
-    tensors: dict[str, TensorRef]
+    vocab_only: bool = False
+
+    @cached_property
+    def tensors(self) -> dict[str, TensorRef]:
+        """By name, files in sorted order and names sorted within each; no weights are read.
+
+        They are looked for when first asked, so that a model of a wrong kind is told before files
+        that are missing. NotFound, Denied, Damaged, Unsupported.
+        """
+        return {} if self.vocab_only else _index_tensors(self.folder)
 
 
 @dataclass(frozen=True)
@@ -38,8 +48,8 @@ _FORMS = (
 )
 
 
-def open_checkpoint(folder: Path, *, with_tensors: bool = True) -> Checkpoint:
-    """Open `folder`. NotFound, Denied, Damaged, Unsupported; no weights are read."""
+def open_checkpoint(folder: Path, *, vocab_only: bool = False) -> Checkpoint:
+    """Open `folder` and read its config. NotFound, Denied, Damaged."""
     if not folder.exists():
         raise NotFound(
             f"{folder} does not exist.",
@@ -53,8 +63,7 @@ def open_checkpoint(folder: Path, *, with_tensors: bool = True) -> Checkpoint:
             "A checkpoint is a folder with config.json, tokenizer files and "
             "model.safetensors or pytorch_model.bin (or shards of them with their index).",
         )
-    tensors = _index_tensors(folder) if with_tensors else {}
-    return Checkpoint(folder, read_object(config), tensors)
+    return Checkpoint(folder, read_object(config), vocab_only)
 
 
 def _index_tensors(folder: Path) -> dict[str, TensorRef]:

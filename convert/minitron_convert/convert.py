@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from minitron_convert.errors import AlreadyExists, NoSpace, NotFound
 from minitron_convert.gguf_file import GgufWriter
-from minitron_convert.plan import ConvertSettings, Plan, PlannedFile, plan
+from minitron_convert.plan import ConvertSettings, Plan, PlannedFile, PlannedTensor, plan
 from minitron_convert.progress import Event, Progress, ignore
-from minitron_convert.stream import peak_memory, stream
+from minitron_convert.stream import Piece, peak_memory, stream
 
-__all__ = ["ConvertResult", "ConvertSettings", "Plan", "convert", "plan"]
+__all__ = [
+    "ConvertResult",
+    "ConvertSettings",
+    "Encoder",
+    "Plan",
+    "carry_out",
+    "convert",
+    "plan",
+]
 
 PROGRAM_BYTES = 64 << 20
 VOCABULARY_FACTOR = 12  # bytes that a parsed vocabulary takes for each of its file's
@@ -36,6 +45,14 @@ class ConvertResult:
     memory: int
     notes: tuple[str, ...]
     dry_run: bool
+    planned: Plan
+
+
+class Encoder(NamedTuple):
+    """What makes pieces of tensors, in order, and the bytes of memory that it holds at its peak."""
+
+    stream: Callable[[Sequence[PlannedTensor]], Iterator[Piece]]
+    memory: int
 
 
 def convert(settings: ConvertSettings, progress: Progress | None = None) -> ConvertResult:
@@ -44,28 +61,34 @@ def convert(settings: ConvertSettings, progress: Progress | None = None) -> Conv
     Errors: NotFound, Unsupported, AlreadyExists, NoSpace, Denied, Damaged; then nothing is left.
     """
     planned = plan(settings)
-    paths = tuple(file.path for file in planned.files)
+    tensors = [tensor for file in planned.files for tensor in file.tensors]
+    return carry_out(settings, planned, Encoder(stream, peak_memory(tensors)), progress)
+
+
+def carry_out(
+    settings: ConvertSettings, planned: Plan, encoder: Encoder, progress: Progress | None = None
+) -> ConvertResult:
+    """Write the files of a plan with the pieces that `encoder` makes. Errors as convert()."""
     if not settings.dry_run:
         _check_output(planned, settings.force)
-        _write(planned, progress or ignore)
+        _write(planned, encoder, progress or ignore)
     return ConvertResult(
-        paths=paths,
+        paths=tuple(file.path for file in planned.files),
         model_name=planned.model_name,
         architecture=planned.architecture,
         outtype=planned.outtype,
         tensors=len(planned.tensors),
         bytes=planned.bytes,
-        memory=_estimate_memory(settings.source, planned),
+        memory=PROGRAM_BYTES + _vocabulary_memory(settings.source) + encoder.memory,
         notes=planned.notes,
         dry_run=settings.dry_run,
+        planned=planned,
     )
 
 
-def _estimate_memory(source: Path, planned: Plan) -> int:
+def _vocabulary_memory(source: Path) -> int:
     tokenizers = (source / "tokenizer.json", source / "tokenizer.model")
-    vocabulary = sum(path.stat().st_size for path in tokenizers if path.is_file())
-    tensors = [tensor for file in planned.files for tensor in file.tensors]
-    return PROGRAM_BYTES + VOCABULARY_FACTOR * vocabulary + peak_memory(tensors)
+    return VOCABULARY_FACTOR * sum(path.stat().st_size for path in tokenizers if path.is_file())
 
 
 def _check_output(planned: Plan, force: bool) -> None:
@@ -83,19 +106,21 @@ def _check_output(planned: Plan, force: bool) -> None:
         )
 
 
-def _write(planned: Plan, progress: Progress) -> None:
+def _write(planned: Plan, encoder: Encoder, progress: Progress) -> None:
     done = 0
     total = sum(tensor.nbytes for tensor in planned.tensors)
     written: list[Path] = []
     with _removed_on_failure(written):
         for file in planned.files:
-            done = _write_file(file, progress, done, total)
+            done = _write_file(file, encoder, progress, done, total)
             written.append(file.path)
 
 
-def _write_file(file: PlannedFile, progress: Progress, done: int, total: int) -> int:
+def _write_file(
+    file: PlannedFile, encoder: Encoder, progress: Progress, done: int, total: int
+) -> int:
     with GgufWriter(file.path, file.metadata, [t.spec for t in file.tensors]) as writer:
-        for piece in stream(file.tensors):
+        for piece in encoder.stream(file.tensors):
             writer.write(piece.data)
             done += piece.data.nbytes
             progress(Event("convert", done, total, "bytes", piece.tensor.spec.name))

@@ -108,7 +108,7 @@ def _plan(settings: ConvertSettings) -> Plan:
             f"{settings.outtype!r} is no output type of the converter.",
             f"Known are {', '.join(OUTTYPES)}.",
         )
-    checkpoint = open_checkpoint(settings.source, with_tensors=not settings.vocab_only)
+    checkpoint = open_checkpoint(settings.source, vocab_only=settings.vocab_only)
     family = find_family(checkpoint)
     sources = [] if settings.vocab_only else list(family.tensors())
     outtype = _guess_outtype(family) if settings.outtype == "auto" else settings.outtype
@@ -124,12 +124,18 @@ def _plan(settings: ConvertSettings) -> Plan:
         *vocabulary_keys(settings.source, checkpoint.config, vocabulary),
     ]
     ending = "vocab" if settings.vocab_only else outtype.upper()
-    output = settings.output or Path(f"{general.model_name}-{ending}.gguf")
-    if output.is_dir():
-        output /= f"{general.model_name}-{ending}.gguf"
-    files = _split(output, metadata, tensors, settings.split_max_size)
+    output = output_path(settings.output, general.model_name, ending)
+    files = split_files(output, metadata, tensors, settings.split_max_size)
     all_notes = (*family.notes, *vocabulary.notes, *general.notes, *notes)
     return Plan(general.model_name, family.name, outtype, files, all_notes)
+
+
+def output_path(output: Path | None, model_name: str, ending: str) -> Path:
+    """The file asked for; {Model}-{ENDING}.gguf in the folder asked for, or in the current one."""
+    name = f"{model_name}-{ending}.gguf"
+    if output is None:
+        return Path(name)
+    return output / name if output.is_dir() else output
 
 
 def _guess_outtype(family: Family) -> str:
@@ -156,8 +162,8 @@ def _choose_types(
     return tensors, notes
 
 
-def _split(
-    output: Path, metadata: list[KeyValue], tensors: list[PlannedTensor], limit: int
+def split_files(
+    output: Path, metadata: Sequence[KeyValue], tensors: Sequence[PlannedTensor], limit: int
 ) -> tuple[PlannedFile, ...]:
     """One file, or shards whose tensors take at most `limit` bytes (one tensor may take more)."""
     groups: list[list[PlannedTensor]] = [[]]
@@ -190,7 +196,7 @@ def _split_keys(number: int, count: int, tensors: int) -> list[KeyValue]:
 
 
 def _planned_file(
-    path: Path, metadata: list[KeyValue], tensors: list[PlannedTensor]
+    path: Path, metadata: Sequence[KeyValue], tensors: list[PlannedTensor]
 ) -> PlannedFile:
     size = file_size(metadata, [tensor.spec for tensor in tensors])
     return PlannedFile(path, tuple(metadata), tuple(tensors), size)

@@ -34,6 +34,8 @@ def source_logits(folder: Path) -> Callable[[list[int]], Array] | None:
     torch, transformers = _import("torch"), _import("transformers")
     if torch is None or transformers is None:
         return None
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
     model: Any = transformers.AutoModelForCausalLM.from_pretrained(
         folder, local_files_only=True, dtype=torch.float32
     )

@@ -79,20 +79,25 @@ def _piece_elements(tensor: PlannedTensor) -> int:
 
 
 def _piece(tensor: PlannedTensor, start: int, stop: int) -> Piece:
+    return Piece(tensor, encoded_rows(tensor, start, stop))
+
+
+def encoded_rows(tensor: PlannedTensor, start: int, stop: int) -> Array:
+    """Rows of a tensor in its type; both a multiple of the source's step.
+
+    Damaged: values that are not finite; Unsupported: values beyond the type's range.
+    """
     source, kind = tensor.source, tensor.spec.type
     data = source.read(start, stop)
     _check_finite(source.name, data, source.dtype, start)
     encoded = encode(data, source.dtype, kind)
-    if (kind == F16 and source.dtype not in ("F16",)) or kind == Q8_0:
+    if (kind == F16 and source.dtype != "F16") or kind == Q8_0:
         _check_range(source.name, encoded, kind)
-    return Piece(tensor, encoded)
+    return encoded
 
 
 def float_rows(tensor: PlannedTensor, start: int, stop: int) -> Array:
-    """Rows of a tensor as float32, before they are encoded; both a multiple of the source's step.
-
-    This is the source for encoders of other types than the converter's own.
-    """
+    """Rows of a tensor as float32, before they are encoded; both a multiple of the source's step."""
     data = tensor.source.read(start, stop)
     return to_float(data, tensor.source.dtype).astype(np.float32, copy=False)
 

@@ -16,6 +16,7 @@ from minitron_cli.commands import (
     ppl,
     quantize,
     run,
+    verify,
 )
 
 app = typer.Typer(
@@ -40,6 +41,7 @@ for _command, _examples in (
     (ppl.ppl, ppl.EXAMPLES),
     (generate.generate, generate.EXAMPLES),
     (run.run, run.EXAMPLES),
+    (verify.verify, verify.EXAMPLES),
     (inspect.inspect, inspect.EXAMPLES),
     (doctor.doctor, doctor.EXAMPLES),
 ):

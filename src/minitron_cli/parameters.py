@@ -18,6 +18,15 @@ GpuLayers = Annotated[
     typer.Option("--gpu-layers", metavar="auto|all|N", help="Layers to put on GPUs."),
 ]
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="A .gguf file.")]
+SourceName = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE", help="A checkpoint folder, or owner/name[@revision] on the Hub."
+    ),
+]
+Revision = Annotated[
+    str | None, typer.Option(metavar="REV", help="A branch, tag or commit of SOURCE on the Hub.")
+]
 
 
 def gpu_layers(text: str) -> int | Literal["auto", "all"]:

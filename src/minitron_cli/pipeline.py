@@ -89,7 +89,7 @@ class Pipeline:
             replace="outdated" if ours else "never",
         )
         batch = prepare(settings)
-        self._state.put("quantize", batch.targets[0].fingerprint)
+        self._state.put("quantize", [level.name for level in levels])
         return run(batch, self._listener)
 
     def _measure(self, full: Path, results: list[LevelResult]) -> list[Row]:

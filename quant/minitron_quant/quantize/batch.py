@@ -13,6 +13,7 @@ from minitron_engine.devices import default_threads
 from minitron_engine.errors import MinitronError
 from minitron_engine.progress import Progress, ignore
 from minitron_quant.quantize.encode import Errors
+from minitron_quant.quantize.identity import Identity, identify
 from minitron_quant.quantize.job import (
     Batch,
     QuantizeSettings,
@@ -25,7 +26,6 @@ from minitron_quant.quantize.job import (
 )
 from minitron_quant.quantize.journal import (
     Journal,
-    Recorded,
     exclusive,
     file_sha256,
     read_manifest,
@@ -75,36 +75,37 @@ def _run_alone(batch: Batch, journal: Journal, progress: Progress) -> list[Level
     manifest = read_manifest(manifest_path(batch.settings))
     finished = manifest.get("levels", {}) if batch.settings.replace != "always" else {}
     recorded = journal.read()
-    left = [target for target in batch.targets if not _up_to_date(target, finished)]
+    identity = identify(batch, manifest)
+    left = [target for target in batch.targets if not _up_to_date(target, finished, identity)]
     # complete but not yet in the manifest: the job before was killed in between
-    tensors = len(batch.plan.order)
-    complete = [target for target in left if _completed(target, recorded, tensors)]
+    whole = len(batch.plan.order)
+    complete = [
+        target
+        for target in left
+        if recorded.levels.get(target.planned.level.name) == (identity.fingerprint(target), whole)
+        and _all_there(target)
+    ]
     missing = [target for target in left if target not in complete]
     _refuse_collisions(batch.settings, missing)
     started = time.monotonic()
     errors = recorded.errors
     if missing:
-        writing = Writing(batch, missing, journal, progress)
+        writing = Writing(batch, missing, identity, journal, progress)
         writing.run()
         errors = writing.errors
     _write_errors(batch, errors)
     seconds = round(time.monotonic() - started, 2)
-    return _record(batch, [*complete, *missing], seconds, manifest)
+    return _record(batch, identity, [*complete, *missing], seconds, manifest)
 
 
-def _up_to_date(target: Target, finished: dict[str, Any]) -> bool:
+def _up_to_date(target: Target, finished: dict[str, Any], identity: Identity) -> bool:
     entry = finished.get(target.planned.level.name, {})
     names = [file.path.name for file in target.files]
     return (
-        entry.get("fingerprint") == target.fingerprint
+        entry.get("fingerprint") == identity.fingerprint(target)
         and [file["name"] for file in entry.get("files", [])] == names
         and _all_there(target)
     )
-
-
-def _completed(target: Target, recorded: Recorded, tensors: int) -> bool:
-    written = recorded.levels.get(target.planned.level.name)
-    return written == (target.fingerprint, tensors) and _all_there(target)
 
 
 def _all_there(target: Target) -> bool:
@@ -137,7 +138,11 @@ def _write_errors(batch: Batch, errors: dict[str, Errors]) -> None:
 
 
 def _record(
-    batch: Batch, written: Sequence[Target], seconds: float, manifest: dict[str, Any]
+    batch: Batch,
+    identity: Identity,
+    written: Sequence[Target],
+    seconds: float,
+    manifest: dict[str, Any],
 ) -> list[LevelResult]:
     levels: dict[str, Any] = manifest.get("levels", {})
     files = [file for target in written for file in target.files]
@@ -153,10 +158,10 @@ def _record(
             "seconds": seconds,
             "types": count_types(target.planned),
             "options": options_document(batch.settings),
-            "fingerprint": target.fingerprint,
+            "fingerprint": identity.fingerprint(target),
         }
     if written:
-        document = {**batch.identity, "levels": levels}
+        document = {**identity.document, "levels": levels}
         write_whole(manifest_path(batch.settings), json.dumps(document, indent=1) + "\n")
     return [_result(batch, target, levels, target not in written) for target in batch.targets]
 

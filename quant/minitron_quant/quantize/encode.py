@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,12 @@ _SLABS_AHEAD = 3
 _MIN_TASK, _MAX_TASK = 32 * 512, 1 << 18
 
 
+class Source(Protocol):
+    """A tensor's bytes, read or made when a part is asked for; an array is one."""
+
+    def __getitem__(self, part: slice, /) -> Bytes: ...
+
+
 @dataclass(frozen=True)
 class Job:
     """A tensor to encode: its bytes, the types wanted, the importance of its columns.
@@ -33,7 +40,7 @@ class Job:
     """
 
     info: TensorInfo
-    data: Bytes
+    data: Source
     types: tuple[int, ...]
     weights: NDArray[np.float32] | None
     measure: bool = False

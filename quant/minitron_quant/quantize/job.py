@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +20,6 @@ from minitron_convert.gguf_file import (
     open_shards,
 )
 from minitron_engine.errors import Usage
-from minitron_engine.library import LLAMA_CPP_COMMIT
 from minitron_quant.levels import Level
 from minitron_quant.quantize.importance import (
     Importance,
@@ -29,7 +27,7 @@ from minitron_quant.quantize.importance import (
     match_importance,
     missing_entries,
 )
-from minitron_quant.quantize.journal import file_sha256, fingerprint, read_manifest
+from minitron_quant.quantize.journal import fingerprint
 from minitron_quant.quantize.options import QuantizeOptions
 from minitron_quant.quantize.plan import (
     LevelPlan,
@@ -80,11 +78,11 @@ class TargetFile:
 
 @dataclass(frozen=True)
 class Target:
-    """One level's files before they are written, and one hash over all they are made from."""
+    """One level's files before they are written. recipe: a hash over all but the weights' bytes."""
 
     planned: LevelPlan
     files: tuple[TargetFile, ...]
-    fingerprint: str
+    recipe: str
 
     @property
     def path(self) -> Path:
@@ -106,7 +104,6 @@ class Batch:
     plan: Plan
     weights: dict[str, NDArray[np.float32]]
     targets: list[Target]
-    identity: dict[str, Any]
     notes: tuple[str, ...]
 
     @property
@@ -167,10 +164,9 @@ def prepare(settings: QuantizeSettings) -> Batch:
     plan = make_plan(shards, settings.levels, settings.options, bool(importance.weights))
     tensors = {name: info for name, (_, info) in plan.tensors.items()}
     weights = match_importance(importance, tensors, plan.levels)
-    identity = _identity(settings, shards)
-    targets = [_target(settings, shards, plan, p, importance, identity) for p in plan.levels]
+    targets = [_target(settings, shards, plan, p, importance) for p in plan.levels]
     notes = missing_entries(weights, tensors, plan.levels) if importance.weights else ()
-    return Batch(settings, shards, plan, weights, targets, identity, notes)
+    return Batch(settings, shards, plan, weights, targets, notes)
 
 
 def manifest_path(settings: QuantizeSettings) -> Path:
@@ -183,35 +179,12 @@ def folder_of(settings: QuantizeSettings) -> Path:
     return settings.directory or settings.source.parent
 
 
-def _identity(settings: QuantizeSettings, shards: Sequence[Gguf]) -> dict[str, Any]:
-    # a file of the same size and time as recorded is not read again only to hash it
-    recorded = read_manifest(manifest_path(settings)).get("source", [])
-    known = {(e["name"], e["bytes"], e["modified_ns"]): e["sha256"] for e in recorded}
-    source = []
-    for shard in shards:
-        stat = shard.path.stat()
-        key = (shard.path.name, stat.st_size, stat.st_mtime_ns)
-        sha256 = known.get(key) or file_sha256(shard.path)
-        source.append(dict(zip(("name", "bytes", "modified_ns"), key, strict=True), sha256=sha256))
-    imatrix = settings.imatrix
-    return {
-        "versions": {
-            "minitron": version("minitron"),
-            "llama_cpp_python": version("llama_cpp_python"),
-            "llama_cpp_commit": LLAMA_CPP_COMMIT,
-        },
-        "source": source,
-        "imatrix": imatrix and {"name": imatrix.name, "sha256": file_sha256(imatrix)},
-    }
-
-
 def _target(
     settings: QuantizeSettings,
     shards: Sequence[Gguf],
     plan: Plan,
     planned: LevelPlan,
     importance: Importance,
-    identity: dict[str, Any],
 ) -> Target:
     file_name = f"{model_name(settings.source)}-{planned.level.name}.gguf"
     path = settings.output or folder_of(settings) / file_name
@@ -223,10 +196,8 @@ def _target(
     if any(file.path.resolve() in sources for file in files):
         raise Usage(f"{path} is the source itself", "choose another folder with -d")
     headers = [encode_header(file.metadata, file.specs) for file in files]
-    hashes = [entry["sha256"] for entry in identity["source"]]
-    weights = identity["imatrix"]["sha256"] if importance.weights else ""
     chosen = (*settings.include, "-", *settings.exclude)
-    return Target(planned, tuple(files), fingerprint(*headers, *hashes, weights, *chosen))
+    return Target(planned, tuple(files), fingerprint(*headers, *chosen))
 
 
 def _split_like(shards: Sequence[Gguf], whole: TargetFile) -> list[TargetFile]:

@@ -7,13 +7,47 @@ from typing import Any
 
 import numpy as np
 
-from minitron_convert.gguf_file import row_bytes
+from minitron_convert.gguf_file import TYPE, TYPE_ID, row_bytes
 from minitron_engine.devices import default_threads
 from minitron_engine.library import ggml
 from minitron_quant.quantize.job import Batch, count_types, folder_of
 
-# weights encoded to find out how fast a type is; whole blocks of every type
-_SAMPLE_ROWS, _SAMPLE_COLUMNS = 64, 256
+# weights that are encoded to find out how fast this machine is
+_SAMPLE_ROWS, _SAMPLE_COLUMNS = 64, 4096
+
+# speed of each encoder beside q6_K's, as benchmarks/encoding_speed.py prints it (an EPYC with
+# AVX-512). To measure all of them first would take longer than most plans are worth: the tables
+# of the IQ types alone are seconds of work.
+RELATIVE_SPEED = {
+    "iq2_xs": 0.037,
+    "iq3_xxs": 0.0613,
+    "iq2_xxs": 0.0741,
+    "iq3_s": 0.0873,
+    "iq2_s": 0.131,
+    "iq4_xs": 0.159,
+    "iq4_nl": 0.159,
+    "iq1_s": 0.189,
+    "iq1_m": 0.202,
+    "q2_K": 0.225,
+    "q5_K": 0.249,
+    "q4_K": 0.256,
+    "q5_1": 0.261,
+    "q4_1": 0.262,
+    "q3_K": 0.805,
+    "q6_K": 1.0,
+    "q5_0": 1.12,
+    "q4_0": 1.12,
+    "nvfp4": 1.16,
+    "q1_0": 5.5,
+    "mxfp4": 6.36,
+    "q2_0": 8.6,
+    "q8_0": 8.9,
+    "tq2_0": 9.5,
+    "tq1_0": 9.74,
+    "f16": 17.3,
+    "bf16": 80.6,
+    "f32": 256.0,
+}
 
 
 def summarize(batch: Batch) -> dict[str, Any]:
@@ -32,6 +66,7 @@ def summarize(batch: Batch) -> dict[str, Any]:
         by_type[kind] = by_type.get(kind, 0) + tensors[name][1].n_elements
     encoded = sum(by_type.values())
     threads = batch.settings.threads or default_threads()
+    units = sum(count / RELATIVE_SPEED[TYPE[kind].name] for kind, count in by_type.items())
     return {
         "levels": [
             {
@@ -49,32 +84,19 @@ def summarize(batch: Batch) -> dict[str, Any]:
         "weights_encoded": encoded,
         "weights_without_sharing": separate,
         "work_saved_pct": round(100 * (1 - encoded / separate), 2) if separate else 0.0,
-        "estimated_seconds": round(
-            sum(count / encoding_speed(kind) for kind, count in by_type.items()) / threads, 1
-        ),
+        "estimated_seconds": round(units / (machine_speed() * threads), 1),
     }
 
 
-def encoding_speed(kind: int) -> float:
-    """Weights per second and thread of ggml's encoder for a type, measured on a small sample."""
-    values = np.random.default_rng(0).standard_normal(_SAMPLE_ROWS * _SAMPLE_COLUMNS, np.float32)
-    weights = np.ones(_SAMPLE_COLUMNS, np.float32)
-    blocks = np.empty(_SAMPLE_ROWS * row_bytes(kind, _SAMPLE_COLUMNS), np.uint8)
-
-    def encode(rows: int) -> None:
-        ggml().ggml_quantize_chunk(
-            kind,
-            values.ctypes.data,
-            blocks.ctypes.data,
-            0,
-            rows,
-            _SAMPLE_COLUMNS,
-            weights.ctypes.data,
-        )
-
-    encode(1)  # the first call builds the tables of the type
+def machine_speed() -> float:
+    """Weights per second that one thread encodes to q6_K, measured in a few milliseconds."""
+    kind, columns = TYPE_ID["q6_K"], _SAMPLE_COLUMNS
+    values = np.random.default_rng(0).standard_normal((_SAMPLE_ROWS, columns), np.float32)
+    blocks = np.empty(_SAMPLE_ROWS * row_bytes(kind, columns), np.uint8)
+    weights = np.ones(columns, np.float32)
+    pointers = values.ctypes.data, blocks.ctypes.data
     started = time.perf_counter()
-    encode(_SAMPLE_ROWS)
+    ggml().ggml_quantize_chunk(kind, *pointers, 0, _SAMPLE_ROWS, columns, weights.ctypes.data)
     return values.size / (time.perf_counter() - started)
 
 

@@ -8,6 +8,7 @@ from minitron_engine.devices import default_threads
 from minitron_engine.errors import OutOfResources
 from minitron_engine.progress import Event, Progress
 from minitron_quant.quantize.encode import Errors, Job, Slab, add_errors, encode
+from minitron_quant.quantize.identity import Identity
 from minitron_quant.quantize.job import Batch, Target, folder_of
 from minitron_quant.quantize.journal import Journal, Recorded
 from minitron_quant.quantize.level_writer import LevelWriter
@@ -20,10 +21,16 @@ class Writing:
     """The files of one job while they are written, side by side, tensor after tensor."""
 
     def __init__(
-        self, batch: Batch, targets: Sequence[Target], journal: Journal, progress: Progress
+        self,
+        batch: Batch,
+        targets: Sequence[Target],
+        identity: Identity,
+        journal: Journal,
+        progress: Progress,
     ) -> None:
         self._batch = batch
         self._targets = targets
+        self._fingerprints = [identity.fingerprint(target) for target in targets]
         self._progress = progress
         self._order = batch.plan.order
         self._journal = journal
@@ -32,7 +39,10 @@ class Writing:
         recorded = journal.read()
         self.errors: dict[str, Errors] = recorded.errors
         self._tensor_errors: Errors = {}
-        self._there = [self._resumable(target, recorded) for target in targets]
+        self._there = [
+            self._resumable(target, made_from, recorded)
+            for target, made_from in zip(targets, self._fingerprints, strict=True)
+        ]
 
     def run(self) -> None:
         """Write all files; the journal then says that they are complete.
@@ -52,11 +62,11 @@ class Writing:
         for writer in self._writers:
             writer.finish()
 
-    def _resumable(self, target: Target, recorded: Recorded) -> int:
+    def _resumable(self, target: Target, made_from: str, recorded: Recorded) -> int:
         """How many tensors of a target are there already, from an interrupted run."""
-        made_from, tensors = recorded.levels.get(target.planned.level.name, ("", 0))
+        recorded_from, tensors = recorded.levels.get(target.planned.level.name, ("", 0))
         partials = (file.path.with_name(f".{file.path.name}.partial") for file in target.files)
-        fits = made_from == target.fingerprint and 0 < tensors <= len(self._order)
+        fits = recorded_from == made_from and 0 < tensors <= len(self._order)
         return tensors if fits and all(partial.is_file() for partial in partials) else 0
 
     def _check_disk(self) -> None:
@@ -111,8 +121,10 @@ class Writing:
         for writer in self._writers:
             writer.sync()
         levels = {
-            target.planned.level.name: (target.fingerprint, writer.tensors_written)
-            for target, writer in zip(self._targets, self._writers, strict=True)
+            target.planned.level.name: (made_from, writer.tensors_written)
+            for target, made_from, writer in zip(
+                self._targets, self._fingerprints, self._writers, strict=True
+            )
         }
         self._journal.write(Recorded(levels, self.errors))
         self._committed = time.monotonic()

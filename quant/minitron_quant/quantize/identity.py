@@ -1,0 +1,48 @@
+"""A job's inputs by content: the part of the manifest that proves where files come from."""
+
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from minitron_engine.library import LLAMA_CPP_COMMIT
+from minitron_quant.quantize.job import Batch, Target
+from minitron_quant.quantize.journal import file_sha256, fingerprint
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Versions, the source's files and the importance matrix, with their hashes."""
+
+    document: dict[str, Any]
+
+    def fingerprint(self, target: Target) -> str:
+        """One hash over everything that a level is made from."""
+        hashes = [entry["sha256"] for entry in self.document["source"]]
+        imatrix = self.document["imatrix"]
+        return fingerprint(target.recipe, *hashes, imatrix["sha256"] if imatrix else "")
+
+
+def identify(batch: Batch, manifest: dict[str, Any]) -> Identity:
+    """Hash the inputs; a file of the size and time that the manifest has is not read again."""
+    known = {
+        (entry["name"], entry["bytes"], entry["modified_ns"]): entry["sha256"]
+        for entry in manifest.get("source", [])
+    }
+    source = []
+    for shard in batch.shards:
+        stat = shard.path.stat()
+        key = (shard.path.name, stat.st_size, stat.st_mtime_ns)
+        sha256 = known.get(key) or file_sha256(shard.path)
+        source.append(dict(zip(("name", "bytes", "modified_ns"), key, strict=True), sha256=sha256))
+    imatrix = batch.settings.imatrix
+    return Identity(
+        {
+            "versions": {
+                "minitron": version("minitron"),
+                "llama_cpp_python": version("llama_cpp_python"),
+                "llama_cpp_commit": LLAMA_CPP_COMMIT,
+            },
+            "source": source,
+            "imatrix": imatrix and {"name": imatrix.name, "sha256": file_sha256(imatrix)},
+        }
+    )

@@ -1,0 +1,345 @@
+"""Quantization jobs: what is kept, resumed and refused, and what is written down."""
+
+import ctypes
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType
+from gguf.quants import dequantize
+from llama_cpp import llama_cpp as api
+
+from minitron_convert.convert import ConvertSettings, convert
+from minitron_convert.gguf_file import TYPE_ID, open_gguf
+from minitron_engine import devices
+from minitron_engine.errors import (
+    Damaged,
+    MinitronError,
+    OutOfResources,
+    Usage,
+)
+from minitron_engine.progress import Event
+from minitron_quant.imatrix.files import read_imatrix
+from minitron_quant.levels import level_named, parse_levels
+from minitron_quant.quantize import batch, encode, writing
+from minitron_quant.quantize.batch import LevelResult, run
+from minitron_quant.quantize.job import QuantizeSettings, prepare
+from minitron_quant.quantize.options import QuantizeOptions, parse_tensor_type
+from minitron_quant.quantize.summary import summarize
+from support import EXAMPLES, RECORDED, quantize, recorded
+
+LLAMA_IMATRIX = RECORDED / "nano-llama.imatrix.gguf"
+CHEAP = ("Q4_0", "Q8_0", "Q4_K_M")
+
+
+def test_running_again_does_only_what_is_missing(nano_llama: Path, tmp_path: Path) -> None:
+    first = quantize(nano_llama, tmp_path, *CHEAP)
+    times = {name: result.path.stat().st_mtime_ns for name, result in first.items()}
+    first["Q8_0"].path.unlink()
+    again = quantize(nano_llama, tmp_path, *CHEAP, "Q5_0")
+    assert {name: result.kept for name, result in again.items()} == {
+        "Q4_0": True,
+        "Q8_0": False,
+        "Q4_K_M": True,
+        "Q5_0": False,
+    }
+    assert again["Q4_0"].path.stat().st_mtime_ns == times["Q4_0"]
+    assert again["Q8_0"].sha256 == first["Q8_0"].sha256
+
+
+def test_a_file_made_from_something_else_is_not_touched(nano_llama: Path, tmp_path: Path) -> None:
+    foreign = tmp_path / "nano-llama-Q4_0.gguf"
+    foreign.write_text("mine")
+    with pytest.raises(MinitronError, match="made from something else"):
+        quantize(nano_llama, tmp_path, "Q4_0")
+    assert foreign.read_text() == "mine"
+    result = quantize(nano_llama, tmp_path, "Q4_0", replace="always")["Q4_0"]
+    assert open_gguf(foreign).size == result.bytes
+
+
+def test_another_option_makes_the_file_anew(nano_llama: Path, tmp_path: Path) -> None:
+    quantize(nano_llama, tmp_path, "Q4_0")
+    options = QuantizeOptions(tensor_types=(parse_tensor_type("attn_v=Q8_0"),))
+    with pytest.raises(MinitronError, match="made from something else"):
+        quantize(nano_llama, tmp_path, "Q4_0", options=options)
+    path = quantize(nano_llama, tmp_path, "Q4_0", options=options, replace="always")["Q4_0"].path
+    assert open_gguf(path).tensor("blk.0.attn_v.weight").type == TYPE_ID["q8_0"]
+
+
+def test_values_that_are_no_numbers_leave_nothing_behind(nano_llama: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken-F16.gguf"
+    shutil.copy(nano_llama, broken)
+    file = open_gguf(broken)
+    offset = file.data_offset + file.tensor("blk.3.attn_k.weight").offset
+    with broken.open("r+b") as data:
+        data.seek(offset + 100)
+        data.write(b"\x00\x7e")  # a float16 NaN
+    out = tmp_path / "out"
+    with pytest.raises(Damaged, match=r"blk\.3\.attn_k.*no numbers"):
+        quantize(broken, out, *CHEAP)
+    assert list(out.iterdir()) == []
+
+
+class Stop(KeyboardInterrupt):
+    """Ctrl-C at a chosen moment."""
+
+
+def interrupt_after(share: float) -> Any:
+    def listen(event: Event) -> None:
+        if event.done > share * event.total:
+            raise Stop
+
+    return listen
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.999])
+def test_an_interrupted_job_continues(
+    share: float, nano_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encode, "SLAB_ELEMENTS", 1 << 16)
+    whole = quantize(nano_llama, tmp_path / "whole", *CHEAP)
+    settings = QuantizeSettings(nano_llama, tuple(parse_levels(CHEAP)), tmp_path / "parts")
+    with pytest.raises(Stop):
+        run(prepare(settings), interrupt_after(share))
+    assert not list((tmp_path / "parts").glob("[!.]*.gguf"))
+    seen: list[Event] = []
+    results = run(prepare(settings), seen.append)
+    assert [r.sha256 for r in results] == [whole[r.level].sha256 for r in results]
+    if share > 0.5:
+        left = sum(event.total for event in seen[:1])
+        assert left < 0.8 * 3 * open_gguf(nano_llama).size / 2  # most was there already
+    left = {path.name for path in (tmp_path / "parts").iterdir()}
+    assert left == {r.path.name for r in results} | {"nano-llama.manifest.json"}
+
+
+def test_kill_9_loses_nothing_that_was_committed(nano_llama: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "killed"
+    code = (
+        "import sys\nfrom pathlib import Path\n"
+        "from minitron_quant.levels import parse_levels\n"
+        "from minitron_quant.quantize import writing\n"
+        "from minitron_quant.quantize.batch import run\n"
+        "from minitron_quant.quantize.job import QuantizeSettings, prepare\n"
+        "writing._COMMIT_SECONDS = 0.0\n"
+        "if __name__ == '__main__':\n"
+        "    levels = tuple(parse_levels(['Q3_K_M', 'Q5_K_M']))\n"
+        "    settings = QuantizeSettings(Path(sys.argv[1]), levels, Path(sys.argv[2]), threads=1)\n"
+        "    run(prepare(settings))\n"
+    )
+    script = tmp_path / "job.py"
+    script.write_text(code)
+    process = subprocess.Popen([sys.executable, script, nano_llama, folder])
+    journal = folder / ".nano-llama.quantize.journal"
+    deadline = time.monotonic() + 60
+    while not journal.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    results = quantize(nano_llama, folder, "Q3_K_M", "Q5_K_M")
+    whole = quantize(nano_llama, tmp_path / "whole", "Q3_K_M", "Q5_K_M")
+    assert {n: r.sha256 for n, r in results.items()} == {n: r.sha256 for n, r in whole.items()}
+
+
+def test_killed_between_the_files_and_the_manifest(
+    nano_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batch, "_record", killed)
+        with pytest.raises(Stop):
+            quantize(nano_llama, tmp_path, *CHEAP)
+    times = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.gguf")}
+    assert len(times) == 3
+    results = quantize(nano_llama, tmp_path, *CHEAP)
+    assert {r.path.name: r.path.stat().st_mtime_ns for r in results.values()} == times
+    assert all(result.kept for result in quantize(nano_llama, tmp_path, *CHEAP).values())
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 9 MB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=9m", "tmpfs", str(folder)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("mounting a small file system is not permitted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_fills_up_midway(
+    nano_llama: Path, tmp_path: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roomy = shutil.disk_usage(tmp_path)._replace(free=1 << 40)
+    with monkeypatch.context() as patch:
+        patch.setattr(writing.shutil, "disk_usage", lambda _: roomy)
+        with pytest.raises(Exception) as caught:
+            quantize(nano_llama, small_disk, "Q4_0", "Q8_0", "Q5_0")
+    assert getattr(caught.value, "exit_code", None) == 6
+    assert not list(small_disk.glob("[!.]*.gguf"))
+    # with room made, the same levels go on where they were
+    subprocess.run(["mount", "-o", "remount,size=40m", str(small_disk)], check=True)
+    results = quantize(nano_llama, small_disk, "Q4_0", "Q8_0", "Q5_0")
+    whole = quantize(nano_llama, tmp_path / "whole", "Q4_0", "Q8_0", "Q5_0")
+    assert {n: r.sha256 for n, r in results.items()} == {n: r.sha256 for n, r in whole.items()}
+
+
+def test_a_full_disk_is_said_before_the_work(
+    nano_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(writing.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(OutOfResources, match="free"):
+        quantize(nano_llama, tmp_path / "full", *CHEAP)
+    assert list((tmp_path / "full").iterdir()) == []
+
+
+def test_two_jobs_on_one_folder(nano_llama: Path, tmp_path: Path) -> None:
+    import fcntl
+
+    with (tmp_path / ".nano-llama.quantize.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(MinitronError, match="another minitron quantize"):
+            quantize(nano_llama, tmp_path, "Q4_0")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written(nano_llama: Path, tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(Exception) as caught:
+        quantize(nano_llama, tmp_path / "out", "Q4_0")
+    assert getattr(caught.value, "exit_code", None) == 7
+
+
+def test_the_source_is_never_the_target(nano_llama: Path) -> None:
+    with pytest.raises(Usage, match="the source itself"):
+        quantize(nano_llama, nano_llama.parent, "F16")
+
+
+def test_the_summary_counts_shared_work(nano_llama: Path, tmp_path: Path) -> None:
+    levels = tuple(parse_levels(["all"]))
+    job = QuantizeSettings(nano_llama, levels, tmp_path, imatrix=LLAMA_IMATRIX)
+    summary = summarize(prepare(job))
+    assert len(summary["levels"]) == 27
+    assert 0 < summary["weights_encoded"] < summary["weights_without_sharing"]
+    assert summary["estimated_seconds"] > 0
+    sizes = recorded("quantize-nano-llama.json")["levels"]
+    for entry in summary["levels"]:
+        # our file differs from llama.cpp's in a few keys only
+        assert abs(entry["bytes"] - sizes[entry["level"]]["size"]) < 1024
+        assert entry["bits_per_weight"] == pytest.approx(sizes[entry["level"]]["bpw"], abs=0.01)
+
+
+def test_predicted_sizes_are_exact(llama_levels: dict[str, LevelResult]) -> None:
+    for result in llama_levels.values():
+        assert result.path.stat().st_size == result.bytes
+        assert hashlib.sha256(result.path.read_bytes()).hexdigest() == result.sha256
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """nano-llama as F16 in several shards."""
+    path = tmp_path_factory.mktemp("shards") / "nano-llama-F16.gguf"
+    settings = ConvertSettings(
+        EXAMPLES / "nano-llama", path, outtype="f16", split_max_size=5_000_000
+    )
+    return convert(settings).paths[0]
+
+
+def test_shards_become_one_file(sharded: Path, nano_llama: Path, tmp_path: Path) -> None:
+    joined = quantize(sharded, tmp_path, "Q4_0")["Q4_0"]
+    assert joined.path.name == "nano-llama-Q4_0.gguf"
+    whole = quantize(nano_llama, tmp_path / "whole", "Q4_0")["Q4_0"]
+    assert joined.path.read_bytes() == whole.path.read_bytes()
+
+
+@pytest.mark.parametrize("level", ["Q4_0", "Q4_K_M"])
+def test_kept_shards_equal_the_installed_library(level: str, sharded: Path, tmp_path: Path) -> None:
+    options = QuantizeOptions(keep_split=True)
+    ours = quantize(sharded, tmp_path / "ours", level, options=options)[level]
+    devices.start()
+    parameters = api.llama_model_quantize_default_params()
+    parameters.ftype, parameters.keep_split = level_named(level).ftype, True
+    target = tmp_path / f"nano-llama-{level}"
+    assert api.llama_model_quantize(bytes(sharded), bytes(target), ctypes.byref(parameters)) == 0
+    theirs = sorted(tmp_path.glob("*.gguf"))
+    mine = sorted((tmp_path / "ours").glob("*.gguf"))
+    assert [path.name for path in mine] == [path.name for path in theirs] and len(mine) > 2
+    for our, their in zip(mine, theirs, strict=True):
+        assert our.read_bytes() == their.read_bytes()
+    assert ours.path == mine[0]
+    assert quantize(sharded, tmp_path / "ours", level, options=options)[level].kept
+
+
+def test_interrupted_shards_continue(
+    sharded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encode, "SLAB_ELEMENTS", 1 << 16)
+    options = QuantizeOptions(keep_split=True)
+    levels = tuple(parse_levels(["Q4_0", "Q8_0"]))
+    settings = QuantizeSettings(sharded, levels, tmp_path / "parts", options=options)
+    with pytest.raises(Stop):
+        run(prepare(settings), interrupt_after(0.6))
+    run(prepare(settings))
+    quantize(sharded, tmp_path / "whole", "Q4_0", "Q8_0", options=options)
+    for path in (tmp_path / "whole").glob("*.gguf"):
+        assert path.read_bytes() == (tmp_path / "parts" / path.name).read_bytes()
+
+
+def test_errors_tell_how_much_each_type_hurts(
+    nano_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encode, "SLAB_ELEMENTS", 1 << 16)
+    path = tmp_path / "errors.json"
+    settings = QuantizeSettings(
+        nano_llama,
+        tuple(parse_levels(["Q2_K", "Q8_0"])),
+        tmp_path / "out",
+        imatrix=LLAMA_IMATRIX,
+        errors=path,
+    )
+    with pytest.raises(Stop):
+        run(prepare(settings), interrupt_after(0.5))
+    run(prepare(settings))
+    errors = json.loads(path.read_text())["relative_errors"]
+    name = "blk.2.ffn_up.weight"
+    assert set(errors[name]) == {"q2_K", "q8_0"} and errors[name]["q8_0"] < errors[name]["q2_K"]
+    source = open_gguf(nano_llama)
+    weight = source.data(source.tensor(name)).view(np.float16).astype(np.float64)
+    file = open_gguf(tmp_path / "out" / "nano-llama-Q2_K.gguf")
+    info = file.tensor(name)
+    decoded = dequantize(np.array(file.data(info)), GGMLQuantizationType.Q2_K).ravel()
+    importance = read_imatrix(LLAMA_IMATRIX).weights()[name][0].astype(np.float64)
+    shape = (-1, info.shape[0])
+    difference = ((decoded - weight) ** 2).reshape(shape) * importance
+    expected = difference.sum() / (weight.reshape(shape) ** 2 * importance).sum()
+    assert errors[name]["q2_K"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_manifest_tells_what_was_made_from_what(nano_llama: Path, tmp_path: Path) -> None:
+    options = QuantizeOptions(leave_output=True)
+    result = quantize(nano_llama, tmp_path, "Q4_0", imatrix=LLAMA_IMATRIX, options=options)["Q4_0"]
+    manifest = json.loads((tmp_path / "nano-llama.manifest.json").read_text())
+    assert manifest["source"][0]["sha256"] == hashlib.sha256(nano_llama.read_bytes()).hexdigest()
+    assert manifest["imatrix"]["name"] == LLAMA_IMATRIX.name
+    assert manifest["versions"]["llama_cpp_commit"] == "0c1e57098"
+    level = manifest["levels"]["Q4_0"]
+    assert level["options"] == {"leave_output_tensor": True}
+    assert level["files"] == [
+        {"name": result.path.name, "bytes": result.bytes, "sha256": result.sha256}
+    ]
+    assert str(tmp_path) not in json.dumps(manifest)
