@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 import shutil
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -58,63 +59,84 @@ def open_source(text: str, revision: str | None = None, progress: Progress | Non
 
     Errors: NotFound, Denied (network, private or gated repository), NoSpace.
     """
-    path = Path(text).expanduser()
-    if path.exists() or not _REPOSITORY.fullmatch(text):
-        return Source(path)
-    repository, _, given = text.partition("@")
-    return download(repository, revision or given or None, progress)
+    repository = parse(text, revision)
+    return Source(Path(text).expanduser()) if repository is None else repository.download(progress)
 
 
-def download(
-    repository: str, revision: str | None = None, progress: Progress | None = None
-) -> Source:
-    """Fetch what a conversion of `repository` (owner/name) needs. Errors as open_source."""
-    try:
+def parse(text: str, revision: str | None = None) -> Repository | None:
+    """The repository that owner/name[@revision] names, None for what can only be a folder."""
+    if Path(text).expanduser().exists() or not _REPOSITORY.fullmatch(text):
+        return None
+    name, _, given = text.partition("@")
+    return Repository(name, revision or given or None)
+
+
+@dataclass(frozen=True)
+class Repository:
+    """owner/name on the Hub, at a branch, tag or commit (None for the main branch)."""
+
+    name: str
+    revision: str | None = None
+
+    def download(self, progress: Progress | None = None) -> Source:
+        """Fetch what a conversion needs. Errors as open_source."""
+        with self.explained():
+            files = self.files()
+            return self.fetch(_choose(self.name, files), progress)
+
+    def files(self) -> dict[str, int] | None:
+        """The files with the bytes still to fetch, none for those in the cache.
+
+        None without a network, or where none is wanted: what is in the cache may do.
+        """
+        api = huggingface_hub.HfApi()
         try:
-            files = _list_files(repository, revision)
+            info = api.model_info(self.name, revision=self.revision, files_metadata=True)
         except errors.HfHubHTTPError:
             raise
         except _UNREACHABLE:
-            # No network, or none wanted: what is in the cache may do.
-            files = None
-        wanted = _choose(repository, files)
+            return None
+        sizes = {}
+        for file in info.siblings or []:
+            cached = huggingface_hub.try_to_load_from_cache(
+                self.name, file.rfilename, revision=info.sha
+            )
+            sizes[file.rfilename] = 0 if isinstance(cached, str) else file.size or 0
+        return sizes
+
+    def fetch(self, patterns: list[str], progress: Progress | None = None) -> Source:
+        """Download the files that match into the Hub's cache."""
         folder = huggingface_hub.snapshot_download(
-            repository,
-            revision=revision,
-            allow_patterns=wanted,
+            self.name,
+            revision=self.revision,
+            allow_patterns=patterns,
             tqdm_class=_silent_bar(progress or ignore),
         )
-    except ConvertError:
-        raise
-    except (*_UNREACHABLE, ValueError) as error:
-        raise _explain(error, repository, revision) from error
-    return Source(Path(folder), repository.partition("/")[2])
+        return Source(Path(folder), self.name.partition("/")[2])
 
-
-def _list_files(repository: str, revision: str | None) -> dict[str, int]:
-    """The repository's files with their sizes; those in the cache count nothing."""
-    info = huggingface_hub.HfApi().model_info(repository, revision=revision, files_metadata=True)
-    sizes = {}
-    for file in info.siblings or []:
-        cached = huggingface_hub.try_to_load_from_cache(
-            repository, file.rfilename, revision=info.sha
-        )
-        sizes[file.rfilename] = 0 if isinstance(cached, str) else file.size or 0
-    return sizes
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """What huggingface_hub meets within becomes an error of this package."""
+        try:
+            yield
+        except ConvertError:
+            raise
+        except (*_UNREACHABLE, ValueError) as error:
+            raise _explain(error, self.name, self.revision) from error
 
 
 def _choose(repository: str, files: dict[str, int] | None) -> list[str]:
     """Patterns of the files to fetch. NotFound: no checkpoint; NoSpace: the disk is too small."""
     if files is None:
         return [*BESIDE_WEIGHTS, *WEIGHTS[0]]
-    weights = next((form for form in WEIGHTS if _matching(files, form[:1])), None)
+    weights = next((form for form in WEIGHTS if matching(files, form[:1])), None)
     if weights is None or "config.json" not in files:
         raise NotFound(
             f"{repository} on the Hub is no checkpoint: it has no "
             f"{'config.json' if weights else 'model.safetensors or pytorch_model.bin'}.",
             "Another revision may have one: give it as owner/name@revision.",
         )
-    wanted = _matching(files, (*BESIDE_WEIGHTS, *weights))
+    wanted = matching(files, (*BESIDE_WEIGHTS, *weights))
     size = sum(files[name] for name in wanted)
     folder = Path(constants.HF_HUB_CACHE)
     while not folder.exists():
@@ -128,7 +150,8 @@ def _choose(repository: str, files: dict[str, int] | None) -> list[str]:
     return wanted
 
 
-def _matching(files: Iterable[str], patterns: Iterable[str]) -> list[str]:
+def matching(files: Iterable[str], patterns: Iterable[str]) -> list[str]:
+    """The names that match one of the patterns, at the depth of the pattern."""
     return [
         name
         for name in files

@@ -97,7 +97,7 @@ def encoded_rows(tensor: PlannedTensor, start: int, stop: int) -> Array:
 
 
 def float_rows(tensor: PlannedTensor, start: int, stop: int) -> Array:
-    """Rows of a tensor as float32, before they are encoded; both a multiple of the source's step."""
+    """Rows of a tensor as float32, not encoded; both a multiple of the source's step."""
     data = tensor.source.read(start, stop)
     return to_float(data, tensor.source.dtype).astype(np.float32, copy=False)
 

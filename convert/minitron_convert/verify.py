@@ -124,7 +124,8 @@ def _check_values(planned: Plan, shards: list[Gguf], progress: Progress) -> Chec
         worst = max(worst, (error, info.name))
         if not error <= tolerance(info.type):
             wrong.append(f"{info.name} ({TYPE[info.type].name}) is off by {error:.2g}")
-    told = f"{len(tensors) - skipped} tensors agree, the worst {worst[1]} to {worst[0]:.2g}"
+    told = f"{len(tensors) - skipped} tensors agree, "
+    told += f"{worst[1]} least, to {worst[0]:.2g}" if worst[0] else "all exactly"
     if skipped:
         told += f"; {skipped} are of types that cannot be decoded here"
     return Check("values", not wrong, _listed(wrong) or told)

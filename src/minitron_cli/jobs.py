@@ -39,11 +39,12 @@ class QuantizeSection:
 
 @dataclass(frozen=True)
 class MeasureSection:
-    """The text to measure on; None measures nothing."""
+    """The text to measure on; None measures nothing. divergence: also from the full model."""
 
     text: Path | None = None
     ctx: int = 512
     chunks: int | None = None
+    divergence: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,7 @@ def _value(path: Path, section: str, key: str, value: Any) -> Any:
         "measure.text": (_is_text, "a text"),
         "measure.ctx": (_is_count, "a number from 1 on"),
         "measure.chunks": (_is_count, "a number from 1 on"),
+        "measure.divergence": (lambda v: isinstance(v, bool), "true or false"),
         "output.directory": (_is_text, "a text"),
         "output.report": (
             lambda v: _is_texts(v) and set(v) <= set(REPORTS),

@@ -97,14 +97,19 @@ class Pipeline:
         if section.text is None:
             return []
         chunks = ChunkSettings(n_ctx=section.ctx, limit=section.chunks)
-        how = fingerprint("measure", file_sha256(section.text), repr(chunks))
+        how = fingerprint(
+            "measure", file_sha256(section.text), repr(chunks), repr(section.divergence)
+        )
         hashes = {full: file_sha256(full)} | {result.path: result.sha256 for result in results}
         keys = {path: f"{path.name} {fingerprint(sha256, how)}" for path, sha256 in hashes.items()}
         known = {path: self._state.get(key) for path, key in keys.items()}
         missing = tuple(path for path, row in known.items() if row is None)
-        settings = MeasureSettings(missing, section.text, chunks)
-        rows = {path: Row(**row) for path, row in known.items() if row is not None}
-        for path, row in zip(missing, measure(settings, self._listener), strict=True):
+        reference = full if section.divergence and missing else None
+        settings = MeasureSettings(missing, section.text, chunks, reference=reference)
+        rows = {path: Row.of_document(row) for path, row in known.items() if row is not None}
+        paths = {path.name: path for path in hashes}
+        for row in measure(settings, self._listener):
+            path = paths[row.model]
             rows[path] = row
             self._state.put(keys[path], row.document())
         return sort_by_size([relate(rows[path], rows[full]) for path in hashes])

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 # the columns of the published tables of quantized models
 PUBLISHED = ("Quant", "Size (MB)", "PPL", "Size (%)", "Accuracy (%)", "PPL error rate")
 
+COMPARED = ["Size (%)", "Accuracy (%)", "KLD", "KLD error", "KLD 99 %", "Same top (%)"]
+
 
 def published_cells(row: "Row") -> list[str]:
     """One row of the published table; accuracy and size in percent need a reference."""
@@ -32,11 +34,30 @@ def _percent(value: float | None) -> str:
 
 def show_measured(out: Output, rows: Sequence["Row"], table_format: TableFormat) -> None:
     """The rows of files measured for themselves: the file names tell them apart."""
+    headers = ["Model", "Size (MB)", "PPL", "PPL error rate"]
     cells = [
         [row.model, show_mib(row.size_mib), f"{row.ppl:.4f}", f"{row.ppl_error:.5f}"]
         for row in rows
     ]
-    out.table(["Model", "Size (MB)", "PPL", "PPL error rate"], cells, table_format)
+    if any(row.accuracy_pct is not None for row in rows):
+        headers += COMPARED
+        cells = [line + compared_cells(row) for line, row in zip(cells, rows, strict=True)]
+    out.table(headers, cells, table_format)
+
+
+def compared_cells(row: "Row") -> list[str]:
+    """What a row says beside its reference: relative size, accuracy, divergence."""
+    cells = [_percent(row.size_pct), _percent(row.accuracy_pct)]
+    divergence = row.divergence
+    if divergence is None:
+        return [*cells, "", "", "", ""]
+    return [
+        *cells,
+        f"{divergence.kld_mean:.6f}",
+        f"{divergence.kld_error:.6f}",
+        f"{divergence.kld_p99:.4f}",
+        f"{divergence.same_top_pct:.2f}",
+    ]
 
 
 def measured_document(text: Path, ctx: int, rows: Sequence["Row"]) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from minitron_convert.verify import TEXTS, Check, Encode, check_logits, check_to
 from minitron_engine.context import Batch, ContextSettings, open_context
 from minitron_engine.model import Model, ModelSettings, open_model
 
+INSTALL = "pip install 'minitron[transformers]'"
+
 
 class Verification(NamedTuple):
     """The checks that were made, and what was not checked, by name, with the reason."""
@@ -43,7 +45,7 @@ def verify_model(
         skipped["token ids"] = skipped["logits"] = "the file differs"
     elif encode is None:
         skipped["token ids"] = skipped["logits"] = (
-            "tokenizers and sentencepiece are not installed: pip install 'minitron[transformers]'"
+            f"tokenizers and sentencepiece are not installed: {INSTALL}"
         )
     else:
         with open_model(ModelSettings(path, gpu_layers=0, vocab_only=True)) as model:
@@ -55,13 +57,13 @@ def verify_model(
             with _running(path, len(tokens)) as run:
                 checks.append(check_logits(tokens, reference, run, types))
         elif logits:
-            skipped["logits"] = "transformers is not installed: pip install 'minitron[transformers]'"
+            skipped["logits"] = f"transformers is not installed: {INSTALL}"
     return Verification(tuple(checks), skipped)
 
 
 def _encoder(model: Model) -> Encode:
     def encode(text: str) -> list[int]:
-        return model.tokenize(text, add_special=False, parse_special=False).tolist()
+        return [int(i) for i in model.tokenize(text, add_special=False, parse_special=False)]
 
     return encode
 

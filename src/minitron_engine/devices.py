@@ -95,6 +95,20 @@ def default_threads() -> int:
     return max(1, min(allowed or 1, _cgroup_quota()))
 
 
+def available_memory() -> int:
+    """Bytes of memory that this process may still take: the system's, or its cgroup's."""
+    free = [1 << 62]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")]
+        limit = Path("/sys/fs/cgroup/memory.max").read_text()
+        used = Path("/sys/fs/cgroup/memory.current").read_text()
+        free.append(max(int(limit) - int(used), 0))
+    except (OSError, ValueError):
+        pass  # no such file, or no limit ("max")
+    return min(free)
+
+
 def _cgroup_quota() -> int:
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()

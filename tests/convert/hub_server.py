@@ -114,9 +114,11 @@ class Hub:
         data = path.read_bytes()
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range", ""))
         start = int(wanted[1]) if wanted else 0
+        size = len(data)
+        data = data[: int(wanted[2]) + 1] if wanted and wanted[2] else data
         request.send_response(206 if wanted else 200)
         if wanted:
-            request.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+            request.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{size}")
         request.send_header("ETag", f'"{etag(path)}"')
         request.send_header("X-Repo-Commit", COMMIT)
         request.send_header("Content-Length", str(len(data) - start))

@@ -13,7 +13,14 @@ from minitron_convert.convert import ConvertSettings, convert
 from minitron_convert.gguf_file import GgufWriter, KeyValue, TensorSpec, ValueType, open_gguf
 from minitron_convert.progress import Event
 from minitron_convert.reference import source_encoder, source_logits
-from minitron_convert.verify import Check, VerifyResult, tolerance, verify
+from minitron_convert.verify import (
+    Check,
+    VerifyResult,
+    check_logits,
+    check_token_ids,
+    tolerance,
+    verify,
+)
 
 
 def by_name(result: VerifyResult) -> dict[str, Check]:
@@ -123,26 +130,28 @@ def test_keys_and_names(examples: Path, tmp_path: Path) -> None:
     assert "values" not in result
 
 
-def test_token_ids_and_logits_by_given_functions(examples: Path, tmp_path: Path) -> None:
-    settings = ConvertSettings(examples / "nano-llama", tmp_path)
-    path = convert(settings).paths[0]
+def test_token_ids_by_given_functions(examples: Path) -> None:
     encode = source_encoder(examples / "nano-llama")
     assert encode is not None
+    assert check_token_ids(encode, encode).passed
+    assert not check_token_ids(encode, lambda text: encode(text)[1:]).passed
 
+
+def test_logits_by_given_functions() -> None:
     def logits(tokens: list[int]) -> np.ndarray:
-        return np.array([[token, 1.0] for token in tokens])
+        return np.random.default_rng(1).standard_normal((len(tokens), 8), np.float32)
 
-    good = verify(settings, path, encode=(encode, encode), logits=(logits, logits))
-    assert good.passed
-    assert [check.name for check in good.checks][-2:] == ["token ids", "logits"]
-    bad = verify(
-        settings,
-        path,
-        encode=(encode, lambda text: encode(text)[1:]),
-        logits=(logits, lambda tokens: logits(tokens) * 1.1),
-    )
-    assert not by_name(bad)["token ids"].passed
-    assert not by_name(bad)["logits"].passed
+    def off(factor: float) -> Callable[[list[int]], np.ndarray]:
+        return lambda tokens: logits(tokens) * factor
+
+    tokens, floats, quantized = [1, 2, 3], {0, 1}, {0, 12}
+    assert check_logits(tokens, logits, logits, floats).passed
+    assert check_logits(tokens, logits, off(1.01), floats).passed
+    assert not check_logits(tokens, logits, off(1.1), floats).passed
+    assert check_logits(tokens, logits, off(1.1), quantized).passed
+    assert not check_logits(tokens, logits, off(2.0), quantized).passed
+    assert not check_logits(tokens, logits, off(np.nan), floats).passed
+    assert not check_logits(tokens, logits, lambda tokens: logits(tokens)[1:], floats).passed
 
 
 def test_reference_by_transformers(examples: Path) -> None:

@@ -76,9 +76,10 @@ TEXTS = [
 
 
 class Tokenizer:
-    """A vocabulary loaded by llama.cpp."""
+    """A vocabulary loaded by llama.cpp; `special` says whether special tokens are seen in text."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, special: bool = False) -> None:
+        self.special = special
         self._log = llama_cpp.llama_log_callback(lambda *_: None)
         llama_cpp.llama_log_set(self._log, ctypes.c_void_p(0))
         parameters = llama_cpp.llama_model_default_params()
@@ -87,12 +88,14 @@ class Tokenizer:
         assert self.model is not None
         self.vocab = llama_cpp.llama_model_get_vocab(self.model)
 
-    def encode(self, text: str, special: bool = False, add: bool = False) -> list[int]:
+    def encode(self, text: str, add: bool = False) -> list[int]:
         """Token ids of a text."""
         data = text.encode()
         room = len(data) + 16
         buffer = (llama_cpp.llama_token * room)()
-        count = llama_cpp.llama_tokenize(self.vocab, data, len(data), buffer, room, add, special)
+        count = llama_cpp.llama_tokenize(
+            self.vocab, data, len(data), buffer, room, add, self.special
+        )
         return list(buffer[:count])
 
     def is_end(self, token: int) -> bool:
@@ -151,7 +154,9 @@ def pair(
         shared = request.getfixturevalue("shared")
         sizes = {"llama3.1": 128256, "llama2": 32000, "smollm2": 49152}
         folder = with_config(shared / "tokenizers" / name, work / name, vocab_size=sizes[name])
-    tokenizer = Tokenizer(convert_vocabulary(folder, work))
+    # The tokenizers library sees special tokens in a text, sentencepiece does not.
+    special = not (folder / "tokenizer.model").is_file()
+    tokenizer = Tokenizer(convert_vocabulary(folder, work), special)
     yield tokenizer, reference(folder)
     tokenizer.close()
 
@@ -179,7 +184,7 @@ CHARACTERS = st.one_of(
 @settings(
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
 )
-@given(texts=st.lists(st.text(CHARACTERS, max_size=40), min_size=10, max_size=60))
+@given(texts=st.lists(st.text(CHARACTERS, max_size=40), min_size=50, max_size=60))
 def test_token_ids_of_any_text(pair: tuple[Tokenizer, Encode], texts: list[str]) -> None:
     ours, theirs = pair
     for text in texts:
@@ -306,7 +311,7 @@ def test_added_tokens_of_a_fine_tune(checkpoint: Callable[[str], Path], tmp_path
     assert model.get("tokenizer.ggml.token_type")[4096:].tolist() == [3, 4, 5, 3]
     assert model.get("tokenizer.ggml.eot_token_id") == 4099
     assert model.get("tokenizer.ggml.eom_token_id") == 4096
-    tokenizer = Tokenizer(path)
+    tokenizer = Tokenizer(path, special=True)
     assert [tokenizer.is_end(i) for i in (4094, 4095, 4096, 4098, 4099)] == [
         False,
         True,
@@ -314,8 +319,23 @@ def test_added_tokens_of_a_fine_tune(checkpoint: Callable[[str], Path], tmp_path
         False,
         True,
     ]
-    assert tokenizer.encode("a<stop>b", special=True)[-2] == 4099
+    assert tokenizer.encode("a<stop>b")[-2] == 4099
     tokenizer.close()
+
+
+def test_code_llama_s_infill_tokens(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = checkpoint("llama-tied")
+    names = ("▁<PRE>", "▁<SUF>", "▁<MID>", "▁<EOT>")
+    for count in (3, 4):
+        added = [{"id": 4096 + i, "content": name} for i, name in enumerate(names[:count])]
+        edit(folder / "tokenizer.json", lambda value, a=added: value.update(added_tokens=a))
+        edit(folder / "config.json", lambda value: value.update(vocab_size=4100))
+        model = vocabulary_of(folder, tmp_path)
+        keys = [
+            f"tokenizer.ggml.{key}_token_id" for key in ("fim_pre", "fim_suf", "fim_mid", "eot")
+        ]
+        found = [model.get(key) for key in keys]
+        assert found == ([4096, 4097, 4098, 4099] if count == 4 else [None] * 4)
 
 
 def test_unknown_pretokenizer_is_refused_by_name_of_the_nearest(

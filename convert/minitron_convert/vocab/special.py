@@ -23,7 +23,13 @@ KEY_OF_KIND = {
     "mask": "mask",
     "eot": "eot",
     "eom": "eom",
+    "prefix": "fim_pre",
+    "suffix": "fim_suf",
+    "middle": "fim_mid",
 }
+
+# CodeLlama's tokens for filling in code, which its configs do not name.
+INFILL = {"▁<PRE>": "prefix", "▁<SUF>": "suffix", "▁<MID>": "middle", "▁<EOT>": "eot"}
 
 # Tokens that llama.cpp takes as the end of a generation by their text (llama-vocab.cpp).
 KNOWN_ENDS = {
@@ -115,9 +121,20 @@ def read_special(
     for kind, name in names.items():
         if name in control:
             special.ids.setdefault(kind, control[name])
+    _read_infill(vocabulary, special)
     _read_ends(read_optional(folder / "generation_config.json"), config, vocabulary, special)
     _read_templates(folder, settings, special)
     return special
+
+
+def _read_infill(vocabulary: Vocabulary, special: SpecialTokens) -> None:
+    """CodeLlama's tokens around a gap in code, if all of them are there."""
+    ends = {i: token for i, token in enumerate(vocabulary.tokens) if token.endswith(b">")}
+    # a token that is looked for in the text as it is has a space in place of ▁
+    texts = {i: token.decode("utf-8", "replace").replace(" ", "▁") for i, token in ends.items()}
+    ids = {INFILL[text]: i for i, text in texts.items() if text in INFILL}
+    if len(ids) == len(INFILL):
+        special.ids.update(ids)
 
 
 def _read_ends(

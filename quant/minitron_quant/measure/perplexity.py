@@ -84,10 +84,14 @@ def negative_log_likelihood(
 
     As llama.cpp: exponentials in float32 of the difference to the row's maximum, summed in float64.
     """
-    rows = max(1, _BLOCK_LOGITS // logits.shape[1])
-    starts = range(0, len(targets), rows)
-    blocks = [(logits[i : i + rows], targets[i : i + rows]) for i in starts]
+    blocks = [(logits[rows], targets[rows]) for rows in row_blocks(logits)]
     return np.concatenate(list(pool.map(lambda block: _score_block(*block), blocks)))
+
+
+def row_blocks(logits: Logits) -> list[slice]:
+    """Rows of [rows, n_vocab] in blocks whose temporaries stay in a thread's cache."""
+    step = max(1, _BLOCK_LOGITS // logits.shape[1])
+    return [slice(start, start + step) for start in range(0, len(logits), step)]
 
 
 def _score_block(logits: Logits, targets: NDArray[np.int32]) -> NDArray[np.float64]:

@@ -1,9 +1,11 @@
 """The table of a family of files: size, perplexity, and what a level costs against a reference."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from minitron_convert.gguf_file import open_shards
 from minitron_engine.devices import GpuLayers
@@ -11,9 +13,12 @@ from minitron_engine.model import ModelSettings, open_model
 from minitron_engine.progress import Event, Progress, ignore
 from minitron_quant.chunks import ChunkSettings, chunk_text, read_text
 from minitron_quant.levels import level_of_ftype
-from minitron_quant.measure.perplexity import measure_perplexity
+from minitron_quant.measure.divergence import Divergence, statistics
+from minitron_quant.measure.perplexity import measure_perplexity, summarize
+from minitron_quant.measure.together import TogetherSettings, compare
 
 MIB = 1 << 20
+_DIVERGENCE_KEYS = tuple(field.name for field in fields(Divergence))
 
 
 @dataclass(frozen=True)
@@ -29,8 +34,8 @@ class MeasureSettings:
 
 @dataclass(frozen=True)
 class Row:
-    """One file. size_pct, accuracy_pct (100 · PPL of the reference / PPL) and the divergence from
-    it (kld_…, same_top_…, rms_delta_p_pct) are None without a reference.
+    """One file. size_pct, accuracy_pct (100 · PPL of the reference / PPL) and the divergence are
+    None without a reference.
     """
 
     model: str
@@ -42,33 +47,50 @@ class Row:
     accuracy_pct: float | None
     chunks: int
     device: str
-    kld_mean: float | None = None
-    kld_error: float | None = None
-    kld_p99: float | None = None
-    kld_max: float | None = None
-    same_top_pct: float | None = None
-    same_top_error: float | None = None
-    rms_delta_p_pct: float | None = None
+    divergence: Divergence | None = None
 
     def document(self) -> dict[str, Any]:
-        """The row with the keys of the JSON contract."""
-        return asdict(self)
+        """The row with the keys of the JSON contract, those of the divergence among them."""
+        document = asdict(self)
+        divergence = document.pop("divergence") or dict.fromkeys(_DIVERGENCE_KEYS)
+        # the row's own perplexity stands for the divergence's: they are the same number
+        return document | {k: v for k, v in divergence.items() if k not in document}
+
+    @classmethod
+    def of_document(cls, document: dict[str, Any]) -> "Row":
+        """The row that `document` made."""
+        own = {field.name for field in fields(cls)} - {"divergence"}
+        values = {key: value for key, value in document.items() if key in own}
+        if document["kld_mean"] is not None:
+            values["divergence"] = Divergence(**{key: document[key] for key in _DIVERGENCE_KEYS})
+        return cls(**values)
 
 
 def measure(settings: MeasureSettings, progress: Progress = ignore) -> Iterator[Row]:
-    """Measure the files one after the other; only one is in memory at a time.
+    """Measure the files, in the order given.
 
-    With a reference it is measured first, whatever its place, and its row comes first.
+    Without a reference one after the other, only one in memory at a time. With one it comes first,
+    and the others are compared with it side by side.
     """
-    order = list(settings.models)
-    if settings.reference is not None:
-        order = [settings.reference, *(path for path in order if path != settings.reference)]
+    if settings.reference is None:
+        for number, path in enumerate(settings.models):
+            yield _measure_one(path, settings, _part_of(progress, number, len(settings.models)))
+        return
+    others = tuple(path for path in settings.models if path != settings.reference)
+    if not others:
+        alone = _measure_one(settings.reference, settings, _part_of(progress, 0, 1))
+        yield relate(alone, alone)
+        return
+    together = TogetherSettings(
+        settings.reference, others, settings.text, settings.chunks, settings.gpu_layers
+    )
     reference: Row | None = None
-    for number, path in enumerate(order):
-        row = _measure_one(path, settings, _count_models(progress, number, len(order)))
-        if number == 0 and settings.reference is not None:
-            reference = row
-        yield relate(row, reference)
+    for result in compare(together, progress):
+        ppl, error = summarize(np.concatenate(result.nll))
+        row = _row(result.path, ppl, error, len(result.nll), result.device)
+        reference = reference or row
+        divergence = statistics(result.scores) if result.scores else None
+        yield relate(replace(row, divergence=divergence), reference)
 
 
 def relate(row: Row, reference: Row | None) -> Row:
@@ -82,18 +104,17 @@ def relate(row: Row, reference: Row | None) -> Row:
     )
 
 
-def _count_models(progress: Progress, number: int, models: int) -> Progress:
+def _part_of(progress: Progress, number: int, models: int) -> Progress:
     # one bar over all files: the chunks of the file in work count as a part of one
     def listen(event: Event) -> None:
-        progress(
-            Event("perplexity", number + event.done / event.total, models, "models", event.detail)
-        )
+        done = number + event.done / event.total
+        progress(Event("perplexity", done, models, "models", event.detail))
 
     return listen
 
 
 def _measure_one(path: Path, settings: MeasureSettings, progress: Progress) -> Row:
-    shards = open_shards(path)
+    open_shards(path)  # llama.cpp aborts on some damaged files: their headers are checked first
     n_ctx = settings.chunks.context().n_ctx
     with open_model(ModelSettings(path, settings.gpu_layers, n_ctx)) as model:
         chunks = chunk_text(model, read_text(settings.text), settings.chunks, settings.text.name)
@@ -102,17 +123,22 @@ def _measure_one(path: Path, settings: MeasureSettings, progress: Progress) -> R
             progress(replace(event, detail=f"{path.name}: {event.detail}"))
 
         result = measure_perplexity(model, chunks, settings.chunks, listen)
-        return Row(
-            model=path.name,
-            level=level_of_ftype(shards[0].get("general.file_type")),
-            size_mib=sum(shard.size for shard in shards) / MIB,
-            size_pct=None,
-            ppl=result.ppl,
-            ppl_error=result.error,
-            accuracy_pct=None,
-            chunks=result.chunks,
-            device=model.device,
-        )
+        return _row(path, result.ppl, result.error, result.chunks, model.device)
+
+
+def _row(path: Path, ppl: float, error: float, chunks: int, device: str) -> Row:
+    shards = open_shards(path)
+    return Row(
+        model=path.name,
+        level=level_of_ftype(shards[0].get("general.file_type")),
+        size_mib=sum(shard.size for shard in shards) / MIB,
+        size_pct=None,
+        ppl=ppl,
+        ppl_error=error,
+        accuracy_pct=None,
+        chunks=chunks,
+        device=device,
+    )
 
 
 def sort_by_size(rows: Sequence[Row]) -> list[Row]:

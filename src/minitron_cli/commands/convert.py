@@ -51,8 +51,10 @@ def convert(
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
     limit = parse_size(split_max_size) if split_max_size else 0
     wanted = parse_outtype(outtype, vocab_only)
-    with out.progress() as listener:
-        found = open_checkpoint_source(source, revision, listener)
+    with (
+        out.progress() as listener,
+        open_checkpoint_source(source, revision, listener, headers_only=dry_run) as found,
+    ):
         settings = ConvertSettings(
             source=found.folder,
             output=output,

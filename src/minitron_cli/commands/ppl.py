@@ -9,12 +9,17 @@ from minitron_cli.parameters import GpuLayers, Json, Quiet, Threads, Verbose, gp
 
 EXAMPLES = """minitron ppl out/nano-llama-Q4_K_M.gguf -f examples/held-out.txt
 minitron ppl out/nano-llama-*.gguf -f examples/held-out.txt --format md
+minitron ppl out/*.gguf --reference nano-llama-F16.gguf -f examples/held-out.txt
 minitron ppl model-Q4_K_M.gguf -f wiki.test.raw --chunks 50 --json"""
 
 
 def ppl(
     models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="GGUF files.")],
     text: Annotated[Path, typer.Option("-f", "--file", help="The text to predict.")],
+    reference: Annotated[
+        Path | None,
+        typer.Option("--reference", help="The full model: adds accuracy and divergence from it."),
+    ] = None,
     ctx: Annotated[int, typer.Option("--ctx", "-c", min=8, help="Tokens of a chunk.")] = 512,
     chunks: Annotated[int | None, typer.Option(min=1, help="At most this many chunks.")] = None,
     batch: Annotated[int, typer.Option("--batch", "-b", min=8, help="Tokens of a decode.")] = 2048,
@@ -36,7 +41,11 @@ def ppl(
     as_json = as_json or table_format == "json"
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
     settings = MeasureSettings(
-        tuple(models), text, ChunkSettings(ctx, batch, chunks, threads), gpu_layers(layers)
+        tuple(models),
+        text,
+        ChunkSettings(ctx, batch, chunks, threads),
+        gpu_layers(layers),
+        reference,
     )
     with out.progress() as listener:
         rows = list(measure(settings, listener))

@@ -32,8 +32,10 @@ def verify(
     from minitron_convert.convert import ConvertSettings
 
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
-    with out.progress() as listener:
-        found = open_checkpoint_source(source, revision, listener)
+    with (
+        out.progress() as listener,
+        open_checkpoint_source(source, revision, listener) as found,
+    ):
         settings = ConvertSettings(found.folder, name=found.name)
         result = verify_model(settings, model, logits, listener)
     for name, reason in result.skipped.items():

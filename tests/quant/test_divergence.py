@@ -1,0 +1,169 @@
+"""Divergence from a reference: every statistic that llama-perplexity prints of it."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minitron_engine.errors import Unsupported
+from minitron_quant.chunks import ChunkSettings
+from minitron_quant.measure.divergence import Divergence, compare_chunk, reference_chunk, statistics
+from minitron_quant.measure.table import MeasureSettings, Row, measure
+from minitron_quant.measure.together import group_by_memory
+from minitron_quant.quantize.batch import LevelResult
+from support import EXAMPLES, recorded
+
+HELD_OUT = EXAMPLES / "held-out.txt"
+# the names that llama-perplexity prints, and ours
+PRINTED = {
+    "Mean KLD": ("kld_mean", "kld_error"),
+    "Maximum KLD": ("kld_max", None),
+    "99.9% KLD": ("kld_p999", None),
+    "99.0% KLD": ("kld_p99", None),
+    "95.0% KLD": ("kld_p95", None),
+    "90.0% KLD": ("kld_p90", None),
+    "Median KLD": ("kld_median", None),
+    "10.0% KLD": ("kld_p10", None),
+    "5.0% KLD": ("kld_p05", None),
+    "1.0% KLD": ("kld_p01", None),
+    "Minimum KLD": ("kld_min", None),
+    "Mean Δp": ("delta_p_mean_pct", "delta_p_error_pct"),
+    "RMS Δp": ("rms_delta_p_pct", "rms_delta_p_error_pct"),
+    "Same top p": ("same_top_pct", "same_top_error"),
+    "Mean PPL(Q)": ("ppl", "ppl_error"),
+    "Mean PPL(Q)/PPL(base)": ("ppl_ratio", "ppl_ratio_error"),
+    "Cor(ln(PPL(Q)), ln(PPL(base)))": ("ln_ppl_correlation_pct", None),
+}
+
+
+def compared(reference: Path, *models: Path, **more: Any) -> list[Row]:
+    chunks = ChunkSettings(**more)
+    return list(measure(MeasureSettings(models, HELD_OUT, chunks, reference=reference)))
+
+
+@pytest.fixture(scope="module")
+def rows(nano_llama: Path, llama_levels: dict[str, LevelResult]) -> list[Row]:
+    return compared(nano_llama, llama_levels["Q4_K_M"].path, llama_levels["IQ2_M"].path)
+
+
+def printed(level: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    entry = recorded("perplexity.json")["models"]["nano-llama"]["divergence"][level]
+    for title in (
+        "Perplexity statistics",
+        "KL divergence statistics",
+        "Token probability statistics",
+    ):
+        yield from entry[title].items()
+
+
+@pytest.mark.parametrize("level", ["Q4_K_M", "IQ2_M"])
+def test_every_statistic_equals_llama_perplexity(
+    level: str, rows: list[Row], same_processor: None
+) -> None:
+    row = next(row for row in rows if row.level == level)
+    assert row.divergence is not None
+    seen = set()
+    for name, value in printed(level):
+        if name not in PRINTED:
+            continue
+        seen.add(name)
+        ours, error = PRINTED[name]
+        # llama-perplexity keeps the reference in 16 bits: its sixth decimal is not exact
+        for key, theirs in ((ours, value["value"]), (error, value.get("error"))):
+            if key is not None:
+                mine = getattr(row.divergence, key)
+                assert mine == pytest.approx(theirs, rel=2e-3, abs=1e-3 if "pct" in key else 3e-5)
+    assert seen == set(PRINTED)
+
+
+def test_mean_divergence_to_six_decimals(rows: list[Row], same_processor: None) -> None:
+    for row in rows[1:]:
+        assert row.divergence is not None
+        expected = dict(printed(row.level))["Mean KLD"]
+        assert round(row.divergence.kld_mean, 6) == expected["value"]
+        assert round(row.divergence.kld_error, 6) == expected["error"]
+
+
+def test_perplexity_is_the_same_with_and_without_a_reference(rows: list[Row]) -> None:
+    recording = recorded("perplexity.json")["models"]["nano-llama"]["levels"]
+    assert [row.level for row in rows] == ["F16", "Q4_K_M", "IQ2_M"]
+    for row, name in zip(rows, ("f16", "Q4_K_M", "IQ2_M"), strict=True):
+        assert f"{row.ppl:.4f}" == f"{recording[name]['ppl']:.4f}"
+        assert f"{row.ppl_error:.5f}" == f"{recording[name]['error']:.5f}"
+    assert rows[0].divergence is None and rows[0].accuracy_pct == 100
+
+
+def test_rows_survive_their_document(rows: list[Row]) -> None:
+    for row in rows:
+        assert Row.of_document(row.document()) == row
+    assert rows[1].document()["kld_mean"] > 0 and rows[0].document()["kld_mean"] is None
+
+
+def test_a_model_does_not_diverge_from_itself(nano_llama: Path, tmp_path: Path) -> None:
+    twin = tmp_path / "twin.gguf"
+    twin.symlink_to(nano_llama)
+    (_, row) = compared(nano_llama, twin, n_ctx=128, limit=4)
+    assert row.divergence is not None
+    assert abs(row.divergence.kld_mean) < 1e-6 and row.divergence.same_top_pct == 100
+
+
+def test_another_vocabulary_cannot_be_compared(nano_llama: Path, nano_nemotron: Path) -> None:
+    with pytest.raises(Unsupported, match="another vocabulary"):
+        compared(nano_llama, nano_nemotron, n_ctx=128, limit=2)
+
+
+def test_groups_follow_the_memory(tmp_path: Path) -> None:
+    paths = []
+    for number in range(4):
+        path = tmp_path / f"{number}.gguf"
+        path.write_bytes(bytes(1000))
+        paths.append(path)
+    reference, *models = paths
+    assert group_by_memory(reference, models, 1 << 30) == [tuple(models)]
+    assert group_by_memory(reference, models, 5000) == [tuple(models[:2]), (models[2],)]
+    assert group_by_memory(reference, models, 0) == [(model,) for model in models]
+
+
+def test_groups_give_the_same_numbers(
+    nano_llama: Path, llama_levels: dict[str, LevelResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from minitron_quant.measure import together
+
+    paths = [llama_levels[name].path for name in ("Q8_0", "Q4_0", "IQ1_S")]
+    at_once = compared(nano_llama, *paths, n_ctx=128, limit=4)
+    monkeypatch.setattr(together, "available_memory", lambda: 0)
+    assert compared(nano_llama, *paths, n_ctx=128, limit=4) == at_once
+
+
+@given(rows=st.integers(1, 40), vocabulary=st.integers(2, 40), seed=st.integers(0, 2**32 - 1))
+def test_divergence_equals_the_plain_formula(rows: int, vocabulary: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    base, logits = (6 * random.standard_normal((2, rows, vocabulary))).astype(np.float32)
+    targets = random.integers(0, vocabulary, rows).astype(np.int32)
+    with ThreadPoolExecutor(2) as pool:
+        scores = compare_chunk(pool, logits, targets, reference_chunk(pool, base, targets))
+
+    def log_softmax(x: Any) -> Any:
+        x = x.astype(np.float64) - x.max(axis=1, keepdims=True)
+        return x - np.log(np.exp(x).sum(axis=1, keepdims=True))
+
+    p, q = log_softmax(base), log_softmax(logits)
+    kept = np.where(p > -16, np.exp(p), 0)
+    np.testing.assert_allclose(scores.kld, (kept * (p - q)).sum(axis=1), rtol=1e-4, atol=2e-5)
+    chosen = np.arange(rows), targets
+    np.testing.assert_allclose(scores.delta_p, np.exp(q[chosen]) - np.exp(p[chosen]), atol=1e-5)
+    np.testing.assert_array_equal(scores.same_top, p.argmax(axis=1) == q.argmax(axis=1))
+
+
+def test_too_few_tokens_have_no_statistics() -> None:
+    logits = np.random.default_rng(0).standard_normal((50, 9)).astype(np.float32)
+    targets = np.zeros(50, np.int32)
+    with ThreadPoolExecutor(1) as pool:
+        scores = compare_chunk(pool, logits, targets, reference_chunk(pool, logits, targets))
+    assert statistics([scores]) is None
+    assert isinstance(statistics([scores, scores]), Divergence)
