@@ -59,11 +59,11 @@ def open_source(text: str, revision: str | None = None, progress: Progress | Non
 
     Errors: NotFound, Denied (network, private or gated repository), NoSpace.
     """
-    repository = parse(text, revision)
+    repository = parse_repository(text, revision)
     return Source(Path(text).expanduser()) if repository is None else repository.download(progress)
 
 
-def parse(text: str, revision: str | None = None) -> Repository | None:
+def parse_repository(text: str, revision: str | None = None) -> Repository | None:
     """The repository that owner/name[@revision] names, None for what can only be a folder."""
     if Path(text).expanduser().exists() or not _REPOSITORY.fullmatch(text):
         return None

@@ -13,8 +13,15 @@ import huggingface_hub
 from huggingface_hub.errors import SafetensorsParsingError
 
 from minitron_convert.errors import Damaged
-from minitron_convert.hub import BESIDE_WEIGHTS, WEIGHTS, Repository, Source, matching, open_source
-from minitron_convert.hub import parse as parse_source
+from minitron_convert.hub import (
+    BESIDE_WEIGHTS,
+    WEIGHTS,
+    Repository,
+    Source,
+    matching,
+    open_source,
+    parse_repository,
+)
 
 _SAFETENSORS, _INDEX = WEIGHTS[0]
 
@@ -24,9 +31,10 @@ def open_headers(text: str, revision: str | None = None) -> Iterator[Source]:
     """As open_source, for a plan: weights on the Hub are not downloaded.
 
     In their place stand files of the same header and size, which are empty and take no space.
-    Weights in pickles and those in the cache are taken as they are. Errors: as open_source, Damaged.
+    Pickles, and weights that are in the cache, are taken as they are. Errors: as open_source, and
+    Damaged.
     """
-    repository = parse_source(text, revision)
+    repository = parse_repository(text, revision)
     with tempfile.TemporaryDirectory(prefix="minitron-") as place:
         source = None
         if repository is not None:
@@ -36,21 +44,19 @@ def open_headers(text: str, revision: str | None = None) -> Iterator[Source]:
 
 
 def _open_remote(repository: Repository, place: Path) -> Source | None:
-    """A folder of links and headers; None where it cannot do."""
+    """A folder of links and headers; None where these are no use, or cannot be had."""
     files = repository.files()
     weights = matching(files or (), (_SAFETENSORS,))
-    if files is None or not weights:
+    if files is None or not any(files[name] for name in weights):
         return None
-    cached = [name for name in weights if not files[name]]
     beside = matching(files, (*BESIDE_WEIGHTS, _INDEX))
-    source = repository.fetch([*beside, *cached])
-    for name in (*beside, *cached):
+    source = repository.fetch(beside)
+    for name in beside:
         link = place / name
         link.parent.mkdir(exist_ok=True)
         link.symlink_to(source.folder / name)
     for name in weights:
-        if name not in cached:
-            _write_header(repository, name, place / name)
+        _write_header(repository, name, place / name)
     return Source(place, source.name)
 
 

@@ -23,9 +23,9 @@ EXACT = {"f32": 24, "f16": 11, "bf16": 8}  # bits of a mantissa, the hidden one 
 LARGEST_ERROR = 0.9
 LOGITS_ERROR = 0.02  # of a file in floats: llama.cpp multiplies and caches in 16 bits
 ROWS = 64
-# These say how a file was quantized, not what the model is.
-IGNORED_KEYS = ("general.file_type", "general.quantization_version")
-IGNORED_PREFIXES = ("split.", "quantize.", "general.quantized_by")
+# These tell about the file and its names, not what the model is.
+IGNORED_PREFIXES = ("general.", "split.", "quantize.")
+ARCHITECTURE = "general.architecture"
 TEXTS = (
     "The old man walked down to the sea.",
     "  Two spaces, a\ttab\n\nand empty lines  ",
@@ -82,13 +82,15 @@ def verify(
 
 
 def _check_keys(planned: Plan, model: Gguf) -> Check:
-    wanted = {entry.key: entry for entry in planned.files[0].metadata}
+    wanted = {
+        entry.key: entry
+        for entry in planned.files[0].metadata
+        if entry.key == ARCHITECTURE or not entry.key.startswith(IGNORED_PREFIXES)
+    }
     wrong = [
         f"{key} is missing" if key not in model.metadata else f"{key} differs"
         for key, entry in wanted.items()
-        if key not in IGNORED_KEYS
-        and not key.startswith(IGNORED_PREFIXES)
-        and model.metadata.get(key) != entry
+        if model.metadata.get(key) != entry
     ]
     return Check("keys", not wrong, _listed(wrong) or f"{len(wanted)} keys agree")
 

@@ -19,7 +19,8 @@ from minitron_quant.levels import parse_levels
 from minitron_quant.measure.table import MeasureSettings, Row, measure, relate, sort_by_size
 from minitron_quant.quantize.batch import LevelResult, run
 from minitron_quant.quantize.job import QuantizeSettings, prepare
-from minitron_quant.quantize.journal import file_sha256, fingerprint, write_whole
+from minitron_quant.quantize.journal import file_sha256, fingerprint
+from minitron_quant.whole_files import write_whole
 
 _STATE = ".minitron-run.json"
 

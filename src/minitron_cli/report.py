@@ -10,7 +10,7 @@ from minitron_cli.output import csv_table, markdown_table
 from minitron_cli.tables import PUBLISHED, measured_document, published_cells
 from minitron_quant.measure.table import Row
 from minitron_quant.quantize.batch import LevelResult
-from minitron_quant.quantize.journal import write_whole
+from minitron_quant.whole_files import write_whole
 
 
 def write_reports(

@@ -68,7 +68,7 @@ def test_version_names_what_decides_results(minitron: Any) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["convert", "imatrix", "quantize", "ppl", "generate", "run", "inspect", "doctor"],
+    ["convert", "imatrix", "quantize", "ppl", "generate", "run", "inspect", "verify", "doctor"],
 )
 def test_help_has_examples(command: str, minitron: Any) -> None:
     ran = minitron(command, "--help")
@@ -304,7 +304,7 @@ class TestBadInput:
         for arguments in (
             ("quantize",),
             ("ppl", nano_llama),
-            ("convert", "x", "--outtype", "q4_0"),
+            ("convert", "x", "--outtype"),
             ("generate", nano_llama, "x", "--gpu-layers", "many"),
             ("nonsense",),
         ):

@@ -55,18 +55,22 @@ def hub(checkpoint: Callable[[str], Path], hub_server: ModuleType, tmp_path: Pat
     server.close()
 
 
-def fetch(hub: Any, tmp_path: Path, source: str = "someone/Small-Nemotron", **more: str) -> Any:
-    """Convert a source in a process of its own."""
-    environment = {
+def environment(hub: Any, tmp_path: Path, **more: str) -> dict[str, str]:
+    """The environment of a process that takes `hub` for the Hub."""
+    return {
         **os.environ,
         "HF_ENDPOINT": hub.url,
         "HF_HOME": str(tmp_path / "cache"),
         "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("convert", "quant", "src")),
         **more,
     }
+
+
+def fetch(hub: Any, tmp_path: Path, source: str = "someone/Small-Nemotron", **more: str) -> Any:
+    """Convert a source in a process of its own."""
     run = subprocess.run(
         [sys.executable, "-c", PROGRAM, source, str(tmp_path)],
-        env=environment,
+        env=environment(hub, tmp_path, **more),
         capture_output=True,
         text=True,
         timeout=120,
@@ -103,6 +107,40 @@ def test_download_convert_and_use_the_cache(hub: Any, tmp_path: Path) -> None:
     assert not hub.requests
     assert fetch(hub, tmp_path)["files"] == found["files"]
     assert not [path for method, path, _ in hub.requests if method == "GET" and "resolve" in path]
+
+
+def command(hub: Any, tmp_path: Path, *arguments: object) -> Any:
+    """The JSON document that a command of the command line gives."""
+    run = subprocess.run(
+        [sys.executable, "-m", "minitron_cli", *map(str, arguments), "--json"],
+        env=environment(hub, tmp_path),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+def test_commands(hub: Any, tmp_path: Path) -> None:
+    source, out = "someone/Small-Nemotron", tmp_path / "out"
+    out.mkdir()
+    convert = ("convert", source, "--revision", "v1", "--outtype", "q4_0", "-o", out)
+    planned = command(hub, tmp_path, *convert, "--dry-run")
+    assert not list(out.iterdir())
+    weights = [part for _, path, part in hub.requests if path.endswith(".safetensors")]
+    assert set(weights) == {"bytes=0-100000"}
+    done = command(hub, tmp_path, *convert)
+    for key in ("paths", "bytes", "tensors", "model", "memory_bytes"):
+        assert planned[key] == done[key]
+    assert [Path(path).name for path in done["paths"]] == ["Small-Nemotron-582K-Q4_0.gguf"]
+    hub.requests.clear()
+    assert command(hub, tmp_path, *convert, "--dry-run")["bytes"] == done["bytes"]
+    assert not [path for _, path, _ in hub.requests if path.endswith(".safetensors")]
+    checked = command(hub, tmp_path, "verify", f"{source}@v1", done["paths"][0], "--no-logits")
+    assert checked["passed"]
 
 
 def test_revision(hub: Any, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 Layouts: tools/imatrix/imatrix.cpp and common/imatrix-loader.cpp (llama.cpp 0c1e57098).
 """
 
-import os
 import struct
 from pathlib import Path
 
@@ -20,8 +19,9 @@ from minitron_convert.gguf_file import (
     ValueType,
     open_gguf,
 )
-from minitron_engine.errors import Damaged, Denied, NotFound, OutOfResources
+from minitron_engine.errors import Damaged, Denied, NotFound
 from minitron_quant.imatrix.matrix import Entry, ImportanceMatrix
+from minitron_quant.whole_files import write_whole
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _DATASETS, _CHUNKS, _CHUNK_SIZE = (
@@ -139,7 +139,7 @@ class _DatReader:
 def write_imatrix(path: Path, matrix: ImportanceMatrix, file_format: str = "gguf") -> None:
     """Write `gguf` or `dat`, entries sorted by name; the file appears whole or not at all."""
     if file_format == "dat":
-        _write_whole(path, _dat_bytes(matrix))
+        write_whole(path, _dat_bytes(matrix))
         return
     metadata = [
         KeyValue.of("general.type", ValueType.STRING, "imatrix"),
@@ -176,18 +176,3 @@ def _dat_bytes(matrix: ImportanceMatrix) -> bytes:
 def _dat_text(text: str) -> bytes:
     data = text.encode()
     return struct.pack("<i", len(data)) + data
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        if error.errno == 28:
-            raise OutOfResources(f"the disk is full: {path} was not written") from error
-        raise Denied(f"{path} cannot be written: {error.strerror}") from error

@@ -29,10 +29,9 @@ from minitron_quant.quantize.journal import (
     exclusive,
     file_sha256,
     read_manifest,
-    write_error,
-    write_whole,
 )
 from minitron_quant.quantize.writing import Writing
+from minitron_quant.whole_files import write_error, write_whole
 
 
 @dataclass(frozen=True)

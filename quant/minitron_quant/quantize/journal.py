@@ -4,18 +4,17 @@ Two files stand beside the outputs. The journal lives while a job runs: how many
 unfinished file are durable. The manifest stays: for every finished file what it was made from.
 """
 
-import errno
 import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from minitron_engine.errors import Damaged, Denied, MinitronError, OutOfResources
+from minitron_engine.errors import Damaged, Denied, MinitronError
+from minitron_quant.whole_files import write_error, write_whole
 
 
 @dataclass(frozen=True)
@@ -73,27 +72,6 @@ def read_manifest(path: Path) -> dict[str, Any]:
     except ValueError:
         pass
     raise Damaged(f"{path} is no manifest", "remove it, and use --force to make the files anew")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a small text file durably: it appears whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise write_error(path, error) from error
-
-
-def write_error(path: Path, error: OSError) -> MinitronError:
-    """The error for a file that cannot be written."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return OutOfResources(f"the disk is full: {path} was not written", "free some space")
-    return Denied(f"{path} cannot be written: {error.strerror}", "choose another folder with -d")
 
 
 @contextmanager

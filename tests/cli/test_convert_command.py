@@ -1,0 +1,235 @@
+"""minitron convert to types and levels, and minitron verify."""
+
+import io
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from minitron_cli.direct import convert_to_level
+from minitron_cli.main import main
+from minitron_cli.verification import verify_model
+from minitron_convert.convert import ConvertSettings, convert
+from minitron_convert.errors import Damaged, NoSpace, Unsupported
+from minitron_convert.gguf_file import TYPE, open_gguf, open_shards
+from minitron_convert.progress import Event
+from minitron_convert.reference import source_logits
+from minitron_engine.errors import ImatrixNeeded
+from minitron_quant.levels import level_named
+from minitron_quant.quantize.batch import run
+from minitron_quant.quantize.job import QuantizeSettings, prepare
+from support import EXAMPLES
+
+LLAMA, NEMOTRON = EXAMPLES / "nano-llama", EXAMPLES / "nano-nemotron"
+
+
+class Ran(NamedTuple):
+    """What a command left: its exit code and both streams."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def minitron(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Any:
+    """Run a command in this process, as the console script does."""
+
+    def run(*arguments: object) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["minitron", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as leave:
+            main()
+        captured = capfd.readouterr()
+        return Ran(int(leave.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+def in_two_steps(source: Path, level: str, folder: Path) -> Path:
+    """The file that convert and quantize make one after the other."""
+    full = convert(ConvertSettings(source, folder)).paths[0]
+    output = folder / "quantized.gguf"
+    run(prepare(QuantizeSettings(full, (level_named(level),), output=output)))
+    return output
+
+
+@pytest.mark.parametrize(
+    ("source", "level"),
+    [(LLAMA, "q4_k_m"), (LLAMA, "iq4_xs"), (NEMOTRON, "q6_k"), (NEMOTRON, "Q4_0")],
+)
+def test_straight_to_a_level_is_the_same_as_in_two_steps(
+    source: Path, level: str, tmp_path: Path, minitron: Any
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    ran = minitron("convert", source, "--outtype", level, "-o", out, "--json")
+    assert ran.code == 0, ran.err
+    document = json.loads(ran.out)
+    (path,) = out.iterdir()
+    assert document["paths"] == [str(path)] and document["bytes"] == path.stat().st_size
+    assert document["outtype"] == level.lower()
+    assert path.name.endswith(f"-{level.upper()}.gguf")
+    assert path.read_bytes() == in_two_steps(source, level, tmp_path).read_bytes()
+
+
+def test_small_pieces_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # pieces of 17 rows begin and end within heads, whose rows are read in one go
+    monkeypatch.setattr("minitron_quant.quantize.encode.SLAB_ELEMENTS", 256 * 17)
+    result = convert_to_level(ConvertSettings(LLAMA, tmp_path), level_named("q4_k_m"))
+    expected = in_two_steps(LLAMA, "q4_k_m", tmp_path)
+    assert result.paths[0].read_bytes() == expected.read_bytes()
+
+
+def test_a_level_in_shards(tmp_path: Path) -> None:
+    events: list[Event] = []
+    settings = ConvertSettings(NEMOTRON, tmp_path / "m.gguf", split_max_size=1_000_000)
+    result = convert_to_level(settings, level_named("q5_k_s"), events.append)
+    assert len(result.paths) > 2 and sum(p.stat().st_size for p in result.paths) == result.bytes
+    whole = open_gguf(in_two_steps(NEMOTRON, "q5_k_s", tmp_path))
+    shards = open_shards(result.paths[0])
+    assert shards[0].get("general.file_type") == whole.get("general.file_type")
+    for shard in shards:
+        for info in shard.tensors:
+            assert (shard.data(info) == whole.data(whole.tensor(info.name))).all()
+    assert events[-1].done == events[-1].total == sum(info.nbytes for info in whole.tensors)
+
+
+def test_a_level_that_needs_an_importance_matrix(minitron: Any, tmp_path: Path) -> None:
+    ran = minitron("convert", LLAMA, "--outtype", "iq2_xs", "-o", tmp_path)
+    assert ran.code == 5 and ran.out == ""
+    assert "minitron imatrix Nano-Llama-8.0M-BF16.gguf" in ran.err
+    assert "minitron quantize Nano-Llama-8.0M-BF16.gguf IQ2_XS --imatrix" in ran.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_wrong_outtypes(minitron: Any, tmp_path: Path) -> None:
+    unknown = minitron("convert", LLAMA, "--outtype", "q4_k_x", "-o", tmp_path)
+    assert unknown.code == 4 and "Q4_K" in unknown.err
+    vocabulary = minitron("convert", LLAMA, "--outtype", "q4_k_m", "--vocab-only")
+    assert vocabulary.code == 2 and "--vocab-only" in vocabulary.err
+    revision = minitron("convert", LLAMA, "--revision", "main")
+    assert revision.code == 2 and "--revision" in revision.err
+
+
+def copied(source: Path, folder: Path) -> Path:
+    """A copy of a checkpoint, to be changed."""
+    folder.mkdir()
+    for path in source.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def test_damage_on_the_way_leaves_nothing(
+    minitron: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = copied(LLAMA, tmp_path / "source"), tmp_path / "out"
+    out.mkdir()
+    weights = source / "model.safetensors"
+    with weights.open("r+b") as file:
+        file.seek(-1000, 2)
+        file.write(b"\xff\x7f" * 100)
+    place = tmp_path / "temporary"
+    place.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    settings = ConvertSettings(source, out)
+    with pytest.raises(Damaged, match="not finite"):
+        convert_to_level(settings, level_named("q4_k_m"))
+    with pytest.raises(ImatrixNeeded):
+        convert_to_level(settings, level_named("iq1_s"))
+    assert not list(out.iterdir()) and not list(place.iterdir())
+
+
+def test_a_full_disk_is_told_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    with pytest.raises(NoSpace, match="1000 bytes free"):
+        convert_to_level(ConvertSettings(LLAMA, tmp_path), level_named("q4_0"))
+
+
+@pytest.mark.parametrize("outtype", ["bf16", "q4_k_m"])
+def test_dry_run_shows_the_plan(outtype: str, minitron: Any, tmp_path: Path) -> None:
+    arguments = ("convert", LLAMA, "--outtype", outtype, "-o", tmp_path / "m.gguf")
+    text = minitron(*arguments, "--dry-run").out
+    document = json.loads(minitron(*arguments, "--dry-run", "--json").out)
+    assert not list(tmp_path.iterdir())
+    assert minitron(*arguments).code == 0
+    model = open_gguf(tmp_path / "m.gguf")
+    assert document["bytes"] == model.size and document["dry_run"]
+    assert 64 << 20 < document["memory_bytes"] < 1 << 30
+    written = [(i.name, list(i.shape), TYPE[i.type].name, i.nbytes) for i in model.tensors]
+    assert [tuple(row.values()) for row in document["plan"]] == written
+    lines = text.splitlines()
+    assert len(lines) == 1 + 58 + 1
+    assert lines[1].split()[0] == written[0][0]
+    assert "would write" in lines[-1] and "of memory" in lines[-1]
+
+
+def test_an_architecture_comes_before_missing_files(minitron: Any, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["GPT2LMHeadModel"]}')
+    ran = minitron("convert", tmp_path)
+    assert ran.code == Unsupported.exit_code
+    assert "GPT2LMHeadModel" in ran.err and "NemotronForCausalLM" in ran.err
+
+
+@pytest.mark.parametrize("outtype", ["auto", "q4_k_m"])
+@pytest.mark.parametrize("source", [LLAMA, NEMOTRON], ids=["nano-llama", "nano-nemotron"])
+def test_verify(source: Path, outtype: str, minitron: Any, tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    minitron("convert", source, "--outtype", outtype, "-o", path)
+    ran = minitron("verify", source, path, "--no-logits", "--json")
+    assert ran.code == 0, ran.err
+    document = json.loads(ran.out)
+    assert document["passed"] and document["skipped"] == []
+    names = [check["name"] for check in document["checks"]]
+    assert names == ["keys", "tensors", "values", "token ids"]
+    text = minitron("verify", source, path, "--no-logits").out
+    assert [line.split()[0] for line in text.splitlines()] == ["passed"] * 4
+
+
+def test_verify_finds_another_model(minitron: Any, tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    minitron("convert", NEMOTRON, "-o", path)
+    ran = minitron("verify", LLAMA, path)
+    assert ran.code == 1
+    assert ran.out.startswith("FAILED") and "rope_freqs.weight is missing" in ran.out
+    assert "not compared" in ran.err and "Traceback" not in ran.err
+
+
+def test_verify_finds_another_tokenizer(minitron: Any, tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    minitron("convert", LLAMA, "-o", path)
+    source = copied(LLAMA, tmp_path / "source")
+    tokenizer = json.loads((source / "tokenizer.json").read_text())
+    tokenizer["normalizer"] = {"type": "Lowercase"}
+    (source / "tokenizer.json").write_text(json.dumps(tokenizer))
+    ran = minitron("verify", source, path, "--no-logits")
+    assert ran.code == 1 and "FAILED   token ids" in ran.out
+
+
+def test_verify_bad_input(minitron: Any, tmp_path: Path) -> None:
+    missing = minitron("verify", LLAMA, tmp_path / "absent.gguf")
+    assert missing.code == 3 and "absent.gguf" in missing.err
+    (tmp_path / "text.gguf").write_text("not a model")
+    damaged = minitron("verify", LLAMA, tmp_path / "text.gguf")
+    assert damaged.code == 8 and "text.gguf" in damaged.err
+
+
+@pytest.mark.parametrize("source", [LLAMA, NEMOTRON], ids=["nano-llama", "nano-nemotron"])
+def test_logits_are_those_of_transformers(
+    source: Path, tmp_path: Path, record_testsuite_property: Any
+) -> None:
+    if source_logits(source) is None:
+        pytest.skip("transformers and torch are not installed")
+    settings = ConvertSettings(source, tmp_path, "f32")
+    found = verify_model(settings, convert(settings).paths[0], True, lambda event: None)
+    check = found.checks[-1]
+    record_testsuite_property(f"logits of {source.name}", check.detail)
+    assert check.name == "logits" and check.passed, check.detail
