@@ -55,6 +55,31 @@ def test_greedy_equals_llama_completion(
     assert result.text.strip() == entry["text"].strip()
 
 
+def settings_of(command: str) -> SamplingSettings:
+    words = command.split()
+    option = {a: b for a, b in zip(words, words[1:], strict=False) if a.startswith("--")}
+    return SamplingSettings(
+        seed=int(option["--seed"]),
+        temperature=float(option["--temp"]),
+        top_k=int(option["--top-k"]),
+        top_p=float(option["--top-p"]),
+        min_p=float(option["--min-p"]),
+        repeat_penalty=float(option["--repeat-penalty"]),
+    )
+
+
+@pytest.mark.parametrize("sampling", ["default", "penalty", "untruncated", "narrow"])
+@pytest.mark.parametrize("name", MODELS)
+def test_seeded_sampling_equals_llama_completion(
+    name: str, sampling: str, nano_llama: Path, nano_nemotron: Path, same_processor: None
+) -> None:
+    path = nano_llama if name == "nano-llama" else nano_nemotron
+    for entry in recorded("completion.json")["models"][name]["completions"][sampling]:
+        settings = GenerationSettings(settings_of(entry["command"]), entry["length"])
+        result, _ = complete(path, entry["prompt"], settings)
+        assert result.text.strip() == entry["text"].strip()
+
+
 def test_a_seed_repeats_and_another_differs(nano_llama: Path) -> None:
     def run(seed: int) -> str:
         settings = GenerationSettings(SamplingSettings(seed=seed), 48)
