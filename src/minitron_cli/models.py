@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from minitron_convert.gguf_file import open_shards
 from minitron_engine.devices import GpuLayers
 from minitron_engine.model import Model, ModelSettings, open_model
+from minitron_quant.models import open_model_files
 
 
 @contextmanager
@@ -15,6 +15,6 @@ def open_checked(path: Path, gpu_layers: GpuLayers, n_ctx: int) -> Iterator[Mode
 
     n_ctx: the tokens whose KV cache must fit on a GPU beside the weights.
     """
-    open_shards(path)
+    open_model_files(path)
     with open_model(ModelSettings(path, gpu_layers, n_ctx)) as model:
         yield model

@@ -268,6 +268,21 @@ class TestBadInput:
                 fails(minitron(*arguments), 8, name)
         assert len(list(tmp_path.iterdir())) == 3
 
+    def test_an_importance_matrix_is_no_model(self, minitron: Any, tmp_path: Path) -> None:
+        for arguments in (
+            ("quantize", IMATRIX, "Q4_0", "-d", tmp_path),
+            ("generate", IMATRIX, "x"),
+            ("imatrix", IMATRIX, "-f", HELD_OUT, "-o", tmp_path / "m.gguf"),
+        ):
+            fails(minitron(*arguments), 4, "importance matrix, not a model")
+        fails(minitron("ppl", IMATRIX, "-f", HELD_OUT), 4, "importance matrix, not a model")
+
+    def test_an_importance_matrix_among_models_is_left_out(
+        self, minitron: Any, nano_llama: Path
+    ) -> None:
+        ran = minitron("ppl", IMATRIX, nano_llama, "-f", HELD_OUT, "--chunks", 2, "-c", 128)
+        assert ran.code == 0 and "left out" in ran.err and ran.out.startswith("PPL = ")
+
     def test_text_too_short(self, minitron: Any, nano_llama: Path, tmp_path: Path) -> None:
         short = tmp_path / "short.txt"
         short.write_text("Just this.")

@@ -1,5 +1,6 @@
 """Generation, against recordings of llama-completion, and what streaming must never do."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def test_greedy_equals_llama_completion(
 
 def settings_of(command: str) -> SamplingSettings:
     words = command.split()
-    option = {a: b for a, b in zip(words, words[1:], strict=False) if a.startswith("--")}
+    option = {a: b for a, b in pairwise(words) if a.startswith("--")}
     return SamplingSettings(
         seed=int(option["--seed"]),
         temperature=float(option["--temp"]),

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from minitron_convert.gguf_file import open_shards
 from minitron_engine.devices import GpuLayers
 from minitron_engine.model import ModelSettings, open_model
 from minitron_engine.progress import Event, Progress, ignore
@@ -16,6 +15,7 @@ from minitron_quant.levels import level_of_ftype
 from minitron_quant.measure.divergence import Divergence, statistics
 from minitron_quant.measure.perplexity import measure_perplexity, summarize
 from minitron_quant.measure.together import TogetherSettings, compare
+from minitron_quant.models import open_model_files
 
 MIB = 1 << 20
 _DIVERGENCE_KEYS = tuple(field.name for field in fields(Divergence))
@@ -114,7 +114,7 @@ def _part_of(progress: Progress, number: int, models: int) -> Progress:
 
 
 def _measure_one(path: Path, settings: MeasureSettings, progress: Progress) -> Row:
-    open_shards(path)  # llama.cpp aborts on some damaged files: their headers are checked first
+    open_model_files(path)
     n_ctx = settings.chunks.context().n_ctx
     with open_model(ModelSettings(path, settings.gpu_layers, n_ctx)) as model:
         chunks = chunk_text(model, read_text(settings.text), settings.chunks, settings.text.name)
@@ -127,7 +127,7 @@ def _measure_one(path: Path, settings: MeasureSettings, progress: Progress) -> R
 
 
 def _row(path: Path, ppl: float, error: float, chunks: int, device: str) -> Row:
-    shards = open_shards(path)
+    shards = open_model_files(path)
     return Row(
         model=path.name,
         level=level_of_ftype(shards[0].get("general.file_type")),

@@ -24,6 +24,7 @@ from minitron_quant.measure.divergence import (
     compare_chunk,
     reference_chunk,
 )
+from minitron_quant.models import open_model_files
 
 # the share of the free memory that weights may take; the rest is for contexts and logits
 _MEMORY_SHARE = 0.6
@@ -136,6 +137,7 @@ def _compare_part(
 
 
 def _open(settings: TogetherSettings, path: Path, stack: ExitStack) -> tuple[Model, Context]:
+    open_model_files(path)
     context = settings.chunks.context()
     model = stack.enter_context(open_model(ModelSettings(path, settings.gpu_layers, context.n_ctx)))
     return model, stack.enter_context(open_context(model, context))

@@ -17,10 +17,10 @@ from minitron_convert.gguf_file import (
     TensorSpec,
     encode_header,
     file_size,
-    open_shards,
 )
 from minitron_engine.errors import Usage
 from minitron_quant.levels import Level
+from minitron_quant.models import open_model_files
 from minitron_quant.quantize.importance import (
     Importance,
     load_importance,
@@ -159,7 +159,7 @@ def prepare(settings: QuantizeSettings) -> Batch:
     """Plan a job and check everything that can be checked before the first byte is written."""
     if settings.output is not None and len(settings.levels) != 1:
         raise Usage("-o names one file, but several levels are asked for", "use -d DIR")
-    shards = open_shards(settings.source)
+    shards = open_model_files(settings.source)
     importance = load_importance(settings.imatrix, settings.include, settings.exclude)
     plan = make_plan(shards, settings.levels, settings.options, bool(importance.weights))
     tensors = {name: info for name, (_, info) in plan.tensors.items()}

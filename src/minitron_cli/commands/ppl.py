@@ -37,11 +37,17 @@ def ppl(
     from minitron_cli.tables import measured_document, show_measured
     from minitron_quant.chunks import ChunkSettings
     from minitron_quant.measure.table import MeasureSettings, measure
+    from minitron_quant.models import is_imatrix
 
     as_json = as_json or table_format == "json"
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
+    # a shell's *.gguf takes the importance matrix along
+    chosen = [path for path in models if not is_imatrix(path)] or models
+    for path in models:
+        if path not in chosen:
+            out.note(f"{path.name} is left out: an importance matrix, not a model")
     settings = MeasureSettings(
-        tuple(models),
+        tuple(chosen),
         text,
         ChunkSettings(ctx, batch, chunks, threads),
         gpu_layers(layers),
