@@ -19,6 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from imatrix_recording import record_imatrix_files
 from llama_tools import (
     FINAL,
     LAST_STATISTIC,
@@ -227,6 +228,7 @@ def main() -> int:
         for record in (
             record_tokenize,
             record_imatrix,
+            record_imatrix_files,
             record_quantize,
             record_perplexity,
             record_completion,

@@ -12,6 +12,8 @@ from minitron_cli.commands import (
     doctor,
     generate,
     imatrix,
+    imatrix_merge,
+    imatrix_stats,
     inspect,
     ppl,
     quantize,
@@ -37,6 +39,8 @@ def _register(command: Callable[..., Any], examples: str) -> None:
 for _command, _examples in (
     (convert.convert, convert.EXAMPLES),
     (imatrix.imatrix, imatrix.EXAMPLES),
+    (imatrix_merge.imatrix_merge, imatrix_merge.EXAMPLES),
+    (imatrix_stats.imatrix_stats, imatrix_stats.EXAMPLES),
     (quantize.quantize, quantize.EXAMPLES),
     (ppl.ppl, ppl.EXAMPLES),
     (generate.generate, generate.EXAMPLES),

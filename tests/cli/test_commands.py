@@ -101,6 +101,19 @@ def test_imatrix(minitron: Any, nano_llama: Path, tmp_path: Path) -> None:
     assert minitron(*arguments, "--force", "-q").code == 0
 
 
+def test_imatrix_merge_and_stats(minitron: Any, tmp_path: Path) -> None:
+    path = tmp_path / "both.gguf"
+    ran = minitron("imatrix-merge", IMATRIX, IMATRIX, "-o", path, "--json")
+    assert ran.code == 0, ran.err
+    assert ran.document["entries"] == 42 and ran.document["chunks"] == 173
+    fails(minitron("imatrix-merge", IMATRIX, IMATRIX, "-o", path), 1, "--force")
+    fails(minitron("imatrix-merge", IMATRIX, "-o", tmp_path / "x.gguf"), 2, "two files")
+    document = minitron("imatrix-stats", path, "--json").document
+    assert len(document["weights"]) == 42 and len(document["layers"]) == 6
+    table = minitron("imatrix-stats", path).out.splitlines()
+    assert table[0].startswith("Weight") and len(table) == 1 + 42 + 1 + 1 + 6
+
+
 def test_quantize(minitron: Any, nano_llama: Path, tmp_path: Path) -> None:
     ran = minitron("quantize", nano_llama, "q4_0", "Q8_0", "-d", tmp_path, "--json")
     assert ran.code == 0, ran.err

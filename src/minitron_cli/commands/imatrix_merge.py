@@ -1,0 +1,42 @@
+"""minitron imatrix-merge: several importance matrices become one."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from minitron_cli.parameters import Force, Json, Quiet, Verbose
+
+EXAMPLES = """minitron imatrix-merge a.imatrix.gguf b.imatrix.gguf -o both.imatrix.gguf
+minitron imatrix-merge old.dat new.gguf -o all.dat"""
+
+
+def imatrix_merge(
+    files: Annotated[list[Path], typer.Argument(metavar="A B...", help="Files of one model.")],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", help="The file to write; .dat for llama.cpp's old format."),
+    ],
+    force: Force = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Merge importance matrices of one model, without the model."""
+    from minitron_cli.files import refuse_existing
+    from minitron_cli.output import Output
+    from minitron_quant.imatrix.files import write_imatrix
+    from minitron_quant.imatrix.merge import merge
+
+    out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
+    refuse_existing(output, force)
+    matrix = merge(files)
+    write_imatrix(output, matrix, "dat" if output.suffix == ".dat" else "gguf")
+    document = {
+        "path": str(output),
+        "entries": len(matrix.entries),
+        "chunks": matrix.chunk_count,
+        "datasets": matrix.datasets,
+    }
+    facts = f"{len(matrix.entries)} entries, {matrix.chunk_count} chunks"
+    out.result(document, f"wrote {output} ({facts})")

@@ -1,0 +1,65 @@
+"""Merging and statistics of importance matrices, as llama-imatrix has them."""
+
+import hashlib
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minitron_engine.errors import Damaged, Usage
+from minitron_quant.imatrix.files import read_imatrix, write_imatrix
+from minitron_quant.imatrix.matrix import Entry, ImportanceMatrix
+from minitron_quant.imatrix.merge import merge
+from minitron_quant.imatrix.statistics import layer_statistics, weight_statistics
+from support import RECORDED, recorded
+
+GGUF, DAT = RECORDED / "nano-llama.imatrix.gguf", RECORDED / "nano-llama.imatrix.dat"
+FILES = recorded("imatrix-files.json")
+
+
+@pytest.mark.parametrize("paths", [(GGUF, GGUF), (GGUF, DAT)], ids=["gguf", "dat"])
+def test_merged_files_equal_llama_imatrix_to_the_byte(
+    paths: tuple[Path, Path], tmp_path: Path
+) -> None:
+    write_imatrix(tmp_path / "merged.gguf", merge(paths))
+    expected = FILES["merged"][" ".join(path.name for path in paths)]
+    assert hashlib.sha256((tmp_path / "merged.gguf").read_bytes()).hexdigest() == expected["sha256"]
+
+
+def test_statistics_of_weights_equal_llama_imatrix() -> None:
+    rows = {row.name: asdict(row) for row in weight_statistics(read_imatrix(GGUF))}
+    assert rows.keys() == FILES["weights"].keys()
+    for name, expected in FILES["weights"].items():
+        for key, value in expected.items():
+            # as many decimals as are printed; sums there are float32
+            assert rows[name][key] == pytest.approx(value, rel=1e-4, abs=0.0051), (name, key)
+
+
+def test_statistics_of_layers_equal_llama_imatrix() -> None:
+    rows = layer_statistics(weight_statistics(read_imatrix(GGUF)))
+    assert [str(row.layer) for row in rows] == list(FILES["layers"])
+    for row in rows:
+        expected = FILES["layers"][str(row.layer)]
+        got = [row.total, row.z_pct, row.similarity]
+        assert got == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+def test_models_of_other_sizes_do_not_merge(tmp_path: Path) -> None:
+    paths = []
+    for columns in (4, 8):
+        entry = Entry(np.ones((1, columns), np.float32), np.array([3]))
+        path = tmp_path / f"{columns}.gguf"
+        write_imatrix(path, ImportanceMatrix({"blk.0.w.weight": entry}, ["t"], 1, 512))
+        paths.append(path)
+    with pytest.raises(Damaged, match="another size"):
+        merge(paths)
+    with pytest.raises(Usage, match="two files"):
+        merge(paths[:1])
+
+
+def test_experts_without_data_are_left_out_of_the_statistics() -> None:
+    entry = Entry(np.array([[2.0, 4.0], [0.0, 0.0]], np.float32), np.array([2, 0]))
+    (row,) = weight_statistics(ImportanceMatrix({"blk.0.ffn_up_exps.weight": entry}))
+    assert (row.total, row.least, row.most, row.columns) == (3.0, 1.0, 2.0, 2)
+    assert row.coverage_pct == 50
