@@ -7,7 +7,6 @@ Minitron, convert_hf_to_gguf.py and `cp` of the weights take turns; each writes 
 folder beside the source, which is removed after every run.
 """
 
-import json
 import os
 import shutil
 import statistics
@@ -89,7 +88,6 @@ def page(taken: dict[str, list[Run]], size: float) -> str:
 def main() -> int:
     """Measure, print the table, write --result; 2 where there is nothing to compare with."""
     given = PARSER.parse_args()
-    config = json.loads((given.source / "config.json").read_text())
     if shutil.disk_usage(given.source).free < 12e9:
         print("convert_width.py: 12 GB of free space are needed", file=sys.stderr)
         return 2
@@ -99,7 +97,7 @@ def main() -> int:
         print(f"convert_width.py: {reason}", file=sys.stderr)
         return 2
     text = page(taken, size)
-    print(f"{config['num_hidden_layers']} layers\n{text}")
+    print(text)
     if given.result:
         given.result.write_text(text, encoding="utf-8")
     return 0

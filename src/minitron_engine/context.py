@@ -2,7 +2,7 @@
 
 import ctypes
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from llama_cpp import llama_cpp as api
 from numpy.typing import NDArray
 
-from minitron_engine import log
+from minitron_engine import interrupts, log
 from minitron_engine.devices import default_threads
 from minitron_engine.errors import MinitronError, OutOfResources
 from minitron_engine.model import Model
@@ -98,9 +98,10 @@ class Batch:
 class Context:
     """A KV cache and compute buffers for one model; made by `open_context`, which frees them."""
 
-    def __init__(self, handle: int, model: Model) -> None:
+    def __init__(self, handle: int, model: Model, hooked: bool) -> None:
         self.handle = handle
         self.model = model
+        self._hooked = hooked
         self.n_ctx: int = api.llama_n_ctx(handle)
         self._memory = api.llama_get_memory(handle)
 
@@ -110,7 +111,8 @@ class Context:
 
     def decode(self, batch: Batch) -> None:
         """Run the model on a batch. Releases the GIL."""
-        status = api.llama_decode(self.handle, batch.struct())
+        with interrupts.deferred() if self._hooked else nullcontext():
+            status = api.llama_decode(self.handle, batch.struct())
         if status == 1:
             raise OutOfResources("the context is full", "raise --ctx")
         if status != 0:
@@ -145,14 +147,21 @@ def open_context(
     parameters.type_v = CACHE_TYPES[settings.cache_type_v]
     if hook is not None:
         parameters.cb_eval = hook
-    handle = api.llama_init_from_model(model.handle, parameters)
-    if not handle:
-        raise OutOfResources(
-            f"llama.cpp cannot make a context of {settings.n_ctx} tokens: "
-            f"{log.last_error() or 'no reason given'}",
-            "lower --ctx, or choose another --cache-type or --flash-attn",
-        )
+    handle = None
     try:
-        yield Context(handle, model)
+        with interrupts.deferred():
+            handle = api.llama_init_from_model(model.handle, parameters)
+        if not handle:
+            raise _refusal(settings)
+        yield Context(handle, model, hook is not None)
     finally:
-        api.llama_free(handle)
+        if handle:
+            api.llama_free(handle)
+
+
+def _refusal(settings: ContextSettings) -> MinitronError:
+    return OutOfResources(
+        f"llama.cpp cannot make a context of {settings.n_ctx} tokens: "
+        f"{log.last_error() or 'no reason given'}",
+        "lower --ctx, or choose another --cache-type or --flash-attn",
+    )

@@ -10,7 +10,7 @@ import numpy as np
 from llama_cpp import llama_cpp as api
 from numpy.typing import NDArray
 
-from minitron_engine import devices, log
+from minitron_engine import devices, interrupts, log
 from minitron_engine.errors import Damaged, MinitronError, NotFound, OutOfResources
 
 Tokens = NDArray[np.int32]
@@ -130,19 +130,22 @@ def _loaded(
                 progress(share)
         except BaseException as error:
             interrupted.append(error)
-        return not interrupted
+        return not (interrupted or interrupts.pending())
 
     callback = api.llama_progress_callback(advance)
     parameters.progress_callback = callback
-    handle = api.llama_model_load_from_file(str(path).encode(), parameters)
-    if interrupted:
-        raise interrupted[0]
-    if not handle:
-        raise _refusal(path)
+    handle = None
     try:
+        with interrupts.deferred():
+            handle = api.llama_model_load_from_file(str(path).encode(), parameters)
+        if interrupted:
+            raise interrupted[0]
+        if not handle:
+            raise _refusal(path)
         yield handle
     finally:
-        api.llama_model_free(handle)
+        if handle:
+            api.llama_model_free(handle)
 
 
 def _cache_bytes(handle: int, n_ctx: int) -> int:

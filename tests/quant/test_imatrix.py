@@ -1,5 +1,9 @@
 """Importance matrices: equal to llama-imatrix's to the byte, and files that cannot be right."""
 
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +88,21 @@ def test_an_error_inside_the_callback_is_not_lost() -> None:
     assert collector.hook(0, True, None) is False  # no tensor is there
     with pytest.raises(TypeError, match="integer expected"):
         collector.check()
+
+
+@pytest.mark.parametrize("seconds", [0.3, 0.6, 0.9, 1.2])
+def test_ctrl_c_is_never_lost(seconds: float, nano_llama: Path, tmp_path: Path) -> None:
+    target = tmp_path / "m.gguf"
+    command = [sys.executable, "-m", "minitron_cli", "imatrix", nano_llama, "-f", CALIBRATION]
+    process = subprocess.Popen(
+        [*command, "-o", target], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == "" and "Exception ignored" not in err
+    assert list(tmp_path.iterdir()) == []
 
 
 names = st.text(alphabet="abcdefgh.0123456789_", min_size=1, max_size=40)

@@ -13,6 +13,7 @@ import numpy as np
 from llama_cpp import llama_cpp as api
 from numpy.typing import NDArray
 
+from minitron_engine import interrupts
 from minitron_engine.context import open_context
 from minitron_engine.errors import MinitronError, Usage
 from minitron_engine.library import OP_MUL_MAT, OP_MUL_MAT_ID, Tensor, ggml
@@ -100,7 +101,7 @@ class Collector:
     def _called(self, address: int, ask: bool, _data: object) -> bool:
         # an exception here would be swallowed by ctypes and give garbage: keep it for `check`
         try:
-            if self._error is not None:
+            if self._error is not None or interrupts.pending():
                 return False
             node = Tensor.from_address(address)
             if ask:
