@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+from itertools import pairwise
 from pathlib import Path
 
 import gguf
@@ -179,6 +180,27 @@ def test_resume_continues_after_whole_tensors(tmp_path: Path) -> None:
     GgufWriter(path, METADATA, TENSORS).close()
     with pytest.raises(Damaged, match="beginning"):
         GgufWriter(path, METADATA[1:], TENSORS, resume_tensors=1)
+
+
+def test_the_disk_is_kept_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, int]] = []
+
+    def advise(_: int, start: int, size: int, advice: int) -> None:
+        assert advice == os.POSIX_FADV_DONTNEED
+        told.append((start, size))
+        raise OSError(errno.EINVAL, "advice is not taken here")
+
+    monkeypatch.setattr(os, "posix_fadvise", advise)
+    monkeypatch.setattr("minitron_convert.gguf_file.writer._WINDOW_BYTES", 5000)
+    data = np.arange(4096, dtype=np.float32)
+    path = tmp_path / "m.gguf"
+    with GgufWriter(path, METADATA, [TensorSpec("t", (4096,), F32)]) as writer:
+        for part in np.split(data, 16):
+            writer.write(part)
+    assert len(told) == 3 and told[0][0] == 0
+    assert all(start + size == after for (start, size), (after, _) in pairwise(told))
+    model = open_gguf(path)
+    assert (model.data(model.tensor("t")).view(np.float32) == data).all()
 
 
 def test_writing_where_it_is_not_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

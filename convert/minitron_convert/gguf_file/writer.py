@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
@@ -172,7 +173,10 @@ class GgufWriter:
         size = end - self._on_the_way
         if size >= _WINDOW_BYTES and hasattr(os, "posix_fadvise"):
             # of pages that are not written yet this starts the writing; none of them is dropped
-            os.posix_fadvise(self._file.fileno(), self._on_the_way, size, os.POSIX_FADV_DONTNEED)
+            with suppress(OSError):  # it is advice
+                os.posix_fadvise(
+                    self._file.fileno(), self._on_the_way, size, os.POSIX_FADV_DONTNEED
+                )
             self._on_the_way = end
 
     def _skip_empty(self) -> None:
