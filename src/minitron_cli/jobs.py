@@ -15,9 +15,9 @@ OUTTYPES = ("auto", "f32", "f16", "bf16")
 
 @dataclass(frozen=True)
 class ModelSection:
-    """Which checkpoint to convert, and to which type."""
+    """Which checkpoint to convert (a folder, or owner/name on the Hub), and to which type."""
 
-    source: Path
+    source: str
     outtype: str = "auto"
 
 
@@ -104,7 +104,9 @@ def _section(path: Path, name: str, kind: Callable[..., Any], table: Any) -> Any
 def _resolved(folder: Path, name: str, kind: Callable[..., Any], values: dict[str, Any]) -> Any:
     # paths in a job file are relative to it
     if name == "model":
-        values["source"] = folder / values["source"]
+        # what is no folder beside the job file may be owner/name on the Hub
+        local = folder / values["source"]
+        values["source"] = str(local) if local.exists() else values["source"]
     elif name == "calibration" and "text" in values:
         values["text"] = tuple(folder / text for text in values["text"])
     elif name == "measure" and "text" in values:

@@ -9,7 +9,9 @@ from typing import Any
 from minitron_cli.jobs import Job
 from minitron_cli.output import Listener, Output
 from minitron_cli.report import write_reports
+from minitron_cli.sources import open_checkpoint_source
 from minitron_convert.convert import ConvertSettings, convert, plan
+from minitron_convert.hub import Source
 from minitron_engine.errors import MinitronError
 from minitron_engine.model import ModelSettings, open_model
 from minitron_quant.chunks import ChunkSettings
@@ -18,7 +20,7 @@ from minitron_quant.imatrix.files import write_imatrix
 from minitron_quant.levels import parse_levels
 from minitron_quant.measure.table import MeasureSettings, Row, measure, relate, sort_by_size
 from minitron_quant.quantize.batch import LevelResult, run
-from minitron_quant.quantize.job import QuantizeSettings, prepare
+from minitron_quant.quantize.job import QuantizeSettings, model_name, prepare
 from minitron_quant.quantize.journal import file_sha256, fingerprint
 from minitron_quant.whole_files import write_whole
 
@@ -38,7 +40,8 @@ class Pipeline:
     def run(self) -> list[Row]:
         """Run the stages that are not up to date; returns the table, smallest file first."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        full = self._convert()
+        with open_checkpoint_source(self._job.model.source, None, self._listener) as source:
+            full = self._convert(source)
         imatrix = self._calibrate(full)
         results = self._quantize(full, imatrix)
         rows = self._measure(full, results)
@@ -46,11 +49,11 @@ class Pipeline:
             write_reports(self._job, full, imatrix, rows, results, self._folder)
         return rows
 
-    def _convert(self) -> Path:
-        section = self._job.model
-        settings = ConvertSettings(source=section.source, outtype=section.outtype)
+    def _convert(self, source: Source) -> Path:
+        outtype = self._job.model.outtype
+        settings = ConvertSettings(source=source.folder, outtype=outtype, name=source.name)
         path = self._folder / plan(settings).files[0].path.name
-        key = fingerprint("convert", section.outtype, *_stat_of(section.source))
+        key = fingerprint("convert", outtype, *_stat_of(source.folder))
 
         def work() -> None:
             convert(replace(settings, output=path, force=True), self._listener)
@@ -62,7 +65,7 @@ class Pipeline:
         section = self._job.calibration
         if not section.text:
             return None
-        path = self._folder / f"{self._job.model.source.name}.imatrix.gguf"
+        path = self._folder / f"{model_name(full)}.imatrix.gguf"
         texts = [file_sha256(text) for text in section.text]
         chunks = ChunkSettings(n_ctx=section.ctx, limit=section.chunks)
         key = fingerprint("imatrix", file_sha256(full), *texts, repr(chunks))
@@ -164,7 +167,13 @@ def refuse_used_folder(job: Job) -> None:
 
 def describe(job: Job) -> dict[str, str]:
     """What a run would do, stage by stage, without doing it."""
-    planned = plan(ConvertSettings(source=job.model.source, outtype=job.model.outtype))
+    with open_checkpoint_source(
+        job.model.source, None, lambda _event: None, headers_only=True
+    ) as source:
+        settings = ConvertSettings(
+            source=source.folder, outtype=job.model.outtype, name=source.name
+        )
+        planned = plan(settings)
     levels = parse_levels(job.quantize.levels)
     texts = ", ".join(str(text) for text in job.calibration.text) or "none"
     return {

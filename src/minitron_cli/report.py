@@ -10,6 +10,7 @@ from minitron_cli.output import csv_table, markdown_table
 from minitron_cli.tables import PUBLISHED, measured_document, published_cells
 from minitron_quant.measure.table import Row
 from minitron_quant.quantize.batch import LevelResult
+from minitron_quant.quantize.job import model_name
 from minitron_quant.whole_files import write_whole
 
 
@@ -42,7 +43,7 @@ def _document(
 ) -> dict[str, Any]:
     text = job.measure.text
     return {
-        "model": job.model.source.name,
+        "model": model_name(full),
         "reference": full.name,
         "imatrix": imatrix.name if imatrix else None,
         "calibration": [path.name for path in job.calibration.text],

@@ -97,7 +97,7 @@ def test_an_earlier_run_must_be_resumed(job_file: Path) -> None:
 
 def test_the_bundled_job_is_valid() -> None:
     job = load_job(EXAMPLES / "nano.toml")
-    assert job.model.source == EXAMPLES / "nano-llama"
+    assert job.model.source == str(EXAMPLES / "nano-llama")
     assert job.quantize.levels == ("all",)
 
 

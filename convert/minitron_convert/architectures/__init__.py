@@ -1,31 +1,21 @@
-"""The model families, by the class name that a checkpoint's config gives in `architectures`."""
+"""The model families, by the class name that a checkpoint's config gives in `architectures`.
+
+A new family is one file in this folder, with a dict ARCHITECTURES of class names.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
+from pkgutil import iter_modules
 
 from minitron_convert.architectures.base import Family, ModelTensor
-from minitron_convert.architectures.llama import Llama
-from minitron_convert.architectures.mistral import Mistral
-from minitron_convert.architectures.nemotron import Nemotron
-from minitron_convert.architectures.wide_nemotron import WideNemotron
 from minitron_convert.checkpoint import Checkpoint
 from minitron_convert.errors import Damaged, Unsupported
 
-
-def _nemotron(checkpoint: Checkpoint) -> Family:
-    """Nemotron, by the shape of its heads."""
-    family = Nemotron(checkpoint)
-    square = family.size.attention == family.size.hidden
-    return family if square else WideNemotron(checkpoint)
-
-
-FAMILIES: dict[str, Callable[[Checkpoint], Family]] = {
-    "LlamaForCausalLM": Llama,
-    "LLaMAForCausalLM": Llama,
-    "MistralForCausalLM": Mistral,
-    "NemotronForCausalLM": _nemotron,
-}
+FAMILIES: dict[str, Callable[[Checkpoint], Family]] = {}
+for _module in iter_modules(__path__, f"{__name__}."):
+    FAMILIES.update(getattr(import_module(_module.name), "ARCHITECTURES", {}))
 
 __all__ = ["FAMILIES", "Family", "ModelTensor", "find_family"]
 

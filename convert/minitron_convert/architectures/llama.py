@@ -95,3 +95,6 @@ def llama3_factors(theta: float, head_dim: int, settings: Config) -> Array:
     factors[wavelengths > original / low] = factor
     factors[wavelengths < original / high] = 1
     return factors
+
+
+ARCHITECTURES = {"LlamaForCausalLM": Llama, "LLaMAForCausalLM": Llama}

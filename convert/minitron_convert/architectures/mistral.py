@@ -10,3 +10,6 @@ class Mistral(Llama):
     """MistralForCausalLM, which llama.cpp runs as llama."""
 
     defaults = Defaults(context=131072, norm_epsilon=1e-6, kv_heads=8)
+
+
+ARCHITECTURES = {"MistralForCausalLM": Mistral}

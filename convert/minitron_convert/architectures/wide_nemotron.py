@@ -22,8 +22,9 @@ from functools import cached_property
 
 import numpy as np
 
-from minitron_convert.architectures.base import ModelTensor, Slot, file_type_key, from_array
+from minitron_convert.architectures.base import Family, ModelTensor, Slot, file_type_key, from_array
 from minitron_convert.architectures.nemotron import Nemotron
+from minitron_convert.checkpoint import Checkpoint
 from minitron_convert.errors import Unsupported
 from minitron_convert.gguf_file import KeyValue, ValueType
 from minitron_convert.tensor_ref import DTYPES, Array, TensorRef
@@ -179,3 +180,13 @@ class WideNemotron(Nemotron):
             return wide.reshape(stop - start, heads * new)
 
         return ModelTensor(name, (tensor.shape[0], heads * new), tensor.dtype, read)
+
+
+def by_shape(checkpoint: Checkpoint) -> Family:
+    """Nemotron, by the shape of its heads: llama.cpp's own loader takes only square ones."""
+    family = Nemotron(checkpoint)
+    square = family.size.attention == family.size.hidden
+    return family if square else WideNemotron(checkpoint)
+
+
+ARCHITECTURES = {"NemotronForCausalLM": by_shape}
