@@ -39,8 +39,8 @@ class Pipeline:
 
     def run(self) -> list[Row]:
         """Run the stages that are not up to date; returns the table, smallest file first."""
-        self._folder.mkdir(parents=True, exist_ok=True)
         with open_checkpoint_source(self._job.model.source, None, self._listener) as source:
+            self._folder.mkdir(parents=True, exist_ok=True)
             full = self._convert(source)
         imatrix = self._calibrate(full)
         results = self._quantize(full, imatrix)
