@@ -20,7 +20,6 @@ class GenerationSettings:
     sampling: SamplingSettings
     n_predict: int = 128
     stop: tuple[str, ...] = ()
-    parse_special: bool = True
 
 
 @dataclass
@@ -82,9 +81,9 @@ class StopBuffer:
         return next((n for n in lengths if self._held.endswith(stop[:n])), 0)
 
 
-def prompt_tokens(model: Model, prompt: str, *, parse_special: bool = True) -> Tokens:
+def prompt_tokens(model: Model, prompt: str) -> Tokens:
     """Token ids of a prompt, BOS included where the model wants one."""
-    tokens = model.tokenize(prompt, add_special=True, parse_special=parse_special)
+    tokens = model.tokenize(prompt, add_special=True, parse_special=True)
     if len(tokens):
         return tokens
     if model.bos < 0:

@@ -8,7 +8,6 @@ import ctypes
 import os
 from ctypes import c_bool, c_char_p, c_int, c_int32, c_int64, c_size_t, c_void_p
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -69,15 +68,12 @@ _BASE_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
         c_size_t,
         [c_int, c_void_p, c_void_p, c_int64, c_int64, c_int64, c_void_p],
     ),
-    "ggml_quantize_init": (None, [c_int]),
     "ggml_validate_row_data": (c_bool, [c_int, c_void_p, c_size_t]),
     "ggml_get_type_traits": (ctypes.POINTER(TypeTraits), [c_int]),
     "ggml_fp16_to_fp32_row": (None, [c_void_p, c_void_p, c_int64]),
     "ggml_bf16_to_fp32_row": (None, [c_void_p, c_void_p, c_int64]),
     "ggml_tensor_overhead": (c_size_t, []),
     "ggml_op_name": (c_char_p, [c_int]),
-    "ggml_commit": (c_char_p, []),
-    "ggml_version": (c_char_p, []),
     "ggml_nbytes": (c_size_t, [c_void_p]),
     "ggml_backend_buffer_is_host": (c_bool, [c_void_p]),
     "ggml_backend_tensor_get": (None, [c_void_p, c_void_p, c_size_t, c_size_t]),
@@ -131,17 +127,6 @@ def check_layout(base: ctypes.CDLL) -> None:
         "its tensors have another layout",
         f"install the pinned version: pip install llama-cpp-python=={PINNED_BINDING}",
     )
-
-
-def versions() -> dict[str, str]:
-    """Versions of the binding and of the libraries that are loaded."""
-    base = ggml()
-    return {
-        "llama_cpp_python": version("llama_cpp_python"),
-        "llama_cpp_commit": LLAMA_CPP_COMMIT,
-        "ggml": base.ggml_version().decode(),
-        "gguf": version("gguf"),
-    }
 
 
 @cache

@@ -37,8 +37,6 @@ class Model:
         self.n_vocab: int = api.llama_vocab_n_tokens(self.vocab)
         self.n_layers: int = api.llama_model_n_layer(handle)
         self.n_ctx_train: int = api.llama_model_n_ctx_train(handle)
-        self.n_params: int = api.llama_model_n_params(handle)
-        self.weight_bytes: int = api.llama_model_size(handle)
         self.add_bos: bool = api.llama_vocab_get_add_bos(self.vocab)
         self.add_eos: bool = api.llama_vocab_get_add_eos(self.vocab)
         self.bos: int = api.llama_vocab_bos(self.vocab)

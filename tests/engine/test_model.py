@@ -3,6 +3,7 @@
 import ctypes
 import hashlib
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +81,7 @@ def test_logits_of_marked_tokens_only(nano_llama: Path) -> None:
 
 
 def test_the_library_is_the_pinned_one() -> None:
-    assert library.versions()["llama_cpp_python"] == library.PINNED_BINDING
+    assert version("llama_cpp_python") == library.PINNED_BINDING
     broken = type("Library", (), {"ggml_tensor_overhead": lambda _: 400})()
     with pytest.raises(MinitronError, match="another layout"):
         library.check_layout(broken)

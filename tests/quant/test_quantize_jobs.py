@@ -315,7 +315,10 @@ def test_errors_tell_how_much_each_type_hurts(
     with pytest.raises(Stop):
         run(prepare(settings), interrupt_after(0.5))
     run(prepare(settings))
-    errors = json.loads(path.read_text())["relative_errors"]
+    written = path.read_text()
+    run(prepare(settings))  # all is up to date: what was measured stays
+    assert path.read_text() == written
+    errors = json.loads(written)["relative_errors"]
     name = "blk.2.ffn_up.weight"
     assert set(errors[name]) == {"q2_K", "q8_0"} and errors[name]["q8_0"] < errors[name]["q2_K"]
     source = open_gguf(nano_llama)

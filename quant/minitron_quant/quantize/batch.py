@@ -126,8 +126,8 @@ def _refuse_collisions(settings: QuantizeSettings, missing: Sequence[Target]) ->
 def _write_errors(batch: Batch, errors: dict[str, Errors]) -> None:
     """Per tensor and type Σ w (decoded − weight)² / Σ w weight², w the importance of the column."""
     path = batch.settings.errors
-    if path is None:
-        return
+    if path is None or not errors:
+        return  # nothing was encoded: what an earlier job measured stays as it is
     relative = {
         name: {TYPE[kind].name: error / weight for kind, (error, weight) in sums.items() if weight}
         for name, sums in errors.items()

@@ -115,6 +115,8 @@ def quantize(
         return
     with out.progress() as listener:
         results = run(batch, listener)
+    if errors is not None and all(result.kept for result in results):
+        out.note("nothing was encoded, so no errors were measured; --force encodes anew")
     _show_results(out, results)
 
 
