@@ -110,10 +110,10 @@ def shown(command: Command) -> str:
     return " ".join(Path(word).name if os.sep in word else word for word in words)
 
 
-def compare(case: Case, runs: int) -> Comparison:
-    """Warm both sides up once, then run them in turn; medians of `runs` runs each."""
+def compare(case: Case, runs: int, warm_ups: int = 1) -> Comparison:
+    """Warm both sides up, then run them in turn; medians of `runs` runs each."""
     sides = (case.ours, case.theirs)
-    for side in sides:
+    for side in sides * warm_ups:
         run_once(side)
     taken: tuple[list[Run], list[Run]] = ([], [])
     for number in range(runs):
@@ -249,7 +249,8 @@ def parser_for(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--tools", default=tools, metavar="DIR", help="llama.cpp's programs")
     parser.add_argument("--minitron", metavar="EXE", help="the command to measure")
     parser.add_argument("--model", metavar="FILE", help="a GGUF file (default: nano-llama, f16)")
-    parser.add_argument("--runs", type=int, default=5, help="runs of each side after a warm-up")
+    parser.add_argument("--runs", type=int, default=5, help="runs of each side that count")
+    parser.add_argument("--warm-ups", type=int, default=1, help="runs of each side before those")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--json", metavar="FILE", help="write everything that was measured")
     return parser
@@ -276,7 +277,7 @@ def main(parser: argparse.ArgumentParser, cases: Callable[[Setup], Sequence[Case
             return USAGE if isinstance(reason, NotGiven) else FAILED
         for case in planned:
             try:
-                comparisons.append(compare(case, arguments.runs))
+                comparisons.append(compare(case, arguments.runs, arguments.warm_ups))
             except RuntimeError as failure:
                 print(f"{name}: {case.name}: {failure}", file=sys.stderr)
                 status = FAILED
