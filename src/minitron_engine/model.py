@@ -119,7 +119,10 @@ def _loaded(
     progress: LoadProgress | None = None,
 ) -> Iterator[int]:
     # `measure` reads only the metadata: enough for sizes and numbers of layers
-    parameters.no_alloc = measure
+    if measure:
+        parameters.no_alloc = True
+        # llama.cpp aborts where a file is mapped that must not be allocated
+        parameters.load_mode = api.LLAMA_LOAD_MODE_NONE
     interrupted: list[BaseException] = []
 
     def advance(share: float, _data: object) -> bool:

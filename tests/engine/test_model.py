@@ -127,3 +127,12 @@ def test_log_joins_the_pieces_of_a_line() -> None:
     assert lines == ["one line", "and another"]
     log._callback(4, b"it broke\n", ctypes.c_void_p())
     assert log.last_error() == "it broke"
+
+
+def test_a_model_is_measured_before_layers_are_chosen(
+    monkeypatch: pytest.MonkeyPatch, nano_llama: Path
+) -> None:
+    card = devices.Device("CUDA0", "a card", "gpu", 8 << 30, 8 << 30)
+    monkeypatch.setattr(devices, "gpus", lambda: [card])
+    with open_model(ModelSettings(nano_llama)) as model:
+        assert model.offloaded == model.n_layers + 1
