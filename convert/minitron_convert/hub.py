@@ -137,7 +137,12 @@ def _choose(repository: str, files: dict[str, int] | None) -> list[str]:
             "Another revision may have one: give it as owner/name@revision.",
         )
     wanted = matching(files, (*BESIDE_WEIGHTS, *weights))
-    size = sum(files[name] for name in wanted)
+    check_space(repository, sum(files[name] for name in wanted))
+    return wanted
+
+
+def check_space(repository: str, size: int) -> None:
+    """NoSpace where the disk of the Hub's cache has less than `size` bytes free."""
     folder = Path(constants.HF_HUB_CACHE)
     while not folder.exists():
         folder = folder.parent
@@ -147,7 +152,6 @@ def _choose(repository: str, files: dict[str, int] | None) -> list[str]:
             f"{folder} has {free} bytes free; {repository} needs {size}.",
             "Set HF_HOME to a folder with more space.",
         )
-    return wanted
 
 
 def matching(files: Iterable[str], patterns: Iterable[str]) -> list[str]:
@@ -173,11 +177,11 @@ def _explain(error: Exception, repository: str, revision: str | None) -> Convert
         return NotFound(f"{repository} on the Hub has no revision {revision}.")
     if isinstance(error, errors.RepositoryNotFoundError):
         return NotFound(
-            f"{repository} is neither a folder nor a repository on the Hub.",
+            f"{repository} is neither here nor a repository on the Hub.",
             "Check the name; a private one needs HF_TOKEN.",
         )
     if isinstance(error, errors.HFValidationError):
-        return NotFound(f"{repository} is neither a folder nor the name of a repository.")
+        return NotFound(f"{repository} is neither here nor the name of a repository.")
     if isinstance(error, errors.LocalEntryNotFoundError):
         return Denied(
             f"The Hub cannot be reached and the cache does not hold all of {repository}.",

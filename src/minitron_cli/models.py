@@ -1,12 +1,42 @@
-"""Opening a model for a command: its header is checked before llama.cpp sees the file."""
+"""Models of commands: found by name, and their headers checked before llama.cpp sees a file."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from minitron_cli.output import Output
 from minitron_engine.devices import GpuLayers
 from minitron_engine.model import Model, ModelSettings, open_model
 from minitron_quant.models import open_model_files
+
+
+def local_model(model: Path, out: Output) -> Path:
+    """The file that MODEL means: itself, or owner/name[:LEVEL] on the Hub, downloaded."""
+    from minitron_convert.hub_models import parse_model
+
+    named = None if model.exists() else parse_model(str(model))
+    if named is None:
+        return model
+    with out.progress() as listener:
+        return named.download(listener)
+
+
+@contextmanager
+def model_header(model: Path) -> Iterator[Path]:
+    """As local_model, where the header is all that is needed: weights on the Hub stay there."""
+    from minitron_convert.hub_models import parse_model
+
+    named = None if model.exists() else parse_model(str(model))
+    if named is None:
+        yield model
+    else:
+        with named.headers() as path:
+            yield path
+
+
+def folder_for_results(model: Path) -> Path:
+    """Beside MODEL; the current folder where it is a name on the Hub, whose cache holds its own."""
+    return model.parent if model.exists() or model.suffix == ".gguf" else Path()
 
 
 @contextmanager

@@ -17,7 +17,13 @@ GpuLayers = Annotated[
     str,
     typer.Option("--gpu-layers", metavar="auto|all|N", help="Layers to put on GPUs."),
 ]
-ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="A .gguf file.")]
+ModelPath = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL",
+        help="A .gguf file (a first shard stands for all), or owner/name[:LEVEL] on the Hub.",
+    ),
+]
 SourceName = Annotated[
     str,
     typer.Argument(

@@ -17,6 +17,7 @@ from minitron_cli.parameters import (
 )
 
 EXAMPLES = """minitron generate out/nano-llama-Q4_K_M.gguf "The old house stood"
+minitron generate someone/Minitron-4B-Base-GGUF:Q4_K_M "The old house stood"
 minitron generate model.gguf "Once" -n 256 --temp 0 --stats
 echo "Dear Sir," | minitron generate model.gguf --seed 7 --stop "Yours"
 minitron generate model.gguf -f prompt.txt --json-schema schema.json --json"""
@@ -67,6 +68,7 @@ def generate(
 ) -> None:
     """Generate text with llama.cpp, on a GPU where there is one."""
     from minitron_cli.generating import Request, answer
+    from minitron_cli.models import local_model
     from minitron_cli.output import Output
     from minitron_engine.context import ContextSettings
     from minitron_engine.generation import GenerationSettings
@@ -83,7 +85,7 @@ def generate(
         grammar=_grammar(grammar, json_schema),
     )
     request = Request(
-        model=model,
+        model=local_model(model, out),
         prompt=_read_prompt(prompt, file),
         generation=GenerationSettings(sampling, n_predict, tuple(stop or ())),
         context=ContextSettings(

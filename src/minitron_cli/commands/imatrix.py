@@ -52,7 +52,7 @@ def imatrix(
 ) -> None:
     """Calibrate: collect an importance matrix with a text, equal to llama-imatrix's."""
     from minitron_cli.files import refuse_existing
-    from minitron_cli.models import open_checked
+    from minitron_cli.models import folder_for_results, local_model, open_checked
     from minitron_cli.output import Output
     from minitron_quant.chunks import ChunkSettings
     from minitron_quant.imatrix.collect import CollectSettings, collect
@@ -60,7 +60,8 @@ def imatrix(
     from minitron_quant.quantize.job import model_name
 
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
-    path = output or model.parent / f"{model_name(model)}.imatrix.{file_format}"
+    found = local_model(model, out)
+    path = output or folder_for_results(model) / f"{model_name(found)}.imatrix.{file_format}"
     refuse_existing(path, force)
     settings = CollectSettings(
         tuple(texts),
@@ -69,7 +70,7 @@ def imatrix(
     )
     with (
         out.progress() as listener,
-        open_checked(model, gpu_layers(layers), max(ctx, batch)) as loaded,
+        open_checked(found, gpu_layers(layers), max(ctx, batch)) as loaded,
     ):
         matrix = collect(loaded, settings, listener)
         device = loaded.device

@@ -8,6 +8,7 @@ from minitron_cli.parameters import Json, ModelPath, Quiet, Verbose
 
 EXAMPLES = """minitron inspect out/nano-llama-Q4_K_M.gguf
 minitron inspect out/nano-llama-Q4_K_M.gguf --tensors
+minitron inspect someone/Minitron-4B-Base-GGUF:Q4_K_M
 minitron inspect model-00001-of-00002.gguf --json"""
 
 
@@ -18,12 +19,14 @@ def inspect(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show metadata, sizes, bits per weight and types of a GGUF file, without loading it."""
+    """Show metadata, sizes, bits per weight and types of a GGUF file, from its header alone."""
     from minitron_cli.inspection import describe
+    from minitron_cli.models import model_header
     from minitron_cli.output import Output
 
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
-    description = describe(model, tensors)
+    with model_header(model) as path:
+        description = describe(path, tensors)
     if as_json:
         out.document(description)
         return

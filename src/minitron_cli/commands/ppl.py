@@ -14,7 +14,10 @@ minitron ppl model-Q4_K_M.gguf -f wiki.test.raw --chunks 50 --json"""
 
 
 def ppl(
-    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="GGUF files.")],
+    models: Annotated[
+        list[Path],
+        typer.Argument(metavar="MODEL...", help="GGUF files, or owner/name[:LEVEL] on the Hub."),
+    ],
     text: Annotated[Path, typer.Option("-f", "--file", help="The text to predict.")],
     reference: Annotated[
         Path | None,
@@ -33,6 +36,7 @@ def ppl(
     quiet: Quiet = False,
 ) -> None:
     """Measure perplexity, to four decimals as llama-perplexity does."""
+    from minitron_cli.models import local_model
     from minitron_cli.output import Output
     from minitron_cli.tables import measured_document, show_measured
     from minitron_quant.chunks import ChunkSettings
@@ -41,6 +45,7 @@ def ppl(
 
     as_json = as_json or table_format == "json"
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
+    models = [local_model(model, out) for model in models]
     # a shell's *.gguf takes the importance matrix along
     chosen = [path for path in models if not is_imatrix(path)] or models
     for path in models:
@@ -51,7 +56,7 @@ def ppl(
         text,
         ChunkSettings(ctx, batch, chunks, threads),
         gpu_layers(layers),
-        reference,
+        local_model(reference, out) if reference else None,
     )
     with out.progress() as listener:
         rows = list(measure(settings, listener))

@@ -72,6 +72,7 @@ def quantize(
     quiet: Quiet = False,
 ) -> None:
     """Quantize a model to one or many levels; run it again to finish what is missing."""
+    from minitron_cli.models import folder_for_results, local_model
     from minitron_cli.output import Output
     from minitron_quant.levels import parse_levels
     from minitron_quant.quantize.batch import run
@@ -95,9 +96,9 @@ def quantize(
         overrides=tuple(map(parse_override, override_kv or ())),
     )
     settings = QuantizeSettings(
-        source=model,
         levels=tuple(parse_levels(levels)),
-        directory=directory,
+        source=local_model(model, out),
+        directory=directory or folder_for_results(model),
         output=output,
         imatrix=imatrix,
         include=tuple(include_weights or ()),

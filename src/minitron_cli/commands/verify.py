@@ -26,18 +26,20 @@ def verify(
     quiet: Quiet = False,
 ) -> None:
     """Compare a GGUF file with its checkpoint: keys, tensors, values, token ids, logits."""
+    from minitron_cli.models import local_model
     from minitron_cli.output import Output
     from minitron_cli.sources import open_checkpoint_source
     from minitron_cli.verification import verify_model
     from minitron_convert.convert import ConvertSettings
 
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
+    found_model = local_model(model, out)
     with (
         out.progress() as listener,
         open_checkpoint_source(source, revision, listener) as found,
     ):
         settings = ConvertSettings(found.folder, name=found.name)
-        result = verify_model(settings, model, logits, listener)
+        result = verify_model(settings, found_model, logits, listener)
     for name, reason in result.skipped.items():
         out.note(f"{name} not compared: {reason}")
     checks = [check.__dict__ for check in result.checks]

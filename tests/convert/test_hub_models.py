@@ -1,0 +1,174 @@
+"""GGUF models by name, from a server on this machine: which file owner/name[:LEVEL] is."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from minitron_cli.models import folder_for_results
+from minitron_convert.errors import NotFound
+from minitron_convert.hub import Repository
+from minitron_convert.hub_models import HubModel, level_in, parse_model
+
+ROOT = Path(__file__).parents[2]
+NAME = "someone/Nano-GGUF"
+
+# Environment variables are read when huggingface_hub is imported: each use is a new process.
+PROGRAM = """
+import json, sys
+from minitron_cli.models import folder_for_results
+from minitron_convert.errors import ConvertError
+from minitron_convert.hub_models import parse_model
+answers = []
+for text in sys.argv[1:]:
+    events = []
+    try:
+        path = parse_model(text).download(events.append)
+        bytes = [event.done for event in events]
+        answers.append({"path": str(path), "bytes": max(bytes, default=0)})
+    except ConvertError as error:
+        name = type(error).__name__
+        answers.append({"error": name, "message": str(error), "hint": error.hint})
+print(json.dumps(answers))
+"""
+
+
+@pytest.fixture
+def hub(nano_llama: Path, hub_server: ModuleType, tmp_path: Path) -> Iterator[Any]:
+    """A Hub with two levels of a model, one of them in shards, and files that are no models."""
+    folder = tmp_path / "hub"
+    (folder / "BF16").mkdir(parents=True)
+    shutil.copy(nano_llama, folder / "Nano-F16.gguf")
+    for number in (1, 2):
+        (folder / "BF16" / f"Nano-BF16-0000{number}-of-00002.gguf").write_bytes(b"GGUF%d" % number)
+    (folder / "Nano.imatrix.gguf").write_bytes(b"GGUF")
+    (folder / "README.md").write_text("a model\n")
+    server = hub_server.Hub(folder, NAME)
+    yield server
+    server.close()
+
+
+def environment(hub: Any, tmp_path: Path, **more: str) -> dict[str, str]:
+    return {
+        **os.environ,
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(tmp_path / "cache"),
+        "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("convert", "quant", "src")),
+        **more,
+    }
+
+
+def run(hub: Any, tmp_path: Path, *words: object, **more: str) -> Any:
+    return subprocess.run(
+        [sys.executable, *map(str, words)],
+        env=environment(hub, tmp_path, **more),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def fetch(hub: Any, tmp_path: Path, *names: str, **more: str) -> Any:
+    ran = run(hub, tmp_path, "-c", PROGRAM, *names, **more)
+    assert ran.returncode == 0, ran.stderr
+    return json.loads(ran.stdout)
+
+
+def test_levels_are_found_downloaded_and_kept(hub: Any, tmp_path: Path) -> None:
+    one, shards, none, missing = fetch(
+        hub, tmp_path, f"{NAME}:f16", f"{NAME}@v1:BF16", NAME, f"{NAME}:Q2_K"
+    )
+    assert Path(one["path"]).name == "Nano-F16.gguf"
+    assert one["bytes"] == (hub.folder / "Nano-F16.gguf").stat().st_size
+    first = Path(shards["path"])
+    assert first.name == "Nano-BF16-00001-of-00002.gguf"
+    assert first.with_name("Nano-BF16-00002-of-00002.gguf").read_bytes() == b"GGUF2"
+    assert missing["error"] == "NotFound" and "no level Q2_K" in missing["message"]
+    for answer in (missing, none):
+        assert "BF16, F16" in answer["hint"], answer
+    hub.requests.clear()
+    (again,) = fetch(hub, tmp_path, f"{NAME}:F16")
+    assert again["path"] == one["path"]
+    assert not [path for method, path, _ in hub.requests if method == "GET" and "resolve" in path]
+
+
+def test_without_a_network_the_cache_does(hub: Any, tmp_path: Path) -> None:
+    fetched, shards = fetch(hub, tmp_path, f"{NAME}:F16", f"{NAME}:BF16")
+    Path(shards["path"]).with_name("Nano-BF16-00002-of-00002.gguf").unlink()
+    hub.requests.clear()
+    offline, cut, other = fetch(
+        hub, tmp_path, f"{NAME}:F16", f"{NAME}:BF16", f"{NAME}:Q2_K", HF_HUB_OFFLINE="1"
+    )
+    assert offline["path"] == fetched["path"]
+    assert cut["error"] == "Denied" and "lacks 1 shard of" in cut["message"]
+    assert other["error"] == "Denied" and "There are BF16, F16" in other["hint"]
+    assert not hub.requests
+    hub.close()
+    unreachable, never_seen = fetch(hub, tmp_path, f"{NAME}:F16", "someone/else:F16")
+    assert unreachable["path"] == fetched["path"]
+    assert never_seen["error"] == "Denied" and "cannot be reached" in never_seen["message"]
+
+
+def test_commands_take_names(hub: Any, tmp_path: Path) -> None:
+    """A header needs no download; a token opens the door and is never shown."""
+    hub.token = "hf_secret"
+    command = ("-m", "minitron_cli")
+    header = run(hub, tmp_path, *command, "inspect", f"{NAME}:F16", "--json", HF_TOKEN="hf_secret")
+    assert json.loads(header.stdout)["bytes"] == (hub.folder / "Nano-F16.gguf").stat().st_size
+    assert not list((tmp_path / "cache").rglob("*.gguf"))
+    words = ("generate", f"{NAME}:F16", "The", "-n", "4", "--json", "--threads", "1")
+    told = run(hub, tmp_path, *command, *words, HF_TOKEN="hf_secret")
+    assert len(json.loads(told.stdout)["tokens"]) == 4
+    refused = run(hub, tmp_path, *command, "inspect", f"{NAME}:F16", HF_TOKEN="hf_wrong_secret")
+    assert refused.returncode in (3, 7) and refused.stdout == ""
+    assert refused.stderr.startswith("error: ") and len(refused.stderr.splitlines()) <= 2
+    assert not any("secret" in text for text in (header.stderr, told.stderr, refused.stderr))
+
+
+def test_results_do_not_go_into_the_cache(tmp_path: Path) -> None:
+    assert folder_for_results(Path(f"{NAME}:F16")) == Path()
+    assert folder_for_results(tmp_path / "model.gguf") == tmp_path
+
+
+def test_only_names_are_names(tmp_path: Path) -> None:
+    for text in (str(tmp_path), "out/model.gguf", "model", "a/b/c", "a/b/c:Q4_K_M"):
+        assert parse_model(text) is None
+    assert parse_model("a/b") == HubModel(Repository("a/b"))
+    assert parse_model("a/b@v2:Q4_K_M") == HubModel(Repository("a/b", "v2"), "Q4_K_M")
+
+
+@pytest.mark.parametrize(
+    ("model", "level"),
+    [
+        ("Nano-Llama-8.0M-Q4_K_M", "Q4_K_M"),
+        ("nano.Q4_K_M", "Q4_K_M"),
+        ("Nano-3.05bpw", "3.05bpw"),
+        ("Nano-UD-Q4_K_XL", "UD-Q4_K_XL"),
+        ("folder-1/model", "model"),
+    ],
+)
+def test_level_in_a_name(model: str, level: str) -> None:
+    assert level_in(model) == level
+
+
+def test_which_file_a_level_is() -> None:
+    files = ["a-Q4_K_M.gguf", "a-Q8_0.gguf", "b/b-Q8_0.gguf", "mmproj-F16.gguf", "notes.txt"]
+    model = HubModel(Repository("x/y"))
+    assert model._choose(files) == ["a-Q4_K_M.gguf"]
+    assert HubModel(Repository("x/y"), "b-q8_0")._choose(files) == ["b/b-Q8_0.gguf"]
+    with pytest.raises(NotFound, match="2 models of level Q8_0"):
+        HubModel(Repository("x/y"), "Q8_0")._choose(files)
+    assert model._choose(["only-IQ2_M.gguf"]) == ["only-IQ2_M.gguf"]
+    with pytest.raises(NotFound, match="no GGUF model"):
+        model._choose(["mmproj-F16.gguf", "model.safetensors"])
