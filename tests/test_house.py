@@ -69,6 +69,30 @@ def test_convert_needs_neither_llama_cpp_nor_torch() -> None:
     assert wrong == []
 
 
+def test_llama_cpp_is_imported_in_one_place() -> None:
+    # elsewhere: from minitron_engine.binding import api
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for _, path in modules()
+        for name in imported(path)
+        if name in ("llama_cpp", "llama_cpp.llama_cpp") and path.name != "binding.py"
+    ]
+    assert wrong == []
+
+
+def test_the_binding_comes_without_the_rest_of_its_package() -> None:
+    code = (
+        "import sys\n"
+        "from minitron_engine import devices\n"
+        "devices.start()\n"
+        "assert not {'jinja2', 'diskcache', 'llama_cpp.llama'} & set(sys.modules)\n"
+        "import llama_cpp\n"
+        "from llama_cpp import llama_cpp as api\n"
+        "assert api is devices.api and llama_cpp.Llama.__module__ == 'llama_cpp.llama'\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 @pytest.mark.parametrize("command", ["--help", "quantize --help"])
 def test_help_loads_nothing_heavy(command: str) -> None:
     code = (

@@ -31,9 +31,8 @@ def versions() -> dict[str, str]:
 
 def examine(folder: Path) -> dict[str, Any]:
     """Everything worth knowing in a bug report; `problems` lists what is wrong."""
-    from llama_cpp import llama_cpp as api
-
     from minitron_engine import devices
+    from minitron_engine.binding import api
     from minitron_engine.library import PINNED_BINDING, ggml
 
     ggml()

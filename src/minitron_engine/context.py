@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from llama_cpp import llama_cpp as api
 from numpy.typing import NDArray
 
 from minitron_engine import interrupts, log
+from minitron_engine.binding import api
 from minitron_engine.devices import default_threads
 from minitron_engine.errors import MinitronError, OutOfResources
 from minitron_engine.model import Model

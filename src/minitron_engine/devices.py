@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from llama_cpp import llama_cpp as api
-
 from minitron_engine import log
+from minitron_engine.binding import api
 from minitron_engine.library import ggml, registry
 
 GpuLayers = int | Literal["auto", "all"]

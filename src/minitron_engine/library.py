@@ -11,9 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import llama_cpp
-from llama_cpp import _ctypes_extensions as loader
-
+from minitron_engine.binding import api, loader
 from minitron_engine.errors import MinitronError
 
 # ggml's commit is compiled into libggml-base; llama.cpp's is that of the pinned binding
@@ -94,7 +92,7 @@ _REGISTRY_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
 def _load(name: str, functions: dict[str, tuple[Any, list[Any]]]) -> ctypes.CDLL:
     # the binding honours the same variable for libllama: all libraries must be of one build
     override = os.environ.get("LLAMA_CPP_LIB_PATH")
-    folder = Path(override) if override else Path(llama_cpp.__file__).parent / "lib"
+    folder = Path(override) if override else Path(api.__file__).parent / "lib"
     library: ctypes.CDLL = loader.load_shared_library(name, folder)
     for symbol, (result, arguments) in functions.items():
         function = getattr(library, symbol)

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from llama_cpp import llama_cpp as api
+from minitron_engine.binding import api
 
 logger = logging.getLogger("minitron.llama_cpp")
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from llama_cpp import llama_cpp as api
 from numpy.typing import NDArray
 
 from minitron_engine import devices, interrupts, log
+from minitron_engine.binding import api
 from minitron_engine.errors import Damaged, MinitronError, NotFound, OutOfResources
 
 Tokens = NDArray[np.int32]

@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from llama_cpp import llama_cpp as api
-
 from minitron_engine import log
+from minitron_engine.binding import api
 from minitron_engine.errors import Usage
 from minitron_engine.model import Model
 

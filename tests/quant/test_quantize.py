@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from llama_cpp import llama_cpp as api
 
 from minitron_convert.gguf_file import TYPE, TYPE_ID, Gguf, KeyValue, TensorInfo, open_gguf
 from minitron_engine import devices
+from minitron_engine.binding import api
 from minitron_engine.errors import (
     Damaged,
     ImatrixNeeded,

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
-from llama_cpp import llama_cpp as api
 
 from minitron_convert.convert import ConvertSettings, convert
 from minitron_convert.gguf_file import TYPE_ID, open_gguf
 from minitron_engine import devices
+from minitron_engine.binding import api
 from minitron_engine.errors import (
     Damaged,
     MinitronError,

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from llama_cpp import llama_cpp as api
 from numpy.typing import NDArray
 
 from minitron_engine import interrupts
+from minitron_engine.binding import api
 from minitron_engine.context import open_context
 from minitron_engine.errors import MinitronError, Usage
 from minitron_engine.library import OP_MUL_MAT, OP_MUL_MAT_ID, Tensor, ggml

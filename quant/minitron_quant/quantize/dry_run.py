@@ -37,9 +37,8 @@ def dry_runs(
 def _dry_runs(
     path: str, ftypes: tuple[int, ...], options: QuantizeOptions, imatrix: bool
 ) -> list[list[str]]:
-    from llama_cpp import llama_cpp as api
-
     from minitron_engine import devices, log
+    from minitron_engine.binding import api
 
     devices.start()
     parameters = api.llama_model_quantize_default_params()
