@@ -60,6 +60,42 @@ def compared_cells(row: "Row") -> list[str]:
     ]
 
 
+def differences_of(rows: Sequence["Row"]) -> list[dict[str, Any]]:
+    """Every pair of rows, for JSON: PPL of a / PPL of b, KLD of a − KLD of b, 95 % intervals."""
+    from minitron_quant.measure.paired import compare_all
+
+    return [
+        {
+            "a": rows[pair.a].model,
+            "b": rows[pair.b].model,
+            "ppl_ratio": pair.ppl_ratio.mean,
+            "ppl_ratio_low": pair.ppl_ratio.low,
+            "ppl_ratio_high": pair.ppl_ratio.high,
+            "kld_difference": pair.kld and pair.kld.mean,
+            "kld_difference_low": pair.kld and pair.kld.low,
+            "kld_difference_high": pair.kld and pair.kld.high,
+        }
+        for pair in compare_all([row.chunk_nll for row in rows], [row.chunk_kld for row in rows])
+    ]
+
+
+def show_differences(
+    out: Output, differences: Sequence[dict[str, Any]], table_format: TableFormat
+) -> None:
+    """What differences_of found, below the table of the models."""
+    headers = ["Model", "Beside", "PPL ratio", "from", "to"]
+    keys = [("ppl_ratio", ".5f"), ("ppl_ratio_low", ".5f"), ("ppl_ratio_high", ".5f")]
+    if any(each["kld_difference"] is not None for each in differences):
+        headers += ["KLD difference", "from", "to"]
+        keys += [(f"kld_difference{end}", "+.6f") for end in ("", "_low", "_high")]
+    cells = [
+        [each["a"], each["b"], *("" if each[k] is None else f"{each[k]:{f}}" for k, f in keys)]
+        for each in differences
+    ]
+    out.text("")
+    out.table(headers, cells, table_format, left=2)
+
+
 def measured_document(text: Path, ctx: int, rows: Sequence["Row"]) -> dict[str, Any]:
     """The JSON document of the contract."""
     return {

@@ -173,6 +173,22 @@ def test_ppl_of_one_and_of_many(
     assert comma[0].startswith("Model,") and len(comma) == 3
 
 
+def test_ppl_compares_any_two(
+    minitron: Any, nano_llama: Path, llama_levels: dict[str, LevelResult]
+) -> None:
+    paths = [llama_levels[level].path for level in ("Q8_0", "Q4_0", "IQ1_S")]
+    options = ("-f", HELD_OUT, "--chunks", 3, "-c", 128, "--compare")
+    found = minitron("ppl", *paths, *options, "--json").document["differences"]
+    assert [each["b"] for each in found] == [paths[1].name, paths[2].name, paths[2].name]
+    assert all(
+        each["ppl_ratio_low"] <= each["ppl_ratio"] <= each["ppl_ratio_high"] for each in found
+    )
+    assert all(each["kld_difference"] is None for each in found)
+    shown = minitron("ppl", *paths[1:], "--reference", nano_llama, *options)
+    assert "PPL ratio" in shown.out and "KLD difference" in shown.out
+    assert len(shown.out.splitlines()) == 4 + 1 + 4
+
+
 def test_generate(minitron: Any, nano_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = minitron("generate", nano_llama, "The old house", "-n", 12, "--temp", 0, "--json")
     assert ran.code == 0, ran.err

@@ -6,7 +6,7 @@ PPL · sqrt((mean nll² − (mean nll)²) / (n − 1)).
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -26,13 +26,23 @@ _BLOCK_LOGITS = 1 << 15
 
 @dataclass(frozen=True)
 class Perplexity:
-    """ppl ± error over `tokens` scored tokens of `chunks` chunks; `running` is ppl after each."""
+    """ppl ± error over `tokens` scored tokens; chunk_nll is the mean −ln p of each chunk's."""
 
     ppl: float
     error: float
     tokens: int
-    chunks: int
-    running: tuple[float, ...]
+    chunk_nll: tuple[float, ...]
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks were scored."""
+        return len(self.chunk_nll)
+
+    @property
+    def running(self) -> list[float]:
+        """The perplexity after each chunk."""
+        means = np.cumsum(self.chunk_nll) / np.arange(1, self.chunks + 1)
+        return [math.exp(mean) for mean in means]
 
 
 def measure_perplexity(
@@ -40,17 +50,20 @@ def measure_perplexity(
 ) -> Perplexity:
     """Run the chunks, [chunks, n_ctx] tokens, through the model and score them."""
     scores: list[NDArray[np.float64]] = []
-    running: list[float] = []
     total = 0.0
     with open_context(model, settings.context()) as context:
         for nll in score_chunks(context, chunks, settings):
             scores.append(nll)
-            total += float(nll.sum())
-            running.append(math.exp(total / (len(scores) * len(nll))))
-            detail = f"PPL {running[-1]:.4f}"
+            total += float(nll.mean())
+            detail = f"PPL {math.exp(total / len(scores)):.4f}"
             progress(Event("perplexity", len(scores), len(chunks), "chunks", detail))
     ppl, error = summarize(np.concatenate(scores))
-    return Perplexity(ppl, error, sum(map(len, scores)), len(scores), tuple(running))
+    return Perplexity(ppl, error, sum(map(len, scores)), chunk_means(scores))
+
+
+def chunk_means(chunks: Iterable[NDArray[np.float64]]) -> tuple[float, ...]:
+    """One value per chunk: the mean over its scored tokens."""
+    return tuple(float(chunk.mean()) for chunk in chunks)
 
 
 def summarize(nll: NDArray[np.float64]) -> tuple[float, float]:

@@ -1,7 +1,7 @@
 """The table of a family of files: size, perplexity, and what a level costs against a reference."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,12 @@ from minitron_engine.progress import Event, Progress, ignore
 from minitron_quant.chunks import ChunkSettings, chunk_text, read_text
 from minitron_quant.levels import level_of_ftype
 from minitron_quant.measure.divergence import Divergence, statistics
-from minitron_quant.measure.perplexity import measure_perplexity, summarize
+from minitron_quant.measure.perplexity import chunk_means, measure_perplexity, summarize
 from minitron_quant.measure.together import TogetherSettings, compare
 from minitron_quant.models import open_model_files
 
 MIB = 1 << 20
-_DIVERGENCE_KEYS = tuple(field.name for field in fields(Divergence))
+_DIVERGENCE_KEYS = tuple(each.name for each in fields(Divergence))
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class MeasureSettings:
 @dataclass(frozen=True)
 class Row:
     """One file. size_pct, accuracy_pct (100 · PPL of the reference / PPL) and the divergence are
-    None without a reference.
+    None without a reference. chunk_nll and chunk_kld: the means of each chunk, for measure.paired.
     """
 
     model: str
@@ -48,10 +48,13 @@ class Row:
     chunks: int
     device: str
     divergence: Divergence | None = None
+    chunk_nll: tuple[float, ...] = field(default=(), compare=False, repr=False)
+    chunk_kld: tuple[float, ...] = field(default=(), compare=False, repr=False)
 
     def document(self) -> dict[str, Any]:
         """The row with the keys of the JSON contract, those of the divergence among them."""
         document = asdict(self)
+        del document["chunk_nll"], document["chunk_kld"]
         divergence = document.pop("divergence") or dict.fromkeys(_DIVERGENCE_KEYS)
         # the row's own perplexity stands for the divergence's: they are the same number
         return document | {k: v for k, v in divergence.items() if k not in document}
@@ -59,7 +62,7 @@ class Row:
     @classmethod
     def of_document(cls, document: dict[str, Any]) -> "Row":
         """The row that `document` made."""
-        own = {field.name for field in fields(cls)} - {"divergence"}
+        own = {each.name for each in fields(cls)} - {"divergence"}
         values = {key: value for key, value in document.items() if key in own}
         if document["kld_mean"] is not None:
             values["divergence"] = Divergence(**{key: document[key] for key in _DIVERGENCE_KEYS})
@@ -87,10 +90,11 @@ def measure(settings: MeasureSettings, progress: Progress = ignore) -> Iterator[
     reference: Row | None = None
     for result in compare(together, progress):
         ppl, error = summarize(np.concatenate(result.nll))
-        row = _row(result.path, ppl, error, len(result.nll), result.device)
+        row = _row(result.path, ppl, error, chunk_means(result.nll), result.device)
         reference = reference or row
         divergence = statistics(result.scores) if result.scores else None
-        yield relate(replace(row, divergence=divergence), reference)
+        kld = chunk_means(chunk.kld for chunk in result.scores)
+        yield relate(replace(row, divergence=divergence, chunk_kld=kld), reference)
 
 
 def relate(row: Row, reference: Row | None) -> Row:
@@ -123,10 +127,10 @@ def _measure_one(path: Path, settings: MeasureSettings, progress: Progress) -> R
             progress(replace(event, detail=f"{path.name}: {event.detail}"))
 
         result = measure_perplexity(model, chunks, settings.chunks, listen)
-        return _row(path, result.ppl, result.error, result.chunks, model.device)
+        return _row(path, result.ppl, result.error, result.chunk_nll, model.device)
 
 
-def _row(path: Path, ppl: float, error: float, chunks: int, device: str) -> Row:
+def _row(path: Path, ppl: float, error: float, chunk_nll: tuple[float, ...], device: str) -> Row:
     shards = open_model_files(path)
     return Row(
         model=path.name,
@@ -136,8 +140,9 @@ def _row(path: Path, ppl: float, error: float, chunks: int, device: str) -> Row:
         ppl=ppl,
         ppl_error=error,
         accuracy_pct=None,
-        chunks=chunks,
+        chunks=len(chunk_nll),
         device=device,
+        chunk_nll=chunk_nll,
     )
 
 

@@ -10,6 +10,7 @@ from minitron_cli.parameters import GpuLayers, Json, Quiet, Threads, Verbose, gp
 EXAMPLES = """minitron ppl out/nano-llama-Q4_K_M.gguf -f examples/held-out.txt
 minitron ppl out/nano-llama-*.gguf -f examples/held-out.txt --format md
 minitron ppl out/*.gguf --reference nano-llama-F16.gguf -f examples/held-out.txt
+minitron ppl a-Q4_0.gguf a-IQ4_XS.gguf -f wiki.test.raw --compare
 minitron ppl model-Q4_K_M.gguf -f wiki.test.raw --chunks 50 --json"""
 
 
@@ -26,6 +27,9 @@ def ppl(
     ctx: Annotated[int, typer.Option("--ctx", "-c", min=8, help="Tokens of a chunk.")] = 512,
     chunks: Annotated[int | None, typer.Option(min=1, help="At most this many chunks.")] = None,
     batch: Annotated[int, typer.Option("--batch", "-b", min=8, help="Tokens of a decode.")] = 2048,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Differences between any two models, with intervals.")
+    ] = False,
     threads: Threads = None,
     layers: GpuLayers = "auto",
     table_format: Annotated[
@@ -38,7 +42,12 @@ def ppl(
     """Measure perplexity, to four decimals as llama-perplexity does."""
     from minitron_cli.models import local_model
     from minitron_cli.output import Output
-    from minitron_cli.tables import measured_document, show_measured
+    from minitron_cli.tables import (
+        differences_of,
+        measured_document,
+        show_differences,
+        show_measured,
+    )
     from minitron_quant.chunks import ChunkSettings
     from minitron_quant.measure.table import MeasureSettings, measure
     from minitron_quant.models import is_imatrix
@@ -60,9 +69,15 @@ def ppl(
     )
     with out.progress() as listener:
         rows = list(measure(settings, listener))
+    differences = differences_of(rows) if compare else []
     if as_json:
-        out.document(measured_document(text, ctx, rows))
-    elif len(rows) == 1 and table_format == "table":
+        document = measured_document(text, ctx, rows)
+        out.document(document | ({"differences": differences} if compare else {}))
+        return
+    if len(rows) == 1 and table_format == "table":
         out.text(f"PPL = {rows[0].ppl:.4f} ± {rows[0].ppl_error:.5f} ({rows[0].chunks} chunks)")
-    else:
-        show_measured(out, rows, "table" if table_format == "json" else table_format)
+        return
+    shown = "table" if table_format == "json" else table_format
+    show_measured(out, rows, shown)
+    if differences:
+        show_differences(out, differences, shown)
