@@ -9,7 +9,7 @@ LLAMA_CMAKE := $(if $(CUDA),-DGGML_CUDA=on) $(if $(RPC),-DGGML_RPC=on)
 LLAMA := llama-cpp-python==0.3.36
 STAMP := $(if $(CUDA)$(RPC),$(VENV)/.installed-$(BACKEND),$(VENV)/.installed)
 
-.PHONY: install demo test check bench clean
+.PHONY: install demo test harden check bench clean
 install: $(STAMP)
 
 $(BIN)/python:
@@ -35,6 +35,9 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest -q
+
+harden: install
+	$(BIN)/python -m pytest -q -m harden
 
 check: install
 	$(BIN)/ruff check .
