@@ -22,3 +22,25 @@ def quantize(source: Path, folder: Path, *levels: str, **more: Any) -> dict[str,
     """Levels of a model by name; `more` are further settings of the job."""
     settings = QuantizeSettings(source, tuple(parse_levels(levels)), folder, **more)
     return {result.level: result for result in run(prepare(settings))}
+
+
+class Ran:
+    """What a command left: its exit code and both streams."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.out)
+
+
+def fails(ran: Ran, code: int, *words: str) -> None:
+    """One clear sentence on stderr, nothing on stdout, the contract's exit code."""
+    assert ran.code == code, ran.err
+    assert ran.out == ""
+    lines = ran.err.strip().splitlines()
+    assert lines[0].startswith("error: ") and len(lines) <= 2, ran.err
+    assert "Traceback" not in ran.err
+    for word in words:
+        assert word in ran.err

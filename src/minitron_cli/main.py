@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from minitron_cli.commands import (
+    advise,
     convert,
     doctor,
     generate,
@@ -47,6 +48,7 @@ for _command, _examples in (
     (run.run, run.EXAMPLES),
     (verify.verify, verify.EXAMPLES),
     (inspect.inspect, inspect.EXAMPLES),
+    (advise.advise, advise.EXAMPLES),
     (doctor.doctor, doctor.EXAMPLES),
 ):
     _register(_command, _examples)

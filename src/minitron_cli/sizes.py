@@ -4,15 +4,27 @@ import re
 
 import typer
 
-_UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
+_UNITS = ("", "K", "M", "G", "T")
 
 
 def parse_size(text: str) -> int:
     """Bytes from 500M, 4G or 1.5G: decimal units, as llama.cpp's tools take them."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip().upper())
-    if match is None or not float(match[1]):
+    size = _parse(text, 1000)
+    if not size:
         raise typer.BadParameter(f"{text!r} is no size; write 500M or 4G.")
-    return int(float(match[1]) * _UNITS[match[2]])
+    return size
+
+
+def parse_memory(text: str) -> int:
+    """Bytes of memory, none included: 8G are 8 GiB, as memory is sold and told."""
+    return _parse(text, 1024)
+
+
+def _parse(text: str, unit: int) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)I?B?", text.strip().upper())
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is no size; write 500M or 4G.")
+    return int(float(match[1]) * unit ** _UNITS.index(match[2]))
 
 
 def show_size(size: float) -> str:

@@ -111,6 +111,16 @@ def open_model(settings: ModelSettings, progress: LoadProgress | None = None) ->
 
 
 @contextmanager
+def measured_model(path: Path) -> Iterator[Model]:
+    """A model without its weights: for sizes only, it cannot decode. Errors: as open_model."""
+    devices.start()
+    if not path.is_file():
+        raise NotFound(f"{path} does not exist")
+    with _loaded(path, api.llama_model_default_params(), measure=True) as handle:
+        yield Model(handle, path, 0)
+
+
+@contextmanager
 def _loaded(
     path: Path,
     parameters: api.llama_model_params,

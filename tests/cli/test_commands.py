@@ -1,6 +1,5 @@
 """The command line as a contract: names, exit codes, JSON keys, what goes where."""
 
-import io
 import json
 import subprocess
 import sys
@@ -9,54 +8,11 @@ from typing import Any
 
 import pytest
 
-from minitron_cli.main import main
 from minitron_quant.quantize.batch import LevelResult
-from support import EXAMPLES, RECORDED
+from support import EXAMPLES, RECORDED, fails
 
 HELD_OUT = str(EXAMPLES / "held-out.txt")
 IMATRIX = str(RECORDED / "nano-llama.imatrix.gguf")
-
-
-class Ran:
-    """What a command left: its exit code and both streams."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def document(self) -> Any:
-        return json.loads(self.out)
-
-
-@pytest.fixture
-def minitron(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Any:
-    """Run a command in this process, as the console script does."""
-
-    def run(*arguments: object) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["minitron", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(""))
-        monkeypatch.setenv("COLUMNS", "120")
-        capfd.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as leave:
-            code = leave.code if isinstance(leave.code, int) else 0
-        captured = capfd.readouterr()
-        return Ran(code, captured.out, captured.err)
-
-    return run
-
-
-def fails(ran: Ran, code: int, *words: str) -> None:
-    """One clear sentence on stderr, nothing on stdout, the contract's exit code."""
-    assert ran.code == code, ran.err
-    assert ran.out == ""
-    lines = ran.err.strip().splitlines()
-    assert lines[0].startswith("error: ") and len(lines) <= 2, ran.err
-    assert "Traceback" not in ran.err
-    for word in words:
-        assert word in ran.err
 
 
 def test_version_names_what_decides_results(minitron: Any) -> None:

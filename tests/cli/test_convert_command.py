@@ -1,17 +1,14 @@
 """minitron convert to types and levels, and minitron verify."""
 
-import io
 import json
 import shutil
-import sys
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from minitron_cli.direct import convert_to_level
-from minitron_cli.main import main
 from minitron_cli.verification import verify_model
 from minitron_convert.convert import ConvertSettings, convert
 from minitron_convert.errors import Damaged, NoSpace, Unsupported
@@ -25,30 +22,6 @@ from minitron_quant.quantize.job import QuantizeSettings, prepare
 from support import EXAMPLES
 
 LLAMA, NEMOTRON = EXAMPLES / "nano-llama", EXAMPLES / "nano-nemotron"
-
-
-class Ran(NamedTuple):
-    """What a command left: its exit code and both streams."""
-
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def minitron(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Any:
-    """Run a command in this process, as the console script does."""
-
-    def run(*arguments: object) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["minitron", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(""))
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as leave:
-            main()
-        captured = capfd.readouterr()
-        return Ran(int(leave.value.code or 0), captured.out, captured.err)
-
-    return run
 
 
 def in_two_steps(source: Path, level: str, folder: Path) -> Path:

@@ -1,0 +1,72 @@
+"""minitron advise: which level fits into the memory there is."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from minitron_cli.commands.generate import CacheType
+from minitron_cli.parameters import Json, Quiet, Verbose
+
+EXAMPLES = """minitron advise out --vram 6G
+minitron advise model-F16.gguf --vram 8G --ctx 32768 --ram 16G
+minitron advise out --vram 4G --cache-type-k q8_0 --cache-type-v q8_0 --json"""
+
+
+def advise(
+    model: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MODEL|DIR",
+            help="A folder of levels, or a full-precision file to make them of.",
+        ),
+    ],
+    vram: Annotated[str, typer.Option(metavar="SIZE", help="The GPU's memory: 6G, 512M; 0: none.")],
+    ctx: Annotated[int, typer.Option("--ctx", "-c", min=1, help="Tokens of the context.")] = 8192,
+    ram: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="The machine's memory (default: what is free)."),
+    ] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.json", help="Measured quality (default: DIR/report.json)."),
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", "-b", min=1, help="Tokens of a decode.")] = 2048,
+    cache_type_k: Annotated[CacheType, typer.Option(help="Type of the KV cache's keys.")] = "f16",
+    cache_type_v: Annotated[CacheType, typer.Option(help="And of its values.")] = "f16",
+    reserve: Annotated[
+        str, typer.Option(metavar="SIZE", help="GPU memory that drivers and others keep.")
+    ] = "512M",
+    as_json: Json = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Tell which level fits, with weights, KV cache and compute buffers counted."""
+    from minitron_cli import advice
+    from minitron_cli.models import model_header
+    from minitron_cli.output import Output
+    from minitron_cli.sizes import parse_memory
+    from minitron_engine.context import ContextSettings
+    from minitron_engine.devices import available_memory
+
+    out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
+    budget = advice.Budget(
+        parse_memory(vram),
+        available_memory() if ram is None else parse_memory(ram),
+        parse_memory(reserve),
+    )
+    settings = ContextSettings(ctx, batch, cache_type_k=cache_type_k, cache_type_v=cache_type_v)
+    with model_header(model) as path:
+        found = advice.candidates(path)
+        needs = advice.needs_of(path, settings)
+    known = table or (model if model.is_dir() else model.parent) / "report.json"
+    quality = advice.measured(known) if table or known.is_file() else {}
+    fits = [
+        replace(advice.fit(each, needs, budget), **quality.get(each.level, {}))
+        for each in sorted(found, key=lambda each: each.bytes)
+    ]
+    if as_json:
+        out.document(advice.document(fits, budget, ctx))
+    else:
+        advice.show(out, fits, budget)
