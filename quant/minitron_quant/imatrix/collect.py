@@ -106,7 +106,7 @@ class Collector:
             node = Tensor.from_address(address)
             if ask:
                 return self._wanted(node)
-            name = _weight_name(node)
+            name = weight_name(node)
             self._add(node, name)
             return not self._ends(name)
         except BaseException as error:
@@ -121,7 +121,7 @@ class Collector:
         source = node.src[1].contents
         if source.ne[1] < _MIN_TOKENS or source.type != _F32:
             return False
-        name = _weight_name(node)
+        name = weight_name(node)
         if not (name.startswith("blk.") or (self._process_output and name == "output.weight")):
             return False
         return not self._credit(node, name)
@@ -174,7 +174,7 @@ class Collector:
 
     def _add_experts(self, node: Tensor, name: str) -> None:
         experts = node.src[0].contents.ne[2]
-        inputs = _activations(node.src[1].contents)[0]  # [tokens, slots, columns]
+        inputs = activations(node.src[1].contents)[0]  # [tokens, slots, columns]
         chosen = _expert_ids(node.src[2].contents)  # [tokens, slots]
         entry = self._entry(name, experts, inputs.shape[-1], counts=experts)
         if chosen.min() < 0 or chosen.max() >= experts:
@@ -194,7 +194,8 @@ class Collector:
         return self.entries[name]
 
 
-def _weight_name(node: Tensor) -> str:
+def weight_name(node: Tensor) -> str:
+    """The name of the weight that a product multiplies with."""
     # the scheduler renames copies to DEVICE#name#number
     name: str = node.src[0].contents.name.decode()
     return name.split("#")[1] if "#" in name else name
@@ -219,7 +220,8 @@ def _strided(tensor: Tensor, dtype: type[np.generic]) -> NDArray[np.generic]:
     )
 
 
-def _activations(tensor: Tensor) -> NDArray[np.float32]:
+def activations(tensor: Tensor) -> NDArray[np.float32]:
+    """A product's input [ne3, ne2, rows, columns], in place where the device is the host."""
     values: NDArray[np.float32] = _strided(tensor, np.float32)  # type: ignore[assignment]
     return values
 
@@ -248,7 +250,7 @@ class _Reduction:
 
 def _add_squares(sums: NDArray[np.float32], source: Tensor, weight: Tensor) -> NDArray[np.float32]:
     """`sums` [matrices, columns] plus x² of every row of an input [ne3, ne2, rows, columns]."""
-    inputs = _activations(source)
+    inputs = activations(source)
     total = sums.copy()
     for outer in range(inputs.shape[0]):
         for inner in range(inputs.shape[1]):

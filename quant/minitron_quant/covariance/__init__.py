@@ -1,0 +1,1 @@
+"""Input covariance: what a calibration text says about how the inputs of weights go together."""

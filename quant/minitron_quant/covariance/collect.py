@@ -1,0 +1,201 @@
+"""Collect input covariance: run a text through a model and write Σ xᵀx of every input to a file.
+
+Memory is bounded: where the sums of all inputs do not fit, the text runs once for each group of
+inputs that do, and a decode ends with the last of them. What is complete is on disk, and the same
+call continues after an interruption.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from minitron_convert.gguf_file import GgufWriter, TensorSpec, file_size
+from minitron_engine.context import open_context
+from minitron_engine.errors import MinitronError, OutOfResources, Usage
+from minitron_engine.model import Model, Tokens
+from minitron_engine.progress import Event, Progress, ignore
+from minitron_quant.chunks import ChunkSettings, chunk_text, decode_chunks, read_text
+from minitron_quant.covariance.files import PARTS, Covariance, Origin, open_covariance, specs_of
+from minitron_quant.covariance.sums import Sums, block_edges
+from minitron_quant.covariance.watch import Inputs, InputWatch, find_inputs
+from minitron_quant.quantize.journal import file_sha256, fingerprint
+from minitron_quant.whole_files import write_whole
+
+# columns of a diagonal block: benchmarks/feedback.py measures what wider ones gain
+BLOCK = 1024
+FULL = 1 << 20
+
+
+@dataclass(frozen=True)
+class CovarianceSettings:
+    """What to run, and how much memory the sums may take.
+
+    model_sha256: of the model's files. block: the widest block of columns whose covariance is
+    kept. memory: bytes.
+    """
+
+    texts: tuple[Path, ...]
+    model_sha256: tuple[str, ...]
+    chunks: ChunkSettings = ChunkSettings()
+    block: int = BLOCK
+    memory: int = 6 << 30
+
+
+def collect_covariance(
+    model: Model, settings: CovarianceSettings, path: Path, progress: Progress = ignore
+) -> Covariance:
+    """Write the file unless it is there already, made from the same; continue a partial one.
+
+    Raises Usage (too short a text), OutOfResources (memory, disk), MinitronError (inputs that are
+    not finite).
+    """
+    parts = _parts(model, settings)
+    inputs = find_inputs(model)
+    if not inputs.columns:
+        raise MinitronError(f"{model.path.name} has no dense weights to calibrate")
+    origin = Origin(
+        settings.model_sha256,
+        tuple(map(file_sha256, settings.texts)),
+        tuple(text.name for text in settings.texts),
+        tuple(part.size for part in parts),
+        settings.chunks.n_ctx,
+    )
+    job = _Job(settings, path, inputs, origin)
+    if not job.finished():
+        job.check_disk()
+        job.run(model, parts, progress)
+    return open_covariance(path)
+
+
+def _parts(model: Model, settings: CovarianceSettings) -> list[Tokens]:
+    """The chunks of all texts, the first and the second half of them."""
+    each = [chunk_text(model, read_text(p), settings.chunks, p.name) for p in settings.texts]
+    if not each:
+        raise Usage("a covariance needs a text", "-f TEXT")
+    chunks = np.concatenate(each)[: settings.chunks.limit]
+    if len(chunks) < PARTS:
+        raise Usage("one chunk is too little text to calibrate", "allow more --chunks")
+    return list(np.array_split(chunks, PARTS))
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """What is collected in one run over a part of the text: some inputs, all their blocks."""
+
+    part: int
+    blocks: dict[str, list[tuple[int, int]]]
+
+    @property
+    def specs(self) -> list[TensorSpec]:
+        return [s for name, edges in self.blocks.items() for s in specs_of(name, edges, self.part)]
+
+
+class _Job:
+    """One file on its way, unit after unit."""
+
+    def __init__(
+        self, settings: CovarianceSettings, path: Path, inputs: Inputs, origin: Origin
+    ) -> None:
+        self._settings, self._path = settings, path
+        self._units = list(_units(settings, inputs))
+        self._keys = origin.keys(inputs, settings.block)
+        self._specs = [spec for unit in self._units for spec in unit.specs]
+        self._state = path.with_name(f".{path.name}.state")
+        self._made_from = fingerprint(*(entry.encoded() for entry in self._keys))
+
+    def finished(self) -> bool:
+        """Whether the file is there and made from the same."""
+        if not self._path.exists():
+            return False
+        keys = open_covariance(self._path).file.metadata
+        return [entry.encoded() for entry in keys.values()] == [k.encoded() for k in self._keys]
+
+    def check_disk(self) -> None:
+        needed = file_size(self._keys, self._specs)
+        free = shutil.disk_usage(self._path.parent).free
+        if needed > free + self._partial_bytes():
+            raise OutOfResources(
+                f"{self._path.parent} has {free / 1e9:.1f} GB free, and the covariance needs "
+                f"{needed / 1e9:.1f} GB",
+                "free some space, or choose another folder",
+            )
+
+    def _partial_bytes(self) -> int:
+        partial = self._path.with_name(f".{self._path.name}.partial")
+        return partial.stat().st_size if partial.exists() else 0
+
+    def run(self, model: Model, parts: list[Tokens], progress: Progress) -> None:
+        """Collect what is missing, and finish the file."""
+        done = self._done()
+        first = sum(len(unit.specs) for unit in self._units[:done])
+        writer = GgufWriter(self._path, self._keys, self._specs, resume_tensors=first)
+        try:
+            for number in range(done, len(self._units)):
+                unit = self._units[number]
+                self._collect(model, unit, parts[unit.part], writer, number, progress)
+                writer.sync()
+                state = {"made_from": self._made_from, "units": number + 1}
+                write_whole(self._state, json.dumps(state))
+        except BaseException:
+            writer.close()
+            raise
+        writer.finish()
+        self._state.unlink(missing_ok=True)
+
+    def _done(self) -> int:
+        """How many units an interrupted run has left complete."""
+        try:
+            state = json.loads(self._state.read_text())
+            fits = state["made_from"] == self._made_from and self._partial_bytes() > 0
+            return int(state["units"]) if fits else 0
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0
+
+    def _collect(
+        self,
+        model: Model,
+        unit: _Unit,
+        chunks: Tokens,
+        writer: GgufWriter,
+        number: int,
+        progress: Progress,
+    ) -> None:
+        sums = Sums(unit.blocks)
+        watch = InputWatch([*unit.blocks], sums.add)
+        how = self._settings.chunks
+        try:
+            with open_context(model, how.context(), watch.hook) as context:
+                # logits of every token, or llama.cpp drops rows before the last layer's FFN
+                for start, group in decode_chunks(context, chunks, how, 0):
+                    watch.check()
+                    done = number + (start + len(group)) / len(chunks)
+                    progress(Event("covariance", done, len(self._units), "runs", "of the text"))
+            for total in sums.take():
+                writer.write(total)
+        finally:
+            sums.close()
+
+
+def _units(settings: CovarianceSettings, inputs: Inputs) -> Iterator[_Unit]:
+    """Groups of inputs whose sums fit the memory, each with both parts of the text."""
+    group: dict[str, list[tuple[int, int]]] = {}
+    used = 0
+    for name, columns in inputs.columns.items():
+        edges = block_edges(columns, settings.block)
+        size = sum(4 * (end - start) ** 2 for start, end in edges)
+        if size > settings.memory:
+            raise OutOfResources(
+                f"the covariance of {name} needs {size / 1e9:.1f} GB of memory",
+                "collect it in blocks: --effort normal",
+            )
+        if group and used + size > settings.memory:
+            yield from (_Unit(part, group) for part in range(PARTS))
+            group, used = {}, 0
+        group[name] = edges
+        used += size
+    if group:
+        yield from (_Unit(part, group) for part in range(PARTS))

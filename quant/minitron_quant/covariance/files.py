@@ -1,0 +1,135 @@
+"""Covariance files: GGUF with the sums of every input, in two parts of the text.
+
+Two parts, so that what is fitted to one can be judged on the other. Tensors are called
+INPUT.PART.COLUMN, after the weight that names the input and the first column of a block.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minitron_convert.gguf_file import F32, Gguf, KeyValue, TensorSpec, ValueType, open_gguf
+from minitron_engine.errors import Damaged, NotFound
+from minitron_quant.covariance.sums import block_edges
+from minitron_quant.covariance.watch import Inputs
+
+PARTS = 2
+_TYPE, _VERSION = "covariance", 1
+_PREFIX = "minitron.covariance."
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a covariance was made from.
+
+    model, texts: SHA-256 of the model's files and of the texts. names: the texts' names.
+    tokens: how many were seen in each part. context: tokens of a chunk.
+    """
+
+    model: tuple[str, ...]
+    texts: tuple[str, ...]
+    names: tuple[str, ...]
+    tokens: tuple[int, ...]
+    context: int
+
+    def keys(self, inputs: Inputs, block: int) -> list[KeyValue]:
+        """The metadata of a file; `block`: the largest width of a block of columns."""
+        strings = {
+            "model_sha256": self.model,
+            "text_sha256": self.texts,
+            "texts": self.names,
+            "weights": inputs.taken_by.keys(),
+            "inputs": inputs.taken_by.values(),
+        }
+        numbers = {"version": _VERSION, "context": self.context, "block": block}
+        kinds = ValueType
+        return [
+            KeyValue.of("general.type", kinds.STRING, _TYPE),
+            *(KeyValue.of(_PREFIX + k, kinds.UINT32, v) for k, v in numbers.items()),
+            *(
+                KeyValue.of(_PREFIX + k, kinds.ARRAY, [*v], kinds.STRING)
+                for k, v in strings.items()
+            ),
+            KeyValue.of(_PREFIX + "tokens", kinds.ARRAY, [*self.tokens], kinds.UINT32),
+        ]
+
+
+def specs_of(name: str, edges: list[tuple[int, int]], part: int) -> list[TensorSpec]:
+    """The tensors of one input in one part of the text."""
+    return [TensorSpec(f"{name}.{part}.{a}", (b - a, b - a), F32) for a, b in edges]
+
+
+@dataclass(frozen=True)
+class Covariance:
+    """An open file; sums stay on disk until asked for."""
+
+    file: Gguf
+
+    @cached_property
+    def origin(self) -> Origin:
+        """What it was made from."""
+        get = self.file.get
+        model, texts, names = (
+            tuple(map(str, get(_PREFIX + key))) for key in ("model_sha256", "text_sha256", "texts")
+        )
+        tokens = tuple(map(int, get(_PREFIX + "tokens")))
+        return Origin(model, texts, names, tokens, int(get(_PREFIX + "context")))
+
+    @cached_property
+    def taken_by(self) -> dict[str, str]:
+        """{weight: the input that it takes}."""
+        weights, inputs = (self.file.get(_PREFIX + key) for key in ("weights", "inputs"))
+        return dict(zip(map(str, weights), map(str, inputs), strict=True))
+
+    @property
+    def block(self) -> int:
+        """The largest width of a block of columns."""
+        return int(self.file.get(_PREFIX + "block"))
+
+    def edges(self, name: str, columns: int) -> list[tuple[int, int]]:
+        """Where the blocks of an input begin and end; Damaged where it has other columns."""
+        edges = block_edges(columns, self.block)
+        sizes = {info.name: info.shape for info in self.file.tensors}
+        for part in range(PARTS):
+            if any(sizes.get(spec.name) != spec.shape for spec in specs_of(name, edges, part)):
+                raise Damaged(
+                    f"{self.file.path} has no covariance of {columns} columns for {name}",
+                    "it was made for another model",
+                )
+        return edges
+
+    def mean(self, name: str, start: int, parts: tuple[int, ...]) -> NDArray[np.float64]:
+        """Σ xᵀx / tokens of one block over the parts of the text named, [columns, columns].
+
+        Damaged where it is not finite.
+        """
+        tensors = [self.file.tensor(f"{name}.{part}.{start}") for part in parts]
+        width = tensors[0].shape[0]
+        total = np.zeros((width, width))
+        for info in tensors:
+            total += self.file.data(info).view(np.float32).reshape(width, width)
+        if not np.isfinite(total).all():
+            raise Damaged(
+                f"{self.file.path}: the covariance of {name} is not finite", "collect it again"
+            )
+        total /= max(1, sum(self.origin.tokens[part] for part in parts))
+        return total
+
+
+def open_covariance(path: Path) -> Covariance:
+    """Open a file and check that it is a covariance; NotFound, Damaged."""
+    if not path.exists():
+        raise NotFound(f"{path} does not exist", "--feedback -f TEXT collects a covariance itself")
+    file = open_gguf(path)
+    keys = ("block", "context", "inputs", "model_sha256", "text_sha256", "texts", "tokens")
+    if file.get("general.type") != _TYPE or any(_PREFIX + k not in file.metadata for k in keys):
+        raise Damaged(f"{path} is no covariance file", "minitron quantize --feedback makes one")
+    if file.get(_PREFIX + "version") != _VERSION:
+        raise Damaged(f"{path} is of another version of minitron", "collect it again")
+    covariance = Covariance(file)
+    if len(covariance.origin.tokens) != PARTS or covariance.block < 1:
+        raise Damaged(f"{path} is no covariance file", "minitron quantize --feedback makes one")
+    return covariance

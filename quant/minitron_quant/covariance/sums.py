@@ -1,0 +1,71 @@
+"""Σ xᵀx of inputs, block by block, added up by BLAS in a thread of its own."""
+
+from collections import deque
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minitron_engine.errors import MinitronError
+from minitron_quant.covariance.watch import Rows
+
+Square = NDArray[np.float32]
+
+# inputs that wait to be added; more would hold memory without being faster
+_AHEAD = 4
+
+
+def block_edges(columns: int, largest: int) -> list[tuple[int, int]]:
+    """Where the diagonal blocks begin and end: equal widths of at most `largest`.
+
+    Multiples of 256, the columns of a super-block, where the width allows.
+    """
+    unit = 256 if columns % 256 == 0 and largest >= 256 else 1
+    units, most = columns // unit, largest // unit
+    count = -(-units // most)
+    edges = [unit * (units * k // count) for k in range(count + 1)]
+    return list(pairwise(edges))
+
+
+class Sums:
+    """The sums of some inputs, float32; `add` returns at once, `take` waits for the rest."""
+
+    def __init__(self, blocks: dict[str, list[tuple[int, int]]]) -> None:
+        self._blocks = blocks
+        self._sums = {
+            name: [np.zeros((end - start, end - start), np.float32) for start, end in edges]
+            for name, edges in blocks.items()
+        }
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="covariance")
+        self._waiting: deque[Future[None]] = deque()
+
+    def add(self, name: str, rows: Rows) -> None:
+        """Count an input [tokens, columns]; raises what went wrong with earlier ones."""
+        self._waiting.append(self._pool.submit(self._add, name, rows))
+        while len(self._waiting) > _AHEAD:
+            self._waiting.popleft().result()
+
+    def _add(self, name: str, rows: Rows) -> None:
+        for total, (start, end) in zip(self._sums[name], self._blocks[name], strict=True):
+            part = np.ascontiguousarray(rows[:, start:end])
+            total += part.T @ part
+            if not np.isfinite(total.diagonal()).all():
+                raise MinitronError(
+                    f"the inputs of {name} are not finite: the model or the text breaks it",
+                    "check the model with minitron verify, or use F32 or BF16 weights",
+                )
+
+    def take(self) -> Iterable[Square]:
+        """All sums in order, once everything is counted; they start again from zero."""
+        while self._waiting:
+            self._waiting.popleft().result()
+        for totals in self._sums.values():
+            yield from totals
+            for total in totals:
+                total[:] = 0
+
+    def close(self) -> None:
+        """Drop what waits and end the thread."""
+        self._pool.shutdown(wait=True, cancel_futures=True)

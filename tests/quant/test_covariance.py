@@ -1,0 +1,166 @@
+"""Input covariance: what is summed, how it is kept, and that it survives interruption."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minitron_convert.gguf_file import F32, GgufWriter, KeyValue, TensorSpec, ValueType, open_gguf
+from minitron_engine.errors import Damaged, MinitronError, NotFound, OutOfResources, Usage
+from minitron_engine.model import ModelSettings, open_model
+from minitron_engine.progress import Event, ignore
+from minitron_quant.chunks import ChunkSettings
+from minitron_quant.covariance.collect import FULL, CovarianceSettings, collect_covariance
+from minitron_quant.covariance.files import Covariance, open_covariance
+from minitron_quant.covariance.sums import Sums, block_edges
+from minitron_quant.imatrix.collect import CollectSettings, collect
+from support import EXAMPLES
+
+TEXT = EXAMPLES / "calibration.txt"
+CHUNKS = ChunkSettings(n_ctx=64, n_batch=128, limit=4, threads=1)
+
+
+def settings(**more: object) -> CovarianceSettings:
+    given = {"model_sha256": ("model",), "chunks": CHUNKS, "block": 256, **more}
+    return CovarianceSettings((TEXT,), **given)  # type: ignore[arg-type]
+
+
+def collected(source: Path, path: Path, progress: object = ignore, **more: object) -> Covariance:
+    with open_model(ModelSettings(source, n_ctx=128)) as model:
+        return collect_covariance(model, settings(**more), path, progress)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def blocks(nano_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Covariance:
+    return collected(nano_llama, tmp_path_factory.mktemp("covariance") / "blocks.gguf")
+
+
+def test_the_diagonal_is_the_importance_matrix(nano_llama: Path, blocks: Covariance) -> None:
+    with open_model(ModelSettings(nano_llama, n_ctx=128)) as model:
+        matrix = collect(model, CollectSettings((TEXT,), CHUNKS, process_output=True))
+    weights = matrix.weights()
+    assert weights.keys() == blocks.taken_by.keys()
+    for name, mean in weights.items():
+        edges = blocks.edges(blocks.taken_by[name], mean.size)
+        parts = [blocks.mean(blocks.taken_by[name], start, (0, 1)) for start, _ in edges]
+        diagonal = np.concatenate([part.diagonal() for part in parts])
+        np.testing.assert_allclose(diagonal, mean.reshape(-1), rtol=1e-4)
+
+
+def test_shared_inputs_are_kept_once(blocks: Covariance) -> None:
+    sharing = {w for w, i in blocks.taken_by.items() if i == blocks.taken_by["blk.1.attn_k.weight"]}
+    assert sharing == {f"blk.1.attn_{kind}.weight" for kind in "qkv"}
+    assert blocks.taken_by["blk.1.ffn_up.weight"] == blocks.taken_by["blk.1.ffn_gate.weight"]
+    assert blocks.origin.tokens == (128, 128)
+
+
+def test_blocks_are_those_of_the_full_matrix(
+    nano_llama: Path, blocks: Covariance, tmp_path: Path
+) -> None:
+    full = collected(nano_llama, tmp_path / "full.gguf", block=FULL)
+    name = "blk.2.ffn_down.weight"
+    assert full.edges(name, 768) == [(0, 768)]
+    assert blocks.edges(name, 768) == [(0, 256), (256, 512), (512, 768)]
+    whole = full.mean(name, 0, (1,))
+    assert np.linalg.eigvalsh(whole).min() > -1e-6 * np.trace(whole)
+    for start, end in blocks.edges(name, 768):
+        part = blocks.mean(name, start, (1,))
+        np.testing.assert_allclose(part, whole[start:end, start:end], rtol=1e-4, atol=1e-5)
+
+
+def test_little_memory_means_more_runs_and_the_same_sums(
+    nano_llama: Path, blocks: Covariance, tmp_path: Path
+) -> None:
+    stages: list[float] = []
+    small = collected(
+        nano_llama, tmp_path / "s.gguf", lambda e: stages.append(e.total), memory=6 << 20
+    )
+    assert stages[0] > 2
+    assert {info.name for info in small.file.tensors} == {i.name for i in blocks.file.tensors}
+    for info in blocks.file.tensors:
+        same = small.file.data(small.file.tensor(info.name))
+        assert same.tobytes() == blocks.file.data(info).tobytes()
+
+
+class Stop(Exception):
+    pass
+
+
+def test_an_interrupted_run_goes_on_with_the_next_part(
+    nano_llama: Path, blocks: Covariance, tmp_path: Path
+) -> None:
+    path = tmp_path / "c.gguf"
+
+    def stop(event: Event) -> None:
+        if event.done > 1:
+            raise Stop
+
+    with pytest.raises(Stop):
+        collected(nano_llama, path, stop)
+    assert not path.exists()
+    seen: list[float] = []
+    collected(nano_llama, path, lambda event: seen.append(event.done))
+    assert min(seen) > 1
+    assert path.read_bytes() == blocks.file.path.read_bytes()
+    assert [file.name for file in tmp_path.iterdir()] == ["c.gguf"]
+
+
+def test_a_file_made_from_the_same_is_kept_and_another_replaced(
+    nano_llama: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "c.gguf"
+    collected(nano_llama, path)
+    before = path.stat().st_mtime_ns
+    collected(nano_llama, path)
+    assert path.stat().st_mtime_ns == before
+    again = collected(nano_llama, path, model_sha256=("another",))
+    assert again.origin.model == ("another",)
+
+
+def test_a_block_that_cannot_be_held_is_refused(nano_llama: Path, tmp_path: Path) -> None:
+    with pytest.raises(OutOfResources, match="memory"):
+        collected(nano_llama, tmp_path / "c.gguf", memory=1000)
+    with pytest.raises(Usage, match="too little text"):
+        collected(nano_llama, tmp_path / "c.gguf", chunks=ChunkSettings(n_ctx=64, limit=1))
+
+
+def test_blocks_are_even_and_whole_super_blocks() -> None:
+    assert block_edges(9216, 1024) == [(k * 1024, (k + 1) * 1024) for k in range(9)]
+    assert block_edges(1280, 1024) == [(0, 512), (512, 1280)]
+    assert block_edges(100, 1024) == [(0, 100)]
+    assert block_edges(100, 64) == [(0, 50), (50, 100)]
+
+
+def test_inputs_that_are_not_finite_are_named() -> None:
+    sums = Sums({"x.weight": [(0, 2)]})
+    sums.add("x.weight", np.array([[1, np.nan]], np.float32))
+    with pytest.raises(MinitronError, match=r"x\.weight"):
+        list(sums.take())
+    sums.close()
+
+
+def test_files_that_are_no_covariance_are_refused(blocks: Covariance, tmp_path: Path) -> None:
+    with pytest.raises(NotFound):
+        open_covariance(tmp_path / "none.gguf")
+    path = tmp_path / "other.gguf"
+    entry = KeyValue.of("general.type", ValueType.STRING, "imatrix")
+    with GgufWriter(path, [entry], [TensorSpec("x", (1,), F32)]) as writer:
+        writer.write(np.ones(1, np.float32))
+    with pytest.raises(Damaged, match="no covariance"):
+        open_covariance(path)
+    with pytest.raises(Damaged, match="no covariance of 512 columns"):
+        blocks.edges("blk.0.attn_q.weight", 512)
+    with pytest.raises(Damaged, match="no covariance"):
+        blocks.edges("blk.9.attn_q.weight", 256)
+
+
+def test_sums_that_are_not_finite_are_refused(blocks: Covariance, tmp_path: Path) -> None:
+    file = open_gguf(blocks.file.path)
+    data = bytearray(file.path.read_bytes())
+    info = file.tensor("blk.0.ffn_down.weight.0.256")
+    start = file.data_offset + info.offset
+    data[start : start + 4] = np.float32(np.inf).tobytes()
+    (tmp_path / "c.gguf").write_bytes(data)
+    damaged = open_covariance(tmp_path / "c.gguf")
+    with pytest.raises(Damaged, match="not finite"):
+        damaged.mean("blk.0.ffn_down.weight", 256, (0, 1))
