@@ -1,5 +1,6 @@
 """Importance matrices: equal to llama-imatrix's to the byte, and files that cannot be right."""
 
+import hashlib
 import signal
 import subprocess
 import sys
@@ -12,12 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from minitron_convert.gguf_file import open_gguf
 from minitron_engine.errors import Damaged, MinitronError, NotFound, Usage
 from minitron_engine.model import ModelSettings, open_model
-from minitron_quant.chunks import ChunkSettings
-from minitron_quant.imatrix.collect import Collector, CollectSettings, collect
+from minitron_quant.chunks import ChunkSettings, chunk_text, read_text
+from minitron_quant.imatrix.collect import CollectSettings, collect
+from minitron_quant.imatrix.collector import Collector
 from minitron_quant.imatrix.files import read_imatrix, write_imatrix
-from minitron_quant.imatrix.matrix import Entry, ImportanceMatrix
+from minitron_quant.imatrix.matrix import Entry, ImportanceMatrix, Origin
+from minitron_quant.imatrix.origin import origin_of
+from minitron_quant.quantize.batch import LevelResult
 from support import EXAMPLES, RECORDED
 
 CALIBRATION = EXAMPLES / "calibration.txt"
@@ -37,9 +42,10 @@ def llama_matrix(nano_llama: Path) -> ImportanceMatrix:
 def test_files_equal_llama_imatrix_to_the_byte(
     file_format: str, llama_matrix: ImportanceMatrix, tmp_path: Path, same_processor: None
 ) -> None:
-    llama_matrix.datasets = [CALIBRATION.name]
+    matrix = llama_matrix.plain()
+    matrix.datasets = [CALIBRATION.name]
     path = tmp_path / f"ours.{file_format}"
-    write_imatrix(path, llama_matrix, file_format)
+    write_imatrix(path, matrix, file_format)
     theirs = RECORDED / f"nano-llama.imatrix.{file_format}"
     assert path.read_bytes() == theirs.read_bytes()
 
@@ -57,6 +63,77 @@ def test_sums_and_counts_equal_llama_imatrix(
     for weight, entry in theirs.entries.items():
         np.testing.assert_array_equal(ours.entries[weight].counts, entry.counts)
         np.testing.assert_allclose(ours.entries[weight].sums, entry.sums, rtol=1e-5)
+
+
+def test_means_are_those_of_the_inputs(nano_llama: Path, llama_matrix: ImportanceMatrix) -> None:
+    for name, entry in llama_matrix.entries.items():
+        mean = entry.mean()
+        assert mean is not None and mean.shape == entry.sums.shape
+        # |E[x]|² ≤ E[x²], and the products that share an input share its mean
+        assert (mean**2 <= entry.sums / entry.counts[:, None] * (1 + 1e-6)).all()
+        if name.endswith(("attn_k.weight", "attn_v.weight")):
+            query = name.replace("attn_k", "attn_q").replace("attn_v", "attn_q")
+            np.testing.assert_array_equal(mean, llama_matrix.entries[query].mean())
+
+
+def test_the_mean_of_the_first_layers_input_is_known(nano_llama: Path) -> None:
+    # attention sees the normalized embedding: x · norm / sqrt(E[x²] + ε)
+    file = open_gguf(nano_llama)
+    tensors = {info.name: info for info in file.tensors}
+    norm = file.data(tensors["blk.0.attn_norm.weight"]).view(np.float32)
+    embedding = file.data(tensors["token_embd.weight"]).view(np.float16).astype(np.float64)
+    rows = embedding.reshape(-1, len(norm))
+    squares = (rows * rows).mean(axis=1) + file.get("llama.attention.layer_norm_rms_epsilon")
+    rows *= norm / np.sqrt(squares)[:, None]
+    settings = ChunkSettings(n_ctx=128, limit=4)
+    with open_model(ModelSettings(nano_llama)) as model:
+        matrix = collect(model, CollectSettings((CALIBRATION,), settings))
+        chunks = chunk_text(model, read_text(CALIBRATION), settings, "").copy()
+        chunks[:, 0] = model.bos
+    mean = matrix.entries["blk.0.attn_q.weight"].mean()
+    assert mean is not None
+    np.testing.assert_allclose(mean[0], rows[chunks.ravel()].mean(axis=0), atol=1e-6)
+
+
+def test_what_llama_cpp_reads_is_the_same_with_means_and_without(
+    llama_matrix: ImportanceMatrix, tmp_path: Path
+) -> None:
+    full, plain = tmp_path / "full.gguf", tmp_path / "plain.gguf"
+    write_imatrix(full, llama_matrix)
+    write_imatrix(plain, llama_matrix.plain())
+    found = open_gguf(full), open_gguf(plain)
+    # what common_imatrix_load looks at: tensors ending in these, and the imatrix.* keys
+    seen = [
+        {
+            info.name: file.data(info).tobytes()
+            for info in file.tensors
+            if info.name.endswith((".in_sum2", ".counts"))
+        }
+        for file in found
+    ]
+    assert seen[0] == seen[1]
+    for key in ("general.type", "imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size"):
+        assert found[0].get(key) == found[1].get(key)
+
+
+def test_collecting_plainly_gives_the_same_sums(nano_llama: Path) -> None:
+    chunks = ChunkSettings(n_ctx=128, limit=3)
+    full = collected(nano_llama, CollectSettings((CALIBRATION,), chunks))
+    plain = collected(nano_llama, CollectSettings((CALIBRATION,), chunks, plain=True))
+    assert plain.origin is None
+    assert full.entries.keys() == plain.entries.keys()
+    for name, entry in plain.entries.items():
+        assert entry.totals is None and entry.mean() is None
+        np.testing.assert_array_equal(entry.sums, full.entries[name].sums)
+
+
+def test_the_origin_is_that_of_every_level_of_the_model(
+    nano_llama: Path, nano_nemotron: Path, llama_levels: dict[str, LevelResult]
+) -> None:
+    origin = origin_of(nano_llama, [CALIBRATION])
+    assert origin == origin_of(llama_levels["IQ1_S"].path, [CALIBRATION])
+    assert origin.model != origin_of(nano_nemotron, []).model
+    assert origin.texts == (hashlib.sha256(CALIBRATION.read_bytes()).hexdigest(),)
 
 
 def test_output_weight_only_when_asked(nano_llama: Path) -> None:
@@ -120,15 +197,24 @@ def test_gguf_files_come_back_as_they_went(
     entries: dict[str, np.ndarray], datasets: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     matrix = ImportanceMatrix(
-        {n: Entry(s, np.arange(1, len(s) + 1)) for n, s in entries.items()}, datasets, 7, 512
+        {
+            n: Entry(s, np.arange(1, len(s) + 1), -s.astype(np.float64) if "a" in n else None)
+            for n, s in entries.items()
+        },
+        datasets,
+        7,
+        512,
+        Origin("model", tuple(datasets)) if len(datasets) != 1 else None,
     )
     path = tmp_path_factory.mktemp("imatrix") / "m.gguf"
     write_imatrix(path, matrix)
     back = read_imatrix(path)
     assert (back.datasets, back.chunk_count, back.chunk_size) == (datasets, 7, 512)
+    assert back.origin == matrix.origin
     for name, entry in matrix.entries.items():
         np.testing.assert_array_equal(back.entries[name].sums, entry.sums)
         np.testing.assert_array_equal(back.entries[name].counts, entry.counts)
+        np.testing.assert_array_equal(back.entries[name].mean(), entry.mean())
 
 
 @given(

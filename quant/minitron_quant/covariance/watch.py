@@ -12,7 +12,7 @@ from minitron_engine.binding import api
 from minitron_engine.context import Batch, ContextSettings, open_context
 from minitron_engine.library import OP_MUL_MAT, Tensor
 from minitron_engine.model import Model
-from minitron_quant.imatrix.collect import activations, weight_name
+from minitron_quant.products import activations, weight_name
 
 _F32 = 0
 _PROBE_TOKENS = 16

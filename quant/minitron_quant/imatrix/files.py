@@ -1,6 +1,8 @@
 """Importance matrix files: llama.cpp's GGUF format and the older .dat, read and written.
 
-Layouts: tools/imatrix/imatrix.cpp and common/imatrix-loader.cpp (llama.cpp 0c1e57098).
+Layouts: tools/imatrix/imatrix.cpp and common/imatrix-loader.cpp (llama.cpp 0c1e57098). Two things
+in our GGUF files are not llama.cpp's, which passes over them: sums of x as `{weight}.in_sum`, the
+name that llama.cpp's pull request 14891 gives them, and the origin under `minitron.imatrix.*`.
 """
 
 import struct
@@ -20,15 +22,16 @@ from minitron_convert.gguf_file import (
     open_gguf,
 )
 from minitron_engine.errors import Damaged, Denied, NotFound
-from minitron_quant.imatrix.matrix import Entry, ImportanceMatrix
+from minitron_quant.imatrix.matrix import Entry, ImportanceMatrix, Origin
 from minitron_quant.whole_files import write_whole
 
-_SUMS, _COUNTS = ".in_sum2", ".counts"
+_SUMS, _COUNTS, _TOTALS = ".in_sum2", ".counts", ".in_sum"
 _DATASETS, _CHUNKS, _CHUNK_SIZE = (
     "imatrix.datasets",
     "imatrix.chunk_count",
     "imatrix.chunk_size",
 )
+_MODEL, _TEXTS = "minitron.imatrix.model", "minitron.imatrix.texts"
 _MAX_NAME = 4096
 
 
@@ -57,6 +60,7 @@ def _from_gguf(file: Gguf) -> ImportanceMatrix:
         datasets=[str(name) for name in file.get(_DATASETS)],
         chunk_count=int(file.get(_CHUNKS)),
         chunk_size=int(file.get(_CHUNK_SIZE)),
+        origin=_origin(file),
     )
     tensors = {info.name: info for info in file.tensors}
     for name, sums in tensors.items():
@@ -66,21 +70,41 @@ def _from_gguf(file: Gguf) -> ImportanceMatrix:
         counts = tensors.get(weight + _COUNTS)
         if counts is None:
             raise Damaged(f"{file.path} has sums but no counts for {weight}")
-        matrix.entries[weight] = _entry(file, weight, sums, counts)
+        matrix.entries[weight] = _entry(file, weight, sums, counts, tensors.get(weight + _TOTALS))
     return matrix
 
 
-def _entry(file: Gguf, weight: str, sums: TensorInfo, counts: TensorInfo) -> Entry:
-    if sums.type != F32 or counts.type != F32:
-        raise Damaged(f"{file.path}: sums and counts of {weight} must be F32")
-    count = file.data(counts).view(np.float32)
-    total = file.data(sums).view(np.float32)
-    if not len(count) or not len(total) or len(total) % len(count):
-        raise Damaged(f"{file.path}: {len(total)} sums for {len(count)} counts of {weight}")
-    if not np.isfinite(total).all() or not np.isfinite(count).all() or (count < 0).any():
-        raise Damaged(f"{file.path}: the statistics of {weight} are not finite")
-    shaped = total.reshape(len(count), -1).copy()
-    return Entry(shaped, count.astype(np.int64))
+def _origin(file: Gguf) -> Origin | None:
+    model = file.get(_MODEL)
+    if model is None:
+        return None
+    return Origin(str(model), tuple(str(text) for text in file.get(_TEXTS) or ()))
+
+
+def _entry(
+    file: Gguf, weight: str, sums: TensorInfo, counts: TensorInfo, totals: TensorInfo | None
+) -> Entry:
+    count, squares = _floats(file, counts), _floats(file, sums)
+    if not len(count) or not len(squares) or len(squares) % len(count):
+        raise Damaged(f"{file.path}: {len(squares)} sums for {len(count)} counts of {weight}")
+    if (count < 0).any():
+        raise Damaged(f"{file.path}: {counts.name} is negative")
+    entry = Entry(squares.reshape(len(count), -1).copy(), count.astype(np.int64))
+    if totals is not None:
+        plain = _floats(file, totals)
+        if len(plain) != len(squares):
+            raise Damaged(f"{file.path}: {len(plain)} values in {totals.name}, not {len(squares)}")
+        entry.totals = plain.astype(np.float64).reshape(entry.sums.shape)
+    return entry
+
+
+def _floats(file: Gguf, info: TensorInfo) -> NDArray[np.float32]:
+    if info.type != F32:
+        raise Damaged(f"{file.path}: {info.name} must be F32")
+    values = file.data(info).view(np.float32)
+    if not np.isfinite(values).all():
+        raise Damaged(f"{file.path}: {info.name} is not finite")
+    return values
 
 
 def _from_dat(path: Path) -> ImportanceMatrix:
@@ -137,27 +161,41 @@ class _DatReader:
 
 
 def write_imatrix(path: Path, matrix: ImportanceMatrix, file_format: str = "gguf") -> None:
-    """Write `gguf` or `dat`, entries sorted by name; the file appears whole or not at all."""
+    """Write `gguf` or `dat`, entries sorted by name; the file appears whole or not at all.
+
+    GGUF files of a `plain` matrix are llama-imatrix's to the byte; .dat files are in any case.
+    """
     if file_format == "dat":
         write_whole(path, _dat_bytes(matrix))
         return
+    specs, arrays = [], []
+    for name, entry in sorted(matrix.entries.items()):
+        matrices = len(entry.counts)
+        # ggml leaves dimensions of 1 at the end out of a file
+        shape = (entry.sums.size // matrices, matrices)[: 1 + (matrices > 1)]
+        specs.append(TensorSpec(name + _SUMS, shape, F32))
+        specs.append(TensorSpec(name + _COUNTS, (1, *shape[1:]), F32))
+        arrays += [entry.sums.astype("<f4"), entry.counts.astype("<f4")]
+        if entry.totals is not None:
+            specs.append(TensorSpec(name + _TOTALS, shape, F32))
+            arrays.append(entry.totals.astype("<f4"))
+    with GgufWriter(path, _metadata(matrix), specs) as writer:
+        for array in arrays:
+            writer.write(array.tobytes())
+
+
+def _metadata(matrix: ImportanceMatrix) -> list[KeyValue]:
     metadata = [
         KeyValue.of("general.type", ValueType.STRING, "imatrix"),
         KeyValue.of(_DATASETS, ValueType.ARRAY, matrix.datasets, ValueType.STRING),
         KeyValue.of(_CHUNKS, ValueType.UINT32, matrix.chunk_count),
         KeyValue.of(_CHUNK_SIZE, ValueType.UINT32, matrix.chunk_size),
     ]
-    specs, arrays = [], []
-    for name, entry in sorted(matrix.entries.items()):
-        matrices = len(entry.counts)
-        columns = entry.sums.size // matrices
-        # ggml leaves dimensions of 1 at the end out of a file
-        specs.append(TensorSpec(name + _SUMS, (columns, matrices)[: 1 + (matrices > 1)], F32))
-        specs.append(TensorSpec(name + _COUNTS, (1, matrices)[: 1 + (matrices > 1)], F32))
-        arrays += [entry.sums.astype("<f4"), entry.counts.astype("<f4")]
-    with GgufWriter(path, metadata, specs) as writer:
-        for array in arrays:
-            writer.write(array.tobytes())
+    if matrix.origin is not None:
+        texts = list(matrix.origin.texts)
+        metadata.append(KeyValue.of(_MODEL, ValueType.STRING, matrix.origin.model))
+        metadata.append(KeyValue.of(_TEXTS, ValueType.ARRAY, texts, ValueType.STRING))
+    return metadata
 
 
 def _dat_bytes(matrix: ImportanceMatrix) -> bytes:

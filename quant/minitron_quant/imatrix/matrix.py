@@ -1,6 +1,6 @@
 """The importance matrix in memory, and the weights that quantization takes from it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,38 @@ class Entry:
     """One weight's statistics.
 
     sums: [matrices, columns], Σx² of every input column over the tokens seen (in the legacy format
-    mean × calls). counts: [matrices], tokens seen (legacy: calls). Dense weights have one matrix,
-    mixtures of experts one per expert.
+    mean × calls). counts: [matrices], tokens seen (legacy: calls). totals: [matrices, columns], Σx,
+    where they were collected. Dense weights have one matrix, mixtures of experts one per expert.
     """
 
     sums: NDArray[np.float32]
     counts: NDArray[np.int64]
+    totals: NDArray[np.float64] | None = None
+
+    def mean(self) -> NDArray[np.float64] | None:
+        """E[x] of every input column, [matrices, columns]; 0 for an expert that no token reached.
+
+        None where only squares were collected.
+        """
+        if self.totals is None:
+            return None
+        return self.totals / np.maximum(self.counts, 1)[:, None]
+
+    def copy(self) -> "Entry":
+        """The same numbers in memory of their own."""
+        totals = None if self.totals is None else self.totals.copy()
+        return Entry(self.sums.copy(), self.counts.copy(), totals)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a matrix was made from.
+
+    model: `fingerprint` of the model, the same for its file of any type. texts: SHA-256 of each.
+    """
+
+    model: str
+    texts: tuple[str, ...]
 
 
 @dataclass
@@ -28,6 +54,12 @@ class ImportanceMatrix:
     datasets: list[str] = field(default_factory=list)
     chunk_count: int = 0
     chunk_size: int = 0
+    origin: Origin | None = None
+
+    def plain(self) -> "ImportanceMatrix":
+        """Only what llama-imatrix knows: no totals, no origin."""
+        entries = {name: Entry(entry.sums, entry.counts) for name, entry in self.entries.items()}
+        return replace(self, entries=entries, origin=None)
 
     def weights(self) -> dict[str, NDArray[np.float32]]:
         """Mean squares by name, [matrices, columns] float32, exactly as llama-quantize has them.

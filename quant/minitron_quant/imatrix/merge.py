@@ -7,7 +7,7 @@ import numpy as np
 
 from minitron_engine.errors import Damaged, Usage
 from minitron_quant.imatrix.files import read_imatrix
-from minitron_quant.imatrix.matrix import Entry, ImportanceMatrix
+from minitron_quant.imatrix.matrix import Entry, ImportanceMatrix, Origin
 
 # the old format tells calls, not tokens; its sums become sums over tokens by this factor
 _DEFAULT_CHUNK = 512
@@ -16,7 +16,8 @@ _DEFAULT_CHUNK = 512
 def merge(paths: Sequence[Path]) -> ImportanceMatrix:
     """Merge files as llama-imatrix merges its --in-file, in float32 and in the order given.
 
-    Raises Usage for fewer than two files, Damaged where sizes show that the models differ.
+    Totals and the origin stay where every file has them. Raises Usage for fewer than two files,
+    Damaged where sizes or origins show that the models differ.
     """
     if len(paths) < 2:
         raise Usage("there is nothing to merge: give two files or more")
@@ -29,16 +30,30 @@ def merge(paths: Sequence[Path]) -> ImportanceMatrix:
             before = merged.entries.get(name)
             merged.entries[name] = _add(before, entry, factor, f"{name} of {path.name}")
         merged.datasets += matrix.datasets
+    merged.origin = _origin(paths, matrices)
     most = max(int(entry.counts.max()) for entry in merged.entries.values())
     merged.chunk_count = most // merged.chunk_size
     return merged
 
 
+def _origin(paths: Sequence[Path], matrices: Sequence[ImportanceMatrix]) -> Origin | None:
+    known = [(path, m.origin) for path, m in zip(paths, matrices, strict=True) if m.origin]
+    for path, origin in known:
+        if origin.model != known[0][1].model:
+            raise Damaged(f"{path.name} was made for another model than {known[0][0].name}")
+    if len(known) < len(paths):
+        return None
+    return Origin(known[0][1].model, tuple(text for _, origin in known for text in origin.texts))
+
+
 def _add(before: Entry | None, entry: Entry, factor: int, what: str) -> Entry:
     sums, counts = entry.sums * np.float32(factor), entry.counts * factor
     if before is None:
-        return Entry(sums, counts)
+        return Entry(sums, counts, entry.totals)
     if before.sums.size != sums.size or len(before.counts) not in (1, len(counts)):
         raise Damaged(f"{what} has another size than before", "it was made for another model")
-    total = before.sums.reshape(sums.shape) + sums
-    return Entry(total, np.broadcast_to(before.counts, counts.shape) + counts)
+    totals = None
+    if before.totals is not None and entry.totals is not None:
+        totals = before.totals.reshape(sums.shape) + entry.totals
+    counts = np.broadcast_to(before.counts, counts.shape) + counts
+    return Entry(before.sums.reshape(sums.shape) + sums, counts, totals)

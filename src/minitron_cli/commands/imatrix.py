@@ -43,6 +43,14 @@ def imatrix(
     file_format: Annotated[
         Literal["gguf", "dat"], typer.Option("--format", help="llama.cpp's new or old format.")
     ] = "gguf",
+    plain: Annotated[
+        bool,
+        typer.Option(
+            "--plain",
+            help="Only what llama-imatrix writes, to the byte: no means of the inputs, no hashes "
+            "of model and texts.",
+        ),
+    ] = False,
     threads: Threads = None,
     layers: GpuLayers = "auto",
     force: Force = False,
@@ -67,6 +75,7 @@ def imatrix(
         tuple(texts),
         ChunkSettings(ctx, batch, chunks, threads, parse_special),
         process_output,
+        plain or file_format == "dat",
     )
     with (
         out.progress() as listener,

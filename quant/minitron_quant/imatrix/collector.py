@@ -1,0 +1,162 @@
+"""The callback that sees every matrix product of a decode, and what it has summed.
+
+Which products count, and how: IMatrixCollector of tools/imatrix (llama.cpp 0c1e57098), to the
+bit. What is saved is work: products with the same input share one reduction, and a decode ends
+where nothing more is to be seen.
+"""
+
+import ctypes
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minitron_engine import interrupts
+from minitron_engine.binding import api
+from minitron_engine.errors import MinitronError
+from minitron_engine.library import OP_MUL_MAT, OP_MUL_MAT_ID, Tensor
+from minitron_quant.imatrix.matrix import Entry
+from minitron_quant.imatrix.reduction import add_rows
+from minitron_quant.products import activations, expert_ids, weight_name
+
+_F32 = 0
+MIN_TOKENS = 16  # llama-imatrix ignores smaller products
+
+
+class Collector:
+    """The callback that llama.cpp's scheduler calls for every node, and what it has summed."""
+
+    def __init__(self, process_output: bool, means: bool = True) -> None:
+        self.entries: dict[str, Entry] = {}
+        self.hook = api.ggml_backend_sched_eval_callback(self._called)
+        self._process_output = process_output
+        self._means = means
+        self._error: BaseException | None = None
+        self._shared: _Reduction | None = None
+        # the wanted weights in the order of the first graph, complete when a name comes again
+        self._order: list[str] = []
+        self._learning = True
+        self._last = ""
+
+    def check(self) -> None:
+        """Raise what went wrong inside the callback, which itself must not raise."""
+        if self._error is not None:
+            raise self._error
+
+    def _called(self, address: int, ask: bool, _data: object) -> bool:
+        # an exception here would be swallowed by ctypes and give garbage: keep it for `check`
+        try:
+            if self._error is not None or interrupts.pending():
+                return False
+            node = Tensor.from_address(address)
+            if ask:
+                return self._wanted(node)
+            name = weight_name(node)
+            self._add(node, name)
+            return not self._ends(name)
+        except BaseException as error:
+            self._error = error
+            return False
+
+    def _wanted(self, node: Tensor) -> bool:
+        if node.op == OP_MUL_MAT_ID:
+            return True
+        if node.op != OP_MUL_MAT:
+            return False
+        source = node.src[1].contents
+        if source.ne[1] < MIN_TOKENS or source.type != _F32:
+            return False
+        name = weight_name(node)
+        if not (name.startswith("blk.") or (self._process_output and name == "output.weight")):
+            return False
+        return not self._credit(node, name)
+
+    def _credit(self, node: Tensor, name: str) -> bool:
+        """Count a product whose input was just reduced for another one; it need not be awaited.
+
+        q, k and v share their input and so their history of sums; so do gate and up.
+        """
+        weight, source = node.src[0].contents, node.src[1].contents
+        entry = self._entry(name, weight.ne[2] * weight.ne[3], source.ne[0], counts=1)
+        shared = self._shared
+        if shared is None or not shared.serves(name, ctypes.addressof(source), entry.sums):
+            return False
+        after = shared.after.copy()
+        entry.sums, entry.totals = after.sums, after.totals
+        entry.counts += shared.rows
+        shared.names.add(name)
+        return True
+
+    def _ends(self, name: str) -> bool:
+        # returning False for the last wanted product spares what follows: the vocabulary matrix
+        if self._learning and name in self._order:
+            self._learning = False
+            self._last = self._order[-1]
+        if self._learning:
+            self._order.append(name)
+        return not self._learning and name == self._last
+
+    def _add(self, node: Tensor, name: str) -> None:
+        if node.op == OP_MUL_MAT_ID:
+            self._add_experts(node, name)
+        else:
+            self._add_dense(node, name)
+        if not np.isfinite(self.entries[name].sums).all():
+            raise MinitronError(
+                f"the inputs of {name} are not finite: the model or the text breaks it",
+                "check the model with minitron verify, or use F32 or BF16 weights",
+            )
+
+    def _add_dense(self, node: Tensor, name: str) -> None:
+        weight, source = node.src[0].contents, node.src[1].contents
+        matrices = weight.ne[2] * weight.ne[3]
+        entry = self._entry(name, matrices, source.ne[0], counts=1)
+        before = entry.sums.copy()
+        inputs = activations(source)
+        for outer in range(inputs.shape[0]):
+            for inner in range(inputs.shape[1]):
+                matrix = (outer % weight.ne[3]) * weight.ne[2] + inner % weight.ne[2]
+                add_rows(entry, matrix, inputs[outer, inner])
+        rows = source.ne[1] * source.ne[2] * source.ne[3] // matrices
+        entry.counts += rows
+        self._shared = _Reduction(ctypes.addressof(source), before, entry.copy(), rows, {name})
+
+    def _add_experts(self, node: Tensor, name: str) -> None:
+        experts = node.src[0].contents.ne[2]
+        inputs = activations(node.src[1].contents)[0]  # [tokens, slots, columns]
+        chosen = expert_ids(node.src[2].contents)  # [tokens, slots]
+        entry = self._entry(name, experts, inputs.shape[-1], counts=experts)
+        if chosen.min() < 0 or chosen.max() >= experts:
+            raise MinitronError(f"{name} routes tokens to experts that do not exist")
+        for slot in range(chosen.shape[1]):
+            values = inputs[:, slot % inputs.shape[1]]
+            for expert in np.unique(chosen[:, slot]):
+                rows = values[chosen[:, slot] == expert]
+                add_rows(entry, int(expert), rows)
+                entry.counts[expert] += len(rows)
+
+    def _entry(self, name: str, matrices: int, columns: int, counts: int) -> Entry:
+        if name not in self.entries:
+            self.entries[name] = Entry(
+                np.zeros((matrices, columns), np.float32),
+                np.zeros(counts, np.int64),
+                np.zeros((matrices, columns)) if self._means else None,
+            )
+        return self.entries[name]
+
+
+@dataclass(frozen=True)
+class _Reduction:
+    """Sums before and after the rows of one input, and the products that were counted with it."""
+
+    address: int
+    before: NDArray[np.float32]
+    after: Entry
+    rows: int
+    names: set[str]
+
+    def serves(self, name: str, address: int, sums: NDArray[np.float32]) -> bool:
+        # a name that comes again means that the graph runs anew in the same memory
+        if address != self.address or name in self.names or sums.shape != self.before.shape:
+            return False
+        return bool((self.before == sums).all())
