@@ -52,6 +52,12 @@ class HubModel:
             check_space(self.repository.name, sum(files[name] for name in wanted))
             return self.repository.fetch(wanted, progress).folder / wanted[0]
 
+    def needs_conversion(self) -> bool:
+        """Whether the repository is known to hold no GGUF model. Errors: Denied, NotFound."""
+        with self.repository.explained():
+            files = self.repository.files()
+        return files is not None and not _models(files)
+
     @contextmanager
     def headers(self) -> Iterator[Path]:
         """As download, but what is not in the cache is a file of the same header and size whose

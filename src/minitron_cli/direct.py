@@ -40,7 +40,7 @@ def convert_to_level(
     """
     full = plan(replace(settings, split_max_size=0))
     sources = {tensor.spec.name: tensor for tensor in full.files[0].tensors}
-    with _header_alone(full.files[0]) as header:
+    with header_alone(full.files[0]) as header:
         planned = _plan_level(settings, full, header, level)
 
         def pieces(tensors: Sequence[PlannedTensor]) -> Iterator[Piece]:
@@ -80,7 +80,7 @@ def _plan_level(settings: ConvertSettings, full: Plan, header: Gguf, level: Leve
 
 
 @contextmanager
-def _header_alone(file: PlannedFile) -> Iterator[Gguf]:
+def header_alone(file: PlannedFile) -> Iterator[Gguf]:
     """A file of the planned header and size whose data is a hole: it takes no space on the disk.
 
     It is not put beside the output, since a dry run must work where nothing may be written.

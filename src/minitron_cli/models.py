@@ -35,8 +35,8 @@ def model_header(model: Path) -> Iterator[Path]:
 
 
 def folder_for_results(model: Path) -> Path:
-    """Beside MODEL; the current folder where it is a name on the Hub, whose cache holds its own."""
-    return model.parent if model.exists() or model.suffix == ".gguf" else Path()
+    """Beside MODEL; the current folder where it is a checkpoint or a name on the Hub."""
+    return model.parent if model.is_file() or model.suffix == ".gguf" else Path()
 
 
 @contextmanager

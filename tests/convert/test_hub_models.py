@@ -18,6 +18,7 @@ from minitron_cli.models import folder_for_results
 from minitron_convert.errors import NotFound
 from minitron_convert.hub import Repository
 from minitron_convert.hub_models import HubModel, level_in, parse_model
+from support import EXAMPLES
 
 ROOT = Path(__file__).parents[2]
 NAME = "someone/Nano-GGUF"
@@ -136,9 +137,25 @@ def test_commands_take_names(hub: Any, tmp_path: Path) -> None:
     assert not any("secret" in text for text in (header.stderr, told.stderr, refused.stderr))
 
 
+def test_a_plan_needs_headers_only(hub: Any, hub_server: ModuleType, tmp_path: Path) -> None:
+    plan = ("-m", "minitron_cli", "quantize", NAME, "Q4_0", "--dry-run", "--json")
+    (hub.folder / "BF16" / "Nano-BF16-00001-of-00002.gguf").unlink()
+    (hub.folder / "BF16" / "Nano-BF16-00002-of-00002.gguf").unlink()
+    model = json.loads(run(hub, tmp_path, *plan).stdout)
+    checkpoints = hub_server.Hub(EXAMPLES / "nano-llama", NAME)
+    try:
+        checkpoint = json.loads(run(checkpoints, tmp_path, *plan).stdout)
+    finally:
+        checkpoints.close()
+    assert model["weights_encoded"] == checkpoint["weights_encoded"] > 7e6
+    cached = [path.name for path in (tmp_path / "cache").rglob("*")]
+    assert not any(name.endswith((".gguf", ".safetensors")) for name in cached)
+
+
 def test_results_do_not_go_into_the_cache(tmp_path: Path) -> None:
     assert folder_for_results(Path(f"{NAME}:F16")) == Path()
     assert folder_for_results(tmp_path / "model.gguf") == tmp_path
+    assert folder_for_results(tmp_path) == Path()
 
 
 def test_only_names_are_names(tmp_path: Path) -> None:

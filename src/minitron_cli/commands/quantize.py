@@ -1,5 +1,6 @@
 """minitron quantize: one file for every level asked for, from one read of the source."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,8 @@ from minitron_cli.parameters import Force, Json, ModelPath, Quiet, Threads, Verb
 EXAMPLES = """minitron quantize nano-llama-F16.gguf Q4_K_M
 minitron quantize nano-llama-F16.gguf all --imatrix nano-llama.imatrix.gguf -d out
 minitron quantize model-F16.gguf IQ2_M Q4_K_M --imatrix m.gguf --tensor-type attn_v=q8_0
-minitron quantize model-F16.gguf all --imatrix m.gguf --dry-run"""
+minitron quantize model-F16.gguf all --imatrix m.gguf --dry-run
+minitron quantize nvidia/Minitron-4B-Base Q4_K_M Q8_0 --dry-run"""
 
 
 def quantize(
@@ -72,8 +74,9 @@ def quantize(
     quiet: Quiet = False,
 ) -> None:
     """Quantize a model to one or many levels; run it again to finish what is missing."""
-    from minitron_cli.models import folder_for_results, local_model
+    from minitron_cli.models import folder_for_results
     from minitron_cli.output import Output
+    from minitron_cli.planning import quantize_source
     from minitron_quant.levels import parse_levels
     from minitron_quant.quantize.batch import run
     from minitron_quant.quantize.job import QuantizeSettings, prepare
@@ -96,8 +99,8 @@ def quantize(
         overrides=tuple(map(parse_override, override_kv or ())),
     )
     settings = QuantizeSettings(
+        source=model,
         levels=tuple(parse_levels(levels)),
-        source=local_model(model, out),
         directory=directory or folder_for_results(model),
         output=output,
         imatrix=imatrix,
@@ -108,14 +111,15 @@ def quantize(
         threads=threads,
         replace="always" if force else "never",
     )
-    batch = prepare(settings)
-    for note in batch.notes:
-        out.note(note)
-    if dry_run:
-        _show_plan(out, batch)
-        return
-    with out.progress() as listener:
-        results = run(batch, listener)
+    with quantize_source(model, out, plan_only=dry_run) as source:
+        batch = prepare(replace(settings, source=source))
+        for note in batch.notes:
+            out.note(note)
+        if dry_run:
+            _show_plan(out, batch)
+            return
+        with out.progress() as listener:
+            results = run(batch, listener)
     if errors is not None and all(result.kept for result in results):
         out.note("nothing was encoded, so no errors were measured; --force encodes anew")
     _show_results(out, results)

@@ -1,0 +1,32 @@
+"""minitron quantize as a user meets it: plans, progress, and what it refuses."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minitron_convert.convert import ConvertSettings, convert
+from support import EXAMPLES, RECORDED, fails
+
+
+@pytest.mark.parametrize("model", ["nano-llama", "nano-nemotron"])
+def test_a_plan_before_the_conversion_is_that_after_it(
+    model: str, minitron: Any, tmp_path: Path
+) -> None:
+    imatrix = RECORDED / f"{model}.imatrix.gguf"
+    words = ("all", "--imatrix", imatrix, "-d", tmp_path / "out", "--dry-run", "--json")
+    before = minitron("quantize", EXAMPLES / model, *words)
+    assert before.code == 0, before.err
+    converted = convert(ConvertSettings(EXAMPLES / model, tmp_path)).paths[0]
+    after = minitron("quantize", converted, *words)
+    documents = [ran.document for ran in (before, after)]
+    for document in documents:
+        assert document.pop("estimated_seconds") > 0 and document.pop("free_bytes") > 0
+    assert documents[0] == documents[1] and len(documents[0]["levels"]) == 27
+    assert [path.name for path in tmp_path.iterdir()] == [converted.name]
+
+
+def test_a_checkpoint_is_converted_first(minitron: Any, tmp_path: Path) -> None:
+    ran = minitron("quantize", EXAMPLES / "nano-llama", "Q4_0", "-d", tmp_path)
+    fails(ran, 2, "nano-llama is a folder", "minitron convert")
+    assert not list(tmp_path.iterdir())
