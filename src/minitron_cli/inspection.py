@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from minitron_convert.gguf_file import TYPE, KeyValue, iterate_tensors, open_shards
+from minitron_convert.gguf_file import TYPE, Gguf, KeyValue, iterate_tensors, open_shards
 from minitron_quant.levels import level_of_ftype
 
 # arrays such as the vocabulary are told by their length, not listed
@@ -29,6 +29,8 @@ def describe(path: Path, with_tensors: bool) -> dict[str, Any]:
         "types": dict(Counter(TYPE[info.type].name for info in tensors).most_common()),
         "gguf_version": first.version,
         "alignment": first.alignment,
+        "tokenizer": _tokenizer(first),
+        "imatrix": _imatrix(first),
         "metadata": {key: plain(entry) for key, entry in first.metadata.items()},
     }
     if with_tensors:
@@ -43,6 +45,25 @@ def describe(path: Path, with_tensors: bool) -> dict[str, Any]:
             for info in tensors
         ]
     return description
+
+
+def _tokenizer(file: Gguf) -> dict[str, Any]:
+    """What the vocabulary is; `chat_template` is the template's length in characters."""
+    tokens = file.metadata.get("tokenizer.ggml.tokens")
+    template = file.get("tokenizer.chat_template")
+    return {
+        "model": file.get("tokenizer.ggml.model"),
+        "pre": file.get("tokenizer.ggml.pre"),
+        "tokens": len(tokens.value) if tokens is not None else 0,
+        "chat_template": len(template) if isinstance(template, str) else None,
+    }
+
+
+def _imatrix(file: Gguf) -> dict[str, Any] | None:
+    """What the quantizer was given: the matrix's file, its text, its entries and chunks."""
+    names = ("file", "dataset", "entries_count", "chunks_count")
+    values = {name: file.get(f"quantize.imatrix.{name}") for name in names}
+    return values if any(value is not None for value in values.values()) else None
 
 
 def plain(entry: KeyValue) -> Any:
