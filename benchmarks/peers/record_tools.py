@@ -36,6 +36,7 @@ from llama_tools import (
     write_json,
 )
 from quantize_recording import record_quantize
+from tasks_recording import record_tasks
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 CALIBRATION, HELD_OUT = "calibration.txt", "held-out.txt"
@@ -232,6 +233,7 @@ def main() -> int:
             record_quantize,
             record_perplexity,
             record_completion,
+            record_tasks,
         ):
             print(record.__name__, file=sys.stderr, flush=True)
             record(work, arguments.out)

@@ -19,6 +19,7 @@ from minitron_cli.commands import (
     ppl,
     quantize,
     run,
+    tasks,
     verify,
 )
 
@@ -44,6 +45,7 @@ for _command, _examples in (
     (imatrix_stats.imatrix_stats, imatrix_stats.EXAMPLES),
     (quantize.quantize, quantize.EXAMPLES),
     (ppl.ppl, ppl.EXAMPLES),
+    (tasks.tasks, tasks.EXAMPLES),
     (generate.generate, generate.EXAMPLES),
     (run.run, run.EXAMPLES),
     (verify.verify, verify.EXAMPLES),

@@ -17,6 +17,8 @@ from minitron_engine.model import Model
 
 Logits = NDArray[np.float32]
 
+MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ of llama.cpp
+
 FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 # the types that llama.cpp's tools accept for the KV cache, by their ggml ids
 CACHE_TYPES = {
@@ -34,11 +36,17 @@ CACHE_TYPES = {
 
 @dataclass(frozen=True)
 class ContextSettings:
-    """n_ctx is the size of the whole cache, shared evenly by n_seq sequences; sizes in tokens."""
+    """n_ctx is the size of the whole cache, shared by n_seq sequences; sizes in tokens.
+
+    unified: sequences take what they need and may share tokens; otherwise each has an even part.
+    n_outputs: the most rows of logits of a decode, at least n_seq, which bounds their memory.
+    """
 
     n_ctx: int
     n_batch: int
     n_seq: int = 1
+    unified: bool = False
+    n_outputs: int | None = None
     threads: int | None = None
     flash_attention: str = "auto"
     cache_type_k: str = "f16"
@@ -51,11 +59,11 @@ class Batch:
     def __init__(self, capacity: int) -> None:
         self.token = np.zeros(capacity, dtype=np.int32)
         self.position = np.zeros(capacity, dtype=np.int32)
-        self.sequence = np.zeros(capacity, dtype=np.int32)
         self.output = np.zeros(capacity, dtype=np.int8)
-        self._one = np.ones(capacity, dtype=np.int32)
-        first = self.sequence.ctypes.data
-        self._sequence_of = np.arange(capacity, dtype=np.uint64) * np.uint64(4) + np.uint64(first)
+        self._sharers = np.ones(capacity, dtype=np.int32)
+        # the sequences of a token are a stretch of these numbers, so a pointer to the first will do
+        self._ids = np.arange(MAX_SEQUENCES, dtype=np.int32)
+        self._sequences = np.zeros(capacity, dtype=np.uint64)
         self.size = 0
 
     def clear(self) -> None:
@@ -66,10 +74,26 @@ class Batch:
         self, tokens: NDArray[np.int32], position: int, sequence: int, output: NDArray[np.bool_]
     ) -> None:
         """Append a run of tokens of one sequence; `output` marks those whose logits are wanted."""
+        ones = np.ones(len(tokens), dtype=np.int32)
+        positions = np.arange(position, position + len(tokens), dtype=np.int32)
+        self.add_shared(tokens, positions, sequence * ones, ones, output)
+
+    def add_shared(
+        self,
+        tokens: NDArray[np.int32],
+        positions: NDArray[np.int32],
+        sequences: NDArray[np.int32],
+        sharers: NDArray[np.int32],
+        output: NDArray[np.bool_],
+    ) -> None:
+        """Append tokens that several sequences have in common: a token belongs to `sharers`
+        sequences, numbered from its `sequences` on. Needs a unified cache.
+        """
         start, end = self.size, self.size + len(tokens)
         self.token[start:end] = tokens
-        self.position[start:end] = np.arange(position, position + len(tokens))
-        self.sequence[start:end] = sequence
+        self.position[start:end] = positions
+        self._sharers[start:end] = sharers
+        self._sequences[start:end] = self._ids.ctypes.data + 4 * sequences.astype(np.int64)
         self.output[start:end] = output
         self.size = end
 
@@ -87,8 +111,8 @@ class Batch:
         for field, array, kind in (
             ("token", self.token, ids),
             ("pos", self.position, ids),
-            ("n_seq_id", self._one, ids),
-            ("seq_id", self._sequence_of, ctypes.POINTER(ids)),
+            ("n_seq_id", self._sharers, ids),
+            ("seq_id", self._sequences, ctypes.POINTER(ids)),
             ("logits", self.output, ctypes.POINTER(ctypes.c_int8)),
         ):
             setattr(batch, field, ctypes.cast(array.ctypes.data, kind))
@@ -108,6 +132,18 @@ class Context:
     def clear(self) -> None:
         """Forget all sequences."""
         api.llama_memory_clear(self._memory, True)
+
+    def keep(self, sequence: int, length: int) -> None:
+        """Forget all but the first `length` tokens of one sequence, which become sequence 0's."""
+        if sequence:
+            api.llama_memory_seq_rm(self._memory, 0, -1, -1)
+            api.llama_memory_seq_cp(self._memory, sequence, 0, 0, length)
+        api.llama_memory_seq_keep(self._memory, 0)
+        api.llama_memory_seq_rm(self._memory, 0, length, -1)
+
+    def share(self, target: int, length: int) -> None:
+        """Begin an empty sequence with the first `length` tokens of sequence 0, without a copy."""
+        api.llama_memory_seq_cp(self._memory, 0, target, 0, length)
 
     def decode(self, batch: Batch) -> None:
         """Run the model on a batch. Releases the GIL."""
@@ -141,6 +177,8 @@ def open_context(
     parameters.n_batch = settings.n_batch
     parameters.n_ubatch = min(parameters.n_ubatch, settings.n_batch)
     parameters.n_seq_max = settings.n_seq
+    parameters.kv_unified = settings.unified
+    parameters.n_outputs_max = settings.n_outputs or settings.n_batch
     parameters.n_threads = parameters.n_threads_batch = threads
     parameters.flash_attn_type = FLASH_ATTENTION[settings.flash_attention]
     parameters.type_k = CACHE_TYPES[settings.cache_type_k]

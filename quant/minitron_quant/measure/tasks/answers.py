@@ -1,0 +1,68 @@
+"""A model's answers to multiple-choice questions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from minitron_engine.model import Model
+from minitron_engine.progress import Event, Progress
+from minitron_quant.measure.tasks.likelihood import ScoreSettings, likelihoods
+from minitron_quant.measure.tasks.question import Encode, Question, cut, score
+
+# questions that are in memory as tokens at a time
+_WINDOW = 256
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model chose: an index or, where it wrote freely, a text. scores: one per choice."""
+
+    chosen: int | str
+    right: bool
+    scores: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers in the order of the questions; `shortened`: how many lost their beginning."""
+
+    answers: list[Answer]
+    shortened: int
+
+
+def choose(
+    model: Model,
+    questions: Sequence[Question],
+    encode: Encode,
+    normalize: str,
+    settings: ScoreSettings,
+    progress: Progress,
+) -> Answers:
+    """Answer every question with the choice that the model finds likeliest.
+
+    Texts beyond the trained context lose their beginning, behind BOS.
+    """
+    answers: list[Answer] = []
+    shortened = 0
+    right = 0
+    for start in range(0, len(questions), _WINDOW):
+        window = questions[start : start + _WINDOW]
+        encoded = [encode(model, question) for question in window]
+        fitting = [
+            [cut(item, model.n_ctx_train, int(model.add_bos)) for item in items]
+            for items in encoded
+        ]
+        shortened += sum(
+            any(short is not item for short, item in zip(shorts, items, strict=True))
+            for shorts, items in zip(fitting, encoded, strict=True)
+        )
+        found = iter(likelihoods(model, [item for items in fitting for item in items], settings))
+        for question in window:
+            scores = score(question, [next(found) for _ in question.choices], normalize)
+            best = int(np.argmax(scores))
+            answers.append(Answer(best, best in question.gold, tuple(map(float, scores))))
+            right += answers[-1].right
+        detail = f"{100 * right / len(answers):.2f} %"
+        progress(Event("tasks", len(answers), len(questions), "questions", detail))
+    return Answers(answers, shortened)

@@ -1,0 +1,56 @@
+"""How sure a score is, and whether two models really differ."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_Z = 1.95996398454  # of 95 %
+
+
+def wilson(correct: int, total: int) -> tuple[float, float]:
+    """The 95 % interval of a share (Wilson, 1927), as llama-perplexity prints it: [0, 1] twice."""
+    share, z = correct / total, _Z**2 / total
+    middle = share + z / 2
+    half = math.sqrt(z * (share * (1 - share) + z / 4))
+    return max(0.0, (middle - half) / (1 + z)), min(1.0, (middle + half) / (1 + z))
+
+
+@dataclass(frozen=True)
+class Flips:
+    """Answers beside a reference's: wrong only here (`lost`), right only here (`gained`).
+
+    flips: questions with another answer, right or not; p: McNemar's, exact and two-sided, of the
+    hypothesis that losing is as likely as gaining.
+    """
+
+    flips: int
+    lost: int
+    gained: int
+    p: float
+
+
+def compare(
+    answers: Sequence[object],
+    right: Sequence[bool],
+    base: Sequence[object],
+    base_right: Sequence[bool],
+) -> Flips:
+    """Flips of one model's answers from the reference's, question by question."""
+    pairs = list(zip(right, base_right, strict=True))
+    lost = sum(was and not now for now, was in pairs)
+    gained = sum(now and not was for now, was in pairs)
+    flips = sum(one != other for one, other in zip(answers, base, strict=True))
+    return Flips(flips, lost, gained, mcnemar(lost, gained))
+
+
+def mcnemar(lost: int, gained: int) -> float:
+    """Two-sided exact p: the chance that a fair coin falls as unevenly, lost + gained times."""
+    total, fewer = lost + gained, min(lost, gained)
+    if lost == gained:
+        return 1.0
+    # whole numbers as long as they are, so that no rounding adds up
+    ways = tail = 1
+    for heads in range(fewer):
+        ways = ways * (total - heads) // (heads + 1)
+        tail += ways
+    return min(1.0, 2 * tail / (1 << total))

@@ -1,0 +1,66 @@
+"""minitron tasks: how well models answer questions, and what a level changes in the answers."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from minitron_cli.parameters import GpuLayers, Json, Quiet, Threads, Verbose, gpu_layers
+
+EXAMPLES = """minitron tasks model-Q4_K_M.gguf --task hellaswag --data hellaswag_val.txt --limit 400
+minitron tasks out/*.gguf --reference F16.gguf --task winogrande --data winogrande.csv"""
+
+TaskName = Literal["hellaswag", "winogrande", "multiple-choice"]
+
+
+def tasks(
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="GGUF files.")],
+    task: Annotated[TaskName, typer.Option("--task", help="Which questions.")],
+    data: Annotated[Path, typer.Option("--data", help="The file of questions.")],
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", min=1, help="Only so many questions, llama-perplexity's choice."),
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option("--reference", help="The full model: adds changed answers and their p."),
+    ] = None,
+    normalize: Annotated[
+        Literal["tokens", "characters", "none"] | None,
+        typer.Option("--normalize", help="Divide likelihoods by this, not by the task's usual."),
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", "-b", min=8, help="Tokens of a decode.")] = 2048,
+    threads: Threads = None,
+    layers: GpuLayers = "auto",
+    table_format: Annotated[
+        Literal["table", "md", "csv", "json"], typer.Option("--format", help="How to show it.")
+    ] = "table",
+    as_json: Json = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score models on questions: HellaSwag and others, as llama-perplexity does."""
+    from minitron_cli.output import Output
+    from minitron_cli.task_tables import show_tasks, tasks_document
+    from minitron_quant.measure.tasks.evaluate import TasksSettings, evaluate
+    from minitron_quant.measure.tasks.likelihood import ScoreSettings
+    from minitron_quant.measure.tasks.registry import TaskOptions
+
+    as_json = as_json or table_format == "json"
+    out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
+    settings = TasksSettings(
+        tuple(models),
+        task,
+        TaskOptions(data, limit, normalize),
+        ScoreSettings(batch, threads),
+        gpu_layers(layers),
+        reference,
+    )
+    with out.progress() as listener:
+        rows = [row for row, _ in evaluate(settings, listener)]
+    if rows[0].shortened:
+        out.note(f"{rows[0].shortened} questions are longer than the trained context: cut")
+    if as_json:
+        out.document(tasks_document(task, data, rows))
+    else:
+        show_tasks(out, rows, "table" if table_format == "json" else table_format)
