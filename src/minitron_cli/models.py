@@ -1,13 +1,13 @@
 """Models of commands: found by name, and their headers checked before llama.cpp sees a file."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from minitron_cli.output import Output
 from minitron_engine.devices import GpuLayers
 from minitron_engine.model import Model, ModelSettings, open_model
-from minitron_quant.models import open_model_files
+from minitron_quant.models import is_imatrix, open_model_files
 
 
 def local_model(model: Path, out: Output) -> Path:
@@ -19,6 +19,16 @@ def local_model(model: Path, out: Output) -> Path:
         return model
     with out.progress() as listener:
         return named.download(listener)
+
+
+def local_models(models: Sequence[Path], out: Output) -> tuple[Path, ...]:
+    """The files of several MODELs, but for the importance matrix that a shell's *.gguf brings."""
+    paths = [local_model(model, out) for model in models]
+    chosen = [path for path in paths if not is_imatrix(path)] or paths
+    for path in paths:
+        if path not in chosen:
+            out.note(f"{path.name} is left out: an importance matrix, not a model")
+    return tuple(chosen)
 
 
 @contextmanager

@@ -40,7 +40,7 @@ def ppl(
     quiet: Quiet = False,
 ) -> None:
     """Measure perplexity, to four decimals as llama-perplexity does."""
-    from minitron_cli.models import local_model
+    from minitron_cli.models import local_model, local_models
     from minitron_cli.output import Output
     from minitron_cli.tables import (
         differences_of,
@@ -50,18 +50,11 @@ def ppl(
     )
     from minitron_quant.chunks import ChunkSettings
     from minitron_quant.measure.table import MeasureSettings, measure
-    from minitron_quant.models import is_imatrix
 
     as_json = as_json or table_format == "json"
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
-    models = [local_model(model, out) for model in models]
-    # a shell's *.gguf takes the importance matrix along
-    chosen = [path for path in models if not is_imatrix(path)] or models
-    for path in models:
-        if path not in chosen:
-            out.note(f"{path.name} is left out: an importance matrix, not a model")
     settings = MeasureSettings(
-        tuple(chosen),
+        local_models(models, out),
         text,
         ChunkSettings(ctx, batch, chunks, threads),
         gpu_layers(layers),

@@ -14,7 +14,10 @@ TaskName = Literal["hellaswag", "winogrande", "multiple-choice"]
 
 
 def tasks(
-    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="GGUF files.")],
+    models: Annotated[
+        list[Path],
+        typer.Argument(metavar="MODEL...", help="GGUF files, or owner/name[:LEVEL] on the Hub."),
+    ],
     task: Annotated[TaskName, typer.Option("--task", help="Which questions.")],
     data: Annotated[Path, typer.Option("--data", help="The file of questions.")],
     limit: Annotated[
@@ -40,6 +43,7 @@ def tasks(
     quiet: Quiet = False,
 ) -> None:
     """Score models on questions: HellaSwag and others, as llama-perplexity does."""
+    from minitron_cli.models import local_model, local_models
     from minitron_cli.output import Output
     from minitron_cli.task_tables import show_tasks, tasks_document
     from minitron_quant.measure.tasks.evaluate import TasksSettings, evaluate
@@ -49,12 +53,12 @@ def tasks(
     as_json = as_json or table_format == "json"
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
     settings = TasksSettings(
-        tuple(models),
+        local_models(models, out),
         task,
         TaskOptions(data, limit, normalize),
         ScoreSettings(batch, threads),
         gpu_layers(layers),
-        reference,
+        local_model(reference, out) if reference else None,
     )
     with out.progress() as listener:
         rows = [row for row, _ in evaluate(settings, listener)]
