@@ -13,12 +13,11 @@ import array
 import hashlib
 import re
 import shutil
-import struct
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
+from completion_recording import record_completion, record_sampling
 from imatrix_recording import record_imatrix_files
 from llama_tools import (
     FINAL,
@@ -46,23 +45,6 @@ PERPLEXITY_SETTINGS = {
     "c128": ("-c", 128),
     "c512-b512": ("-c", 512, "-b", 512),
     "c256-chunks10": ("-c", 256, "--chunks", 10),
-}
-PROMPTS = ("The old house stood", "She had never", "It was a dark and stormy night;")
-LENGTHS = (64, 256)
-# every sampler is named, because the programs also read defaults from the model's metadata
-COMMON_SAMPLING: tuple[str | float, ...] = (
-    *("--samplers", "penalties;dry;top_n_sigma;top_k;typ_p;top_p;min_p;xtc;temperature"),
-    *("--repeat-last-n", 64, "--presence-penalty", 0, "--frequency-penalty", 0, "--typical", 1),
-    *("--mirostat", 0, "--xtc-probability", 0, "--xtc-threshold", 0.1, "--top-n-sigma", -1),
-    *("--dry-multiplier", 0, "--dynatemp-range", 0),
-)
-AFTER_THE_TEXT = "graphs reused"
-SAMPLINGS = {
-    "greedy": "--temp 0 --top-k 40 --top-p 0.95 --min-p 0.05 --seed 7 --repeat-penalty 1",
-    "default": "--temp 0.8 --top-k 40 --top-p 0.95 --min-p 0.05 --seed 7 --repeat-penalty 1",
-    "penalty": "--temp 0.8 --top-k 40 --top-p 0.95 --min-p 0.05 --seed 7 --repeat-penalty 1.1",
-    "untruncated": "--temp 1 --top-k 0 --top-p 1 --min-p 0 --seed 11 --repeat-penalty 1",
-    "narrow": "--temp 0.6 --top-k 100 --top-p 0.9 --min-p 0 --seed 123 --repeat-penalty 1",
 }
 
 
@@ -127,66 +109,6 @@ def record_perplexity(work: Workplace, out: Path) -> None:
     write_json(out / "perplexity.json", document)
 
 
-def session_tokens(path: Path) -> list[int]:
-    """The token ids in a llama.cpp session file: after magic and version, a count and int32s."""
-    data = path.read_bytes()
-    (count,) = struct.unpack_from("<I", data, 8)
-    return list(struct.unpack_from(f"<{count}i", data, 12))
-
-
-def complete(
-    work: Workplace, model: str, prompt: str, sampling: str, length: int
-) -> dict[str, Any]:
-    """One completion: the text as printed, and ids from a second run that saves its session.
-
-    Saving splits the prompt into two batches, which can change the last bits of the logits: where
-    the second run draws another text, there are no ids (`tokens` is null).
-    """
-    options: tuple[str | float, ...] = (
-        "-m", source_of(model), "-p", prompt, "-n", length, "-c", 1024, "-t", THREADS, "-no-cnv",
-        "--no-display-prompt", *sampling.split(), *COMMON_SAMPLING,
-    )  # fmt: skip
-    output = work.run("llama-completion", *options, last=AFTER_THE_TEXT)
-    session = work.folder / "session.bin"
-    session.unlink(missing_ok=True)
-    saving = ("--prompt-cache", session.name, "--prompt-cache-all")
-    saved = work.run("llama-completion", *options, *saving, last=AFTER_THE_TEXT)
-    text = output.stdout.removesuffix(b"\n\n")
-    shown = text.removesuffix(b" [end of text]\n")
-    tokens = session_tokens(session)
-    ids = work.run(
-        "llama-tokenize", "-m", source_of(model), "-p", prompt, "--ids", "-lv", 0
-    ).stdout.decode()
-    prompt_ids = [int(word) for word in re.findall(r"\d+", ids)]
-    if tokens[: len(prompt_ids)] != prompt_ids:
-        raise RuntimeError(f"the session of {output.command} does not begin with its prompt")
-    return {
-        "command": output.command,
-        "prompt": prompt,
-        "length": length,
-        "prompt_tokens": prompt_ids,
-        "tokens": tokens[len(prompt_ids) :] if saved.stdout.startswith(text) else None,
-        "ended": shown != text,
-        "text": shown.decode(errors="replace"),
-    }
-
-
-def record_completion(work: Workplace, out: Path) -> None:
-    """Completions of three prompts: greedy at two lengths, and four seeded ways of sampling."""
-    document = work.header() | {"models": {}}
-    for model in MODELS:
-        completions = {
-            name: [
-                complete(work, model, prompt, sampling, length)
-                for prompt in PROMPTS
-                for length in (LENGTHS if name == "greedy" else LENGTHS[:1])
-            ]
-            for name, sampling in SAMPLINGS.items()
-        }
-        document["models"][model] = about(work, model) | {"completions": completions}
-    write_json(out / "completion.json", document)
-
-
 def record_tokenize(work: Workplace, out: Path) -> None:
     """How the texts tokenize; one newline at the end goes, as llama-perplexity -f does it."""
     document = work.header() | {"models": {}}
@@ -234,6 +156,7 @@ def main() -> int:
             record_perplexity,
             record_completion,
             record_tasks,
+            record_sampling,
         ):
             print(record.__name__, file=sys.stderr, flush=True)
             record(work, arguments.out)

@@ -1,7 +1,9 @@
 """One answer of `minitron generate`: load, stream, and tell what happened."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from minitron_cli.models import open_checked
 from minitron_cli.output import Output
@@ -9,17 +11,23 @@ from minitron_engine.context import ContextSettings, open_context
 from minitron_engine.devices import GpuLayers, missing_gpu_build
 from minitron_engine.generation import Generation, GenerationSettings, generate, prompt_tokens
 from minitron_engine.model import Model
+from minitron_engine.sampling import settings_for
 
 _DEFAULT_CONTEXT = 4096
 
 
 @dataclass(frozen=True)
 class Request:
-    """Everything that the command line said; a context of 0 tokens means: choose one."""
+    """Everything that the command line said; a context of 0 tokens means: choose one.
+
+    sampling: the settings that were given; the model's metadata may recommend others.
+    """
 
     model: Path
     prompt: str
-    generation: GenerationSettings
+    sampling: Mapping[str, Any]
+    n_predict: int
+    stop: tuple[str, ...]
     context: ContextSettings
     gpu_layers: GpuLayers
     stream: bool
@@ -41,9 +49,11 @@ def answer(request: Request, out: Output) -> int:
         settings = _context(request, model, len(tokens))
         if request.echo and not out.as_json:
             out.text(request.prompt, end="")
+        sampling = settings_for(model, request.sampling)
+        generation = GenerationSettings(sampling, request.n_predict, request.stop)
         with open_context(model, settings) as context:
             try:
-                for piece in generate(context, tokens, request.generation, result):
+                for piece in generate(context, tokens, generation, result):
                     if request.stream:
                         out.text(piece, end="")
             except KeyboardInterrupt:
@@ -55,13 +65,13 @@ def answer(request: Request, out: Output) -> int:
 def _context(request: Request, model: Model, prompt: int) -> ContextSettings:
     if request.context.n_ctx:
         return request.context
-    wanted = max(_DEFAULT_CONTEXT, prompt + max(request.generation.n_predict, 0))
+    wanted = max(_DEFAULT_CONTEXT, prompt + max(request.n_predict, 0))
     # a model that was trained on less than this gives nonsense beyond
     return replace(request.context, n_ctx=min(wanted, max(model.n_ctx_train, 8)))
 
 
 def _finish(request: Request, out: Output, result: Generation, device: str) -> None:
-    seed = request.generation.sampling.seed
+    seed = request.sampling["seed"]
     if out.as_json:
         out.document(
             {

@@ -10,7 +10,8 @@ import numpy as np
 from minitron_engine.context import Batch, Context
 from minitron_engine.errors import Usage
 from minitron_engine.model import Model, Tokens
-from minitron_engine.sampling import SamplingSettings, open_sampler
+from minitron_engine.sampler import open_sampler
+from minitron_engine.sampling import SamplingSettings
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,7 @@ def _pieces(
 ) -> Iterator[bytes]:
     model = context.model
     with open_sampler(model, settings.sampling) as sampler:
-        for token in tokens:
-            sampler.accept_prompt(int(token))
+        sampler.accept_prompt(tokens.tolist())
         started = time.perf_counter()
         position = _decode_prompt(context, tokens)
         one = Batch(1)
@@ -149,6 +149,9 @@ def _pieces(
                 # the logits are waited for by the first sample, not by the decode before it
                 result.prompt_seconds = result.first_token_seconds = now - started
             result.generation_seconds = now - started - result.prompt_seconds
+            if token is None:
+                result.finish_reason = "grammar"
+                return
             if model.is_end(token):
                 result.finish_reason = "end"
                 return

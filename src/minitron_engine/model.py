@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,6 +84,20 @@ class Model:
     def is_end(self, token: int) -> bool:
         """Whether the token ends a generation."""
         return bool(api.llama_vocab_is_eog(self.vocab, token))
+
+    def is_token(self, text: str) -> bool:
+        """Whether a text is exactly one token, as grammars write them: <|end|>."""
+        return len(self.tokenize(text, add_special=False, parse_special=True)) == 1
+
+    def suppressed(self) -> list[int]:
+        """Tokens that the model says are never to be generated."""
+        count = ctypes.c_int32()
+        ids: Any = api.llama_vocab_get_suppress_tokens(self.vocab, ctypes.byref(count))
+        return list(ids[: count.value]) if ids else []
+
+    def metadata(self, key: str) -> str:
+        """A value of the file's metadata as text, empty where the key is missing."""
+        return _metadata(self.handle, key)
 
 
 @contextmanager

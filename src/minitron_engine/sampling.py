@@ -1,80 +1,124 @@
-"""The chain of samplers, in the order and with the meaning of llama.cpp's own tools."""
+"""How tokens are chosen: llama.cpp's samplers, with the order and meaning of its own tools."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from minitron_engine import log
-from minitron_engine.binding import api
-from minitron_engine.errors import Usage
+from minitron_engine.errors import Damaged, Usage
 from minitron_engine.model import Model
 
-PENALTY_WINDOW = 64
+SAMPLERS = (
+    "penalties",
+    "dry",
+    "top_n_sigma",
+    "top_k",
+    "typ_p",
+    "top_p",
+    "min_p",
+    "xtc",
+    "temperature",
+)
+BREAKERS = ("\n", ":", '"', "*")
+# what a model's metadata may recommend (general.sampling.*), by the name of the setting
+_RECOMMENDED = {
+    "samplers": "sequence",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "xtc_probability": "xtc_probability",
+    "xtc_threshold": "xtc_threshold",
+    "temperature": "temp",
+    "repeat_last_n": "penalty_last_n",
+    "repeat_penalty": "penalty_repeat",
+    "mirostat": "mirostat",
+    "mirostat_ent": "mirostat_tau",
+    "mirostat_lr": "mirostat_eta",
+}
+_ALIASES = {"nucleus": "top_p", "temp": "temperature", "typ": "typ_p"}
+_LONGEST_WINDOW = 1 << 20
 
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """Defaults are llama.cpp's; a temperature of 0 always takes the likeliest token."""
+    """Every knob of llama.cpp's samplers with its default there; sizes of windows in tokens.
+
+    A temperature of 0 always takes the likeliest token. Mirostat (1 or 2) replaces all samplers but
+    the temperature; `adaptive_p` among the samplers replaces the draw at their end. `logit_bias` is
+    added to the logits of tokens. Raises Usage for a value that llama.cpp cannot take.
+    """
 
     seed: int
+    samplers: tuple[str, ...] = SAMPLERS
     temperature: float = 0.8
+    dynatemp_range: float = 0.0
+    dynatemp_exp: float = 1.0
     top_k: int = 40
     top_p: float = 0.95
     min_p: float = 0.05
+    typical: float = 1.0
+    top_n_sigma: float = -1.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    repeat_last_n: int = 64
     repeat_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = 64
+    dry_sequence_breakers: tuple[str, ...] = BREAKERS
+    mirostat: int = 0
+    mirostat_lr: float = 0.1
+    mirostat_ent: float = 5.0
+    adaptive_target: float = -1.0
+    adaptive_decay: float = 0.9
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    ignore_eos: bool = False
     grammar: str = ""
 
-
-class Sampler:
-    """A chain of samplers that remembers what was accepted; made by `open_sampler`."""
-
-    def __init__(self, chain: int, penalties: int) -> None:
-        self._chain = chain
-        self._penalties = penalties
-
-    def accept_prompt(self, token: int) -> None:
-        """Let the penalties know a token of the prompt; a grammar starts after the prompt."""
-        api.llama_sampler_accept(self._penalties, token)
-
-    def sample(self, context: int) -> int:
-        """Choose the next token from the last logits of a context and accept it."""
-        token: int = api.llama_sampler_sample(self._chain, context, -1)
-        return token
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "samplers", tuple(map(sampler_name, self.samplers)))
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise Usage(f"{name} must be a finite number, not {value}")
+        if not 1e-30 < self.repeat_penalty < 1e30:
+            raise Usage("repeat_penalty must be greater than 0")
+        for name in ("repeat_last_n", "dry_penalty_last_n"):
+            if not 0 <= getattr(self, name) <= _LONGEST_WINDOW:
+                raise Usage(f"{name} must be between 0 and {_LONGEST_WINDOW}")
+        if self.mirostat not in (0, 1, 2):
+            raise Usage("mirostat is 0 (off), 1 or 2")
 
 
-@contextmanager
-def open_sampler(model: Model, settings: SamplingSettings) -> Iterator[Sampler]:
-    """Build the chain grammar → penalties → top-k → top-p → min-p → temperature → draw.
-
-    Raises Usage for a grammar that does not parse.
-    """
-    chain = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
-    try:
-        if settings.grammar:
-            api.llama_sampler_chain_add(chain, _grammar(model, settings.grammar))
-        penalties = api.llama_sampler_init_penalties(
-            model.n_vocab, PENALTY_WINDOW, settings.repeat_penalty, 0.0, 0.0
-        )
-        for part in (
-            penalties,
-            api.llama_sampler_init_top_k(settings.top_k),
-            api.llama_sampler_init_top_p(settings.top_p, 0),
-            api.llama_sampler_init_min_p(settings.min_p, 0),
-            api.llama_sampler_init_temp_ext(settings.temperature, 0.0, 1.0),
-            api.llama_sampler_init_dist(settings.seed),
-        ):
-            api.llama_sampler_chain_add(chain, part)
-        yield Sampler(chain, penalties)
-    finally:
-        api.llama_sampler_free(chain)
-
-
-def _grammar(model: Model, text: str) -> int:
-    sampler: int | None = api.llama_sampler_init_grammar(model.vocab, text.encode(), b"root")
-    if not sampler:
-        reason = log.last_error()
+def sampler_name(text: str) -> str:
+    """The canonical name of a sampler: top-k, topk and TOP_K are top_k. Raises Usage."""
+    names = {name.replace("_", ""): name for name in (*SAMPLERS, "adaptive_p")} | _ALIASES
+    found = names.get(text.strip().lower().replace("_", "").replace("-", ""))
+    if found is None:
         raise Usage(
-            f"the grammar does not parse{': ' + reason if reason else ''}",
-            "a grammar is GBNF text with a rule named root",
+            f"{text!r} is no sampler", f"the samplers are {', '.join((*SAMPLERS, 'adaptive_p'))}"
         )
-    return sampler
+    return found
+
+
+def settings_for(model: Model, given: Mapping[str, Any]) -> SamplingSettings:
+    """Settings where what is not given is what the model's metadata recommends, or the default.
+
+    llama.cpp's tools read the same keys (general.sampling.*).
+    """
+    recommended: dict[str, Any] = {}
+    for name, key in _RECOMMENDED.items():
+        text = model.metadata(f"general.sampling.{key}")
+        if not text or name in given:
+            continue
+        if name == "samplers":
+            recommended[name] = tuple(text.split(";"))
+            continue
+        kind = type(getattr(SamplingSettings, name))
+        try:
+            recommended[name] = kind(text)
+        except ValueError:
+            raise Damaged(f"the model recommends a {name} of {text!r}") from None
+    return SamplingSettings(**(recommended | dict(given)))

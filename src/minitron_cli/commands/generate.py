@@ -2,10 +2,11 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
+from minitron_cli.option_groups import expanded
 from minitron_cli.parameters import (
     GpuLayers,
     Json,
@@ -15,6 +16,7 @@ from minitron_cli.parameters import (
     Verbose,
     gpu_layers,
 )
+from minitron_cli.sampling_options import SamplingOptions
 
 EXAMPLES = """minitron generate out/nano-llama-Q4_K_M.gguf "The old house stood"
 minitron generate someone/Minitron-4B-Base-GGUF:Q4_K_M "The old house stood"
@@ -25,8 +27,10 @@ minitron generate model.gguf -f prompt.txt --json-schema schema.json --json"""
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
 
 
+@expanded
 def generate(
     model: ModelPath,
+    sampling: SamplingOptions,
     prompt: Annotated[str | None, typer.Argument(help="What to continue.")] = None,
     file: Annotated[
         Path | None, typer.Option("-f", "--file", help="A file with the prompt; - is stdin.")
@@ -34,21 +38,9 @@ def generate(
     n_predict: Annotated[
         int, typer.Option("-n", "--n-predict", min=-1, help="At most this many tokens; -1: no end.")
     ] = 128,
-    temp: Annotated[float, typer.Option(min=0.0, help="Temperature; 0 is greedy.")] = 0.8,
-    top_k: Annotated[int, typer.Option(help="Only the likeliest k; 0 for all.")] = 40,
-    top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Nucleus; 1 for all.")] = 0.95,
-    min_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Relative floor.")] = 0.05,
-    repeat_penalty: Annotated[
-        float, typer.Option(min=0.01, help="For tokens of the last 64; 1 is off.")
-    ] = 1.0,
-    seed: Annotated[
-        int | None, typer.Option(min=0, max=2**32 - 2, help="Random when not given.")
-    ] = None,
     stop: Annotated[
         list[str] | None, typer.Option(metavar="TEXT", help="End before this text.")
     ] = None,
-    grammar: Annotated[Path | None, typer.Option(help="A GBNF grammar to obey.")] = None,
-    json_schema: Annotated[Path | None, typer.Option(help="A JSON schema to obey.")] = None,
     ctx: Annotated[
         int | None, typer.Option("--ctx", "-c", min=8, help="Context in tokens; 4096 or what fits.")
     ] = None,
@@ -71,23 +63,14 @@ def generate(
     from minitron_cli.models import local_model
     from minitron_cli.output import Output
     from minitron_engine.context import ContextSettings
-    from minitron_engine.generation import GenerationSettings
-    from minitron_engine.sampling import SamplingSettings
 
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
-    sampling = SamplingSettings(
-        seed=_random_seed() if seed is None else seed,
-        temperature=temp,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repeat_penalty=repeat_penalty,
-        grammar=_grammar(grammar, json_schema),
-    )
     request = Request(
         model=local_model(model, out),
         prompt=_read_prompt(prompt, file),
-        generation=GenerationSettings(sampling, n_predict, tuple(stop or ())),
+        sampling=sampling.given(),
+        n_predict=n_predict,
+        stop=tuple(stop or ()),
         context=ContextSettings(
             n_ctx=ctx or 0,
             n_batch=2048,
@@ -104,12 +87,6 @@ def generate(
     raise typer.Exit(answer(request, out))
 
 
-def _random_seed() -> int:
-    import secrets
-
-    return secrets.randbelow(2**32 - 1)
-
-
 def _read_prompt(prompt: str | None, file: Path | None) -> str:
     parts = [prompt] if prompt else []
     if file is not None and str(file) != "-":
@@ -121,26 +98,3 @@ def _read_prompt(prompt: str | None, file: Path | None) -> str:
         if piped:
             parts.append(piped.removesuffix("\n"))
     return "\n".join(parts)
-
-
-def _grammar(grammar: Path | None, schema: Path | None) -> str:
-    from minitron_engine.errors import Usage
-    from minitron_quant.chunks import read_text
-
-    if grammar is not None and schema is not None:
-        raise Usage("--grammar and --json-schema exclude each other")
-    if grammar is not None:
-        return read_text(grammar)
-    return _schema_grammar(read_text(schema)) if schema is not None else ""
-
-
-def _schema_grammar(schema: str) -> str:
-    from minitron_engine.errors import Usage
-
-    try:
-        from llama_cpp.llama_grammar import json_schema_to_gbnf
-
-        grammar: Any = json_schema_to_gbnf(schema)
-    except Exception as error:
-        raise Usage(f"the JSON schema cannot be used: {error}") from error
-    return str(grammar)

@@ -1,0 +1,138 @@
+"""Every knob of sampling, by its option: equal to recordings of llama-completion."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from minitron_cli.main import app
+from minitron_cli.sampling_options import SamplingOptions
+from minitron_engine.context import Context, ContextSettings, open_context
+from minitron_engine.errors import Damaged, Usage
+from minitron_engine.generation import Generation, GenerationSettings, generate, prompt_tokens
+from minitron_engine.model import ModelSettings, open_model
+from minitron_engine.sampler import open_sampler
+from minitron_engine.sampling import SAMPLERS, SamplingSettings, settings_for
+from support import recorded
+
+RECORDED = recorded("sampling.json")
+MODELS = tuple(RECORDED["models"])
+Contexts = dict[str, Context]
+
+
+@pytest.fixture(scope="module")
+def contexts(nano_llama: Path, nano_nemotron: Path) -> Iterator[Contexts]:
+    """Both models loaded once, with the context size of the recordings."""
+    with ExitStack() as stack:
+        yield {
+            name: stack.enter_context(
+                open_context(
+                    stack.enter_context(open_model(ModelSettings(path))),
+                    ContextSettings(n_ctx=1024, n_batch=2048),
+                )
+            )
+            for name, path in zip(MODELS, (nano_llama, nano_nemotron), strict=True)
+        }
+
+
+def given(*words: str) -> dict[str, Any]:
+    """What `minitron generate` hands to the engine for these options."""
+    command: Any = typer.main.get_command(app)
+    context = command.commands["generate"].make_context("generate", ["m.gguf", *words])
+    names = SamplingOptions.__dataclass_fields__
+    return SamplingOptions(**{k: v for k, v in context.params.items() if k in names}).given()
+
+
+def replay(context: Context, sampling: SamplingSettings, prompt: str, length: int) -> Generation:
+    context.clear()
+    result = Generation()
+    tokens = prompt_tokens(context.model, prompt)
+    for _ in generate(context, tokens, GenerationSettings(sampling, length), result):
+        pass
+    return result
+
+
+@pytest.mark.parametrize("setting", RECORDED["models"][MODELS[0]]["settings"])
+@pytest.mark.parametrize("name", MODELS)
+def test_output_equals_llama_completion(
+    name: str, setting: str, contexts: Contexts, tmp_path: Path, same_processor: None
+) -> None:
+    entry = RECORDED["models"][name]["settings"][setting]
+    (tmp_path / "words.gbnf").write_text(RECORDED["grammar"], encoding="utf-8")
+    words = entry["options"].replace("words.gbnf", str(tmp_path / "words.gbnf")).split()
+    sampling = settings_for(contexts[name].model, given(*words))
+    result = replay(contexts[name], sampling, entry["prompt"], entry["length"])
+    assert result.text == entry["text"]
+    if entry["tokens"] is not None:
+        assert result.tokens == entry["tokens"]
+
+
+def test_a_grammar_that_leaves_nothing_ends_the_answer(contexts: Contexts) -> None:
+    context = contexts["nano-llama"]
+    # after yes only the end is allowed, and the end is forbidden
+    sampling = SamplingSettings(seed=1, grammar='root ::= "yes"', ignore_eos=True)
+    result = replay(context, sampling, "Answer:", 8)
+    assert (result.text, result.finish_reason) == ("yes", "grammar")
+    sampling = SamplingSettings(seed=1, grammar="root ::= <[999999]>")
+    assert replay(context, sampling, "Answer:", 8).finish_reason == "grammar"
+
+
+def test_a_bias_decides(contexts: Contexts) -> None:
+    model = contexts["nano-llama"].model
+    (token,) = model.tokenize(" Zz"[:2], add_special=False, parse_special=False)[-1:].tolist()
+    sampling = SamplingSettings(seed=1, logit_bias=((token, 1000.0),))
+    assert replay(contexts["nano-llama"], sampling, "The", 4).tokens == [token] * 4
+    with (
+        pytest.raises(Usage, match="no token"),
+        open_sampler(model, SamplingSettings(seed=1, logit_bias=((model.n_vocab, 1.0),))),
+    ):
+        pass
+
+
+def test_a_model_recommends_settings(monkeypatch: pytest.MonkeyPatch, contexts: Contexts) -> None:
+    model = contexts["nano-llama"].model
+    said = {"general.sampling.temp": "0.3", "general.sampling.sequence": "top-k;temperature"}
+    monkeypatch.setattr(model, "metadata", lambda key: said.get(key, ""))
+    settings = settings_for(model, {"seed": 1, "top_k": 7})
+    assert (settings.temperature, settings.top_k) == (0.3, 7)
+    assert settings.samplers == ("top_k", "temperature")
+    assert settings_for(model, {"seed": 1, "temperature": 0.0}).temperature == 0.0
+    said["general.sampling.temp"] = "warm"
+    with pytest.raises(Damaged, match="warm"):
+        settings_for(model, {"seed": 1})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"temperature": float("nan")},
+        {"repeat_penalty": 0.0},
+        {"repeat_last_n": -1},
+        {"dry_penalty_last_n": 1 << 40},
+        {"mirostat": 3},
+        {"samplers": ("top_k", "magic")},
+    ],
+)
+def test_impossible_values_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(Usage):
+        SamplingSettings(seed=1, **wrong)
+
+
+def test_options_say_what_they_mean(tmp_path: Path) -> None:
+    assert given("--seed", "0") == {"seed": 0, "grammar": "", "ignore_eos": False}
+    assert given("-l", "15043+1", "--logit-bias", "7-inf")["logit_bias"] == (
+        (15043, 1.0),
+        (7, float("-inf")),
+    )
+    assert given("--dry-sequence-breaker", "none")["dry_sequence_breakers"] == ()
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "object", "properties": {"a": {"type": "integer"}}}')
+    assert "root ::=" in given("--json-schema", str(schema))["grammar"]
+    settings = SamplingSettings(**given("--samplers", ";".join(SAMPLERS)))
+    assert settings.samplers == SAMPLERS
+    for words in (("-l", "x+1"), ("-l", "5"), ("--mirostat", "3"), ("--temp", "-1")):
+        with pytest.raises(typer.BadParameter):
+            given(*words)

@@ -1,0 +1,77 @@
+"""Grammars are checked before llama.cpp sees them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minitron_engine.binding import api
+from minitron_engine.errors import Usage
+from minitron_engine.grammar import check_grammar, schema_grammar
+from minitron_engine.model import ModelSettings, open_model
+
+GOOD = (
+    'root ::= "a"',
+    'root ::= ("yes" | "no")+ [0-9]{2,4}',
+    '# a comment\nroot ::= item ( # another\n  item\n)? .\n\nitem ::= [^a-z\\]\\x41\\u00e9-] "\\n"',
+    "root ::= x*\r\nx ::= [a-] | [^-]",
+    'root ::= "x" root | ',
+    "root ::= <[5]> !<[6]>",
+    'root ::= a\na ::= b{0,3}\nb ::= "c" | ',
+)
+BAD = {
+    "root ::= (": r"line 1, column 11: expected \)",
+    'root ::= "a': 'expected "',
+    "root ::= [a": r"expected \]",
+    "root := 1": "expected ::=",
+    "root ::= other": "a rule other",
+    'first ::= "a"': "no rule named root",
+    "root ::= *": r"nothing stands before \*",
+    'root ::= "a"{2001}': "more than 2000",
+    'root ::= "a"{x}': "expected a repetition",
+    'root ::= root "a"': "rule root begins with itself",
+    'root ::= a root "z" | "x"\na ::= b\nb ::= "" | "y"': "begins with itself",
+    'root ::= ("a"?)*': "may be empty",
+    'root ::= "\\q"': "a character or an escape",
+    "root ::= <nothing>": "not one token",
+    'root ::= "a"\n)': "line 2, column 1",
+    "root ::= " + "(" * 5000: "nested too deeply",
+    'root ::= "a\0"': "NUL",
+}
+
+
+def no_token(_text: str) -> bool:
+    return False
+
+
+@pytest.mark.parametrize("text", GOOD)
+def test_good_grammars_pass_here_and_in_llama_cpp(text: str, nano_llama: Path) -> None:
+    check_grammar(text, no_token)
+    with open_model(ModelSettings(nano_llama, vocab_only=True)) as model:
+        sampler = api.llama_sampler_init_grammar(model.vocab, text.encode(), b"root")
+        assert sampler
+        api.llama_sampler_free(sampler)
+
+
+@pytest.mark.parametrize("text", BAD)
+def test_bad_grammars_are_refused_with_a_reason(text: str) -> None:
+    with pytest.raises(Usage, match=BAD[text]):
+        check_grammar(text, no_token)
+
+
+@given(st.text(alphabet='ab"[]()|*+?{}1,:= \n\\.^-<>!#', max_size=40))
+def test_any_text_is_taken_or_refused(text: str) -> None:
+    try:
+        check_grammar("root ::= " + text, no_token)
+    except Usage as error:
+        assert "grammar" in str(error)
+
+
+def test_schemas_become_grammars() -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "array", "items": {"type": "number"}}}}
+    check_grammar(schema_grammar(json.dumps(schema)), no_token)
+    for text in ("{", "[]", '{"$ref": "#/nowhere"}', '{"$ref": "https://example.org/schema"}'):
+        with pytest.raises(Usage, match="JSON schema"):
+            schema_grammar(text)
