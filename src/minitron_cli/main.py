@@ -19,6 +19,7 @@ from minitron_cli.commands import (
     ppl,
     quantize,
     run,
+    sensitivity,
     tasks,
     verify,
 )
@@ -43,6 +44,7 @@ for _command, _examples in (
     (imatrix.imatrix, imatrix.EXAMPLES),
     (imatrix_merge.imatrix_merge, imatrix_merge.EXAMPLES),
     (imatrix_stats.imatrix_stats, imatrix_stats.EXAMPLES),
+    (sensitivity.sensitivity, sensitivity.EXAMPLES),
     (quantize.quantize, quantize.EXAMPLES),
     (ppl.ppl, ppl.EXAMPLES),
     (tasks.tasks, tasks.EXAMPLES),

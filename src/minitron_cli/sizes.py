@@ -27,6 +27,14 @@ def _parse(text: str, unit: int) -> int:
     return int(float(match[1]) * unit ** _UNITS.index(match[2]))
 
 
+def parse_time(text: str) -> float:
+    """Seconds from 90s, 30m or 2h; a number alone counts seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([SMH]?)", text.strip().upper())
+    if match is None or not float(match[1]):
+        raise typer.BadParameter(f"{text!r} is no time; write 90s, 30m or 2h.")
+    return float(match[1]) * {"": 1, "S": 1, "M": 60, "H": 3600}[match[2]]
+
+
 def show_size(size: float) -> str:
     """Bytes in MiB or GiB, which is what the tables of quantized models count in."""
     mib = size / (1 << 20)

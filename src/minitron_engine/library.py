@@ -75,6 +75,7 @@ _BASE_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "ggml_nbytes": (c_size_t, [c_void_p]),
     "ggml_backend_buffer_is_host": (c_bool, [c_void_p]),
     "ggml_backend_tensor_get": (None, [c_void_p, c_void_p, c_size_t, c_size_t]),
+    "ggml_backend_tensor_set": (None, [c_void_p, c_void_p, c_size_t, c_size_t]),
     "ggml_backend_dev_name": (c_char_p, [c_void_p]),
     "ggml_backend_dev_description": (c_char_p, [c_void_p]),
     "ggml_backend_dev_memory": (

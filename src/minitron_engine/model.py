@@ -20,12 +20,16 @@ LoadProgress = Callable[[float], None]
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """What to load and where; the KV cache of `n_ctx` tokens must fit beside the weights."""
+    """What to load and where; the KV cache of `n_ctx` tokens must fit beside the weights.
+
+    writable: in memory of its own and laid out as in the file, so that weights can be replaced.
+    """
 
     path: Path
     gpu_layers: devices.GpuLayers = "auto"
     n_ctx: int = 4096
     vocab_only: bool = False
+    writable: bool = False
 
 
 class Model:
@@ -121,6 +125,9 @@ def open_model(settings: ModelSettings, progress: LoadProgress | None = None) ->
     parameters = api.llama_model_default_params()
     parameters.n_gpu_layers = layers
     parameters.vocab_only = settings.vocab_only
+    if settings.writable:
+        parameters.load_mode = api.LLAMA_LOAD_MODE_NONE
+        parameters.use_extra_bufts = False
     with _loaded(settings.path, parameters, progress=progress) as handle:
         yield Model(handle, settings.path, layers)
 

@@ -19,30 +19,36 @@ from minitron_quant.quantize.options import QuantizeOptions
 _TAG_INT, _TAG_FLOAT, _TAG_BOOL, _TAG_STRING = range(4)  # llama_model_kv_override_type
 
 
-def dry_runs(
-    path: Path, ftypes: Sequence[int], options: QuantizeOptions, imatrix: bool
-) -> list[list[str]]:
-    """The lines that llama.cpp logs for each level (llama_ftype) of a model; nothing is written.
+Wanted = tuple[int, QuantizeOptions]  # a level (llama_ftype), and how it is to be made
+
+
+def dry_runs(path: Path, wanted: Sequence[Wanted], imatrix: bool) -> list[list[str]]:
+    """The lines that llama.cpp logs for each level of a model; nothing is written.
 
     imatrix: whether there is one; its values do not matter here. Raises Unsupported.
     """
     context = multiprocessing.get_context("spawn")
     try:
         with ProcessPoolExecutor(1, mp_context=context) as pool:
-            return pool.submit(_dry_runs, str(path), tuple(ftypes), options, imatrix).result()
+            return pool.submit(_dry_runs, str(path), tuple(wanted), imatrix).result()
     except BrokenProcessPool as error:
         raise Unsupported(f"llama.cpp stopped while it planned {path}") from error
 
 
-def _dry_runs(
-    path: str, ftypes: tuple[int, ...], options: QuantizeOptions, imatrix: bool
-) -> list[list[str]]:
-    from minitron_engine import devices, log
-    from minitron_engine.binding import api
+def _dry_runs(path: str, wanted: tuple[Wanted, ...], imatrix: bool) -> list[list[str]]:
+    from minitron_engine import devices
 
     devices.start()
+    return [_dry_run(path, ftype, options, imatrix) for ftype, options in wanted]
+
+
+def _dry_run(path: str, ftype: int, options: QuantizeOptions, imatrix: bool) -> list[str]:
+    from minitron_engine import log
+    from minitron_engine.binding import api
+
     parameters = api.llama_model_quantize_default_params()
     parameters.dry_run = True
+    parameters.ftype = ftype
     parameters.pure = options.pure
     parameters.quantize_output_tensor = not options.leave_output
     parameters.allow_requantize = options.allow_requantize
@@ -55,16 +61,12 @@ def _dry_runs(
     parameters.imatrix = entries = _presence(api) if imatrix else None
     parameters.tt_overrides = patterns = _tensor_types(api, options)
     parameters.kv_overrides = overrides = _overrides(api, options.overrides)
-    answers = []
-    for ftype in ftypes:
-        parameters.ftype = ftype
-        with log.capture() as lines:
-            status = api.llama_model_quantize(path.encode(), b"", ctypes.byref(parameters))
-        if status != 0:
-            raise Unsupported(f"llama.cpp cannot quantize {path}: {log.last_error()}")
-        answers.append(list(lines))
+    with log.capture() as lines:
+        status = api.llama_model_quantize(path.encode(), b"", ctypes.byref(parameters))
+    if status != 0:
+        raise Unsupported(f"llama.cpp cannot quantize {path}: {log.last_error()}")
     del entries, patterns, overrides
-    return answers
+    return list(lines)
 
 
 def _presence(api: Any) -> Any:

@@ -17,6 +17,7 @@ from minitron_engine.errors import Damaged, MinitronError, Unsupported
 from minitron_engine.library import decode, ggml
 
 Bytes = NDArray[np.uint8]
+Values = NDArray[np.float32]
 
 # a slab's size bounds the memory: what it becomes, in all types, is held until it is written
 SLAB_ELEMENTS = 1 << 23
@@ -31,22 +32,48 @@ class Source(Protocol):
     def __getitem__(self, part: slice, /) -> Bytes: ...
 
 
+class Metric(Protocol):
+    """How much an encoding hurts."""
+
+    def __call__(self, values: Values, decoded: Values, matrix: int) -> tuple[float, float]:
+        """(Error, the same sum over the values) of rows of one matrix; both [rows, columns]."""
+
+
+@dataclass(frozen=True)
+class ColumnErrors:
+    """Σ w (decoded − weight)² and Σ w weight², w being the importance of the column, or 1.
+
+    weights: [matrices, columns] float32, or None.
+    """
+
+    weights: Values | None
+
+    def __call__(self, values: Values, decoded: Values, matrix: int) -> tuple[float, float]:
+        """See Metric."""
+        difference = decoded - values
+        squared = np.einsum("ij,ij->j", difference, difference, dtype=np.float64)
+        weight = np.einsum("ij,ij->j", values, values, dtype=np.float64)
+        if self.weights is not None:
+            importance = self.weights[matrix % len(self.weights)]
+            squared, weight = squared * importance, weight * importance
+        return float(squared.sum()), float(weight.sum())
+
+
 @dataclass(frozen=True)
 class Job:
     """A tensor to encode: its bytes, the types wanted, the importance of its columns.
 
-    weights: [matrices, columns] float32, or None. measure: whether to decode what was encoded
-    and compare.
+    weights: [matrices, columns] float32, or None. metric: what to measure on what was encoded.
     """
 
     info: TensorInfo
     data: Source
     types: tuple[int, ...]
-    weights: NDArray[np.float32] | None
-    measure: bool = False
+    weights: Values | None
+    metric: Metric | None = None
 
 
-# by type: Σ w (decoded − weight)² and Σ w weight², w being the importance of the column (or 1)
+# by type: what the metric gave, summed over the rows
 Errors = dict[int, tuple[float, float]]
 
 
@@ -148,28 +175,14 @@ def _encode_run(slab: Slab, source: Bytes, row: int, rows: int, matrix: int) -> 
         )
         if not ggml().ggml_validate_row_data(kind, target.ctypes.data, target.nbytes):
             raise MinitronError(f"{info.name}: encoding to {TYPE[kind].name} gave invalid blocks")
-        if job.measure:
+        if job.metric is not None:
             decoded = _decoded(info.name, kind, target, rows * columns)
-            errors[kind] = _weighted_errors(values, decoded, columns, importance)
+            shape = rows, columns
+            errors[kind] = job.metric(values.reshape(shape), decoded.reshape(shape), matrix)
     return errors
 
 
-def _weighted_errors(
-    values: NDArray[np.float32],
-    decoded: NDArray[np.float32],
-    columns: int,
-    importance: NDArray[np.float32] | None,
-) -> tuple[float, float]:
-    difference = (decoded - values).reshape(-1, columns)
-    original = values.reshape(-1, columns)
-    squared = np.einsum("ij,ij->j", difference, difference, dtype=np.float64)
-    weight = np.einsum("ij,ij->j", original, original, dtype=np.float64)
-    if importance is not None:
-        squared, weight = squared * importance, weight * importance
-    return float(squared.sum()), float(weight.sum())
-
-
-def _decoded(name: str, kind: int, source: Bytes, elements: int) -> NDArray[np.float32]:
+def _decoded(name: str, kind: int, source: Bytes, elements: int) -> Values:
     if kind == F32:
         return source.view(np.float32)
     values = np.empty(elements, dtype=np.float32)

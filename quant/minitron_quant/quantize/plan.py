@@ -21,6 +21,7 @@ from minitron_engine.errors import ImatrixNeeded, MinitronError, Unsupported
 from minitron_quant.levels import Level
 from minitron_quant.quantize.dry_run import dry_runs
 from minitron_quant.quantize.options import ENCODABLE, QuantizeOptions, check_patterns
+from minitron_quant.quantize.recipe import Recipe
 
 _LINE = re.compile(
     r"\[ *\d+/ *\d+\] (?P<name>.+?) +- \[[^]]*\], type = +(?P<old>\w+), "
@@ -84,16 +85,39 @@ def make_plan(
     """
     tensors = {info.name: (shard, info) for shard in shards for info in shard.tensors}
     check_patterns([pattern for pattern, _ in options.tensor_types], [*tensors], "--tensor-type")
-    answers = dry_runs(shards[0].path, [level.ftype for level in levels], options, imatrix)
+    wanted = [(level.ftype, _options_for(level, options)) for level in levels]
+    answers = dry_runs(shards[0].path, wanted, imatrix)
     planned = []
     for level, lines in zip(levels, answers, strict=True):
         types = _parse(lines, tensors)
+        if isinstance(level, Recipe):
+            _check_recipe(level, types)
         if not imatrix and any(_NEEDS_IMATRIX in line for line in lines):
             _refuse_without_imatrix(level, shards[0].path)
         for name, kind in types.items():
             check_type(tensors[name][1], kind, options, level)
         planned.append(LevelPlan(level, types))
     return Plan(tensors, tuple(planned))
+
+
+def _options_for(level: Level, options: QuantizeOptions) -> QuantizeOptions:
+    # a recipe says the types of all tensors that have a choice
+    if not isinstance(level, Recipe):
+        return options
+    return QuantizeOptions(
+        tensor_types=level.patterns,
+        allow_requantize=options.allow_requantize,
+        keep_split=options.keep_split,
+    )
+
+
+def _check_recipe(recipe: Recipe, types: dict[str, int]) -> None:
+    for name, kind in recipe.types:
+        if types.get(name) != kind:
+            given = TYPE[types[name]].name if name in types else "no such tensor"
+            raise Unsupported(
+                f"{recipe.name} wants {TYPE[kind].name} for {name}; llama.cpp gives {given}"
+            )
 
 
 def _refuse_without_imatrix(level: Level, path: Path) -> None:
@@ -146,6 +170,7 @@ def level_metadata(
         KeyValue.of("general.file_type", ValueType.UINT32, level.ftype),
         *overrides,
         *imatrix,
+        *(level.keys if isinstance(level, Recipe) else ()),
     ]
     metadata = {key: entry for key, entry in source.metadata.items() if key not in _SPLIT_KEYS}
     for entry in added:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from minitron_engine.devices import default_threads
 from minitron_engine.errors import OutOfResources
 from minitron_engine.progress import Event, Progress
-from minitron_quant.quantize.encode import Errors, Job, Slab, add_errors, encode
+from minitron_quant.quantize.encode import ColumnErrors, Errors, Job, Slab, add_errors, encode
 from minitron_quant.quantize.identity import Identity
 from minitron_quant.quantize.job import Batch, Target, folder_of
 from minitron_quant.quantize.journal import Journal, Recorded
@@ -93,7 +93,8 @@ class Writing:
             if types:
                 shard, info = self._batch.plan.tensors[name]
                 weights = self._batch.weights.get(name)
-                yield Job(info, shard.data(info), tuple(types), weights, measure)
+                metric = ColumnErrors(weights) if measure else None
+                yield Job(info, shard.data(info), tuple(types), weights, metric)
 
     def _write(self) -> None:
         total = sum(job.info.n_elements * len(job.types) for job in self._jobs())

@@ -1,0 +1,82 @@
+"""A mix of types that is no level of llama.cpp's: how it is named, written down and replayed.
+
+Its text is what llama-quantize reads with --tensor-type-file: one PATTERN=TYPE for each tensor.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from minitron_convert.gguf_file import TYPE, KeyValue, TensorInfo, ValueType
+from minitron_quant.levels import LEVELS, Level
+
+# metadata keys of a file that a recipe made
+LEVEL_KEY, RECIPE_KEY, PREDICTED_KEY = (
+    "minitron.level",
+    "minitron.recipe",
+    "minitron.predicted_kld",
+)
+
+
+@dataclass(frozen=True)
+class Recipe(Level):
+    """A level of our own: `types`, (tensor, ggml id), hold for the tensors that they name.
+
+    predicted: the divergence from the full model that is expected, in nats per token.
+    """
+
+    types: tuple[tuple[str, int], ...] = ()
+    predicted: float = 0.0
+
+    @property
+    def patterns(self) -> tuple[tuple[str, int], ...]:
+        """(regular expression, type) of each tensor, as --tensor-type takes them."""
+        return tuple((f"^{re.escape(name)}$", kind) for name, kind in self.types)
+
+    @property
+    def text(self) -> str:
+        """The content of a --tensor-type-file."""
+        return "".join(f"{pattern}={TYPE[kind].name}\n" for pattern, kind in self.patterns)
+
+    @property
+    def keys(self) -> tuple[KeyValue, ...]:
+        """The metadata that tells how the file was made."""
+        return (
+            KeyValue.of(LEVEL_KEY, ValueType.STRING, self.name),
+            KeyValue.of(RECIPE_KEY, ValueType.STRING, self.text),
+            KeyValue.of(PREDICTED_KEY, ValueType.FLOAT32, self.predicted),
+        )
+
+
+def make_recipe(
+    types: Mapping[str, int], tensors: Mapping[str, TensorInfo], predicted: float
+) -> Recipe:
+    """A recipe for a model; it is named after its bits per weight, all tensors counted."""
+    bits = {
+        name: 8 * TYPE[kind].block_bytes / TYPE[kind].block_elements
+        for name, kind in ((name, types.get(name, info.type)) for name, info in tensors.items())
+    }
+    elements = {name: info.n_elements for name, info in tensors.items()}
+    mean = sum(bits[name] * elements[name] for name in tensors) / sum(elements.values())
+    return Recipe(
+        name=f"{mean:.2f}bpw",
+        ftype=_nearest_ftype(types, elements),
+        bits=mean,
+        types=tuple(types.items()),
+        predicted=predicted,
+    )
+
+
+def _nearest_ftype(types: Mapping[str, int], elements: Mapping[str, int]) -> int:
+    """What general.file_type says: the level whose type most of the weights have.
+
+    Q4_K_M where no level has; llama-quantize asks for a level, and heeds the patterns.
+    """
+    weights = Counter[int]()
+    for name, kind in types.items():
+        weights[kind] += elements[name]
+    most = TYPE[weights.most_common(1)[0][0]].name.upper()
+    preferred = (f"{most}_M", most)
+    by_name = {level.name: level.ftype for level in LEVELS}
+    return next((by_name[name] for name in preferred if name in by_name), by_name["Q4_K_M"])

@@ -1,0 +1,99 @@
+"""How much the whole model minds an error in one tensor: measured, tensor by tensor.
+
+In the full-precision model one tensor at a time is replaced by what an encoding makes of it; the
+divergence of the predictions that follows, over the cost of that encoding, is the tensor's weight.
+Nothing else is changed, so that few tokens are enough: every one of them is its own control.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+
+from minitron_convert.gguf_file import TYPE_ID, Gguf, TensorInfo, row_bytes
+from minitron_engine.context import Context, open_context
+from minitron_engine.devices import default_threads
+from minitron_engine.model import Model, Tokens
+from minitron_engine.weights import Weights, find_weights
+from minitron_quant.chunks import ChunkSettings, decode_chunks
+from minitron_quant.measure.divergence import ReferenceChunk, compare_chunk, reference_chunk
+from minitron_quant.quantize.encode import Bytes, Job, Values, encode
+
+# fine enough that damages still add up, coarse enough to be seen on few tokens
+PROBE = TYPE_ID["q4_0"]
+
+
+class Prober:
+    """A model whose tensors are replaced one at a time."""
+
+    def __init__(
+        self,
+        context: Context,
+        weights: Weights,
+        chunks: ChunkSettings,
+        pool: ThreadPoolExecutor,
+        importance: Mapping[str, Values],
+    ) -> None:
+        self._context = context
+        self._weights = weights
+        self._chunks = chunks
+        self._pool = pool
+        self._importance = importance
+        self._threads = chunks.threads or default_threads()
+
+    def reference(self, tokens: Tokens) -> list[ReferenceChunk]:
+        """What the untouched model predicts for chunks, [chunks, n_ctx]."""
+        return [
+            reference_chunk(self._pool, logits[:-1], targets)
+            for logits, targets in self._predictions(tokens)
+        ]
+
+    def divergences(
+        self, shard: Gguf, info: TensorInfo, tokens: Tokens, reference: Sequence[ReferenceChunk]
+    ) -> list[float]:
+        """The mean divergence of every chunk with this tensor as the probe makes it."""
+        original = np.ascontiguousarray(shard.data(info))
+        probed = through(info, original, PROBE, self._importance.get(info.name), self._threads)
+        with self._weights.replaced(info.name, probed, original):
+            return [
+                float(compare_chunk(self._pool, logits[:-1], targets, base).kld.mean())
+                for (logits, targets), base in zip(
+                    self._predictions(tokens), reference, strict=True
+                )
+            ]
+
+    def _predictions(self, tokens: Tokens) -> Iterator[tuple[Values, Tokens]]:
+        first = self._chunks.n_ctx // 2
+        for start, group in decode_chunks(self._context, tokens, self._chunks, first):
+            for number, logits in enumerate(group):
+                yield logits, tokens[start + number, first + 1 :]
+
+
+@contextmanager
+def open_prober(
+    model: Model, chunks: ChunkSettings, importance: Mapping[str, Values]
+) -> Iterator[Prober]:
+    """A prober of a model that is loaded writable; importance is what the encoder gets."""
+    weights = find_weights(model)
+    threads = chunks.threads or default_threads()
+    with (
+        open_context(model, chunks.context()) as context,
+        ThreadPoolExecutor(threads, thread_name_prefix="probe") as pool,
+    ):
+        yield Prober(context, weights, chunks, pool, importance)
+
+
+def through(
+    info: TensorInfo, data: Bytes, kind: int, importance: Values | None, threads: int
+) -> Bytes:
+    """A tensor's bytes after its way through another type and back."""
+    blocks = _encoded(Job(info, data, (kind,), importance), kind, threads)
+    size = info.rows * row_bytes(kind, info.shape[0])
+    there = replace(info, type=kind, nbytes=size)
+    return _encoded(Job(there, blocks, (info.type,), None), info.type, threads)
+
+
+def _encoded(job: Job, kind: int, threads: int) -> Bytes:
+    return np.concatenate([slab.blocks[kind] for slab in encode([job], threads)])

@@ -1,0 +1,209 @@
+"""Sensitivity: costs by their definition, weights replaced and put back, files, resuming."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minitron_convert.gguf_file import TYPE_ID, open_gguf
+from minitron_engine.errors import Damaged, NotFound, Usage
+from minitron_engine.model import ModelSettings, open_model
+from minitron_engine.progress import Event
+from minitron_quant.chunks import ChunkSettings, chunk_text, read_text
+from minitron_quant.imatrix.files import read_imatrix
+from minitron_quant.measure.divergence import compare_chunk
+from minitron_quant.sensitivity import costs as costs_module
+from minitron_quant.sensitivity.costs import Inputs, Material, OutputErrors, costs
+from minitron_quant.sensitivity.files import Sensitivity, read_sensitivity
+from minitron_quant.sensitivity.measure import (
+    SensitivitySettings,
+    measure_sensitivity,
+)
+from minitron_quant.sensitivity.probe import open_prober, through
+from support import EXAMPLES
+
+CALIBRATION = EXAMPLES / "calibration.txt"
+TYPES = frozenset(TYPE_ID[name] for name in ("q2_K", "q3_K", "q4_0", "q6_K", "q8_0"))
+CHUNKS = ChunkSettings(n_ctx=64, n_batch=64)
+
+
+@pytest.fixture(scope="module")
+def few_types() -> Iterator[None]:
+    """Few and quick types, and few rows: what is tested holds for all."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(costs_module, "ENCODABLE", TYPES)
+        patch.setattr(costs_module, "_ROWS", 64)
+        yield
+
+
+@pytest.fixture(scope="module")
+def settings(nano_nemotron: Path, tmp_path_factory: pytest.TempPathFactory) -> SensitivitySettings:
+    output = tmp_path_factory.mktemp("sensitivity") / "nemotron.sensitivity.json"
+    text = output.with_name("text.txt")
+    text.write_text(CALIBRATION.read_text()[:6000])
+    return SensitivitySettings(nano_nemotron, text, output, tokens=128, chunks=CHUNKS)
+
+
+@pytest.fixture(scope="module")
+def measured(settings: SensitivitySettings, few_types: None) -> Sensitivity:
+    return measure_sensitivity(settings)
+
+
+def test_the_cost_is_the_expected_squared_error_of_what_is_computed() -> None:
+    random = np.random.default_rng(0)
+    inputs = random.standard_normal((5000, 8)) * random.random(8) + random.standard_normal(8)
+    weights, errors = random.standard_normal((2, 4, 8)).astype(np.float32)
+    # columns without correlation, as the formula supposes
+    centred = inputs - inputs.mean(axis=0)
+    inputs = np.linalg.qr(centred)[0] * random.random(8) * 70 + inputs.mean(axis=0)
+    known = Inputs(
+        (inputs**2).mean(axis=0)[None].astype(np.float32),
+        inputs.mean(axis=0)[None].astype(np.float32),
+    )
+    error, signal = OutputErrors(known)(weights, weights + errors, 0)
+    assert error == pytest.approx(((inputs @ errors.T) ** 2).sum(axis=1).mean(), rel=1e-4)
+    assert signal == pytest.approx(((inputs @ weights.T) ** 2).sum(axis=1).mean(), rel=1e-4)
+
+
+def test_costs_of_all_rows_and_of_the_tokens_that_occur(
+    nano_nemotron: Path, few_types: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(costs_module, "_ROWS", 4096)
+    shard = open_gguf(nano_nemotron)
+    names = ("token_embd.weight", "blk.0.attn_k.weight")
+    tensors = {name: (shard, shard.tensor(name)) for name in names}
+    frequency = np.zeros(4096)
+    frequency[[5, 300, 301]] = 1024, 2048, 1024
+    found = costs(Material(tensors, {}, {}, frequency))
+    kind = TYPE_ID["q4_0"]
+    for name in names:
+        info = shard.tensor(name)
+        original = shard.data(info)
+        difference = (
+            through(info, original, kind, None, 1).view(np.float16).astype(np.float64)
+            - original.view(np.float16)
+        ).reshape(info.rows, -1)
+        squares = (difference**2).sum(axis=1)
+        wanted = squares @ frequency / 4096 if name == names[0] else squares.sum()
+        assert found[name][kind] == pytest.approx(wanted, rel=2e-3)  # there: rounded to F16
+    assert TYPE_ID["q2_K"] in found[names[1]]
+
+
+def test_an_encoding_that_loses_too_much_is_no_choice(
+    nano_nemotron: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = [TYPE_ID[name] for name in ("q1_0", "q2_0", "q4_0")]
+    monkeypatch.setattr(costs_module, "ENCODABLE", frozenset(kinds))
+    shard = open_gguf(nano_nemotron)
+    name = "blk.0.attn_q.weight"
+    found = costs(Material({name: (shard, shard.tensor(name))}, {}, {}, np.ones(1)))
+    assert kinds[0] not in found[name] and kinds[2] in found[name]
+
+
+def test_a_replaced_tensor_shows_and_is_put_back_bit_by_bit(nano_nemotron: Path) -> None:
+    shard = open_gguf(nano_nemotron)
+    with open_model(ModelSettings(nano_nemotron, n_ctx=64, writable=True)) as model:
+        chunks = chunk_text(model, read_text(CALIBRATION), CHUNKS, "text")[:2]
+        with open_prober(model, CHUNKS, {}) as prober:
+            before = [logits.copy() for logits, _ in prober._predictions(chunks)]
+            reference = prober.reference(chunks)
+            for name in ("token_embd.weight", "blk.1.ffn_down.weight", "output.weight"):
+                found = prober.divergences(shard, shard.tensor(name), chunks, reference)
+                assert len(found) == 2 and min(found) > 1e-6
+            after = [logits.copy() for logits, _ in prober._predictions(chunks)]
+    assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_divergence_of_a_probe_is_that_of_a_file_with_the_tensor(
+    nano_nemotron: Path, tmp_path: Path
+) -> None:
+    """The same number comes from a file in which this tensor's bytes are exchanged."""
+    shard = open_gguf(nano_nemotron)
+    info = shard.tensor("blk.1.ffn_down.weight")
+    other = tmp_path / "other.gguf"
+    content = bytearray(nano_nemotron.read_bytes())
+    start = shard.data_offset + info.offset
+    data = through(info, shard.data(info), TYPE_ID["q4_0"], None, 1)
+    content[start : start + info.nbytes] = data.tobytes()
+    other.write_bytes(content)
+    with open_model(ModelSettings(nano_nemotron, n_ctx=64, writable=True)) as model:
+        chunks = chunk_text(model, read_text(CALIBRATION), CHUNKS, "text")[:1]
+        with open_prober(model, CHUNKS, {}) as prober:
+            reference = prober.reference(chunks)
+            probed = prober.divergences(shard, info, chunks, reference)
+    with (
+        open_model(ModelSettings(other, n_ctx=64, writable=True)) as model,
+        open_prober(model, CHUNKS, {}) as prober,
+    ):
+        logits, targets = next(prober._predictions(chunks))
+        whole = compare_chunk(prober._pool, logits[:-1], targets, reference[0]).kld.mean()
+    assert probed == [pytest.approx(float(whole), rel=1e-9)]
+
+
+def test_what_was_measured_is_kept_and_gone_on_with(
+    settings: SensitivitySettings, measured: Sensitivity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(event: Event) -> None:
+        if event.stage == "sensitivity" and event.done > 40:
+            raise KeyboardInterrupt
+
+    again = replace(settings, output=settings.output.with_name("again.json"))
+    monkeypatch.setattr("minitron_quant.sensitivity.measure._SAVE_SECONDS", -1)
+    with pytest.raises(KeyboardInterrupt):
+        measure_sensitivity(again, stop)
+    kept = read_sensitivity(again.output)
+    assert not kept.complete and kept.chunks == 1
+    resumed = measure_sensitivity(replace(again, resume=True))
+    assert resumed.complete and resumed.chunks == 2
+    assert resumed.tensors == measured.tensors == read_sensitivity(again.output).tensors
+
+
+def test_the_importance_matrix_beside_it_has_the_output_and_the_embedding(
+    settings: SensitivitySettings, measured: Sensitivity
+) -> None:
+    matrix = read_imatrix(settings.imatrix_output)
+    assert {"output.weight", "token_embd.weight", "blk.0.attn_q.weight"} <= matrix.entries.keys()
+    assert set(matrix.weights()["token_embd.weight"].ravel()) == {1.0}
+
+
+def test_no_time_is_left_for_more_than_is_there(
+    settings: SensitivitySettings, measured: Sensitivity
+) -> None:
+    hurried = replace(settings, tokens=None, budget=1e-9, resume=True)
+    assert measure_sensitivity(hurried).chunks == 2
+
+
+def test_another_model_text_or_matrix_is_refused(
+    settings: SensitivitySettings, nano_llama: Path, measured: Sensitivity
+) -> None:
+    again = replace(settings, resume=True)
+    with pytest.raises(Damaged, match="was measured on nano-nemotron"):
+        measure_sensitivity(replace(again, model=nano_llama))
+    with pytest.raises(Damaged, match="another text"):
+        measure_sensitivity(replace(again, text=CALIBRATION))
+    with pytest.raises(Damaged, match="another importance matrix"):
+        measure_sensitivity(replace(again, imatrix=nano_llama))
+    short = settings.output.with_name("short.txt")
+    short.write_text("too short")
+    with pytest.raises(Usage, match="two chunks"):
+        measure_sensitivity(replace(settings, text=short))
+
+
+@pytest.mark.parametrize("change", ["{", "[]", '{"format": 1}', "tensors", "nan"])
+def test_a_damaged_file_is_told(
+    settings: SensitivitySettings, measured: Sensitivity, tmp_path: Path, change: str
+) -> None:
+    document = json.loads(settings.output.read_text())
+    path = tmp_path / "bad.json"
+    if change == "tensors":
+        document["tensors"] = {}
+    elif change == "nan":
+        next(iter(document["tensors"].values()))["probe_cost"] = float("nan")
+    path.write_text(json.dumps(document) if change in ("tensors", "nan") else change)
+    with pytest.raises(Damaged, match="no sensitivity file"):
+        read_sensitivity(path)
+    with pytest.raises(NotFound):
+        read_sensitivity(tmp_path / "none.json")
