@@ -9,6 +9,7 @@ import typer
 
 from minitron_cli.commands import (
     advise,
+    bench,
     convert,
     doctor,
     generate,
@@ -49,6 +50,7 @@ for _command, _examples in (
     (ppl.ppl, ppl.EXAMPLES),
     (tasks.tasks, tasks.EXAMPLES),
     (generate.generate, generate.EXAMPLES),
+    (bench.bench, bench.EXAMPLES),
     (run.run, run.EXAMPLES),
     (verify.verify, verify.EXAMPLES),
     (inspect.inspect, inspect.EXAMPLES),

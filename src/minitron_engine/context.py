@@ -44,6 +44,7 @@ class ContextSettings:
 
     n_ctx: int
     n_batch: int
+    n_ubatch: int = 512
     n_seq: int = 1
     unified: bool = False
     n_outputs: int | None = None
@@ -64,6 +65,7 @@ class Batch:
         # the sequences of a token are a stretch of these numbers, so a pointer to the first will do
         self._ids = np.arange(MAX_SEQUENCES, dtype=np.int32)
         self._sequences = np.zeros(capacity, dtype=np.uint64)
+        self._struct = self._pointers()
         self.size = 0
 
     def clear(self) -> None:
@@ -104,8 +106,11 @@ class Batch:
 
     def struct(self) -> api.llama_batch:
         """The batch as llama.cpp's struct, valid as long as this object lives."""
+        self._struct.n_tokens = self.size
+        return self._struct
+
+    def _pointers(self) -> api.llama_batch:
         batch = api.llama_batch()
-        batch.n_tokens = self.size
         ids = ctypes.POINTER(ctypes.c_int32)
         # setattr, because the binding declares these pointers as arrays
         for field, array, kind in (
@@ -145,6 +150,14 @@ class Context:
         """Begin an empty sequence with the first `length` tokens of sequence 0, without a copy."""
         api.llama_memory_seq_cp(self._memory, 0, target, 0, length)
 
+    def truncate(self, length: int, sequence: int = 0) -> bool:
+        """Forget a sequence's tokens from position `length` on; False where that cannot be."""
+        return bool(api.llama_memory_seq_rm(self._memory, sequence, length, -1))
+
+    def synchronize(self) -> None:
+        """Wait until the device has done what was decoded."""
+        api.llama_synchronize(self.handle)
+
     def decode(self, batch: Batch) -> None:
         """Run the model on a batch. Releases the GIL."""
         with interrupts.deferred() if self._hooked else nullcontext():
@@ -175,7 +188,7 @@ def open_context(
     parameters = api.llama_context_default_params()
     parameters.n_ctx = settings.n_ctx
     parameters.n_batch = settings.n_batch
-    parameters.n_ubatch = min(parameters.n_ubatch, settings.n_batch)
+    parameters.n_ubatch = min(settings.n_ubatch, settings.n_batch)
     parameters.n_seq_max = settings.n_seq
     parameters.kv_unified = settings.unified
     parameters.n_outputs_max = settings.n_outputs or settings.n_batch

@@ -45,6 +45,8 @@ class Model:
         self.add_bos: bool = api.llama_vocab_get_add_bos(self.vocab)
         self.add_eos: bool = api.llama_vocab_get_add_eos(self.vocab)
         self.bos: int = api.llama_vocab_bos(self.vocab)
+        self.size: int = api.llama_model_size(handle)
+        self.n_params: int = api.llama_model_n_params(handle)
         self.offloaded = min(offloaded, self.n_layers + 1)
 
     @property
@@ -56,6 +58,13 @@ class Model:
         if self.offloaded > self.n_layers:
             return names
         return f"{names} for {self.offloaded} of {self.n_layers + 1} layers, CPU for the rest"
+
+    @property
+    def description(self) -> str:
+        """What llama.cpp calls the model: architecture, size class and level."""
+        buffer = ctypes.create_string_buffer(128)
+        api.llama_model_desc(self.handle, buffer, len(buffer))
+        return buffer.value.decode(errors="replace")
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> Tokens:
         """Token ids of a text, as llama.cpp's tools get them."""
