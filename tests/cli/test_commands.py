@@ -320,12 +320,12 @@ class TestBadInput:
 def test_internal_mistakes_are_one_line_too(
     minitron: Any, nano_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from minitron_cli import inspection
+    from minitron_cli import inspecting
 
     def fail(*_: object) -> None:
         raise RuntimeError("impossible")
 
-    monkeypatch.setattr(inspection, "describe", fail)
+    monkeypatch.setattr(inspecting, "describe", fail)
     fails(minitron("inspect", nano_llama), 1, "impossible", "MINITRON_DEBUG=1")
     monkeypatch.setenv("MINITRON_DEBUG", "1")
     with pytest.raises(RuntimeError, match="impossible"):
