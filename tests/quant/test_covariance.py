@@ -128,6 +128,7 @@ def test_blocks_are_even_and_whole_super_blocks() -> None:
     assert block_edges(9216, 1024) == [(k * 1024, (k + 1) * 1024) for k in range(9)]
     assert block_edges(1280, 1024) == [(0, 512), (512, 1280)]
     assert block_edges(100, 1024) == [(0, 100)]
+    assert block_edges(96, 64) == [(0, 32), (32, 96)]
     assert block_edges(100, 64) == [(0, 50), (50, 100)]
 
 

@@ -20,9 +20,9 @@ _AHEAD = 4
 def block_edges(columns: int, largest: int) -> list[tuple[int, int]]:
     """Where the diagonal blocks begin and end: equal widths of at most `largest`.
 
-    Multiples of 256, the columns of a super-block, where the width allows.
+    Multiples of 256 or 32, the weights of quantized blocks, where the width allows.
     """
-    unit = 256 if columns % 256 == 0 and largest >= 256 else 1
+    unit = next(u for u in (256, 32, 1) if columns % u == 0 and largest >= u)
     units, most = columns // unit, largest // unit
     count = -(-units // most)
     edges = [unit * (units * k // count) for k in range(count + 1)]

@@ -1,0 +1,82 @@
+"""The covariance of an input made ready for feedback: damped, ordered, factored."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Square = NDArray[np.float64]
+
+# columns that keep together when the order changes: no type's group of one scale is wider
+SPAN = 32
+_MAX_DAMPING = 100.0
+
+
+@dataclass(frozen=True)
+class BlockFactor:
+    """One diagonal block, for the columns start..end.
+
+    order: the columns of the block from the first to be chosen to the last. upper: R of the
+    ordered block, H = R Rᵀ. unit: R with every column divided by its diagonal. metric: H itself,
+    undamped, in the columns' own order. damping: what it took, as a share of the mean diagonal.
+    """
+
+    start: int
+    end: int
+    order: NDArray[np.intp]
+    upper: Floats
+    unit: Floats
+    metric: Floats
+    damping: float
+
+
+def factor_block(start: int, covariance: Square, damping: float) -> BlockFactor:
+    """Factor Σ xᵀx / tokens of the columns from `start` on; more damping where it is singular."""
+    size = len(covariance)
+    order = _order(covariance.diagonal())
+    ordered = covariance[np.ix_(order, order)]
+    mean = float(covariance.diagonal().mean())
+    while True:
+        damped = ordered + (damping * mean if mean > 0 else 1.0) * np.eye(size)
+        upper = _upper(damped)
+        if upper is not None:
+            break
+        if damping > _MAX_DAMPING:  # values too large for the arithmetic: no feedback at all
+            upper = np.eye(size)
+            break
+        damping = max(10 * damping, 1e-6)
+    unit = upper / upper.diagonal()
+    return BlockFactor(
+        start, start + size, order, _single(upper), _single(unit), _single(covariance), damping
+    )
+
+
+def _single(matrix: Square) -> Floats:
+    return np.ascontiguousarray(matrix, np.float32)
+
+
+def _upper(matrix: Square) -> Square | None:
+    """R, upper triangular, with matrix = R Rᵀ: Cholesky from the last column to the first."""
+    try:
+        upper = np.linalg.cholesky(matrix[::-1, ::-1])[::-1, ::-1].astype(np.float64)
+    except np.linalg.LinAlgError:
+        return None
+    smallest = float(upper.diagonal().min())
+    return upper if np.isfinite(upper).all() and smallest > 0 else None
+
+
+def _order(diagonal: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Columns with the largest inputs first, in spans: nobody pays for the last ones."""
+    span = SPAN if len(diagonal) % SPAN == 0 else len(diagonal)
+    spans = np.argsort(-diagonal.reshape(-1, span).sum(1), kind="stable")
+    return (spans[:, None] * span + np.arange(span)).reshape(-1)
+
+
+def error_of(difference: Floats, blocks: list[BlockFactor]) -> NDArray[np.float64]:
+    """e H eᵀ of every row [rows, columns] of differences, undamped."""
+    total = np.zeros(len(difference))
+    for block in blocks:
+        part = np.ascontiguousarray(difference[:, block.start : block.end])
+        total += np.einsum("ij,ij->i", part @ block.metric, part, dtype=np.float64)
+    return total

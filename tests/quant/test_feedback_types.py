@@ -1,0 +1,146 @@
+"""Error feedback: every type's blocks hold what was chosen, and are never worse than plain ones."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from minitron_convert.gguf_file import TYPE, TYPE_ID, row_bytes
+from minitron_engine.library import ggml
+from minitron_quant.quantize.feedback.encode import decoded, encode_rows, supports
+from minitron_quant.quantize.feedback.factor import BlockFactor, error_of, factor_block
+from minitron_quant.quantize.feedback.fields import read, write
+from minitron_quant.quantize.feedback.layouts import LAYOUTS
+from minitron_quant.quantize.feedback.scalar import ScalarCoder
+from minitron_quant.quantize.feedback.solve import solve
+
+ROWS, COLUMNS = 24, 512
+Bytes = NDArray[np.uint8]
+
+
+def inputs(columns: int = COLUMNS, rank: int = 64) -> NDArray[np.float64]:
+    """A covariance as layers have it: a few strong directions, and some columns much larger."""
+    random = np.random.default_rng(1)
+    mix = random.standard_normal((rank, columns)) * (1 + 9 * (random.random(columns) > 0.95))
+    return mix.T @ mix / rank + 0.05 * np.eye(columns)
+
+
+def weights() -> NDArray[np.float32]:
+    return np.random.default_rng(2).standard_normal((ROWS, COLUMNS), np.float32) / 20
+
+
+def plain(kind: int, values: NDArray[np.float32], importance: NDArray[np.float64]) -> Bytes:
+    rows, columns = values.shape
+    data = np.empty(rows * row_bytes(kind, columns), np.uint8)
+    diagonal = np.ascontiguousarray(importance, np.float32)
+    ggml().ggml_quantize_chunk(
+        kind, values.ctypes.data, data.ctypes.data, 0, rows, columns, diagonal.ctypes.data
+    )
+    return data
+
+
+def factors(covariance: NDArray[np.float64], width: int = COLUMNS) -> list[BlockFactor]:
+    return [
+        factor_block(k, covariance[k : k + width, k : k + width], 0.02)
+        for k in range(0, len(covariance), width)
+    ]
+
+
+def errors(kind: int, data: Bytes, blocks: list[BlockFactor]) -> NDArray[np.float64]:
+    return error_of(decoded(kind, data, (ROWS, COLUMNS)) - weights(), blocks)
+
+
+@pytest.mark.parametrize("width", [512, 256])
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_errors_are_much_smaller_and_no_row_is_worse(name: str, width: int) -> None:
+    kind, blocks = TYPE_ID[name], factors(inputs(), width)
+    before = plain(kind, weights(), inputs().diagonal())
+    after = encode_rows(kind, weights(), before, blocks)
+    assert ggml().ggml_validate_row_data(kind, after.ctypes.data, after.nbytes)
+    plain_errors, our_errors = errors(kind, before, blocks), errors(kind, after, blocks)
+    assert (our_errors <= plain_errors).all()
+    assert our_errors.sum() < 0.7 * plain_errors.sum()
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_the_library_decodes_exactly_what_was_chosen(name: str) -> None:
+    kind, layout = TYPE_ID[name], LAYOUTS[name]
+    before = plain(kind, weights(), inputs().diagonal()).reshape(-1, layout.size)
+    coder = ScalarCoder(layout, before, ROWS)
+    remains = solve(coder, weights(), factors(inputs()))
+    values = decoded(kind, coder.pack(), (ROWS, COLUMNS))
+    # what remains was rounded once, when the value was taken from the weight
+    np.testing.assert_allclose(weights() - remains, values, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_block_is_made_of_its_fields_and_nothing_else(name: str) -> None:
+    layout = LAYOUTS[name]
+    assert layout.size == TYPE[TYPE_ID[name]].block_bytes
+    fields = [f for f in (layout.codes, layout.scales, layout.mins) if f is not None]
+    blocks = np.zeros((1, layout.size), np.uint8)
+    for offset in (layout.d, layout.dmin):
+        if offset is not None:
+            blocks[:, offset : offset + 2] = 0xFF
+    for field in fields:
+        before = int(np.unpackbits(blocks).sum())
+        write(blocks, field, np.full_like(read(blocks, field), -1))
+        bits = sum(plane.bits * len(plane.items) for plane in field)
+        assert int(np.unpackbits(blocks).sum()) == before + bits  # no bit belongs to two fields
+    assert (blocks == 0xFF).all()
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_fields_are_read_as_they_were_written(name: str, data: st.DataObject) -> None:
+    layout = LAYOUTS[name]
+    blocks = np.frombuffer(data.draw(st.binary(min_size=layout.size, max_size=layout.size)), "u1")
+    copy = blocks.reshape(1, -1).copy()
+    codes = read(copy, layout.codes)
+    write(copy, layout.codes, np.zeros_like(codes))
+    assert not read(copy, layout.codes).any()
+    write(copy, layout.codes, codes)
+    assert (copy == blocks).all()
+
+
+def test_independent_inputs_leave_nothing_to_pay_back_but_scales() -> None:
+    kind, blocks = TYPE_ID["q8_0"], factors(np.eye(COLUMNS))
+    before = plain(kind, weights(), np.ones(COLUMNS))
+    after = encode_rows(kind, weights(), before, blocks)
+    assert (errors(kind, after, blocks) <= errors(kind, before, blocks)).all()
+
+
+def test_a_singular_covariance_raises_the_damping() -> None:
+    rank_one = np.ones((COLUMNS, COLUMNS))
+    block = factor_block(0, rank_one, 0.0)
+    assert block.damping > 0
+    assert np.isfinite(block.upper).all()
+    kind = TYPE_ID["q3_K"]
+    before = plain(kind, weights(), np.ones(COLUMNS))
+    after = encode_rows(kind, weights(), before, [block])
+    assert errors(kind, after, [block]).sum() < 0.1 * errors(kind, before, [block]).sum()
+
+
+def test_no_inputs_at_all_change_nothing() -> None:
+    block = factor_block(0, np.zeros((COLUMNS, COLUMNS)), 0.02)
+    kind = TYPE_ID["q4_K"]
+    before = plain(kind, weights(), np.ones(COLUMNS))
+    assert (encode_rows(kind, weights(), before, [block]) == before).all()
+
+
+def test_the_factor_is_that_of_the_damped_ordered_covariance() -> None:
+    covariance = inputs(96)
+    block = factor_block(0, covariance, 0.1)
+    damped = covariance + 0.1 * covariance.diagonal().mean() * np.eye(96)
+    ordered = damped[np.ix_(block.order, block.order)]
+    np.testing.assert_allclose(block.upper @ block.upper.T, ordered, rtol=1e-4, atol=1e-4)
+    assert (np.tril(block.upper, -1) == 0).all()
+    spans = covariance.diagonal()[block.order].reshape(-1, 32).sum(1)
+    assert (np.diff(spans) <= 0).all()
+
+
+def test_types_without_codes_are_not_supported() -> None:
+    assert supports(TYPE_ID["q4_K"])
+    assert not supports(TYPE_ID["f16"])
