@@ -9,7 +9,7 @@ from typing import Any
 
 from minitron_engine.errors import NotFound, Usage
 
-REPORTS = ("md", "csv", "json")
+REPORTS = ("md", "html", "csv", "json")
 OUTTYPES = ("auto", "f32", "f16", "bf16")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from minitron_cli.jobs import Job
 from minitron_cli.output import Listener, Output
-from minitron_cli.report import write_reports
+from minitron_cli.report import Findings, write_reports
 from minitron_cli.sources import open_checkpoint_source
 from minitron_convert.convert import ConvertSettings, convert, plan
 from minitron_convert.hub import Source
@@ -46,7 +46,7 @@ class Pipeline:
         results = self._quantize(full, imatrix)
         rows = self._measure(full, results)
         if rows:
-            write_reports(self._job, full, imatrix, rows, results, self._folder)
+            write_reports(Findings(self._job, full, imatrix, rows, results), self._folder)
         return rows
 
     def _convert(self, source: Source) -> Path:

@@ -1,73 +1,156 @@
-"""The report of a job: the published table as Markdown, CSV and JSON, with how it was made."""
+"""The report of a job: the published table with how it was made, as text, page and data."""
 
+import json
+import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from minitron_cli import html, plots
 from minitron_cli.doctor import versions
 from minitron_cli.jobs import Job
 from minitron_cli.output import csv_table, markdown_table
-from minitron_cli.tables import PUBLISHED, measured_document, published_cells
+from minitron_cli.tables import (
+    COMPARED,
+    PUBLISHED,
+    compared_cells,
+    measured_document,
+    published_cells,
+)
+from minitron_quant.imatrix.files import read_imatrix
+from minitron_quant.imatrix.statistics import weight_statistics
 from minitron_quant.measure.table import Row
 from minitron_quant.quantize.batch import LevelResult
 from minitron_quant.quantize.job import model_name
 from minitron_quant.whole_files import write_whole
 
 
-def write_reports(
-    job: Job,
-    full: Path,
-    imatrix: Path | None,
-    rows: Sequence[Row],
-    results: Sequence[LevelResult],
-    folder: Path,
-) -> None:
-    """Write report.md, report.csv and report.json, as the job asks."""
-    document = _document(job, full, imatrix, rows, results)
-    cells = [published_cells(row) for row in rows]
+@dataclass(frozen=True)
+class Findings:
+    """What a job made: the full model's file, the matrix, the table, the levels' files."""
+
+    job: Job
+    full: Path
+    imatrix: Path | None
+    rows: Sequence[Row]
+    results: Sequence[LevelResult]
+
+
+def write_reports(findings: Findings, folder: Path) -> None:
+    """Write report.md, .html, .csv and .json, as the job asks."""
+    document = _document(findings)
     texts = {
-        "md": lambda: _markdown(document, cells),
-        "csv": lambda: csv_table(PUBLISHED, cells),
-        "json": lambda: _json(document),
+        "md": lambda: _markdown(document, findings.rows),
+        "html": lambda: _page(document, findings),
+        "csv": lambda: csv_table(PUBLISHED, [published_cells(row) for row in findings.rows]),
+        "json": lambda: json.dumps(document, indent=1, ensure_ascii=False) + "\n",
     }
-    for kind in job.output.report:
+    for kind in findings.job.output.report:
         write_whole(folder / f"report.{kind}", texts[kind]())
 
 
-def _document(
-    job: Job,
-    full: Path,
-    imatrix: Path | None,
-    rows: Sequence[Row],
-    results: Sequence[LevelResult],
-) -> dict[str, Any]:
-    text = job.measure.text
+def _document(findings: Findings) -> dict[str, Any]:
+    job, text = findings.job, findings.job.measure.text
     return {
-        "model": model_name(full),
-        "reference": full.name,
-        "imatrix": imatrix.name if imatrix else None,
+        "model": model_name(findings.full),
+        "reference": findings.full.name,
+        "imatrix": findings.imatrix.name if findings.imatrix else None,
         "calibration": [path.name for path in job.calibration.text],
-        **measured_document(Path(text.name) if text else Path(), job.measure.ctx, rows),
-        "sha256": {result.path.name: result.sha256 for result in results},
+        **measured_document(Path(text.name) if text else Path(), job.measure.ctx, findings.rows),
+        "commands": commands(findings),
+        "sha256": {result.path.name: result.sha256 for result in findings.results},
         "versions": versions(),
     }
 
 
-def _json(document: dict[str, Any]) -> str:
-    import json
+def commands(findings: Findings) -> list[str]:
+    """The commands that do the same one after the other, beside the files that they name."""
+    job, full = findings.job, findings.full.name
+    source = Path(job.model.source).name if Path(job.model.source).exists() else job.model.source
+    lines = [["convert", source, "-o", full, "--outtype", job.model.outtype]]
+    imatrix: list[str] = []
+    if findings.imatrix is not None:
+        texts = [word for text in job.calibration.text for word in ("-f", text.name)]
+        limit = ["--chunks", str(job.calibration.chunks)] if job.calibration.chunks else []
+        ctx = ["--ctx", str(job.calibration.ctx)]
+        lines.append(["imatrix", full, *texts, "-o", findings.imatrix.name, *ctx, *limit])
+        imatrix = ["--imatrix", findings.imatrix.name]
+    lines.append(["quantize", full, *job.quantize.levels, *imatrix])
+    if job.measure.text is not None:
+        files = [full, *(result.path.name for result in findings.results)]
+        limit = ["--chunks", str(job.measure.chunks)] if job.measure.chunks else []
+        reference = ["--reference", full] if job.measure.divergence else []
+        text = ["-f", job.measure.text.name, "--ctx", str(job.measure.ctx)]
+        lines.append(["ppl", *files, *text, *limit, *reference])
+    return [shlex.join(["minitron", *line]) for line in lines]
 
-    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+def _table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """The published columns, and those of the divergence where it was measured."""
+    headers, cells = list(PUBLISHED), [published_cells(row) for row in rows]
+    if any(row.divergence is not None for row in rows):
+        # size and accuracy are among the published columns
+        headers += COMPARED[2:]
+        cells = [line + compared_cells(row)[2:] for line, row in zip(cells, rows, strict=True)]
+    return headers, cells
 
 
-def _markdown(document: dict[str, Any], cells: Sequence[Sequence[str]]) -> str:
-    made = " · ".join(f"{name} {number}" for name, number in document["versions"].items())
+def _explanation(document: dict[str, Any]) -> str:
     calibration = ", ".join(document["calibration"]) or "none"
     return (
-        f"# {document['model']}\n\n"
-        f"{markdown_table(PUBLISHED, cells)}\n"
         f"Sizes in MiB. Perplexity of {document['text']}: {document['chunks']} chunks of "
         f"{document['ctx']} tokens, the second half of each scored, as llama-perplexity does. "
         f"Accuracy is 100 × PPL of {document['reference']} / PPL. "
-        f"Importance matrix from: {calibration}.\n\n"
-        f"Made with {made}.\n"
+        f"Importance matrix from: {calibration}."
     )
+
+
+def _made_with(document: dict[str, Any]) -> str:
+    return " · ".join(f"{name} {number}" for name, number in document["versions"].items())
+
+
+def _markdown(document: dict[str, Any], rows: Sequence[Row]) -> str:
+    hashes = "".join(f"{digest}  {name}\n" for name, digest in document["sha256"].items())
+    return (
+        f"# {document['model']}\n\n"
+        f"{markdown_table(*_table(rows))}\n"
+        f"{_explanation(document)}\n\n"
+        f"## How it was made\n\n```\n{chr(10).join(document['commands'])}\n```\n\n"
+        f"Made with {_made_with(document)}.\n\n"
+        f"## SHA-256\n\n```\n{hashes}```\n"
+    )
+
+
+def _page(document: dict[str, Any], findings: Findings) -> str:
+    rows = findings.rows
+    front = frozenset(plots.pareto([(row.size_mib, row.ppl) for row in rows]))
+    statistics = weight_statistics(read_imatrix(findings.imatrix)) if findings.imatrix else []
+    parts = [
+        html.table(*_table(rows), best=front),
+        html.paragraph(
+            _explanation(document) + " Names in colour: no other file is both smaller"
+            " and lower in perplexity."
+        ),
+        html.figure(
+            plots.perplexity_against_size(rows),
+            "Perplexity ± its error against size; the line joins the files that no other beats.",
+        ),
+        html.figure(
+            plots.divergence_against_size(rows),
+            f"Mean KL divergence from {document['reference']} ± its error against size.",
+        ),
+        html.figure(
+            plots.importance_by_layer(statistics),
+            "The importance matrix: mean square of every weight's inputs, by layer.",
+        ),
+        html.heading("How it was made"),
+        html.listing(document["commands"]),
+        html.paragraph(f"Made with {_made_with(document)}."),
+        html.heading("SHA-256"),
+        html.facts(document["sha256"]),
+    ]
+    lead = (
+        f"{len(rows)} files measured on {document['text']}, compared with {document['reference']}"
+    )
+    return html.page(document["model"], lead, parts)

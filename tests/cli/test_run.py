@@ -138,7 +138,7 @@ def load(tmp_path: Path, text: str) -> Job:
         ("[model]\nsource = 'x'\n[measure]\nctx = 0", ["from 1 on"]),
         ("[model]\nsource = 'x'\n[measure]\nctx = true", ["from 1 on"]),
         ("[model]\nsource = 'x'\n[quantize]\nlevels = 'all'", ["list of levels"]),
-        ("[model]\nsource = 'x'\n[output]\nreport = ['pdf']", ["md, csv, json"]),
+        ("[model]\nsource = 'x'\n[output]\nreport = ['pdf']", ["md, html, csv, json"]),
         ("not toml at all", ["no TOML"]),
     ],
 )

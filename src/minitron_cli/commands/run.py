@@ -28,6 +28,7 @@ def run(
     from minitron_cli.jobs import load_job
     from minitron_cli.output import Output
     from minitron_cli.pipeline import Pipeline, describe, refuse_used_folder
+    from minitron_cli.plots import require_matplotlib
     from minitron_cli.tables import PUBLISHED, measured_document, published_cells
 
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
@@ -36,6 +37,8 @@ def run(
         plan = describe(described)
         out.result(plan, "\n".join(f"{name:12} {what}" for name, what in plan.items()))
         return
+    if "html" in described.output.report:
+        require_matplotlib()
     if not resume:
         refuse_used_folder(described)
     with out.progress() as listener:
