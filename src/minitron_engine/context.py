@@ -146,6 +146,10 @@ class Context:
         api.llama_memory_seq_keep(self._memory, 0)
         api.llama_memory_seq_rm(self._memory, 0, length, -1)
 
+    def forget(self, sequence: int) -> None:
+        """Forget one sequence; tokens that others share with it stay."""
+        api.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+
     def share(self, target: int, length: int) -> None:
         """Begin an empty sequence with the first `length` tokens of sequence 0, without a copy."""
         api.llama_memory_seq_cp(self._memory, 0, target, 0, length)

@@ -8,9 +8,11 @@ import typer
 from minitron_cli.parameters import GpuLayers, Json, Quiet, Threads, Verbose, gpu_layers
 
 EXAMPLES = """minitron tasks model-Q4_K_M.gguf --task hellaswag --data hellaswag_val.txt --limit 400
-minitron tasks out/*.gguf --reference F16.gguf --task winogrande --data winogrande.csv"""
+minitron tasks out/*.gguf --reference F16.gguf --task winogrande --data winogrande.csv
+minitron tasks model-Q4_K_M.gguf --task mmlu --data mmlu/test --limit 1000 --json
+minitron tasks model-Q4_K_M.gguf --task gsm8k --data test.jsonl --shots-data train.jsonl"""
 
-TaskName = Literal["hellaswag", "winogrande", "multiple-choice"]
+TaskName = Literal["hellaswag", "winogrande", "arc", "mmlu", "multiple-choice", "gsm8k"]
 
 
 def tasks(
@@ -32,6 +34,16 @@ def tasks(
         Literal["tokens", "characters", "none"] | None,
         typer.Option("--normalize", help="Divide likelihoods by this, not by the task's usual."),
     ] = None,
+    shots: Annotated[
+        int | None,
+        typer.Option("--shots", min=0, help="Examples before each question (mmlu, gsm8k): 5."),
+    ] = None,
+    shots_data: Annotated[
+        Path | None, typer.Option("--shots-data", help="The file of examples.")
+    ] = None,
+    predict: Annotated[
+        int, typer.Option("-n", "--predict", min=1, help="Tokens of a written answer (gsm8k).")
+    ] = 256,
     batch: Annotated[int, typer.Option("--batch", "-b", min=8, help="Tokens of a decode.")] = 2048,
     threads: Threads = None,
     layers: GpuLayers = "auto",
@@ -55,7 +67,7 @@ def tasks(
     settings = TasksSettings(
         local_models(models, out),
         task,
-        TaskOptions(data, limit, normalize),
+        TaskOptions(data, limit, normalize, shots, shots_data, predict),
         ScoreSettings(batch, threads),
         gpu_layers(layers),
         local_model(reference, out) if reference else None,

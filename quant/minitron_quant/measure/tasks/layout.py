@@ -63,6 +63,14 @@ def common_prefix(a: Tokens, b: Tokens) -> int:
     return int(different[0]) if len(different) else length
 
 
+def without_middle(tokens: Tokens, most: int, keep: int) -> Tokens:
+    """At most `most` tokens: the first `keep` and the last ones; the same array if none go."""
+    surplus = len(tokens) - most
+    if surplus <= 0:
+        return tokens
+    return np.concatenate([tokens[:keep], tokens[keep + surplus :]])
+
+
 def group(sequences: Sequence[Continuation], capacity: int, most: int) -> Iterator[Group]:
     """Up to `most` sequences at a time, as fit into a cache of `capacity` tokens, shared ones once.
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from minitron_engine.errors import Damaged
 from minitron_engine.model import Model, Tokens
-from minitron_quant.measure.tasks.layout import Continuation, common_prefix
+from minitron_quant.measure.tasks.layout import Continuation, common_prefix, without_middle
 from minitron_quant.measure.tasks.likelihood import Array, Likelihood
 
 
@@ -58,11 +58,10 @@ def after_context(model: Model, question: Question) -> list[Continuation]:
 
 def cut(item: Continuation, n_ctx: int, keep: int) -> Continuation:
     """A continuation of at most n_ctx inputs: what is too much goes after the first `keep`."""
-    surplus = len(item.inputs) - n_ctx
-    if surplus <= 0:
+    tokens = without_middle(item.tokens, n_ctx + 1, keep)
+    if tokens is item.tokens:
         return item
-    tokens = np.concatenate([item.tokens[:keep], item.tokens[keep + surplus :]])
-    return Continuation(tokens, max(1, item.start - surplus))
+    return Continuation(tokens, max(1, item.start - (len(item.tokens) - len(tokens))))
 
 
 def score(question: Question, likelihoods: list[Likelihood], normalize: str) -> Array:
