@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from minitron_engine.context import Batch, Context, ContextSettings, Logits
@@ -19,18 +20,28 @@ from minitron_engine.model import Model, Tokens
 
 @dataclass(frozen=True)
 class ChunkSettings:
-    """n_ctx tokens a chunk, n_batch tokens a decode, at most `limit` chunks (None for all)."""
+    """n_ctx tokens a chunk, n_batch tokens a decode, at most `limit` chunks (None for all).
+
+    stride: chunks that overlap, each beginning `stride` tokens after the one before, of which the
+    last `stride` tokens are scored; None for chunks side by side, scored in their second half.
+    """
 
     n_ctx: int = 512
     n_batch: int = 2048
     limit: int | None = None
     threads: int | None = None
     parse_special: bool = False
+    stride: int | None = None
 
     @property
     def n_seq(self) -> int:
         """How many chunks are decoded together."""
         return max(1, self.n_batch // self.n_ctx)
+
+    @property
+    def first_output(self) -> int:
+        """The first position whose prediction is scored; the last of a chunk predicts nothing."""
+        return self.n_ctx // 2 if self.stride is None else self.n_ctx - 1 - self.stride
 
     def context(self) -> ContextSettings:
         """The context that takes `n_seq` chunks at once."""
@@ -51,19 +62,32 @@ def read_text(path: Path) -> str:
     return data.removesuffix(b"\n").decode("utf-8", errors="surrogateescape")
 
 
+def check_trained_context(model: Model, n_ctx: int) -> None:
+    """Usage where chunks of n_ctx tokens are longer than what the model was trained on."""
+    if n_ctx > model.n_ctx_train > 0:
+        raise Usage(
+            f"{model.path.name} was trained on {model.n_ctx_train} tokens of context; chunks of "
+            f"{n_ctx} run past it",
+            f"give --ctx {model.n_ctx_train} or less",
+        )
+
+
 def chunk_text(model: Model, text: str, settings: ChunkSettings, name: str) -> Tokens:
     """Tokens of a text as [chunks, n_ctx]; Usage where it is too short for two chunks."""
     if model.add_eos:
         raise Unsupported(f"{model.path.name} appends an end token to every text: not supported")
+    n_ctx, stride = settings.n_ctx, settings.stride
+    if stride is not None and not 0 < stride < n_ctx:
+        raise Usage(f"a stride is from 1 to {n_ctx - 1} tokens in chunks of {n_ctx}, not {stride}")
+    step = stride or n_ctx
+    check_trained_context(model, n_ctx)
     tokens = model.tokenize(text, add_special=True, parse_special=settings.parse_special)
-    if len(tokens) < 2 * settings.n_ctx:
+    if len(tokens) < n_ctx + step:
         raise Usage(
-            f"{name} has {len(tokens)} tokens; two chunks of {settings.n_ctx} need "
-            f"{2 * settings.n_ctx}",
+            f"{name} has {len(tokens)} tokens; two chunks of {n_ctx} need {n_ctx + step}",
             "give a longer text, or a smaller --ctx",
         )
-    chunks = tokens[: len(tokens) // settings.n_ctx * settings.n_ctx].reshape(-1, settings.n_ctx)
-    return chunks[: settings.limit]
+    return sliding_window_view(tokens, n_ctx)[::step][: settings.limit]
 
 
 def decode_chunks(

@@ -18,13 +18,15 @@ from minitron_quant.chunks import ChunkSettings
 from minitron_quant.imatrix.collect import CollectSettings, collect
 from minitron_quant.imatrix.files import write_imatrix
 from minitron_quant.levels import parse_levels
-from minitron_quant.measure.table import MeasureSettings, Row, measure, relate, sort_by_size
+from minitron_quant.measure.settings import MeasureSettings
+from minitron_quant.measure.table import Row, mark_dominated, measure, relate, sort_by_size
 from minitron_quant.quantize.batch import LevelResult, run
 from minitron_quant.quantize.job import QuantizeSettings, model_name, prepare
 from minitron_quant.quantize.journal import file_sha256, fingerprint
 from minitron_quant.whole_files import write_whole
 
 _STATE = ".minitron-run.json"
+_MEASURED = ".minitron-measured.sqlite"
 
 
 class Pipeline:
@@ -101,22 +103,18 @@ class Pipeline:
         if section.text is None:
             return []
         chunks = ChunkSettings(n_ctx=section.ctx, limit=section.chunks)
-        how = fingerprint(
-            "measure", file_sha256(section.text), repr(chunks), repr(section.divergence)
-        )
         hashes = {full: file_sha256(full)} | {result.path: result.sha256 for result in results}
-        keys = {path: f"{path.name} {fingerprint(sha256, how)}" for path, sha256 in hashes.items()}
-        known = {path: self._state.get(key) for path, key in keys.items()}
-        missing = tuple(path for path, row in known.items() if row is None)
-        reference = full if section.divergence and missing else None
-        settings = MeasureSettings(missing, section.text, chunks, reference=reference)
-        rows = {path: Row.of_document(row) for path, row in known.items() if row is not None}
-        paths = {path.name: path for path in hashes}
-        for row in measure(settings, self._listener):
-            path = paths[row.model]
-            rows[path] = row
-            self._state.put(keys[path], row.document())
-        return sort_by_size([relate(rows[path], rows[full]) for path in hashes])
+        settings = MeasureSettings(
+            tuple(hashes),
+            section.text,
+            chunks,
+            reference=full if section.divergence else None,
+            state=self._folder / _MEASURED,
+            hashes=hashes,
+        )
+        rows = list(measure(settings, self._listener))
+        reference = next(row for row in rows if row.model == full.name)
+        return mark_dominated(sort_by_size([relate(row, reference) for row in rows]))
 
     def _stage(self, name: str, key: str, path: Path, work: Callable[[], None]) -> None:
         if self._state.get(name) == key and path.is_file():

@@ -16,6 +16,7 @@ from minitron_cli.tables import (
     PUBLISHED,
     compared_cells,
     measured_document,
+    notes_of,
     published_cells,
 )
 from minitron_quant.imatrix.files import read_imatrix
@@ -86,9 +87,9 @@ def commands(findings: Findings) -> list[str]:
     return [shlex.join(["minitron", *line]) for line in lines]
 
 
-def _table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+def _table(rows: Sequence[Row], *, marked: bool = False) -> tuple[list[str], list[list[str]]]:
     """The published columns, and those of the divergence where it was measured."""
-    headers, cells = list(PUBLISHED), [published_cells(row) for row in rows]
+    headers, cells = list(PUBLISHED), [published_cells(row, marked=marked) for row in rows]
     if any(row.divergence is not None for row in rows):
         # size and accuracy are among the published columns
         headers += COMPARED[2:]
@@ -112,9 +113,11 @@ def _made_with(document: dict[str, Any]) -> str:
 
 def _markdown(document: dict[str, Any], rows: Sequence[Row]) -> str:
     hashes = "".join(f"{digest}  {name}\n" for name, digest in document["sha256"].items())
+    notes = "".join(f"{note}\n\n" for note in notes_of(rows))
     return (
         f"# {document['model']}\n\n"
-        f"{markdown_table(*_table(rows))}\n"
+        f"{markdown_table(*_table(rows, marked=True))}\n"
+        f"{notes}"
         f"{_explanation(document)}\n\n"
         f"## How it was made\n\n```\n{chr(10).join(document['commands'])}\n```\n\n"
         f"Made with {_made_with(document)}.\n\n"

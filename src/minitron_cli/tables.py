@@ -1,6 +1,7 @@
 """Measured rows as people and programs read them."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,14 @@ PUBLISHED = ("Quant", "Size (MB)", "PPL", "Size (%)", "Accuracy (%)", "PPL error
 COMPARED = ["Size (%)", "Accuracy (%)", "KLD", "KLD error", "KLD 99 %", "Same top (%)"]
 
 
-def published_cells(row: "Row") -> list[str]:
-    """One row of the published table; accuracy and size in percent need a reference."""
+def published_cells(row: "Row", *, marked: bool = False) -> list[str]:
+    """One row of the published table; accuracy and size in percent need a reference.
+
+    marked: with a mark at what another level beats, which notes_of explains.
+    """
+    name = row.level or row.model
     return [
-        row.level or row.model,
+        _marked(name, row) if marked else name,
         show_mib(row.size_mib),
         f"{row.ppl:.4f}",
         _percent(row.size_pct),
@@ -32,6 +37,9 @@ def _percent(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
+DOMINATED = "\u2020"
+
+
 def show_measured(out: Output, rows: Sequence["Row"], table_format: TableFormat) -> None:
     """The rows of files measured for themselves: the file names tell them apart."""
     headers = ["Model", "Size (MB)", "PPL", "PPL error rate"]
@@ -42,7 +50,37 @@ def show_measured(out: Output, rows: Sequence["Row"], table_format: TableFormat)
     if any(row.accuracy_pct is not None for row in rows):
         headers += COMPARED
         cells = [line + compared_cells(row) for line, row in zip(cells, rows, strict=True)]
+    if table_format == "csv":
+        headers.append("Dominated by")
+        cells = [[*line, row.dominated_by or ""] for line, row in zip(cells, rows, strict=True)]
+    else:
+        cells = [[_marked(line[0], row), *line[1:]] for line, row in zip(cells, rows, strict=True)]
     out.table(headers, cells, table_format)
+    if table_format != "csv":
+        show_notes(out, rows)
+
+
+def show_notes(out: Output, rows: Sequence["Row"]) -> None:
+    """The notes below a table, after an empty line."""
+    for number, note in enumerate(notes_of(rows)):
+        out.text(note if number else f"\n{note}")
+
+
+def _marked(name: str, row: "Row") -> str:
+    return f"{name} {DOMINATED}" if row.dominated_by else name
+
+
+def notes_of(rows: Sequence["Row"]) -> list[str]:
+    """What belongs below a table: what the mark means, and how large differences by chance are."""
+    notes = []
+    if any(row.dominated_by for row in rows):
+        notes.append(f"{DOMINATED} another model is smaller and has a lower perplexity.")
+    for noise in (row.noise for row in rows if row.noise):
+        notes.append(
+            f"Noise floor: KLD {noise.kld_mean:.1e} ± {noise.kld_error:.1e}, at most "
+            f"{noise.kld_max:.1e} (the reference against itself in other batch shapes)."
+        )
+    return notes
 
 
 def compared_cells(row: "Row") -> list[str]:
@@ -102,5 +140,6 @@ def measured_document(text: Path, ctx: int, rows: Sequence["Row"]) -> dict[str, 
         "text": str(text),
         "ctx": ctx,
         "chunks": rows[0].chunks if rows else 0,
+        "noise_floor": next((asdict(row.noise) for row in rows if row.noise), None),
         "rows": [row.document() for row in rows],
     }

@@ -129,6 +129,28 @@ def test_ppl_of_one_and_of_many(
     assert comma[0].startswith("Model,") and len(comma) == 3
 
 
+def test_ppl_goes_on_and_marks_what_is_beaten(
+    minitron: Any, nano_llama: Path, llama_levels: dict[str, LevelResult], tmp_path: Path
+) -> None:
+    paths = [llama_levels[level].path for level in ("IQ4_NL", "IQ1_S")]
+    # a file that is larger, and not better for it
+    larger = tmp_path / "larger.gguf"
+    larger.write_bytes(paths[1].read_bytes() + bytes(1 << 23))
+    options = ("-f", HELD_OUT, "--chunks", 4, "-c", 128, "--resume", tmp_path / "state")
+    ran = minitron("ppl", paths[0], larger, "--reference", nano_llama, *options)
+    lines = ran.out.splitlines()
+    assert "larger.gguf †" in lines[3] and "†" not in lines[1] + lines[2]
+    assert lines[5].startswith("†") and lines[6].startswith("Noise floor: KLD ")
+    again = minitron("ppl", paths[0], larger, "--reference", nano_llama, *options, "--json")
+    assert [row["dominated_by"] for row in again.document["rows"]] == [None, None, paths[0].name]
+    assert 0 <= again.document["noise_floor"]["kld_max"] < 1e-4
+    comma = minitron("ppl", *paths, "--reference", nano_llama, *options, "--format", "csv").out
+    assert comma.splitlines()[0].endswith(",Dominated by") and "†" not in comma
+    strided = minitron("ppl", paths[0], *options, "--stride", 32)
+    assert strided.out.startswith("PPL = ")
+    fails(minitron("ppl", paths[0], *options, "--stride", 128), 2, "from 1 to 127")
+
+
 def test_ppl_compares_any_two(
     minitron: Any, nano_llama: Path, llama_levels: dict[str, LevelResult]
 ) -> None:
@@ -142,7 +164,7 @@ def test_ppl_compares_any_two(
     assert all(each["kld_difference"] is None for each in found)
     shown = minitron("ppl", *paths[1:], "--reference", nano_llama, *options)
     assert "PPL ratio" in shown.out and "KLD difference" in shown.out
-    assert len(shown.out.splitlines()) == 4 + 1 + 4
+    assert len(shown.out.splitlines()) == 4 + 2 + 1 + 4
 
 
 def test_generate(minitron: Any, nano_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from minitron_engine.errors import Unsupported
 from minitron_quant.chunks import ChunkSettings
 from minitron_quant.measure.divergence import Divergence, compare_chunk, reference_chunk, statistics
-from minitron_quant.measure.table import MeasureSettings, Row, measure
-from minitron_quant.measure.together import group_by_memory
+from minitron_quant.measure.settings import MeasureSettings
+from minitron_quant.measure.table import Row, measure
 from minitron_quant.quantize.batch import LevelResult
 from support import EXAMPLES, recorded
 
@@ -98,10 +98,11 @@ def test_perplexity_is_the_same_with_and_without_a_reference(rows: list[Row]) ->
     assert rows[0].divergence is None and rows[0].accuracy_pct == 100
 
 
-def test_rows_survive_their_document(rows: list[Row]) -> None:
-    for row in rows:
-        assert Row.of_document(row.document()) == row
-    assert rows[1].document()["kld_mean"] > 0 and rows[0].document()["kld_mean"] is None
+def test_the_noise_floor_is_far_below_any_level(rows: list[Row]) -> None:
+    noise, best = rows[0].noise, rows[1].divergence
+    assert noise is not None and best is not None and rows[1].noise is None
+    assert 0 < noise.kld_max < 1e-2 * best.kld_mean
+    assert abs(noise.kld_mean) < 1e-3 * best.kld_mean and noise.same_top_pct > 99
 
 
 def test_a_model_does_not_diverge_from_itself(nano_llama: Path, tmp_path: Path) -> None:
@@ -115,29 +116,6 @@ def test_a_model_does_not_diverge_from_itself(nano_llama: Path, tmp_path: Path) 
 def test_another_vocabulary_cannot_be_compared(nano_llama: Path, nano_nemotron: Path) -> None:
     with pytest.raises(Unsupported, match="another vocabulary"):
         compared(nano_llama, nano_nemotron, n_ctx=128, limit=2)
-
-
-def test_groups_follow_the_memory(tmp_path: Path) -> None:
-    paths = []
-    for number in range(4):
-        path = tmp_path / f"{number}.gguf"
-        path.write_bytes(bytes(1000))
-        paths.append(path)
-    reference, *models = paths
-    assert group_by_memory(reference, models, 1 << 30) == [tuple(models)]
-    assert group_by_memory(reference, models, 5000) == [tuple(models[:2]), (models[2],)]
-    assert group_by_memory(reference, models, 0) == [(model,) for model in models]
-
-
-def test_groups_give_the_same_numbers(
-    nano_llama: Path, llama_levels: dict[str, LevelResult], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from minitron_quant.measure import together
-
-    paths = [llama_levels[name].path for name in ("Q8_0", "Q4_0", "IQ1_S")]
-    at_once = compared(nano_llama, *paths, n_ctx=128, limit=4)
-    monkeypatch.setattr(together, "available_memory", lambda: 0)
-    assert compared(nano_llama, *paths, n_ctx=128, limit=4) == at_once
 
 
 @given(rows=st.integers(1, 40), vocabulary=st.integers(2, 40), seed=st.integers(0, 2**32 - 1))
@@ -156,7 +134,7 @@ def test_divergence_equals_the_plain_formula(rows: int, vocabulary: int, seed: i
     kept = np.where(p > -16, np.exp(p), 0)
     np.testing.assert_allclose(scores.kld, (kept * (p - q)).sum(axis=1), rtol=1e-4, atol=2e-5)
     chosen = np.arange(rows), targets
-    np.testing.assert_allclose(scores.delta_p, np.exp(q[chosen]) - np.exp(p[chosen]), atol=1e-5)
+    np.testing.assert_allclose(scores.nll, -q[chosen], rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(scores.same_top, p.argmax(axis=1) == q.argmax(axis=1))
 
 
@@ -164,6 +142,7 @@ def test_too_few_tokens_have_no_statistics() -> None:
     logits = np.random.default_rng(0).standard_normal((50, 9)).astype(np.float32)
     targets = np.zeros(50, np.int32)
     with ThreadPoolExecutor(1) as pool:
-        scores = compare_chunk(pool, logits, targets, reference_chunk(pool, logits, targets))
-    assert statistics([scores]) is None
-    assert isinstance(statistics([scores, scores]), Divergence)
+        base = reference_chunk(pool, logits, targets)
+        scores = compare_chunk(pool, logits, targets, base)
+    assert statistics([scores], [base.nll]) is None
+    assert isinstance(statistics([scores] * 2, [base.nll] * 2), Divergence)

@@ -10,17 +10,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
+from minitron_engine.context import Batch, ContextSettings, open_context
 from minitron_engine.errors import MinitronError, NotFound, Usage
-from minitron_engine.model import ModelSettings, open_model
+from minitron_engine.model import ModelSettings, Tokens, open_model
 from minitron_quant.chunks import ChunkSettings, chunk_text, read_text
-from minitron_quant.measure.perplexity import (
-    Perplexity,
-    measure_perplexity,
-    negative_log_likelihood,
-    summarize,
-)
-from minitron_quant.measure.table import MeasureSettings, measure, sort_by_size
+from minitron_quant.measure.perplexity import negative_log_likelihood, summarize
+from minitron_quant.measure.settings import MeasureSettings
+from minitron_quant.measure.table import Row, mark_dominated, measure, sort_by_size
 from minitron_quant.quantize.batch import LevelResult
 from support import EXAMPLES, recorded
 
@@ -28,18 +26,22 @@ HELD_OUT = EXAMPLES / "held-out.txt"
 RECORDED_LEVELS = ("IQ1_S", "IQ2_M", "Q2_K", "IQ3_XXS", "IQ4_XS", "Q4_K_M", "Q6_K", "Q8_0")
 
 
-def perplexity(path: Path, settings: ChunkSettings = ChunkSettings()) -> Perplexity:
-    with open_model(ModelSettings(path)) as model:
-        chunks = chunk_text(model, read_text(HELD_OUT), settings, HELD_OUT.name)
-        return measure_perplexity(model, chunks, settings)
+def perplexity(path: Path, settings: ChunkSettings = ChunkSettings()) -> Row:
+    (row,) = measure(MeasureSettings((path,), HELD_OUT, settings))
+    return row
 
 
-def same(result: Perplexity, entry: dict[str, Any]) -> None:
+def running(row: Row) -> list[float]:
+    means = np.cumsum(row.chunk_nll) / np.arange(1, row.chunks + 1)
+    return [float(value) for value in np.exp(means)]
+
+
+def same(result: Row, entry: dict[str, Any]) -> None:
     assert f"{result.ppl:.4f}" == f"{entry['ppl']:.4f}"
-    assert f"{result.error:.5f}" == f"{entry['error']:.5f}"
+    assert f"{result.ppl_error:.5f}" == f"{entry['error']:.5f}"
     assert result.chunks == entry["chunks"]
     # on the way the fourth decimal may be rounded to the other side
-    np.testing.assert_allclose(result.running, entry["running"], rtol=0, atol=1.01e-4)
+    np.testing.assert_allclose(running(result), entry["running"], rtol=0, atol=1.01e-4)
 
 
 @pytest.mark.parametrize("level", ["f16", "IQ1_S", "IQ3_XXS", "IQ4_XS", "Q4_K_M", "Q8_0"])
@@ -50,10 +52,10 @@ def test_llama_levels_equal_llama_perplexity(
     same(perplexity(nano_llama if level == "f16" else llama_levels[level].path), entry)
 
 
-def begins_like(result: Perplexity, entry: dict[str, Any]) -> None:
+def begins_like(result: Row, entry: dict[str, Any]) -> None:
     """The values on the way, of as many chunks as were measured."""
     expected = entry["running"][: result.chunks]
-    np.testing.assert_allclose(result.running, expected, rtol=0, atol=1.01e-4)
+    np.testing.assert_allclose(running(result), expected, rtol=0, atol=1.01e-4)
 
 
 def test_nemotron_equals_llama_perplexity(nano_nemotron: Path, same_processor: None) -> None:
@@ -136,6 +138,77 @@ def test_one_newline_is_left_out_and_bytes_survive(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_bytes(b"a\xff\r\n\n")
     assert read_text(text).encode("utf-8", "surrogateescape") == b"a\xff\r\n"
+
+
+def single_sequence_nll(path: Path, tokens: Tokens) -> NDArray[np.float64]:
+    """−ln p of every token but the first, in float64, from one decode of one sequence."""
+    with (
+        open_model(ModelSettings(path)) as model,
+        open_context(model, ContextSettings(n_ctx=len(tokens), n_batch=len(tokens))) as context,
+    ):
+        batch = Batch(len(tokens))
+        fed = tokens.copy()
+        fed[0] = model.bos if model.add_bos else fed[0]
+        batch.add(fed, 0, 0, np.ones(len(tokens), np.bool_))
+        context.decode(batch)
+        logits = context.logits(len(tokens))[:-1].astype(np.float64)
+    logits -= logits.max(axis=1, keepdims=True)
+    log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    return -log_p[np.arange(len(log_p)), tokens[1:]]
+
+
+@pytest.mark.parametrize(("n_ctx", "stride"), [(64, 16), (48, 20), (32, 31), (32, 1)])
+def test_a_stride_scores_every_token_once_with_context(
+    n_ctx: int, stride: int, nano_nemotron: Path
+) -> None:
+    windows, settings = 5, ChunkSettings(n_ctx, 3 * n_ctx, limit=5, stride=stride)
+    with open_model(ModelSettings(nano_nemotron, vocab_only=True)) as model:
+        tokens = model.tokenize(read_text(HELD_OUT), add_special=True, parse_special=False)
+    nll = []
+    # token i, from the first one with n_ctx − stride tokens before it, in its own window
+    for token in range(n_ctx - stride, n_ctx - stride + windows * stride, stride):
+        start = token - (n_ctx - stride)
+        window = single_sequence_nll(nano_nemotron, tokens[start : start + n_ctx])
+        nll += list(window[-stride:])
+    row = perplexity(nano_nemotron, settings)
+    ppl, error = summarize(np.array(nll))
+    assert row.chunks == windows and len(nll) == windows * stride
+    assert row.ppl == pytest.approx(ppl, rel=1e-5)
+    assert row.ppl_error == pytest.approx(error, rel=1e-4)
+
+
+def test_half_a_chunk_as_stride_is_close_to_chunks_side_by_side(nano_nemotron: Path) -> None:
+    strided = perplexity(nano_nemotron, ChunkSettings(128, limit=15, stride=64))
+    plain = perplexity(nano_nemotron, ChunkSettings(128, limit=8))
+    # every second window is a chunk; it scores one token more
+    assert np.mean(strided.chunk_nll[::2]) == pytest.approx(np.mean(plain.chunk_nll), rel=0.05)
+    assert strided.ppl_error < plain.ppl_error
+
+
+@pytest.mark.parametrize("stride", [64, 65, 0, -1])
+def test_a_stride_leaves_some_context(stride: int, nano_nemotron: Path) -> None:
+    with pytest.raises(Usage, match="a stride is from 1 to 63"):
+        perplexity(nano_nemotron, ChunkSettings(64, stride=stride))
+
+
+def test_a_context_that_the_model_was_not_trained_on(nano_nemotron: Path) -> None:
+    with pytest.raises(Usage, match="trained on 4096 tokens of context; chunks of 4097") as caught:
+        perplexity(nano_nemotron, ChunkSettings(4097))
+    assert "--ctx 4096" in caught.value.hint
+
+
+def test_levels_that_another_one_beats(nano_nemotron: Path) -> None:
+    row = perplexity(nano_nemotron, ChunkSettings(64, limit=2))
+    sizes = {"a": (1, 9), "b": (2, 7), "c": (3, 8), "d": (3, 6), "e": (4, 6), "f": (5, 6.5)}
+    rows = [
+        replace(row, model=name, level="Q4_0", size_mib=size, ppl=ppl)
+        for name, (size, ppl) in sizes.items()
+    ]
+    marked = {each.model: each.dominated_by for each in mark_dominated(rows)}
+    # e is larger than d and no better, but not worse either
+    assert marked == {"a": None, "b": None, "c": "b", "d": None, "e": None, "f": "d"}
+    full = replace(rows[-1], level="F16", size_mib=99)
+    assert mark_dominated([*rows, full])[-1].dominated_by is None
 
 
 def test_the_table_relates_to_the_reference(

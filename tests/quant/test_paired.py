@@ -8,7 +8,8 @@ import pytest
 
 from minitron_quant.chunks import ChunkSettings
 from minitron_quant.measure.paired import compare_all, paired_difference, paired_differences
-from minitron_quant.measure.table import MeasureSettings, measure
+from minitron_quant.measure.settings import MeasureSettings
+from minitron_quant.measure.table import measure
 from minitron_quant.quantize.batch import LevelResult
 from support import EXAMPLES
 

@@ -39,13 +39,18 @@ class ReferenceChunk:
 
 @dataclass(frozen=True)
 class TokenScores:
-    """One model's scored tokens beside the reference's, one value each."""
+    """One model's scored tokens of a chunk, one value each: −ln p of the true token, and beside the
+    reference KLD and same top; these two are empty where nothing was compared.
+    """
 
     nll: Array
-    nll_base: Array
     kld: Array
-    delta_p: Array
     same_top: NDArray[np.bool_]
+
+    @classmethod
+    def alone(cls, nll: Array) -> "TokenScores":
+        """Scores that were compared with nothing."""
+        return cls(nll, np.empty(0), np.empty(0, np.bool_))
 
 
 @dataclass(frozen=True)
@@ -121,16 +126,20 @@ def compare_chunk(
 
     parts = list(pool.map(work, row_blocks(logits)))
     nll, kld, same = (np.concatenate(column) for column in zip(*parts, strict=True))
-    delta_p = np.exp(-nll) - np.exp(-base.nll)
-    return TokenScores(nll, base.nll, kld, delta_p, same.astype(np.bool_))
+    return TokenScores(nll, kld, same.astype(np.bool_))
 
 
-def statistics(chunks: Sequence[TokenScores]) -> Divergence | None:
-    """Everything that llama-perplexity prints of a divergence; None for fewer than 100 tokens."""
-    nll, base, kld, delta, same = (
+def statistics(chunks: Sequence[TokenScores], reference: Sequence[Array]) -> Divergence | None:
+    """Everything that llama-perplexity prints of a divergence; None for fewer than 100 tokens.
+
+    reference: −ln p of the same tokens by the reference, chunk by chunk.
+    """
+    nll, kld, same = (
         np.concatenate([getattr(chunk, name) for chunk in chunks])
-        for name in ("nll", "nll_base", "kld", "delta_p", "same_top")
+        for name in ("nll", "kld", "same_top")
     )
+    base = np.concatenate(reference)
+    delta = np.exp(-nll) - np.exp(-base)
     if len(nll) < _MIN_TOKENS:
         return None
     ppl, ppl_error = summarize(nll)

@@ -2,40 +2,30 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from minitron_engine.devices import GpuLayers
-from minitron_engine.model import ModelSettings, open_model
-from minitron_engine.progress import Event, Progress, ignore
-from minitron_quant.chunks import ChunkSettings, chunk_text, read_text
+from minitron_engine.progress import Progress, ignore
 from minitron_quant.levels import level_of_ftype
-from minitron_quant.measure.divergence import Divergence, statistics
-from minitron_quant.measure.perplexity import chunk_means, measure_perplexity, summarize
-from minitron_quant.measure.together import TogetherSettings, compare
+from minitron_quant.measure.divergence import Array, Divergence, statistics
+from minitron_quant.measure.perplexity import chunk_means, summarize
+from minitron_quant.measure.settings import MeasureSettings
+from minitron_quant.measure.together import Measured, measure_together
 from minitron_quant.models import open_model_files
 
 MIB = 1 << 20
+_FULL_PRECISION = ("F32", "F16", "BF16")
 _DIVERGENCE_KEYS = tuple(each.name for each in fields(Divergence))
-
-
-@dataclass(frozen=True)
-class MeasureSettings:
-    """Which files to measure on which text; `reference` is one of the files, or None."""
-
-    models: tuple[Path, ...]
-    text: Path
-    chunks: ChunkSettings
-    gpu_layers: GpuLayers = "auto"
-    reference: Path | None = None
 
 
 @dataclass(frozen=True)
 class Row:
     """One file. size_pct, accuracy_pct (100 · PPL of the reference / PPL) and the divergence are
     None without a reference. chunk_nll and chunk_kld: the means of each chunk, for measure.paired.
+
+    noise: of the reference, how far it is from itself in other batch shapes: what is smaller than
+    that says nothing. dominated_by: the model that is smaller and has a lower perplexity.
     """
 
     model: str
@@ -48,25 +38,19 @@ class Row:
     chunks: int
     device: str
     divergence: Divergence | None = None
+    noise: Divergence | None = None
+    dominated_by: str | None = None
     chunk_nll: tuple[float, ...] = field(default=(), compare=False, repr=False)
     chunk_kld: tuple[float, ...] = field(default=(), compare=False, repr=False)
 
     def document(self) -> dict[str, Any]:
         """The row with the keys of the JSON contract, those of the divergence among them."""
         document = asdict(self)
-        del document["chunk_nll"], document["chunk_kld"]
+        for key in ("chunk_nll", "chunk_kld", "noise"):
+            del document[key]
         divergence = document.pop("divergence") or dict.fromkeys(_DIVERGENCE_KEYS)
         # the row's own perplexity stands for the divergence's: they are the same number
         return document | {k: v for k, v in divergence.items() if k not in document}
-
-    @classmethod
-    def of_document(cls, document: dict[str, Any]) -> "Row":
-        """The row that `document` made."""
-        own = {each.name for each in fields(cls)} - {"divergence"}
-        values = {key: value for key, value in document.items() if key in own}
-        if document["kld_mean"] is not None:
-            values["divergence"] = Divergence(**{key: document[key] for key in _DIVERGENCE_KEYS})
-        return cls(**values)
 
 
 def measure(settings: MeasureSettings, progress: Progress = ignore) -> Iterator[Row]:
@@ -75,26 +59,24 @@ def measure(settings: MeasureSettings, progress: Progress = ignore) -> Iterator[
     Without a reference one after the other, only one in memory at a time. With one it comes first,
     and the others are compared with it side by side.
     """
-    if settings.reference is None:
-        for number, path in enumerate(settings.models):
-            yield _measure_one(path, settings, _part_of(progress, number, len(settings.models)))
-        return
-    others = tuple(path for path in settings.models if path != settings.reference)
-    if not others:
-        alone = _measure_one(settings.reference, settings, _part_of(progress, 0, 1))
-        yield relate(alone, alone)
-        return
-    together = TogetherSettings(
-        settings.reference, others, settings.text, settings.chunks, settings.gpu_layers
-    )
     reference: Row | None = None
-    for result in compare(together, progress):
-        ppl, error = summarize(np.concatenate(result.nll))
-        row = _row(result.path, ppl, error, chunk_means(result.nll), result.device)
-        reference = reference or row
-        divergence = statistics(result.scores) if result.scores else None
-        kld = chunk_means(chunk.kld for chunk in result.scores)
-        yield relate(replace(row, divergence=divergence, chunk_kld=kld), reference)
+    base: list[Array] = []
+    for result in measure_together(settings, progress):
+        nll = [chunk.nll for chunk in result.scores]
+        row = _row(result, nll)
+        if settings.reference is None:
+            yield row
+            continue
+        if reference is None:
+            reference, base = row, nll
+            row = replace(row, noise=statistics(result.noise, base[: len(result.noise)]))
+        else:
+            row = replace(
+                row,
+                divergence=statistics(result.scores, base),
+                chunk_kld=chunk_means(chunk.kld for chunk in result.scores),
+            )
+        yield relate(row, reference)
 
 
 def relate(row: Row, reference: Row | None) -> Row:
@@ -108,44 +90,39 @@ def relate(row: Row, reference: Row | None) -> Row:
     )
 
 
-def _part_of(progress: Progress, number: int, models: int) -> Progress:
-    # one bar over all files: the chunks of the file in work count as a part of one
-    def listen(event: Event) -> None:
-        done = number + event.done / event.total
-        progress(Event("perplexity", done, models, "models", event.detail))
-
-    return listen
-
-
-def _measure_one(path: Path, settings: MeasureSettings, progress: Progress) -> Row:
-    open_model_files(path)
-    n_ctx = settings.chunks.context().n_ctx
-    with open_model(ModelSettings(path, settings.gpu_layers, n_ctx)) as model:
-        chunks = chunk_text(model, read_text(settings.text), settings.chunks, settings.text.name)
-
-        def listen(event: Event) -> None:
-            progress(replace(event, detail=f"{path.name}: {event.detail}"))
-
-        result = measure_perplexity(model, chunks, settings.chunks, listen)
-        return _row(path, result.ppl, result.error, result.chunk_nll, model.device)
-
-
-def _row(path: Path, ppl: float, error: float, chunk_nll: tuple[float, ...], device: str) -> Row:
-    shards = open_model_files(path)
+def _row(result: Measured, nll: list[Array]) -> Row:
+    shards = open_model_files(result.path)
+    ppl, error = summarize(np.concatenate(nll))
     return Row(
-        model=path.name,
+        model=result.path.name,
         level=level_of_ftype(shards[0].get("general.file_type")),
         size_mib=sum(shard.size for shard in shards) / MIB,
         size_pct=None,
         ppl=ppl,
         ppl_error=error,
         accuracy_pct=None,
-        chunks=len(chunk_nll),
-        device=device,
-        chunk_nll=chunk_nll,
+        chunks=len(nll),
+        device=result.device,
+        chunk_nll=chunk_means(nll),
     )
 
 
 def sort_by_size(rows: Sequence[Row]) -> list[Row]:
     """Smallest first, as the published table has them."""
     return sorted(rows, key=lambda row: row.size_mib)
+
+
+def mark_dominated(rows: Sequence[Row]) -> list[Row]:
+    """The rows, each level with the best of those that are smaller and have a lower perplexity.
+
+    Not the full precision, which levels are measured against: some come out better by chance.
+    """
+
+    def better(row: Row) -> str | None:
+        found = [each for each in rows if each.size_mib < row.size_mib and each.ppl < row.ppl]
+        return min(found, key=lambda each: each.ppl).model if found else None
+
+    return [
+        row if row.level in _FULL_PRECISION else replace(row, dominated_by=better(row))
+        for row in rows
+    ]

@@ -1,154 +1,218 @@
-"""Several models on one text, side by side: every chunk of the reference is computed once.
+"""Models on one text, with a reference side by side: each of its chunks is computed once.
 
-No logits go to disk: a chunk's reference is compared with every model and then forgotten. Models
-that do not fit into memory together are taken in groups, and the reference runs once per group.
+With enough memory a chunk's reference is compared with every model and then forgotten. Else the
+reference runs ahead over as many chunks as a bounded cache on disk holds, and the models follow in
+groups that fit. Either way the numbers are the same.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
-from minitron_engine.context import Context, open_context
-from minitron_engine.devices import GpuLayers, available_memory, default_threads
-from minitron_engine.errors import Unsupported
-from minitron_engine.model import Model, ModelSettings, Tokens, open_model
+from minitron_engine.devices import default_threads
 from minitron_engine.progress import Event, Progress, ignore
-from minitron_quant.chunks import ChunkSettings, chunk_text, decode_chunks, read_text
-from minitron_quant.measure.divergence import (
-    Array,
-    TokenScores,
-    compare_chunk,
-    reference_chunk,
-)
+from minitron_quant.chunks import chunk_text, read_text
+from minitron_quant.measure.divergence import ReferenceChunk, TokenScores
+from minitron_quant.measure.fitting import cache_budget, cache_folder, memory_for, plan_memory
+from minitron_quant.measure.passes import Opened, Pass, check_vocabulary, open_for, other_shape
+from minitron_quant.measure.reference_cache import ReferenceCache
+from minitron_quant.measure.settings import MeasureSettings
+from minitron_quant.measure.state import About, State, open_state
 from minitron_quant.models import open_model_files
+from minitron_quant.quantize.journal import file_sha256, fingerprint
 
-# the share of the free memory that weights may take; the rest is for contexts and logits
-_MEMORY_SHARE = 0.6
-
-
-@dataclass(frozen=True)
-class TogetherSettings:
-    """A reference and the models to compare with it, all on one text."""
-
-    reference: Path
-    models: tuple[Path, ...]
-    text: Path
-    chunks: ChunkSettings
-    gpu_layers: GpuLayers = "auto"
+_LOG = logging.getLogger("minitron.measure")
 
 
 @dataclass(frozen=True)
-class Compared:
-    """One model's −ln p of the true tokens, chunk by chunk, and the device that it ran on.
+class Measured:
+    """One model's scored tokens, chunk by chunk, and the device that it ran on.
 
-    scores: what sets it apart from the reference; empty for the reference itself.
+    noise: of the reference, its first chunks compared with themselves in other batch shapes.
     """
 
     path: Path
     device: str
-    nll: list[Array]
     scores: list[TokenScores]
+    noise: list[TokenScores]
 
 
-def compare(settings: TogetherSettings, progress: Progress = ignore) -> Iterator[Compared]:
-    """The reference, then every model compared with it; results come group by group, in order.
+def measure_together(settings: MeasureSettings, progress: Progress = ignore) -> Iterator[Measured]:
+    """The reference if there is one, then the models in the order given.
 
     Raises Unsupported where the vocabularies differ: their probabilities cannot be compared.
     """
-    groups = group_by_memory(settings.reference, settings.models, available_memory())
-    for number, group in enumerate(groups):
-        reference, *others = _compare_group(settings, group, number, len(groups), progress)
-        yield from others if number else (reference, *others)
+    threads = settings.chunks.threads or default_threads()
+    with (
+        open_state(settings.state) as state,
+        ThreadPoolExecutor(threads, thread_name_prefix="score") as pool,
+    ):
+        run = _Run(settings, state, pool, progress)
+        if settings.reference is None:
+            for number, path in enumerate(settings.paths):
+                if not run.finished(path):
+                    run.alone(path, number)
+                yield run.result(path)
+            return
+        pending = [path for path in settings.paths if not run.finished(path)]
+        if pending:
+            run.beside(settings.reference, [p for p in pending if p != settings.reference])
+        yield from map(run.result, settings.paths)
 
 
-def group_by_memory(
-    reference: Path, models: Sequence[Path], available: int
-) -> list[tuple[Path, ...]]:
-    """Models in the order given, split where the next one would not fit beside the reference."""
-    budget = _MEMORY_SHARE * available - reference.stat().st_size
-    groups: list[list[Path]] = []
-    used = 0.0
-    for path in models:
-        size = path.stat().st_size
-        if not groups or used + size > budget:
-            groups.append([])
-            used = 0.0
-        groups[-1].append(path)
-        used += size
-    return [tuple(group) for group in groups]
+class _Run:
+    """The passes over one text, and the keys of the scores that they give."""
 
+    def __init__(
+        self,
+        settings: MeasureSettings,
+        state: State,
+        pool: ThreadPoolExecutor,
+        progress: Progress,
+    ) -> None:
+        self._settings = settings
+        self._text = read_text(settings.text)
+        self._state = state
+        self._pool = pool
+        self._progress = progress
+        self._keys = {path: self._key(path) for path in settings.paths}
+        for key in self._keys.values():
+            state.load(key)
+            state.load(_noise(key))
 
-def _compare_group(
-    settings: TogetherSettings,
-    paths: tuple[Path, ...],
-    number: int,
-    groups: int,
-    progress: Progress,
-) -> list[Compared]:
-    with ExitStack() as stack:
-        model, context = _open(settings, settings.reference, stack)
-        text = read_text(settings.text)
-        chunks = chunk_text(model, text, settings.chunks, settings.text.name)
-        opened = [_open(settings, path, stack) for path in paths]
-        for path, (other, _) in zip(paths, opened, strict=True):
-            _check_vocabulary(model, other, text, path)
-        results = [
-            Compared(path, m.device, [], [])
-            for path, m in [
-                (settings.reference, model),
-                *((path, other) for path, (other, _) in zip(paths, opened, strict=True)),
-            ]
-        ]
-        contexts = [context, *(other for _, other in opened)]
-        threads = settings.chunks.threads or default_threads()
-        pool = stack.enter_context(ThreadPoolExecutor(threads, thread_name_prefix="compare"))
-        for start in range(0, len(chunks), settings.chunks.n_seq):
-            part = chunks[start : start + settings.chunks.n_seq]
-            _compare_part(settings, pool, part, contexts, results)
-            done = number + (start + len(part)) / len(chunks)
-            detail = f"{start + len(part)} of {len(chunks)} chunks"
-            progress(Event("divergence", done, groups, "groups", detail))
-        return results
-
-
-def _compare_part(
-    settings: TogetherSettings,
-    pool: ThreadPoolExecutor,
-    part: Tokens,
-    contexts: Sequence[Context],
-    results: Sequence[Compared],
-) -> None:
-    first = settings.chunks.n_ctx // 2
-    targets = part[:, first + 1 :]
-    ((_, logits),) = decode_chunks(contexts[0], part, settings.chunks, first)
-    base = [reference_chunk(pool, x[:-1], y) for x, y in zip(logits, targets, strict=True)]
-    results[0].nll.extend(chunk.nll for chunk in base)
-    for context, result in zip(contexts[1:], results[1:], strict=True):
-        ((_, logits),) = decode_chunks(context, part, settings.chunks, first)
-        scores = [
-            compare_chunk(pool, x[:-1], y, b) for x, y, b in zip(logits, targets, base, strict=True)
-        ]
-        result.scores.extend(scores)
-        result.nll.extend(chunk.nll for chunk in scores)
-
-
-def _open(settings: TogetherSettings, path: Path, stack: ExitStack) -> tuple[Model, Context]:
-    open_model_files(path)
-    context = settings.chunks.context()
-    model = stack.enter_context(open_model(ModelSettings(path, settings.gpu_layers, context.n_ctx)))
-    return model, stack.enter_context(open_context(model, context))
-
-
-def _check_vocabulary(reference: Model, model: Model, text: str, path: Path) -> None:
-    sample = text[:2000]
-    ours = reference.tokenize(sample, add_special=True, parse_special=False)
-    theirs = model.tokenize(sample, add_special=True, parse_special=False)
-    if reference.n_vocab != model.n_vocab or not np.array_equal(ours, theirs):
-        raise Unsupported(
-            f"{path.name} has another vocabulary than the reference: nothing to compare",
-            "the reference must be the same model at a higher precision",
+    def _key(self, path: Path) -> str:
+        # what is only kept in memory needs no proof of where it came from
+        if self._settings.state is None:
+            return str(path)
+        settings = self._settings
+        chunks = replace(settings.chunks, limit=None, threads=None)
+        beside = [] if settings.reference in (None, path) else [settings.reference]
+        return fingerprint(
+            self._text.encode("utf-8", "surrogateescape"),
+            *(repr(chunks), str(settings.gpu_layers), version("llama_cpp_python")),
+            *(self._hash(each) for each in (path, *beside)),
         )
+
+    def _hash(self, path: Path) -> str:
+        known = self._settings.hashes
+        shards = [shard.path for shard in open_model_files(path)]
+        return fingerprint(*(known.get(shard) or file_sha256(shard) for shard in shards))
+
+    def finished(self, path: Path) -> bool:
+        """Whether every chunk of a model is known."""
+        key, n_seq = self._keys[path], self._settings.chunks.n_seq
+        about = self._state.about(key)
+        count = self._limited(about.chunks) if about else 0
+        return about is not None and all(
+            self._state.has(key, start, min(n_seq, count - start))
+            for start in range(0, count, n_seq)
+        )
+
+    def _limited(self, chunks: int) -> int:
+        return min(chunks, self._settings.chunks.limit or chunks)
+
+    def result(self, path: Path) -> Measured:
+        """What is known of a model that is finished."""
+        key = self._keys[path]
+        about = self._state.about(key)
+        assert about is not None
+        scores = self._state.scores(key)[: self._limited(about.chunks)]
+        return Measured(path, about.device, scores, self._state.scores(_noise(key)))
+
+    def alone(self, path: Path, number: int) -> None:
+        """Score a model that is compared with nothing: the one of that number."""
+        models = len(self._settings.paths)
+        with ExitStack() as stack:
+            opened = self._open(path, stack)
+            work = self._pass(opened)
+            for start in work.starts([opened.key]):
+                work.score(opened, start)
+                running = np.exp(np.mean([s.nll.mean() for s in self._state.scores(opened.key)]))
+                share = number + (start + len(work.part(start))) / len(work.tokens)
+                detail = f"{path.name}: PPL {running:.4f}"
+                self._progress(Event("perplexity", share, models, "models", detail))
+
+    def beside(self, reference: Path, paths: Sequence[Path]) -> None:
+        """Compare models with the reference."""
+        chunks, free = self._settings.chunks, memory_for(self._settings.gpu_layers)
+        plan = plan_memory(reference, paths, chunks, free)
+        if plan.from_disk:
+            _LOG.info("not enough memory: the reference's rows go over the disk")
+            self._from_disk(reference, plan.groups)
+            return
+        with ExitStack() as stack:
+            opened = self._open(reference, stack)
+            work = self._pass(opened)
+            others = [self._open_beside(path, work, stack) for path in paths]
+            starts = work.starts([opened.key, *(other.key for other in others)])
+            for done, start in enumerate(starts, 1):
+                base = self._refer(work, opened, start)
+                for other in others:
+                    work.score(other, start, base)
+                self._progress(Event("divergence", done, len(starts), "parts"))
+
+    def _from_disk(self, reference: Path, groups: Sequence[Sequence[Path]]) -> None:
+        folder = cache_folder(self._settings.state)
+        keys = [self._keys[path] for path in (reference, *(p for group in groups for p in group))]
+        total, left = 0, 1
+        while left:
+            with ReferenceCache(folder, cache_budget(folder)) as cache:
+                with ExitStack() as stack:
+                    opened = self._open(reference, stack)
+                    work = self._pass(opened)
+                    starts = work.starts(keys)
+                    total = total or len(starts)
+                    for start in starts:
+                        cache.put(start, self._refer(work, opened, start))
+                        if cache.full:
+                            break
+                left = len(starts) - len(cache.starts)
+                for number, group in enumerate(groups):
+                    self._score_group(work, group, cache)
+                    share = len(cache.starts) * (number + 1) / len(groups)
+                    done = total - len(starts) + share
+                    self._progress(Event("divergence", done, total, "parts", "reference on disk"))
+
+    def _score_group(self, work: Pass, group: Sequence[Path], cache: ReferenceCache) -> None:
+        with ExitStack() as stack:
+            others = [self._open_beside(path, work, stack) for path in group]
+            for start in cache.starts:
+                base = cache.get(start)
+                for other in others:
+                    work.score(other, start, base)
+
+    def _refer(self, work: Pass, opened: Opened, start: int) -> list[ReferenceChunk]:
+        base = work.refer(opened, start)
+        noise = _noise(opened.key)
+        if start == 0 and not work.known(noise, 0):
+            with ExitStack() as stack:
+                work.score(other_shape(opened, noise, stack), 0, base)
+        return base
+
+    def _open(self, path: Path, stack: ExitStack) -> Opened:
+        chunks, layers = self._settings.chunks, self._settings.gpu_layers
+        return open_for(path, self._keys[path], chunks, layers, stack)
+
+    def _open_beside(self, path: Path, work: Pass, stack: ExitStack) -> Opened:
+        check_vocabulary(work.model, path)
+        opened = self._open(path, stack)
+        self._state.describe(opened.key, About(opened.model.device, work.total))
+        return opened
+
+    def _pass(self, opened: Opened) -> Pass:
+        settings = self._settings.chunks
+        every = replace(settings, limit=None)
+        tokens = chunk_text(opened.model, self._text, every, self._settings.text.name)
+        self._state.describe(opened.key, About(opened.model.device, len(tokens)))
+        limited = tokens[: settings.limit]
+        return Pass(opened.path, limited, len(tokens), settings, self._pool, self._state)
+
+
+def _noise(key: str) -> str:
+    return f"{key} in other batches"

@@ -11,6 +11,7 @@ EXAMPLES = """minitron ppl out/nano-llama-Q4_K_M.gguf -f examples/held-out.txt
 minitron ppl out/nano-llama-*.gguf -f examples/held-out.txt --format md
 minitron ppl out/*.gguf --reference nano-llama-F16.gguf -f examples/held-out.txt
 minitron ppl a-Q4_0.gguf a-IQ4_XS.gguf -f wiki.test.raw --compare
+minitron ppl out/*.gguf --reference big-F16.gguf -f wiki.test.raw --resume rows.sqlite
 minitron ppl model-Q4_K_M.gguf -f wiki.test.raw --chunks 50 --json"""
 
 
@@ -27,6 +28,14 @@ def ppl(
     ctx: Annotated[int, typer.Option("--ctx", "-c", min=8, help="Tokens of a chunk.")] = 512,
     chunks: Annotated[int | None, typer.Option(min=1, help="At most this many chunks.")] = None,
     batch: Annotated[int, typer.Option("--batch", "-b", min=8, help="Tokens of a decode.")] = 2048,
+    stride: Annotated[
+        int | None,
+        typer.Option(min=1, help="Let chunks overlap, and score the last N tokens of each."),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option("--resume", metavar="STATE", help="Keep what is done in this file; go on."),
+    ] = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Differences between any two models, with intervals.")
     ] = False,
@@ -39,7 +48,12 @@ def ppl(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure perplexity, to four decimals as llama-perplexity does."""
+    """Measure perplexity, to four decimals as llama-perplexity does.
+
+    With --stride N every token after the first window is scored once, with at least ctx − N tokens
+    before it, and the result has an error; llama-perplexity --ppl-stride has neither: it widens
+    the windows, and puts BOS where it has no effect.
+    """
     from minitron_cli.models import local_model, local_models
     from minitron_cli.output import Output
     from minitron_cli.tables import (
@@ -49,19 +63,21 @@ def ppl(
         show_measured,
     )
     from minitron_quant.chunks import ChunkSettings
-    from minitron_quant.measure.table import MeasureSettings, measure
+    from minitron_quant.measure.settings import MeasureSettings
+    from minitron_quant.measure.table import mark_dominated, measure
 
     as_json = as_json or table_format == "json"
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
     settings = MeasureSettings(
         local_models(models, out),
         text,
-        ChunkSettings(ctx, batch, chunks, threads),
+        ChunkSettings(ctx, batch, chunks, threads, stride=stride),
         gpu_layers(layers),
         local_model(reference, out) if reference else None,
+        resume,
     )
     with out.progress() as listener:
-        rows = list(measure(settings, listener))
+        rows = mark_dominated(list(measure(settings, listener)))
     differences = differences_of(rows) if compare else []
     if as_json:
         document = measured_document(text, ctx, rows)

@@ -29,7 +29,7 @@ def run(
     from minitron_cli.output import Output
     from minitron_cli.pipeline import Pipeline, describe, refuse_used_folder
     from minitron_cli.plots import require_matplotlib
-    from minitron_cli.tables import PUBLISHED, measured_document, published_cells
+    from minitron_cli.tables import PUBLISHED, measured_document, published_cells, show_notes
 
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
     described = load_job(job)
@@ -47,5 +47,6 @@ def run(
         text = described.measure.text or Path()
         out.document(measured_document(text, described.measure.ctx, rows))
         return
-    out.table(PUBLISHED, [published_cells(row) for row in rows])
+    out.table(PUBLISHED, [published_cells(row, marked=True) for row in rows])
+    show_notes(out, rows)
     out.note(f"everything is in {described.output.directory}")
