@@ -1,8 +1,10 @@
-"""Make a checkpoint of random weights with the exact shape of a published model.
+r"""Make a checkpoint of random weights with the exact shape of a published model.
 
-    python benchmarks/peers/make_checkpoint.py CONFIG.json TOKENIZER_FOLDER OUT [--layers N]
+    python benchmarks/peers/make_checkpoint.py CONFIG.json TOKENIZER_FOLDER OUT [--layers N] \
+        [--hidden N]
 
-The weights are bf16, normally distributed with a deviation of 0.02, in shards of at most 5 GB.
+With --hidden it is a small model that has the published one's vocabulary and proportions. The
+weights are bf16, normally distributed with a deviation of 0.02, in shards of at most 5 GB.
 """
 
 from __future__ import annotations
@@ -24,14 +26,24 @@ def main() -> None:
     parser.add_argument("tokenizer", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--layers", type=int, help="fewer layers than the config says")
+    parser.add_argument("--hidden", type=int, help="a smaller width than the config says")
     options = parser.parse_args()
     config = json.loads(options.config.read_text())
+    if options.hidden:
+        narrow(config, options.hidden)
     config["num_hidden_layers"] = options.layers or config["num_hidden_layers"]
     options.out.mkdir(parents=True)
     for path in options.tokenizer.iterdir():
         shutil.copyfile(path, options.out / path.name)
     (options.out / "config.json").write_text(json.dumps(config))
     write_shards(options.out, shapes(config))
+
+
+def narrow(config: dict, hidden: int) -> None:
+    """Scale the width, with heads of 64 of which four share their keys and values."""
+    config["intermediate_size"] = config["intermediate_size"] * hidden // config["hidden_size"]
+    config |= {"hidden_size": hidden, "head_dim": 64, "num_attention_heads": hidden // 64}
+    config["num_key_value_heads"] = max(1, hidden // 64 // 4)
 
 
 def shapes(config: dict) -> dict[str, tuple[int, ...]]:

@@ -1,6 +1,7 @@
 """Importance matrices: equal to llama-imatrix's to the byte, and files that cannot be right."""
 
 import hashlib
+import math
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from minitron_quant.imatrix.collector import Collector
 from minitron_quant.imatrix.files import read_imatrix, write_imatrix
 from minitron_quant.imatrix.matrix import Entry, ImportanceMatrix, Origin
 from minitron_quant.imatrix.origin import origin_of
+from minitron_quant.imatrix.reduction import Reducer
 from minitron_quant.quantize.batch import LevelResult
 from support import EXAMPLES, RECORDED
 
@@ -136,6 +138,37 @@ def test_the_origin_is_that_of_every_level_of_the_model(
     assert origin.texts == (hashlib.sha256(CALIBRATION.read_bytes()).hexdigest(),)
 
 
+@given(
+    rows=hnp.arrays(
+        np.float32,
+        st.tuples(st.integers(1, 40), st.integers(2, 8)),
+        elements=st.floats(-1e3, 1e3, width=32),
+    )
+)
+def test_sums_in_both_precisions(rows: np.ndarray) -> None:
+    exact = np.array([math.fsum(float(x) ** 2 for x in column) for column in rows.T])
+    single, double = Reducer("float32", means=True), Reducer("float64", means=True)
+    ours = single.entry(1, rows.shape[1], 1), double.entry(1, rows.shape[1], 1)
+    for start in range(0, len(rows), 16):
+        single.add_rows(ours[0], 0, rows[start : start + 16])
+        double.add_rows(ours[1], 0, rows[start : start + 16])
+    drifting = np.zeros(rows.shape[1], np.float32)
+    for row in rows:
+        drifting += row * row
+    np.testing.assert_array_equal(ours[0].sums[0], drifting)
+    np.testing.assert_allclose(ours[1].sums[0], exact, rtol=1e-14)
+    np.testing.assert_allclose(ours[0].totals, rows.sum(axis=0)[None], atol=1e-2)
+
+
+def test_float64_sums_are_close_to_float32_ones(nano_llama: Path) -> None:
+    chunks = ChunkSettings(n_ctx=128, limit=3)
+    single = collected(nano_llama, CollectSettings((CALIBRATION,), chunks))
+    double = collected(nano_llama, CollectSettings((CALIBRATION,), chunks, sums="float64"))
+    for name, entry in double.entries.items():
+        assert entry.sums.dtype == np.float64
+        np.testing.assert_allclose(single.entries[name].sums, entry.sums, rtol=1e-5)
+
+
 def test_output_weight_only_when_asked(nano_llama: Path) -> None:
     chunks = ChunkSettings(n_ctx=128, limit=3)
     plain = collected(nano_llama, CollectSettings((CALIBRATION,), chunks))
@@ -161,7 +194,7 @@ def test_a_text_too_short_is_refused(nano_llama: Path, tmp_path: Path) -> None:
 
 
 def test_an_error_inside_the_callback_is_not_lost() -> None:
-    collector = Collector(process_output=False)
+    collector = Collector(Reducer("float32", means=True))
     assert collector.hook(0, True, None) is False  # no tensor is there
     with pytest.raises(TypeError, match="integer expected"):
         collector.check()

@@ -11,19 +11,21 @@ from minitron_quant.chunks import ChunkSettings, chunk_text, decode_chunks, read
 from minitron_quant.imatrix.collector import MIN_TOKENS, Collector
 from minitron_quant.imatrix.matrix import ImportanceMatrix
 from minitron_quant.imatrix.origin import origin_of
+from minitron_quant.imatrix.reduction import Precision, Reducer
 
 
 @dataclass(frozen=True)
 class CollectSettings:
     """What to run; texts are used one after the other, each chunked for itself.
 
-    plain: only what llama-imatrix collects, neither means nor an origin.
+    plain: only what llama-imatrix collects, neither means nor an origin. sums: see `Reducer`.
     """
 
     texts: tuple[Path, ...]
     chunks: ChunkSettings = ChunkSettings()
     process_output: bool = False
     plain: bool = False
+    sums: Precision = "float32"
 
 
 def collect(
@@ -31,7 +33,7 @@ def collect(
 ) -> ImportanceMatrix:
     """Run the texts through the model and return the statistics of every weight's input."""
     chunked = _chunk_texts(model, settings)
-    collector = Collector(settings.process_output, means=not settings.plain)
+    collector = Collector(Reducer(settings.sums, not settings.plain), settings.process_output)
     total = sum(len(chunks) for chunks in chunked)
     matrix = ImportanceMatrix(
         collector.entries,

@@ -7,6 +7,7 @@ where nothing more is to be seen.
 
 import ctypes
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from minitron_engine.binding import api
 from minitron_engine.errors import MinitronError
 from minitron_engine.library import OP_MUL_MAT, OP_MUL_MAT_ID, Tensor
 from minitron_quant.imatrix.matrix import Entry
-from minitron_quant.imatrix.reduction import add_rows
+from minitron_quant.imatrix.reduction import Reducer
 from minitron_quant.products import activations, expert_ids, weight_name
 
 _F32 = 0
@@ -26,11 +27,11 @@ MIN_TOKENS = 16  # llama-imatrix ignores smaller products
 class Collector:
     """The callback that llama.cpp's scheduler calls for every node, and what it has summed."""
 
-    def __init__(self, process_output: bool, means: bool = True) -> None:
+    def __init__(self, reducer: Reducer, process_output: bool = False) -> None:
         self.entries: dict[str, Entry] = {}
         self.hook = api.ggml_backend_sched_eval_callback(self._called)
         self._process_output = process_output
-        self._means = means
+        self._reducer = reducer
         self._error: BaseException | None = None
         self._shared: _Reduction | None = None
         # the wanted weights in the order of the first graph, complete when a name comes again
@@ -116,7 +117,7 @@ class Collector:
         for outer in range(inputs.shape[0]):
             for inner in range(inputs.shape[1]):
                 matrix = (outer % weight.ne[3]) * weight.ne[2] + inner % weight.ne[2]
-                add_rows(entry, matrix, inputs[outer, inner])
+                self._reducer.add_rows(entry, matrix, inputs[outer, inner])
         rows = source.ne[1] * source.ne[2] * source.ne[3] // matrices
         entry.counts += rows
         self._shared = _Reduction(ctypes.addressof(source), before, entry.copy(), rows, {name})
@@ -132,16 +133,12 @@ class Collector:
             values = inputs[:, slot % inputs.shape[1]]
             for expert in np.unique(chosen[:, slot]):
                 rows = values[chosen[:, slot] == expert]
-                add_rows(entry, int(expert), rows)
+                self._reducer.add_rows(entry, int(expert), rows)
                 entry.counts[expert] += len(rows)
 
     def _entry(self, name: str, matrices: int, columns: int, counts: int) -> Entry:
         if name not in self.entries:
-            self.entries[name] = Entry(
-                np.zeros((matrices, columns), np.float32),
-                np.zeros(counts, np.int64),
-                np.zeros((matrices, columns)) if self._means else None,
-            )
+            self.entries[name] = self._reducer.entry(matrices, columns, counts)
         return self.entries[name]
 
 
@@ -150,12 +147,12 @@ class _Reduction:
     """Sums before and after the rows of one input, and the products that were counted with it."""
 
     address: int
-    before: NDArray[np.float32]
+    before: NDArray[Any]
     after: Entry
     rows: int
     names: set[str]
 
-    def serves(self, name: str, address: int, sums: NDArray[np.float32]) -> bool:
+    def serves(self, name: str, address: int, sums: NDArray[Any]) -> bool:
         # a name that comes again means that the graph runs anew in the same memory
         if address != self.address or name in self.names or sums.shape != self.before.shape:
             return False

@@ -12,11 +12,12 @@ class Entry:
     """One weight's statistics.
 
     sums: [matrices, columns], Σx² of every input column over the tokens seen (in the legacy format
-    mean × calls). counts: [matrices], tokens seen (legacy: calls). totals: [matrices, columns], Σx,
-    where they were collected. Dense weights have one matrix, mixtures of experts one per expert.
+    mean × calls), float32 as in a file or float64. counts: [matrices], tokens seen (legacy: calls).
+    totals: [matrices, columns], Σx, where they were collected. Dense weights have one matrix,
+    mixtures of experts one per expert.
     """
 
-    sums: NDArray[np.float32]
+    sums: NDArray[Any]
     counts: NDArray[np.int64]
     totals: NDArray[np.float64] | None = None
 
@@ -73,5 +74,5 @@ def _mean(entry: Entry) -> NDArray[Any]:
     # the division happens in float32, as in llama-quantize: bytes depend on it
     counts = entry.counts.astype(np.float32)[:, None]
     reached = counts > 0
-    mean = entry.sums / np.where(reached, counts, np.float32(1))
+    mean = entry.sums.astype(np.float32) / np.where(reached, counts, np.float32(1))
     return np.where(reached, mean, np.float32(1))

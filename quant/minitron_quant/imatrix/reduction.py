@@ -1,19 +1,59 @@
 """Sums over the rows of a product's input."""
 
+from typing import Any, Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
 from minitron_quant.imatrix.matrix import Entry
 
+Precision = Literal["float32", "float64"]
+# float64 squares in memory at once
+_BLOCK_VALUES = 1 << 16
 
-def add_rows(entry: Entry, matrix: int, rows: NDArray[np.float32]) -> None:
-    """Add Σ rows² and, where the entry has totals, Σ rows to one matrix of an entry.
 
-    Squares are added one row after the other in float32, in llama-imatrix's order: reduce does so
-    on axis 0. Totals of a batch are float32, their sum over batches is float64.
+class Reducer:
+    """Adds rows to entries; keeps memory for the squares, since asking for it costs as much.
+
+    float32: one row after the other, in llama-imatrix's order and to its bits; on long texts such
+    sums drift from the true ones, on the bundled model by up to 1.5e-4 of the sum. float64: squares
+    and sums are right to the last bit that a file's F32 keeps.
     """
-    squares = rows * rows
-    squares[0] += entry.sums[matrix]
-    entry.sums[matrix] = np.add.reduce(squares, axis=0)
-    if entry.totals is not None:
-        entry.totals[matrix] += np.add.reduce(rows, axis=0)
+
+    def __init__(self, precision: Precision, means: bool) -> None:
+        self._dtype = np.dtype(precision)
+        self._means = means
+        self._squares = np.empty(0, self._dtype)
+
+    def entry(self, matrices: int, columns: int, counts: int) -> Entry:
+        """Sums of nothing yet."""
+        return Entry(
+            np.zeros((matrices, columns), self._dtype),
+            np.zeros(counts, np.int64),
+            np.zeros((matrices, columns)) if self._means else None,
+        )
+
+    def add_rows(self, entry: Entry, matrix: int, rows: NDArray[np.float32]) -> None:
+        """Add Σ rows² and, where the entry has totals, Σ rows to one matrix of an entry.
+
+        Totals of a batch are float32, their sum over batches is float64.
+        """
+        if self._dtype == np.float32:
+            squares = self._square(rows)
+            squares[0] += entry.sums[matrix]
+            # reduce on axis 0 adds row after row
+            entry.sums[matrix] = np.add.reduce(squares, axis=0)
+        else:
+            step = max(1, _BLOCK_VALUES // rows.shape[1])
+            for start in range(0, len(rows), step):
+                squares = self._square(rows[start : start + step])
+                entry.sums[matrix] += np.add.reduce(squares, axis=0)
+        if entry.totals is not None:
+            entry.totals[matrix] += np.add.reduce(rows, axis=0)
+
+    def _square(self, rows: NDArray[np.float32]) -> NDArray[Any]:
+        if self._squares.size < rows.size:
+            self._squares = np.empty(rows.size, self._dtype)
+        squares = self._squares[: rows.size].reshape(rows.shape)
+        np.multiply(rows, rows, out=squares, dtype=self._dtype)
+        return squares
