@@ -93,6 +93,14 @@ def test_the_binding_comes_without_the_rest_of_its_package() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_the_process_that_plans_loads_little() -> None:
+    code = (
+        "import sys, minitron_quant.quantize.dry_run_child\n"
+        "assert not {'numpy', 'multiprocessing', 'jinja2'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 @pytest.mark.parametrize("command", ["--help", "quantize --help"])
 def test_help_loads_nothing_heavy(command: str) -> None:
     code = (

@@ -3,18 +3,20 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from minitron_cli.output import Output
 from minitron_engine.devices import GpuLayers
 from minitron_engine.model import Model, ModelSettings, open_model
 from minitron_quant.models import is_imatrix, open_model_files
 
+if TYPE_CHECKING:
+    from minitron_convert.hub_models import HubModel
+
 
 def local_model(model: Path, out: Output) -> Path:
     """The file that MODEL means: itself, or owner/name[:LEVEL] on the Hub, downloaded."""
-    from minitron_convert.hub_models import parse_model
-
-    named = None if model.exists() else parse_model(str(model))
+    named = on_the_hub(model)
     if named is None:
         return model
     with out.progress() as listener:
@@ -34,14 +36,22 @@ def local_models(models: Sequence[Path], out: Output) -> tuple[Path, ...]:
 @contextmanager
 def model_header(model: Path) -> Iterator[Path]:
     """As local_model, where the header is all that is needed: weights on the Hub stay there."""
-    from minitron_convert.hub_models import parse_model
-
-    named = None if model.exists() else parse_model(str(model))
+    named = on_the_hub(model)
     if named is None:
         yield model
     else:
         with named.headers() as path:
             yield path
+
+
+def on_the_hub(model: Path) -> "HubModel | None":
+    """The model on the Hub that MODEL names; None for what can only be a path."""
+    if model.exists() or model.suffix == ".gguf":
+        return None
+    # the Hub's client is loaded only where it is needed
+    from minitron_convert.hub_models import parse_model
+
+    return parse_model(str(model))
 
 
 def folder_for_results(model: Path) -> Path:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from minitron_cli.models import local_model, model_header
+from minitron_cli.models import local_model, model_header, on_the_hub
 from minitron_cli.output import Output
 from minitron_engine.errors import Usage
 
@@ -32,11 +32,9 @@ def quantize_source(model: Path, out: Output, plan_only: bool) -> Iterator[Path]
 
 
 def _is_checkpoint(model: Path) -> bool:
-    from minitron_convert.hub_models import parse_model
-
     if model.exists():
         return model.is_dir()
-    named = parse_model(str(model))
+    named = on_the_hub(model)
     return named is not None and named.needs_conversion()
 
 

@@ -4,19 +4,25 @@ It happens in a child process: llama.cpp may abort on what it did not expect, an
 carries the answer, is then not mixed with anything else.
 """
 
-import ctypes
-import multiprocessing
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 from minitron_convert.gguf_file import KeyValue, ValueType
 from minitron_engine.errors import Unsupported
-from minitron_quant.quantize.options import QuantizeOptions
+from minitron_quant.quantize.options import MAX_TEXT, QuantizeOptions
 
-_TAG_INT, _TAG_FLOAT, _TAG_BOOL, _TAG_STRING = range(4)  # llama_model_kv_override_type
+# llama_model_kv_override_type, and the member of the union that holds such a value
+_OVERRIDES = {
+    ValueType.STRING: (3, "val_str"),
+    ValueType.BOOL: (2, "val_bool"),
+    ValueType.FLOAT32: (1, "val_f64"),
+}
+_INTEGER = (0, "val_i64")
 
 
 Wanted = tuple[int, QuantizeOptions]  # a level (llama_ftype), and how it is to be made
@@ -27,76 +33,50 @@ def dry_runs(path: Path, wanted: Sequence[Wanted], imatrix: bool) -> list[list[s
 
     imatrix: whether there is one; its values do not matter here. Raises Unsupported.
     """
-    context = multiprocessing.get_context("spawn")
-    try:
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
-            return pool.submit(_dry_runs, str(path), tuple(wanted), imatrix).result()
-    except BrokenProcessPool as error:
-        raise Unsupported(f"llama.cpp stopped while it planned {path}") from error
+    question = {
+        "path": str(path),
+        "imatrix": imatrix,
+        "levels": [_level(ftype, options) for ftype, options in wanted],
+    }
+    # -P: what lies in the current folder is not imported
+    child = subprocess.run(
+        [sys.executable, "-P", "-m", "minitron_quant.quantize.dry_run_child"],
+        input=json.dumps(question),
+        capture_output=True,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        check=False,
+    )
+    if child.returncode != 0:
+        raise Unsupported(f"llama.cpp stopped while it planned {path}")
+    answer = json.loads(child.stdout)
+    if "error" in answer:
+        raise Unsupported(f"llama.cpp cannot quantize {path}: {answer['error']}")
+    lines: list[list[str]] = answer["lines"]
+    return lines
 
 
-def _dry_runs(path: str, wanted: tuple[Wanted, ...], imatrix: bool) -> list[list[str]]:
-    from minitron_engine import devices
-
-    devices.start()
-    return [_dry_run(path, ftype, options, imatrix) for ftype, options in wanted]
-
-
-def _dry_run(path: str, ftype: int, options: QuantizeOptions, imatrix: bool) -> list[str]:
-    from minitron_engine import log
-    from minitron_engine.binding import api
-
-    parameters = api.llama_model_quantize_default_params()
-    parameters.dry_run = True
-    parameters.ftype = ftype
-    parameters.pure = options.pure
-    parameters.quantize_output_tensor = not options.leave_output
-    parameters.allow_requantize = options.allow_requantize
-    parameters.keep_split = options.keep_split  # decides the order of the tensors
-    if options.output_type is not None:
-        parameters.output_tensor_type = options.output_type
-    if options.embedding_type is not None:
-        parameters.token_embedding_type = options.embedding_type
-    # ctypes keeps no references: the arrays must live here as long as the parameters are used
-    parameters.imatrix = entries = _presence(api) if imatrix else None
-    parameters.tt_overrides = patterns = _tensor_types(api, options)
-    parameters.kv_overrides = overrides = _overrides(api, options.overrides)
-    with log.capture() as lines:
-        status = api.llama_model_quantize(path.encode(), b"", ctypes.byref(parameters))
-    if status != 0:
-        raise Unsupported(f"llama.cpp cannot quantize {path}: {log.last_error()}")
-    del entries, patterns, overrides
-    return list(lines)
+def _level(ftype: int, options: QuantizeOptions) -> dict[str, Any]:
+    parameters = {
+        "dry_run": True,
+        "ftype": ftype,
+        "pure": options.pure,
+        "quantize_output_tensor": not options.leave_output,
+        "allow_requantize": options.allow_requantize,
+        "keep_split": options.keep_split,  # decides the order of the tensors
+        "output_tensor_type": options.output_type,
+        "token_embedding_type": options.embedding_type,
+    }
+    return {
+        "parameters": {name: value for name, value in parameters.items() if value is not None},
+        "tensor_types": options.tensor_types,
+        "overrides": [_override(entry) for entry in options.overrides],
+    }
 
 
-def _presence(api: Any) -> Any:
-    entries = (api.llama_model_imatrix_data * 2)()  # ends with an entry of no name
-    entries[0].name, entries[0].size = b"none", 1
-    entries[0].data = (ctypes.c_float * 1)(1.0)
-    return entries
-
-
-def _tensor_types(api: Any, options: QuantizeOptions) -> Any:
-    if not options.tensor_types:
-        return None
-    patterns = (api.llama_model_tensor_override * (len(options.tensor_types) + 1))()
-    for slot, (pattern, kind) in zip(patterns, options.tensor_types, strict=False):
-        slot.pattern, slot.type = pattern.encode(), kind
-    return patterns
-
-
-def _overrides(api: Any, entries: Sequence[KeyValue]) -> Any:
-    if not entries:
-        return None
-    overrides = (api.llama_model_kv_override * (len(entries) + 1))()  # ends with an empty key
-    for slot, entry in zip(overrides, entries, strict=False):
-        slot.key = entry.key.encode()
-        if entry.type == ValueType.STRING:
-            slot.tag, slot.value.val_str = _TAG_STRING, entry.value.encode()[:127]
-        elif entry.type == ValueType.BOOL:
-            slot.tag, slot.value.val_bool = _TAG_BOOL, entry.value
-        elif entry.type == ValueType.FLOAT32:
-            slot.tag, slot.value.val_f64 = _TAG_FLOAT, entry.value
-        else:
-            slot.tag, slot.value.val_i64 = _TAG_INT, entry.value
-    return overrides
+def _override(entry: KeyValue) -> tuple[str, int, str, Any]:
+    tag, field = _OVERRIDES.get(ValueType(entry.type), _INTEGER)
+    value = entry.value
+    if isinstance(value, str):
+        value = value.encode()[:MAX_TEXT].decode(errors="ignore")
+    return entry.key, tag, field, value

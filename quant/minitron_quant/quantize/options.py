@@ -20,7 +20,7 @@ _OVERRIDE_TYPES = {
     "bool": ValueType.BOOL,
     "str": ValueType.STRING,
 }
-_MAX_TEXT = 127  # of llama_model_kv_override
+MAX_TEXT = 127  # of llama_model_kv_override
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def parse_override(text: str) -> KeyValue:
     """KEY=TYPE:VALUE with the types int, float, bool and str; integers keep their sign."""
     key, sign, typed = text.partition("=")
     kind, colon, value = typed.partition(":")
-    if not (sign and colon and key) or kind not in _OVERRIDE_TYPES or len(key) > _MAX_TEXT:
+    if not (sign and colon and key) or kind not in _OVERRIDE_TYPES or len(key) > MAX_TEXT:
         raise Usage(
             f"--override-kv {text} is not of the form KEY=TYPE:VALUE",
             f"types: {', '.join(_OVERRIDE_TYPES)}",

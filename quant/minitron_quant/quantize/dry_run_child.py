@@ -1,0 +1,85 @@
+"""The process in which llama.cpp plans: reads what to ask as JSON, writes what llama.cpp logged.
+
+It imports as little as it can, numpy not included: every quantization waits for it.
+"""
+
+import ctypes
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from minitron_engine import devices, log
+from minitron_engine.binding import api
+
+
+def main() -> None:
+    """Answer on stdout the question on stdin: {"lines": [[…] for each level]}, or {"error": …}."""
+    question = json.load(sys.stdin)
+    path = os.fsencode(question["path"])
+    devices.start()
+    lines = []
+    for level in question["levels"]:
+        answer = _dry_run(path, question["imatrix"], **level)
+        if answer is None:
+            json.dump({"error": log.last_error()}, sys.stdout)
+            return
+        lines.append(answer)
+    json.dump({"lines": lines}, sys.stdout)
+
+
+def _dry_run(
+    path: bytes,
+    imatrix: bool,
+    parameters: dict[str, Any],
+    tensor_types: Sequence[tuple[str, int]],
+    overrides: Sequence[tuple[str, int, str, Any]],
+) -> list[str] | None:
+    """What llama.cpp logs, None if it fails.
+
+    parameters: fields of llama_model_quantize_params. overrides: (key, tag, field, value).
+    """
+    given = api.llama_model_quantize_default_params()
+    for name, value in parameters.items():
+        setattr(given, name, value)
+    # ctypes keeps no references: the arrays must live here as long as the parameters are used
+    given.imatrix = entries = _presence() if imatrix else None
+    given.tt_overrides = patterns = _tensor_types(tensor_types)
+    given.kv_overrides = keys = _overrides(overrides)
+    with log.capture() as lines:
+        status = api.llama_model_quantize(path, b"", ctypes.byref(given))
+    del entries, patterns, keys
+    return lines if status == 0 else None
+
+
+def _presence() -> Any:
+    """An importance matrix of one entry: that there is one decides, its values do not matter."""
+    entries = (api.llama_model_imatrix_data * 2)()  # ends with an entry of no name
+    entries[0].name, entries[0].size = b"none", 1
+    values: Any = (ctypes.c_float * 1)(1.0)
+    entries[0].data = values
+    return entries
+
+
+def _tensor_types(tensor_types: Sequence[tuple[str, int]]) -> Any:
+    if not tensor_types:
+        return None
+    patterns = (api.llama_model_tensor_override * (len(tensor_types) + 1))()
+    for slot, (pattern, kind) in zip(patterns, tensor_types, strict=False):
+        slot.pattern, slot.type = pattern.encode(), kind
+    return patterns
+
+
+def _overrides(entries: Sequence[tuple[str, int, str, Any]]) -> Any:
+    if not entries:
+        return None
+    overrides = (api.llama_model_kv_override * (len(entries) + 1))()  # ends with an empty key
+    for slot, (key, tag, field, value) in zip(overrides, entries, strict=False):
+        slot.key, slot.tag = key.encode(), tag
+        setattr(slot.value, field, value.encode() if isinstance(value, str) else value)
+    return overrides
+
+
+if __name__ == "__main__":
+    main()
