@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from minitron_convert.gguf_file import GgufWriter, KeyValue, TensorSpec, open_gguf
 from minitron_quant.levels import parse_levels
 from minitron_quant.quantize.batch import LevelResult, run
 from minitron_quant.quantize.job import QuantizeSettings, prepare
@@ -44,3 +45,15 @@ def fails(ran: Ran, code: int, *words: str) -> None:
     assert "Traceback" not in ran.err
     for word in words:
         assert word in ran.err
+
+
+def with_template(source: Path, target: Path, template: str) -> Path:
+    """A copy of a model with a chat template in its metadata."""
+    file = open_gguf(source)
+    text = template.encode()
+    entry = KeyValue("tokenizer.chat_template", 8, len(text).to_bytes(8, "little") + text)
+    specs = [TensorSpec(info.name, info.shape, info.type) for info in file.tensors]
+    with GgufWriter(target, [*file.metadata.values(), entry], specs) as writer:
+        for info in file.tensors:
+            writer.write(file.data(info))
+    return target

@@ -10,6 +10,7 @@ import typer
 from minitron_cli.commands import (
     advise,
     bench,
+    chat,
     convert,
     doctor,
     generate,
@@ -50,6 +51,7 @@ for _command, _examples in (
     (ppl.ppl, ppl.EXAMPLES),
     (tasks.tasks, tasks.EXAMPLES),
     (generate.generate, generate.EXAMPLES),
+    (chat.chat, chat.EXAMPLES),
     (bench.bench, bench.EXAMPLES),
     (run.run, run.EXAMPLES),
     (verify.verify, verify.EXAMPLES),

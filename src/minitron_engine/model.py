@@ -45,6 +45,7 @@ class Model:
         self.add_bos: bool = api.llama_vocab_get_add_bos(self.vocab)
         self.add_eos: bool = api.llama_vocab_get_add_eos(self.vocab)
         self.bos: int = api.llama_vocab_bos(self.vocab)
+        self.eos: int = api.llama_vocab_eos(self.vocab)
         self.size: int = api.llama_model_size(handle)
         self.n_params: int = api.llama_model_n_params(handle)
         self.offloaded = min(offloaded, self.n_layers + 1)
@@ -65,6 +66,16 @@ class Model:
         buffer = ctypes.create_string_buffer(128)
         api.llama_model_desc(self.handle, buffer, len(buffer))
         return buffer.value.decode(errors="replace")
+
+    @property
+    def chat_template(self) -> str:
+        """The Jinja template that turns a conversation into a prompt, empty where there is none."""
+        text: bytes | None = api.llama_model_chat_template(self.handle, None)
+        return text.decode(errors="replace") if text else ""
+
+    def special(self, token: int) -> str:
+        """A special token as text, empty for none (-1)."""
+        return self.piece(token, special=True).decode(errors="replace") if token >= 0 else ""
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> Tokens:
         """Token ids of a text, as llama.cpp's tools get them."""

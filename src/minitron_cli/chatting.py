@@ -1,0 +1,174 @@
+"""`minitron chat`: the session, its commands, and what is kept of it."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from minitron_cli.models import open_checked
+from minitron_cli.output import Output
+from minitron_cli.turns import reader, turns
+from minitron_engine.context import ContextSettings, open_context
+from minitron_engine.conversation import Conversation
+from minitron_engine.devices import GpuLayers
+from minitron_engine.errors import Damaged, MinitronError, NotFound, Usage
+from minitron_engine.generation import Generation, GenerationSettings
+from minitron_engine.sampling import settings_for
+from minitron_engine.slots import Slots
+from minitron_engine.templates import open_template
+from minitron_quant.whole_files import write_whole
+
+_DEFAULT_CONTEXT = 4096
+_ROLES = ("system", "user", "assistant")
+INTERRUPTED = 130
+
+HELP = {
+    "/help": "show this",
+    "/system TEXT": "set the instructions of the model; without TEXT, take them away",
+    "/regenerate": "another answer to the last message",
+    "/clear": "forget the conversation, but not the instructions",
+    "/save FILE": "write the conversation as JSON",
+    "/load FILE": "go on with a conversation that was saved",
+    "/exit": "leave; so does the end of the input (Ctrl-D)",
+    '\\ or """': "at the end of a line: the next one belongs to it; around lines: they all do",
+}
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """Everything that the command line said; a context of 0 tokens means: choose one."""
+
+    model: Path
+    system: str | None
+    raw: bool
+    sampling: Mapping[str, Any]
+    n_predict: int
+    stop: tuple[str, ...]
+    context: ContextSettings
+    gpu_layers: GpuLayers
+
+
+def converse(request: ChatRequest, out: Output) -> int:
+    """Answer every turn until the input ends; returns the exit code."""
+    n_ctx = request.context.n_ctx or _DEFAULT_CONTEXT
+    with ExitStack() as stack:
+        model = stack.enter_context(open_checked(request.model, request.gpu_layers, n_ctx))
+        template = None if request.raw else stack.enter_context(open_template(model))
+        if not request.context.n_ctx:
+            n_ctx = min(n_ctx, max(model.n_ctx_train, 8))
+        settings = replace(request.context, n_ctx=n_ctx)
+        context = stack.enter_context(open_context(model, settings))
+        slots = Slots(context, 1, settings.n_batch)
+        stack.callback(slots.close)
+        sampling = settings_for(model, request.sampling)
+        generation = GenerationSettings(sampling, request.n_predict, request.stop)
+        conversation = Conversation(model, slots, generation, template)
+        if request.system:
+            conversation.set_system(request.system)
+        if out.interactive:
+            out.note(f"{request.model.name} on {model.device}; /help lists the commands")
+        return _Session(conversation, out).run()
+
+
+class _Session:
+    """A conversation on a terminal or through a pipe."""
+
+    def __init__(self, conversation: Conversation, out: Output) -> None:
+        self._conversation, self._out = conversation, out
+        self._commands: dict[str, Callable[[str], None]] = {
+            "/help": self._help,
+            "/clear": self._clear,
+            "/save": self._save,
+            "/load": self._load,
+            "/system": conversation.set_system,
+            "/regenerate": lambda _: self._tell(conversation.again),
+        }
+        self._interrupted = False
+        self._watched = sys.stdin.isatty()
+
+    def run(self) -> int:
+        """Turn by turn until the end; the first failure ends a session that nobody watches."""
+        for text in turns(reader()):
+            name, _, rest = text.partition(" ")
+            if name in ("/exit", "/quit"):
+                break
+            try:
+                self._turn(name, rest.strip(), text)
+            except MinitronError as error:
+                if not self._watched:
+                    raise
+                self._out.error(str(error), error.hint)
+            if self._interrupted and not self._watched:
+                return INTERRUPTED
+        if self._out.as_json:
+            conversation = self._conversation
+            document = {"messages": conversation.messages, "context_tokens": conversation.used}
+            self._out.document(document | {"context": conversation.n_ctx})
+        return 0
+
+    def _turn(self, name: str, rest: str, text: str) -> None:
+        if not name.startswith("/"):
+            self._tell(lambda result: self._conversation.say(text, result))
+        elif name in self._commands:
+            self._commands[name](rest)
+        else:
+            raise Usage(f"there is no command {name}", "/help lists them")
+
+    def _tell(self, answer: Callable[[Generation], Iterator[str]]) -> None:
+        out, conversation, result = self._out, self._conversation, Generation()
+        for piece in answer(result):
+            if not out.as_json:
+                out.text(piece, end="")
+        if not out.as_json:
+            out.text("")
+        self._interrupted = result.finish_reason == "interrupted"
+        if conversation.left_out:
+            out.note("the beginning of the conversation does not fit any more; --ctx gives it room")
+        if result.finish_reason == "context":
+            out.note("stopped: the context is full")
+        if out.interactive:
+            out.note(
+                f"{conversation.used} of {conversation.n_ctx} tokens; "
+                f"{result.tokens_per_second:.1f} tokens/s"
+            )
+
+    def _help(self, _rest: str) -> None:
+        for name, meaning in HELP.items():
+            self._out.note(f"{name:14} {meaning}")
+
+    def _clear(self, _rest: str) -> None:
+        kept = [message for message in self._conversation.messages if message["role"] == "system"]
+        self._conversation.messages = kept
+
+    def _save(self, rest: str) -> None:
+        path = Path(_named(rest, "/save")).expanduser()
+        document = {"messages": self._conversation.messages}
+        write_whole(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+        self._out.note(f"wrote {path}")
+
+    def _load(self, rest: str) -> None:
+        self._conversation.messages = read_messages(Path(_named(rest, "/load")).expanduser())
+        self._out.note(f"{len(self._conversation.messages)} messages")
+
+
+def _named(rest: str, command: str) -> str:
+    if not rest:
+        raise Usage(f"{command} needs the name of a file")
+    return rest
+
+
+def read_messages(path: Path) -> list[dict[str, Any]]:
+    """The messages of a saved conversation. Errors: NotFound, Damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["messages"]
+        messages = [{key: str(entry[key]) for key in ("role", "content")} for entry in found]
+    except OSError as error:
+        raise NotFound(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise Damaged(f"{path} is no saved conversation") from error
+    if any(message["role"] not in _ROLES for message in messages):
+        raise Damaged(f"{path} is no saved conversation: a role is none of {', '.join(_ROLES)}")
+    return messages

@@ -1,0 +1,67 @@
+"""What a person writes in a chat, turn by turn, from a terminal or a pipe."""
+
+import sys
+from collections.abc import Callable, Iterator
+
+ReadLine = Callable[[str], str | None]
+_QUOTES = '"""'
+
+
+def turns(read_line: ReadLine) -> Iterator[str]:
+    """Whole turns until the end of the input; blank ones are left out.
+
+    A backslash at the end of a line goes on with the next; three quotes hold any lines between.
+    """
+    while (line := read_line("> ")) is not None:
+        if line.startswith(_QUOTES):
+            text = _quoted(line.removeprefix(_QUOTES), read_line)
+        else:
+            text = _continued(line, read_line)
+        if text.strip():
+            yield text
+
+
+def _continued(line: str, read_line: ReadLine) -> str:
+    lines = []
+    while line.endswith("\\"):
+        lines.append(line[:-1])
+        following = read_line("… ")
+        if following is None:
+            return "\n".join(lines)
+        line = following
+    return "\n".join([*lines, line])
+
+
+def _quoted(line: str, read_line: ReadLine) -> str:
+    lines = []
+    while not line.rstrip().endswith(_QUOTES):
+        lines.append(line)
+        following = read_line("… ")
+        if following is None:
+            return "\n".join(lines)
+        line = following
+    return "\n".join([*lines, line.rstrip().removesuffix(_QUOTES)])
+
+
+def reader() -> ReadLine:
+    """Lines of stdin: with a prompt and editing on a terminal, as they are in a pipe."""
+    if sys.stdin.isatty():
+        import readline  # noqa: F401  input() edits lines once it is loaded
+
+        return _ask
+    reconfigure = getattr(sys.stdin, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="replace")
+    return _next_line
+
+
+def _ask(prompt: str) -> str | None:
+    try:
+        return input(prompt)
+    except EOFError:
+        return None
+
+
+def _next_line(_prompt: str) -> str | None:
+    line = sys.stdin.readline()
+    return line.rstrip("\r\n") if line else None

@@ -1,0 +1,116 @@
+"""minitron chat: turns from a pipe, commands, templates, and models without one."""
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minitron_cli.main import main
+from minitron_cli.turns import turns
+from support import Ran, fails, with_template
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}"
+    "{% if 'no orders' in m.content %}{{ raise_exception('refused') }}{% endif %}"
+    "[{{ m.role }}] {{ m.content }}\n{% endfor %}[assistant]"
+)
+
+
+@pytest.fixture(scope="module")
+def model(nano_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return with_template(nano_llama, tmp_path_factory.mktemp("chat") / "chatty.gguf", TEMPLATE)
+
+
+@pytest.fixture
+def chat(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    """Run a chat whose turns come from a pipe."""
+
+    def run(lines: str, *arguments: object) -> Ran:
+        words = ("minitron", "chat", *arguments, "-n", 6, "--temp", 0, "--threads", 1)
+        monkeypatch.setattr(sys, "argv", list(map(str, words)))
+        monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as leave:
+            main()
+        captured = capfd.readouterr()
+        return Ran(int(leave.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+def test_turns_through_a_pipe(chat: Any, model: Path) -> None:
+    ran = chat("Hello\n\nAgain\n", model, "--system", "Be kind.", "--json")
+    assert ran.code == 0, ran.err
+    messages = ran.document["messages"]
+    assert [m["role"] for m in messages] == ["system", "user", "assistant", "user", "assistant"]
+    assert [m["content"] for m in messages if m["role"] == "user"] == ["Hello", "Again"]
+    assert 0 < ran.document["context_tokens"] < ran.document["context"]
+    plain = chat("Hello\nAgain\n", model, "--system", "Be kind.")
+    answers = [m["content"] for m in messages if m["role"] == "assistant"]
+    assert plain.out == "".join(f"{answer}\n" for answer in answers)
+    assert plain.err == ""
+
+
+def test_commands(chat: Any, model: Path, tmp_path: Path) -> None:
+    saved = tmp_path / "talk.json"
+    lines = f"Hello\n/save {saved}\n/clear\n/system Be brief.\nOther\n/load {saved}\n/regenerate\n"
+    ran = chat(lines + "/exit\nnever read\n", model, "--json")
+    assert ran.code == 0, ran.err
+    kept = json.loads(saved.read_text())["messages"]
+    assert [m["role"] for m in kept] == ["user", "assistant"]
+    # greedy: another seed gives the same answer, to the same question
+    assert ran.document["messages"] == kept
+    help_shown = chat("/help\n", model).err
+    for name in ("/system", "/regenerate", "/clear", "/save", "/load", "/exit"):
+        assert name in help_shown
+
+
+@pytest.mark.parametrize(
+    ("lines", "code", "word"),
+    [
+        ("/nonsense\n", 2, "/help"),
+        ("/save\n", 2, "file"),
+        ("/load /nowhere/talk.json\n", 3, "talk.json"),
+        ("/regenerate\n", 2, "no answer"),
+        ("/system no orders\nHello\n", 2, "refused"),
+    ],
+)
+def test_mistakes(chat: Any, model: Path, lines: str, code: int, word: str) -> None:
+    fails(chat(lines, model), code, word)
+
+
+def test_a_model_without_a_template_is_offered_raw(chat: Any, nano_llama: Path) -> None:
+    fails(chat("Hello\n", nano_llama), 4, "no chat template", "--raw")
+    ran = chat("The old\nAnd then\n", nano_llama, "--raw", "--json")
+    assert len(ran.document["messages"]) == 4
+    fails(chat("", nano_llama, "--raw", "--system", "x"), 2, "--system")
+
+
+def test_a_long_conversation_forgets_its_beginning(chat: Any, model: Path) -> None:
+    lines = "".join(f"Question {n} about the house in the wood\n" for n in range(20))
+    ran = chat(lines, model, "--system", "Be kind.", "--ctx", 256, "--json")
+    assert ran.code == 0 and "does not fit" in ran.err
+    assert len(ran.document["messages"]) == 41 and ran.document["context_tokens"] <= 256
+
+
+def test_a_damaged_save(chat: Any, model: Path, tmp_path: Path) -> None:
+    for number, text in enumerate(("{", "[]", '{"messages": [{"role": "x", "content": ""}]}')):
+        path = tmp_path / f"{number}.json"
+        path.write_text(text)
+        fails(chat(f"/load {path}\n", model), 8, "no saved conversation")
+
+
+def test_several_lines_are_one_turn() -> None:
+    def read(text: str) -> list[str]:
+        lines = iter(text.splitlines())
+        return list(turns(lambda _prompt: next(lines, None)))
+
+    assert read("one\n\n  \ntwo") == ["one", "two"]
+    assert read("one \\\ntwo\\\n\nthree") == ["one \ntwo\n", "three"]
+    assert read('"""a\n\nb"""\nc') == ["a\n\nb", "c"]
+    assert read('"""only"""\n"""open\nend') == ["only", "open\nend"]
+    assert read("open\\") == ["open"]

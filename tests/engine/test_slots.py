@@ -1,0 +1,115 @@
+"""Several answers at once: the same as one by one, and none can spoil another."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from minitron_engine.context import Context, ContextSettings, open_context
+from minitron_engine.errors import Usage
+from minitron_engine.generation import Generation, GenerationSettings, generate, prompt_tokens
+from minitron_engine.model import ModelSettings, open_model
+from minitron_engine.sampling import SamplingSettings
+from minitron_engine.slots import Job, Slots
+
+GREEDY = GenerationSettings(SamplingSettings(seed=0, temperature=0.0), 24)
+PROMPTS = ("The old house", "It was", "When the door of the room was opened he", "She", "A dog")
+
+
+@pytest.fixture(scope="module")
+def context(nano_llama: Path) -> Iterator[Context]:
+    with (
+        open_model(ModelSettings(nano_llama)) as model,
+        open_context(model, ContextSettings(n_ctx=3 * 256, n_batch=32, n_seq=3)) as context,
+    ):
+        yield context
+
+
+@pytest.fixture
+def slots(context: Context) -> Iterator[Slots]:
+    context.clear()
+    found = Slots(context, 3, 32)
+    yield found
+    found.close()
+
+
+def job(context: Context, prompt: str, settings: GenerationSettings = GREEDY) -> Job:
+    return Job(prompt_tokens(context.model, prompt), settings)
+
+
+def finish(slots: Slots, *jobs: Job) -> dict[Job, str]:
+    told = dict.fromkeys(jobs, "")
+    for one in jobs:
+        slots.submit(one)
+    while not slots.idle:
+        for one, text in slots.step():
+            told[one] += text
+    assert all(one.done for one in jobs)
+    return told
+
+
+def alone(context: Context, prompt: str, settings: GenerationSettings) -> Generation:
+    context.clear()
+    result = Generation()
+    list(generate(context, prompt_tokens(context.model, prompt), settings, result))
+    return result
+
+
+def test_together_as_alone(context: Context, slots: Slots) -> None:
+    """Five prompts on three sequences; greedy, drawn with a seed, and with stop texts."""
+    drawn = GenerationSettings(SamplingSettings(seed=11), 24, (" the",))
+    for settings in (GREEDY, drawn):
+        expected = [alone(context, prompt, settings) for prompt in PROMPTS]
+        context.clear()
+        jobs = [job(context, prompt, settings) for prompt in PROMPTS]
+        told = finish(Slots(context, 3, 32), *jobs)
+        for one, wanted in zip(jobs, expected, strict=True):
+            assert one.result.tokens == wanted.tokens
+            assert one.result.text == told[one] == wanted.text
+            assert one.result.finish_reason == wanted.finish_reason
+
+
+def test_what_is_cached_is_not_computed_again(context: Context, slots: Slots) -> None:
+    first, other = job(context, PROMPTS[0]), job(context, PROMPTS[1])
+    finish(slots, first, other)
+    again = job(context, PROMPTS[0] + first.result.text + " and")
+    longer = job(context, PROMPTS[1])
+    finish(slots, again, longer)
+    assert again.reused >= len(first.tokens) + 12
+    assert longer.reused == len(longer.tokens) - 1
+    assert longer.result.tokens == other.result.tokens
+
+
+def test_a_failure_ends_one_job_only(context: Context, slots: Slots) -> None:
+    broken = GenerationSettings(SamplingSettings(seed=1, grammar="root ::= ("), 8)
+    good, bad = job(context, PROMPTS[0]), job(context, PROMPTS[1], broken)
+    finish(slots, bad, good)
+    assert isinstance(bad.error, Usage) and not bad.result.tokens
+    assert good.error is None and len(good.result.tokens) == 24
+
+
+def test_a_job_can_be_given_up(context: Context, slots: Slots) -> None:
+    gone = job(context, PROMPTS[0], GenerationSettings(GREEDY.sampling, -1))
+    queued = [job(context, prompt) for prompt in PROMPTS[1:]]
+    for one in (gone, *queued):
+        slots.submit(one)
+    slots.step()
+    slots.step()
+    slots.cancel(gone)
+    slots.cancel(queued[-1])
+    while not slots.idle:
+        slots.step()
+    assert gone.done and len(gone.result.tokens) == 2
+    assert not queued[-1].result.tokens
+    assert all(len(one.result.tokens) == 24 for one in queued[:-1])
+
+
+def test_the_room_of_a_sequence(context: Context, slots: Slots) -> None:
+    with pytest.raises(Usage, match="takes 256"):
+        slots.submit(job(context, "word " * 300))
+    endless = job(context, "The", GenerationSettings(GREEDY.sampling, -1))
+    nothing = job(context, "The", GenerationSettings(GREEDY.sampling, 0))
+    finish(slots, endless, nothing)
+    assert endless.result.finish_reason == "context"
+    assert len(endless.tokens) + len(endless.result.tokens) == 256 + 1
+    assert nothing.result.finish_reason == "length" and not nothing.result.tokens
