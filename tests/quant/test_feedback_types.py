@@ -8,14 +8,16 @@ from numpy.typing import NDArray
 
 from minitron_convert.gguf_file import TYPE, TYPE_ID, row_bytes
 from minitron_engine.library import ggml
-from minitron_quant.quantize.feedback.encode import decoded, encode_rows, supports
+from minitron_quant.quantize.feedback.blocks import decoded
+from minitron_quant.quantize.feedback.encode import coder_of, encode_rows, supports
 from minitron_quant.quantize.feedback.factor import BlockFactor, error_of, factor_block
-from minitron_quant.quantize.feedback.fields import read, write
+from minitron_quant.quantize.feedback.fields import Field, Plane, read, write
+from minitron_quant.quantize.feedback.lattices import LATTICES, codewords
 from minitron_quant.quantize.feedback.layouts import LAYOUTS
-from minitron_quant.quantize.feedback.scalar import ScalarCoder
 from minitron_quant.quantize.feedback.solve import solve
 
 ROWS, COLUMNS = 24, 512
+TYPES = [*LAYOUTS, *LATTICES]
 Bytes = NDArray[np.uint8]
 
 
@@ -52,7 +54,7 @@ def errors(kind: int, data: Bytes, blocks: list[BlockFactor]) -> NDArray[np.floa
 
 
 @pytest.mark.parametrize("width", [512, 256])
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", TYPES)
 def test_errors_are_much_smaller_and_no_row_is_worse(name: str, width: int) -> None:
     kind, blocks = TYPE_ID[name], factors(inputs(), width)
     before = plain(kind, weights(), inputs().diagonal())
@@ -63,27 +65,33 @@ def test_errors_are_much_smaller_and_no_row_is_worse(name: str, width: int) -> N
     assert our_errors.sum() < 0.7 * plain_errors.sum()
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", TYPES)
 def test_the_library_decodes_exactly_what_was_chosen(name: str) -> None:
-    kind, layout = TYPE_ID[name], LAYOUTS[name]
-    before = plain(kind, weights(), inputs().diagonal()).reshape(-1, layout.size)
-    coder = ScalarCoder(layout, before, ROWS)
+    kind = TYPE_ID[name]
+    coder = coder_of(kind, plain(kind, weights(), inputs().diagonal()), ROWS)
     remains = solve(coder, weights(), factors(inputs()))
     values = decoded(kind, coder.pack(), (ROWS, COLUMNS))
     # what remains was rounded once, when the value was taken from the weight
     np.testing.assert_allclose(weights() - remains, values, rtol=0, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+def fields_of(name: str) -> list[Field]:
+    if name in LATTICES:
+        lattice = LATTICES[name]
+        given = [lattice.d, lattice.index, lattice.scales, lattice.signs, lattice.shifts]
+    else:
+        layout = LAYOUTS[name]
+        halves = [
+            (Plane(at, (0,), 16, word=2),) for at in (layout.d, layout.dmin) if at is not None
+        ]
+        given = [*halves, layout.codes, layout.scales, layout.mins]
+    return [field for field in given if field is not None]
+
+
+@pytest.mark.parametrize("name", TYPES)
 def test_a_block_is_made_of_its_fields_and_nothing_else(name: str) -> None:
-    layout = LAYOUTS[name]
-    assert layout.size == TYPE[TYPE_ID[name]].block_bytes
-    fields = [f for f in (layout.codes, layout.scales, layout.mins) if f is not None]
-    blocks = np.zeros((1, layout.size), np.uint8)
-    for offset in (layout.d, layout.dmin):
-        if offset is not None:
-            blocks[:, offset : offset + 2] = 0xFF
-    for field in fields:
+    blocks = np.zeros((1, TYPE[TYPE_ID[name]].block_bytes), np.uint8)
+    for field in fields_of(name):
         before = int(np.unpackbits(blocks).sum())
         write(blocks, field, np.full_like(read(blocks, field), -1))
         bits = sum(plane.bits * len(plane.items) for plane in field)
@@ -91,18 +99,26 @@ def test_a_block_is_made_of_its_fields_and_nothing_else(name: str) -> None:
     assert (blocks == 0xFF).all()
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", TYPES)
 @settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_fields_are_read_as_they_were_written(name: str, data: st.DataObject) -> None:
-    layout = LAYOUTS[name]
-    blocks = np.frombuffer(data.draw(st.binary(min_size=layout.size, max_size=layout.size)), "u1")
+    size = TYPE[TYPE_ID[name]].block_bytes
+    blocks = np.frombuffer(data.draw(st.binary(min_size=size, max_size=size)), "u1")
     copy = blocks.reshape(1, -1).copy()
-    codes = read(copy, layout.codes)
-    write(copy, layout.codes, np.zeros_like(codes))
-    assert not read(copy, layout.codes).any()
-    write(copy, layout.codes, codes)
+    for field in fields_of(name):
+        codes = read(copy, field)
+        write(copy, field, np.zeros_like(codes))
+        assert not read(copy, field).any()
+        write(copy, field, codes)
     assert (copy == blocks).all()
+
+
+@pytest.mark.parametrize("name", LATTICES)
+def test_codewords_are_all_different(name: str) -> None:
+    table = codewords(name)
+    assert len(np.unique(table, axis=0)) == len(table)
+    assert table.shape[1] == LATTICES[name].vector
 
 
 def test_independent_inputs_leave_nothing_to_pay_back_but_scales() -> None:

@@ -1,11 +1,11 @@
 """Encode rows with feedback, and keep the plain encoding of every row that it does not help."""
 
-import numpy as np
-
 from minitron_convert.gguf_file import TYPE
-from minitron_engine.library import decode, ggml
-from minitron_quant.quantize.feedback.factor import BlockFactor, Floats, error_of
-from minitron_quant.quantize.feedback.fields import Bytes
+from minitron_engine.library import ggml
+from minitron_quant.quantize.feedback.blocks import Bytes, Floats, decoded
+from minitron_quant.quantize.feedback.factor import BlockFactor, error_of
+from minitron_quant.quantize.feedback.lattice import LatticeCoder
+from minitron_quant.quantize.feedback.lattices import LATTICES
 from minitron_quant.quantize.feedback.layouts import LAYOUTS
 from minitron_quant.quantize.feedback.scalar import ScalarCoder
 from minitron_quant.quantize.feedback.solve import solve
@@ -13,7 +13,15 @@ from minitron_quant.quantize.feedback.solve import solve
 
 def supports(kind: int) -> bool:
     """Whether there is feedback for a type (its ggml id)."""
-    return TYPE[kind].name in LAYOUTS
+    return TYPE[kind].name in LAYOUTS or TYPE[kind].name in LATTICES
+
+
+def coder_of(kind: int, plain: Bytes, rows: int) -> ScalarCoder | LatticeCoder:
+    """What chooses the codes of rows that are encoded already."""
+    name, blocks = TYPE[kind].name, plain.reshape(-1, TYPE[kind].block_bytes)
+    if name in LAYOUTS:
+        return ScalarCoder(LAYOUTS[name], blocks, rows)
+    return LatticeCoder(name, blocks, rows)
 
 
 def encode_rows(kind: int, values: Floats, plain: Bytes, blocks: list[BlockFactor]) -> Bytes:
@@ -22,8 +30,7 @@ def encode_rows(kind: int, values: Floats, plain: Bytes, blocks: list[BlockFacto
     plain: the same rows as ggml encodes them; their scales are where the search starts, and a row
     whose error e H eᵀ is not smaller than theirs stays as it is.
     """
-    layout = LAYOUTS[TYPE[kind].name]
-    coder = ScalarCoder(layout, plain.reshape(-1, layout.size), len(values))
+    coder = coder_of(kind, plain, len(values))
     solve(coder, values, blocks)
     packed = coder.pack().reshape(len(values), -1)
     kept = plain.reshape(len(values), -1)
@@ -35,11 +42,3 @@ def encode_rows(kind: int, values: Floats, plain: Bytes, blocks: list[BlockFacto
     if not ggml().ggml_validate_row_data(kind, packed.ctypes.data, packed.nbytes):
         return plain
     return packed.reshape(-1)
-
-
-def decoded(kind: int, data: Bytes, shape: tuple[int, ...]) -> Floats:
-    """The library's own decoding of blocks."""
-    data = np.ascontiguousarray(data)
-    values = np.empty(shape, np.float32)
-    decode(kind, data.ctypes.data, values.ctypes.data, values.size)
-    return values

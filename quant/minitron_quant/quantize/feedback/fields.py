@@ -18,7 +18,7 @@ class Plane:
     """Some bits of some numbers: word k of the words from byte `start` on holds number items[k].
 
     bits: how many, from `shift` on in the word; they are bits `at` and up of the number.
-    word: bytes of a word, little-endian.
+    word: bytes of a word, little-endian. stride: bytes from one word to the next, 0 for no gap.
     """
 
     start: int
@@ -27,6 +27,7 @@ class Plane:
     shift: int = 0
     at: int = 0
     word: int = 1
+    stride: int = 0
 
 
 Field = tuple[Plane, ...]
@@ -63,7 +64,8 @@ def _words(blocks: Bytes, plane: Plane) -> NDArray[np.int64]:
 
 def _bytes_of(plane: Plane, byte: int) -> slice:
     first = plane.start + byte
-    return slice(first, first + plane.word * (len(plane.items) - 1) + 1, plane.word)
+    stride = plane.stride or plane.word
+    return slice(first, first + stride * (len(plane.items) - 1) + 1, stride)
 
 
 def spread(

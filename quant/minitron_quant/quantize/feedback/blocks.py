@@ -1,0 +1,17 @@
+"""Blocks as ggml has them: bytes that the library decodes."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minitron_engine.library import decode
+
+Bytes = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+
+def decoded(kind: int, data: Bytes, shape: tuple[int, ...]) -> Floats:
+    """The library's own decoding of blocks."""
+    data = np.ascontiguousarray(data)
+    values = np.empty(shape, np.float32)
+    decode(kind, data.ctypes.data, values.ctypes.data, values.size)
+    return values
