@@ -17,12 +17,16 @@ _SLOTS = 8
 
 @dataclass(frozen=True)
 class WriteSettings:
-    """A text ends before the first of `stops`, at the model's end, or after n_predict tokens."""
+    """A text ends before the first of `stops`, at the model's end, or after n_predict tokens.
+
+    n_ctx: the most tokens of a prompt and its text, None for as many as the model was trained on.
+    """
 
     stops: tuple[str, ...]
     n_predict: int
     n_batch: int = 2048
     threads: int | None = None
+    n_ctx: int | None = None
 
 
 @dataclass
@@ -46,12 +50,12 @@ def complete(
 ) -> tuple[list[str], int]:
     """Texts in the order of the prompts, and how many prompts lost their beginning.
 
-    Prompts that leave no room in the trained context lose it, behind BOS. `done` hears the number
+    Prompts that leave no room in n_ctx lose it, behind BOS. `done` hears the number
     of finished texts.
     """
     if not prompts:
         return [], 0
-    room = max(model.n_ctx_train - settings.n_predict, 2)
+    room = max((settings.n_ctx or model.n_ctx_train) - settings.n_predict, 2)
     whole = [_prompt(model, text) for text in prompts]
     tokens = [without_middle(item, room, int(model.add_bos)) for item in whole]
     # the last token of every prompt is decoded in its own turn: its logits begin the text
