@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from minitron_convert.gguf_file import Gguf, open_gguf, open_shards
-from minitron_engine.errors import Unsupported
+from minitron_convert.gguf_file import SHARD_NAME, Gguf, open_gguf, open_shards
+from minitron_engine.errors import NotFound, Unsupported
 
 
 def open_model_files(path: Path) -> list[Gguf]:
@@ -18,3 +18,13 @@ def open_model_files(path: Path) -> list[Gguf]:
 def is_imatrix(path: Path) -> bool:
     """Whether a GGUF file is an importance matrix."""
     return bool(open_gguf(path).get("general.type") == "imatrix")
+
+
+def models_in(folder: Path) -> list[Path]:
+    """The models of a folder by name, the first shard for all; NotFound if there is none."""
+    paths = [path for path in sorted(folder.glob("*.gguf")) if not is_imatrix(path)]
+    shards = {path: SHARD_NAME.fullmatch(path.name) for path in paths}
+    firsts = [path for path, shard in shards.items() if shard is None or int(shard["number"]) == 1]
+    if not firsts:
+        raise NotFound(f"there is no model in {folder}", "minitron quantize makes some")
+    return firsts

@@ -14,7 +14,7 @@ from minitron_engine.context import ContextSettings
 from minitron_engine.errors import Damaged, NotFound
 from minitron_engine.memory import Needs, measure_needs
 from minitron_quant.levels import LEVELS, level_of_ftype
-from minitron_quant.models import is_imatrix, open_model_files
+from minitron_quant.models import models_in, open_model_files
 from minitron_quant.quantize.options import QuantizeOptions
 from minitron_quant.quantize.plan import make_plan
 
@@ -86,11 +86,7 @@ def candidates(model: Path) -> list[Candidate]:
             for each in plan.levels
         ]
         return [*planned, here]
-    files = [path for path in sorted(model.glob("*.gguf")) if not is_imatrix(path)]
-    firsts = [path for path in files if "-of-" not in path.name or "-00001-of-" in path.name]
-    if not firsts:
-        raise NotFound(f"there is no model in {model}", "minitron quantize makes some")
-    return [_of_file(path) for path in firsts]
+    return [_of_file(path) for path in models_in(model)]
 
 
 def _of_file(path: Path) -> Candidate:

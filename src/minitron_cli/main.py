@@ -10,6 +10,7 @@ import typer
 from minitron_cli.commands import (
     advise,
     bench,
+    card,
     chat,
     convert,
     doctor,
@@ -19,6 +20,7 @@ from minitron_cli.commands import (
     imatrix_stats,
     inspect,
     ppl,
+    push,
     quantize,
     run,
     sensitivity,
@@ -57,6 +59,8 @@ for _command, _examples in (
     (verify.verify, verify.EXAMPLES),
     (inspect.inspect, inspect.EXAMPLES),
     (advise.advise, advise.EXAMPLES),
+    (card.card, card.EXAMPLES),
+    (push.push, push.EXAMPLES),
     (doctor.doctor, doctor.EXAMPLES),
 ):
     _register(_command, _examples)

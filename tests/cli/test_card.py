@@ -1,0 +1,122 @@
+"""minitron card: what stands in it comes from the files, the report and the source's card."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+
+from minitron_cli.card import CardSettings, make_card, write_card
+from minitron_convert.convert import ConvertSettings, convert
+from support import EXAMPLES, RECORDED, fails
+
+REFERENCE = "nano-F16.gguf"
+
+
+def row(name: str, ppl: float, kld: float | None) -> dict[str, Any]:
+    return {
+        "model": name,
+        "level": name.split("-")[1].removesuffix(".gguf"),
+        "ppl": ppl,
+        "accuracy_pct": 100 * 20 / ppl,
+        "kld_mean": kld,
+        "same_top_pct": None if kld is None else 99.0 - 100 * kld,
+    }
+
+
+@pytest.fixture
+def folder(nano_llama: Path, tmp_path: Path) -> Path:
+    """Four files of rising size; C is worse than the smaller B."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    shutil.copy(RECORDED / "nano-llama.imatrix.gguf", folder / "nano.imatrix.gguf")
+    for number, name in enumerate(("nano-A.gguf", "nano-B.gguf", "nano-C.gguf", REFERENCE)):
+        shutil.copy(nano_llama, folder / name)
+        with (folder / name).open("ab") as file:
+            file.write(b"\0" * 2**20 * number)
+    return folder
+
+
+def report(folder: Path, divergence: bool) -> None:
+    klds = (0.09, 0.01, 0.015) if divergence else (None, None, None)
+    rows = [
+        row(f"nano-{letter}.gguf", ppl, kld)
+        for letter, ppl, kld in zip("ABC", (20.9, 20.1, 20.15), klds, strict=True)
+    ]
+    document = {
+        "rows": [*rows, row(REFERENCE, 20.0, None)],
+        "reference": REFERENCE,
+        "calibration": ["calibration.txt"],
+        "text": "held-out.txt",
+        "ctx": 512,
+        "chunks": 8,
+        "commands": ["minitron quantize nano-F16.gguf all"],
+        "versions": {"minitron": "1"},
+        "sha256": {"nano-A.gguf": "ab" * 32},
+    }
+    (folder / "report.json").write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize("divergence", [True, False])
+def test_advice_follows_the_measurements(folder: Path, divergence: bool) -> None:
+    report(folder, divergence)
+    text = make_card(CardSettings(folder))
+    # files of one level are told apart by what was measured of them
+    choosing = text.split("## Which file")[1].split("## How")[0]
+    assert "Close to the full model" in choosing
+    assert "When memory is short" in choosing
+    assert "Not worth their size here" in choosing
+    assert ("divergence of 0.0100" in choosing) is divergence
+    assert "calibrated on calibration.txt" in text
+    assert "minitron quantize nano-F16.gguf all" in text and "ab" * 32 in text
+    assert "nano.imatrix.gguf](" not in text, "the matrix is no model"
+
+
+def test_nothing_is_claimed_that_was_not_measured(folder: Path) -> None:
+    text = make_card(CardSettings(folder))
+    assert "Nothing was measured" in text
+    assert "PPL" not in text and "divergence" not in text
+
+
+def test_the_head_is_what_the_hub_reads(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(EXAMPLES / "nano-llama", source)
+    head = "license: other\nlicense_name: open-model\nlicense_link: https://example.org/l\n"
+    sections = (
+        "# The model\nIntro.\n## Limitations\nIt errs.\n### In code\nMore so.\n"
+        "## Training\nLong.\n## Intended use\nTests.\n"
+    )
+    (source / "README.md").write_text(f"---\n{head}language:\n- en\n---\n{sections}")
+    folder = tmp_path / "out"
+    folder.mkdir()
+    convert(ConvertSettings(source, folder / "nano-F16.gguf", outtype="f16"))
+    settings = CardSettings(folder, "nvidia/Some-Base", "me", source)
+    text = make_card(settings)
+    data = ModelCard(text).data
+    assert data.base_model == "nvidia/Some-Base"
+    assert data["base_model_relation"] == "quantized" and data["quantized_by"] == "me"
+    assert (data.license, data.license_name) == ("other", "open-model")
+    assert data.language == ["en"] and data.library_name == "gguf"
+    assert data.pipeline_tag == "text-generation" and "gguf" in data.tags
+    assert "## Limitations\nIt errs.\n### In code\nMore so." in text
+    assert "## Intended use\nTests." in text and "Long." not in text
+
+
+def test_a_card_by_hand_is_kept(minitron: Any, folder: Path) -> None:
+    (folder / "README.md").write_text("mine")
+    fails(minitron("card", folder), 1, "--force")
+    assert (folder / "README.md").read_text() == "mine"
+    assert minitron("card", folder, "--force").code == 0
+    # its own is made anew
+    assert write_card(CardSettings(folder)) == folder / "README.md"
+
+
+def test_bad_input(minitron: Any, folder: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    fails(minitron("card", empty), 3, "no model")
+    fails(minitron("card", folder, "--source-card", tmp_path / "none.md"), 3, "none.md")
+    (folder / "report.json").write_text('{"rows": [1]}')
+    fails(minitron("card", folder), 8, "report.json")

@@ -1,0 +1,107 @@
+"""minitron push against a server on this machine that takes uploads as the Hub does."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TOKEN = "hf_marked_token_of_this_test"
+
+
+@pytest.fixture(scope="module")
+def server() -> Any:
+    spec = spec_from_file_location("upload_server", Path(__file__).with_name("upload_server.py"))
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def hub(server: Any) -> Iterator[Any]:
+    hub = server.Hub(TOKEN)
+    yield hub
+    hub.close()
+
+
+@pytest.fixture
+def folder(nano_llama: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    shutil.copy(nano_llama, folder / "nano-F16.gguf")
+    (folder / "README.md").write_text("# A card\n")
+    (folder / ".nano.quantize.journal").write_text("not for others")
+    (folder / "notes.txt").write_text("not for others either")
+    return folder
+
+
+def push(hub: Any, folder: Path, *more: str, token: str = TOKEN) -> Any:
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("HF_")},
+        "HF_ENDPOINT": hub.url,
+        "HF_TOKEN": token,
+        "HF_HOME": str(folder.parent / "home"),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+    command = [sys.executable, "-m", "minitron_cli", "push", str(folder), "me/nano", *more]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert token not in ran.stdout + ran.stderr
+    return ran
+
+
+def test_only_what_is_missing_is_uploaded(hub: Any, folder: Path) -> None:
+    dry = push(hub, folder, "--dry-run", "--json")
+    assert dry.returncode == 0, dry.stderr
+    assert [f["state"] for f in json.loads(dry.stdout)["files"]] == ["new", "new"]
+    assert not hub.created and not hub.commits
+
+    ran = push(hub, folder, "--private")
+    assert ran.returncode == 0, ran.stderr
+    assert hub.created[0]["visibility"] == "private"
+    # the card comes last, and nothing that is only for this machine
+    assert hub.commits == [["nano-F16.gguf"], ["README.md"]]
+    assert hub.files["nano-F16.gguf"] == (folder / "nano-F16.gguf").read_bytes()
+
+    (folder / "README.md").write_text("# Another card\n")
+    again = push(hub, folder, "--json")
+    states = {f["file"]: f["state"] for f in json.loads(again.stdout)["files"]}
+    assert states == {"nano-F16.gguf": "there", "README.md": "changed"}
+    assert hub.commits[2:] == [["README.md"]]
+    assert hub.files["README.md"] == b"# Another card\n"
+
+
+def test_a_push_that_broke_goes_on(hub: Any, folder: Path) -> None:
+    shutil.copy(folder / "nano-F16.gguf", folder / "z.gguf")
+    with (folder / "z.gguf").open("ab") as file:
+        file.write(b"\0" * 32)
+    hub.stop_after = 1
+    broken = push(hub, folder)
+    assert broken.returncode == 7, broken.stderr
+    assert "error: " in broken.stderr and "Traceback" not in broken.stderr
+    assert "run the command again" in broken.stderr
+    assert list(hub.files) == ["nano-F16.gguf"]
+    hub.stop_after = None
+    assert push(hub, folder).returncode == 0
+    assert hub.commits == [["nano-F16.gguf"], ["z.gguf"], ["README.md"]]
+
+
+def test_without_the_right_token(hub: Any, folder: Path) -> None:
+    refused = push(hub, folder, token="hf_a_wrong_token_of_this_test")
+    assert refused.returncode in (3, 7), refused.stderr
+    assert refused.stderr.startswith("error: ") and "Traceback" not in refused.stderr
+    assert not hub.files
+
+
+def test_bad_input(hub: Any, folder: Path, tmp_path: Path, minitron: Any) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert minitron("push", empty, "me/nano").code == 3
+    assert minitron("push", folder, "nano").code == 2
