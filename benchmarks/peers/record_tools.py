@@ -45,6 +45,12 @@ PERPLEXITY_SETTINGS = {
     "c128": ("-c", 128),
     "c512-b512": ("-c", 512, "-b", 512),
     "c256-chunks10": ("-c", 256, "--chunks", 10),
+    # one to four sequences in a decode, and a chunk in several decodes
+    "c512-b1024-chunks6": ("-c", 512, "-b", 1024, "--chunks", 6),
+    "c512-b1536-chunks7": ("-c", 512, "-b", 1536, "--chunks", 7),
+    "c1024-chunks5": ("-c", 1024, "--chunks", 5),
+    "c1024-b512-chunks3": ("-c", 1024, "-b", 512, "--chunks", 3),
+    "c128-b512-chunks18": ("-c", 128, "-b", 512, "--chunks", 18),
 }
 
 
