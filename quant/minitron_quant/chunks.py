@@ -91,26 +91,39 @@ def chunk_text(model: Model, text: str, settings: ChunkSettings, name: str) -> T
 
 
 def decode_chunks(
-    context: Context, chunks: Tokens, settings: ChunkSettings, first_output: int
+    context: Context,
+    chunks: Tokens,
+    settings: ChunkSettings,
+    first_output: int,
+    *,
+    first_chunk: int = 0,
+    read_logits: bool = True,
 ) -> Iterator[tuple[int, list[Logits]]]:
     """Decode n_seq chunks at a time and yield (index of the first, one logits array per chunk).
 
     Logits are those of the positions from `first_output` on, [n_ctx − first_output, n_vocab];
-    they are views where a chunk fits into a decode, valid until the next one.
+    they are views where a chunk fits into a decode, valid until the next one. first_chunk: where to
+    begin, a multiple of n_seq. read_logits: False where a hook sees all that matters; then the
+    arrays are empty.
     """
     batch = Batch(min(settings.n_batch, settings.n_seq * settings.n_ctx))
-    for start in range(0, len(chunks), settings.n_seq):
+    for start in range(first_chunk, len(chunks), settings.n_seq):
         group = chunks[start : start + settings.n_seq].copy()
         if context.model.add_bos:
             group[:, 0] = context.model.bos
         context.clear()
-        parts = list(_decode_group(context, group, batch, settings, first_output))
+        parts = list(_decode_group(context, group, batch, settings, first_output, read_logits))
         joined = [parts[0] if len(parts) == 1 else np.concatenate(parts)]
         yield start, list(joined[0].reshape(len(group), -1, context.model.n_vocab))
 
 
 def _decode_group(
-    context: Context, group: Tokens, batch: Batch, settings: ChunkSettings, first_output: int
+    context: Context,
+    group: Tokens,
+    batch: Batch,
+    settings: ChunkSettings,
+    first_output: int,
+    read_logits: bool,
 ) -> Iterator[NDArray[np.float32]]:
     # more than one step only where a chunk is longer than a batch; then the group has one chunk
     step = min(settings.n_batch, settings.n_ctx)
@@ -122,5 +135,5 @@ def _decode_group(
             batch.add(tokens[positions], start, sequence, positions >= first_output)
         context.decode(batch)
         if batch.outputs:
-            logits = context.logits(batch.outputs)
+            logits = context.logits(batch.outputs if read_logits else 0)
             yield logits.copy() if several else logits

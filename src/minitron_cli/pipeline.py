@@ -15,7 +15,7 @@ from minitron_convert.hub import Source
 from minitron_engine.errors import MinitronError
 from minitron_engine.model import ModelSettings, open_model
 from minitron_quant.chunks import ChunkSettings
-from minitron_quant.imatrix.collect import CollectSettings, collect
+from minitron_quant.imatrix.collect import CollectSettings, Keep, calibrate, forget
 from minitron_quant.imatrix.files import write_imatrix
 from minitron_quant.levels import parse_levels
 from minitron_quant.measure.settings import MeasureSettings
@@ -75,10 +75,13 @@ class Pipeline:
         def work() -> None:
             n_ctx = chunks.context().n_ctx
             with open_model(ModelSettings(full, n_ctx=n_ctx)) as model:
-                matrix = collect(model, CollectSettings(section.text, chunks), self._listener)
+                settings = CollectSettings(section.text, chunks)
+                keep = Keep(path, "if possible")
+                matrix = calibrate(model, settings, self._listener, keep).matrix
             # the report travels: it names the texts, not the folders of this machine
             matrix.datasets = [text.name for text in section.text]
             write_imatrix(path, matrix)
+            forget(path)
 
         self._stage("imatrix", key, path, work)
         return path

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mixture import write_mixture
 
 from minitron_quant.quantize.batch import LevelResult
 from support import EXAMPLES, RECORDED, fails
@@ -352,3 +353,16 @@ def test_internal_mistakes_are_one_line_too(
     monkeypatch.setenv("MINITRON_DEBUG", "1")
     with pytest.raises(RuntimeError, match="impossible"):
         minitron("inspect", nano_llama)
+
+
+def test_imatrix_says_what_it_lacks(minitron: Any, nano_llama: Path, tmp_path: Path) -> None:
+    mixture = write_mixture(nano_llama, tmp_path / "mixture.gguf")
+    path = tmp_path / "m.gguf"
+    chunks = ("--chunks", 4, "-c", 64, "-b", 128)
+    ran = minitron("imatrix", mixture, "-f", HELD_OUT, *chunks, "-o", path, "--ppl", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.document["unreached_experts"]["blk.0.ffn_up_exps.weight"] == [2, 3]
+    assert ran.document["ppl"] > 1 and ran.document["ppl_error"] > 0
+    words = "blk.0: no token reached experts 2, 3 of ffn_down_exps, ffn_gate_exps, ffn_up_exps"
+    assert words in ran.err
+    assert words in minitron("imatrix-stats", path).err

@@ -1,10 +1,16 @@
 """Collect an importance matrix: run texts through a model and watch every matrix product."""
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from minitron_engine.context import open_context
+import numpy as np
+
+from minitron_engine.context import Context, Logits, open_context
+from minitron_engine.devices import default_threads
 from minitron_engine.errors import MinitronError, Usage
+from minitron_engine.library import LLAMA_CPP_COMMIT
 from minitron_engine.model import Model, Tokens
 from minitron_engine.progress import Event, Progress, ignore
 from minitron_quant.chunks import ChunkSettings, chunk_text, decode_chunks, read_text
@@ -12,6 +18,10 @@ from minitron_quant.imatrix.collector import MIN_TOKENS, Collector
 from minitron_quant.imatrix.matrix import ImportanceMatrix
 from minitron_quant.imatrix.origin import origin_of
 from minitron_quant.imatrix.reduction import Precision, Reducer
+from minitron_quant.imatrix.state import Identity, Resume, StateFile, state_path
+from minitron_quant.measure.perplexity import negative_log_likelihood, summarize
+from minitron_quant.models import open_model_files
+from minitron_quant.quantize.journal import file_sha256
 
 
 @dataclass(frozen=True)
@@ -19,6 +29,7 @@ class CollectSettings:
     """What to run; texts are used one after the other, each chunked for itself.
 
     plain: only what llama-imatrix collects, neither means nor an origin. sums: see `Reducer`.
+    perplexity: also score the texts as llama-perplexity does; costs the vocabulary matrix.
     """
 
     texts: tuple[Path, ...]
@@ -26,38 +37,155 @@ class CollectSettings:
     process_output: bool = False
     plain: bool = False
     sums: Precision = "float32"
+    perplexity: bool = False
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Where the state of an unfinished run is kept, beside `output`, and whether to go on with it.
+
+    every: chunks between two saves; None for a minute.
+    """
+
+    output: Path
+    resume: Resume = "anew"
+    every: int | None = None
+
+
+@dataclass(frozen=True)
+class Collected:
+    """The matrix, and where asked for the perplexity of the texts with its error.
+
+    resumed: chunks that an earlier run had done.
+    """
+
+    matrix: ImportanceMatrix
+    perplexity: tuple[float, float] | None
+    resumed: int
 
 
 def collect(
     model: Model, settings: CollectSettings, progress: Progress = ignore
 ) -> ImportanceMatrix:
     """Run the texts through the model and return the statistics of every weight's input."""
-    chunked = _chunk_texts(model, settings)
-    collector = Collector(Reducer(settings.sums, not settings.plain), settings.process_output)
-    total = sum(len(chunks) for chunks in chunked)
-    matrix = ImportanceMatrix(
-        collector.entries,
-        [str(path) for path in settings.texts],
-        chunk_size=settings.chunks.n_ctx,
-        origin=None if settings.plain else origin_of(model.path, settings.texts),
-    )
-    done = 0
-    with open_context(model, settings.chunks.context(), collector.hook) as context:
-        for path, chunks in zip(settings.texts, chunked, strict=True):
-            # logits of every token: without them llama.cpp drops rows before the last layer's FFN
-            for start, group in decode_chunks(context, chunks, settings.chunks, 0):
-                collector.check()
-                progress(Event("imatrix", done + start + len(group), total, "chunks", path.name))
-            done += len(chunks)
-    if not matrix.entries:
+    return calibrate(model, settings, progress).matrix
+
+
+def calibrate(
+    model: Model,
+    settings: CollectSettings,
+    progress: Progress = ignore,
+    keep: Keep | None = None,
+) -> Collected:
+    """`collect`, with the perplexity of the texts and saves on the way where asked for.
+
+    With `keep` a killed run can go on; its state stays until `forget`. Raises Usage (text too
+    short), MinitronError (inputs that are not finite, a state of something else).
+    """
+    run = _Run(model, settings, keep)
+    resumed = run.saved.chunks
+    run.all_chunks(progress)
+    entries = run.saved.entries
+    if not entries:
         raise MinitronError(
             "no matrix product was seen: the model has no weights to calibrate, "
             f"or chunks are shorter than {MIN_TOKENS} tokens"
         )
     # llama-imatrix counts the chunks by the tokens seen: rows of tiny products are left out
-    most = max(int(entry.counts.max()) for entry in matrix.entries.values())
-    matrix.chunk_count = most // settings.chunks.n_ctx
-    return matrix
+    most = max(int(entry.counts.max()) for entry in entries.values())
+    matrix = ImportanceMatrix(
+        entries,
+        [str(path) for path in settings.texts],
+        most // settings.chunks.n_ctx,
+        settings.chunks.n_ctx,
+        None if settings.plain else origin_of(model.path, settings.texts),
+    )
+    scores = run.saved.nll
+    perplexity = summarize(np.concatenate(scores)) if scores else None
+    return Collected(matrix, perplexity, resumed)
+
+
+def forget(output: Path) -> None:
+    """The output is on disk: remove the state of its making."""
+    state_path(output).unlink(missing_ok=True)
+
+
+class _Run:
+    """The texts' way through the model, from where an earlier run was."""
+
+    def __init__(self, model: Model, settings: CollectSettings, keep: Keep | None) -> None:
+        self._model, self._settings = model, settings
+        self._texts = _chunk_texts(model, settings)
+        self._state = StateFile(
+            state_path(keep.output) if keep else None,
+            lambda: _identity(model, settings),
+            keep.every if keep else None,
+        )
+        self.saved = self._state.load(keep.resume if keep else "anew")
+
+    def all_chunks(self, progress: Progress) -> None:
+        """Decode what is left, group after group, and save on the way."""
+        settings = self._settings
+        reducer = Reducer(settings.sums, means=not settings.plain)
+        collector = Collector(
+            reducer, self.saved.entries, settings.process_output, settings.perplexity
+        )
+        total = sum(len(chunks) for chunks in self._texts)
+        threads = settings.chunks.threads or default_threads()
+        with (
+            ThreadPoolExecutor(threads, thread_name_prefix="score") as pool,
+            open_context(
+                model=self._model, settings=settings.chunks.context(), hook=collector.hook
+            ) as context,
+        ):
+            for name, tokens, logits in self._groups(context):
+                collector.check()
+                if settings.perplexity:
+                    self._score(pool, tokens, logits)
+                self.saved.chunks += len(tokens)
+                self._state.save(self.saved)
+                progress(Event("imatrix", self.saved.chunks, total, "chunks", name))
+
+    def _groups(self, context: Context) -> Iterator[tuple[str, Tokens, list[Logits]]]:
+        """Name of the text, and of each group its tokens [chunks, n_ctx] and logits."""
+        before = 0
+        for path, chunks in zip(self._settings.texts, self._texts, strict=True):
+            first = min(max(self.saved.chunks - before, 0), len(chunks))
+            # logits of every token: without them llama.cpp drops rows before the last layer's FFN
+            for start, group in decode_chunks(
+                context,
+                chunks,
+                self._settings.chunks,
+                0,
+                first_chunk=first,
+                read_logits=self._settings.perplexity,
+            ):
+                yield path.name, chunks[start : start + len(group)], group
+            before += len(chunks)
+
+    def _score(self, pool: ThreadPoolExecutor, tokens: Tokens, logits: list[Logits]) -> None:
+        first = self._settings.chunks.first_output
+        for chunk, rows in zip(tokens, logits, strict=True):
+            nll = negative_log_likelihood(pool, rows[first:-1], chunk[first + 1 :])
+            self.saved.nll.append(nll)
+
+
+def _identity(model: Model, settings: CollectSettings) -> Identity:
+    """Everything that the sums depend on, by words that a user knows."""
+    return {
+        "llama.cpp": LLAMA_CPP_COMMIT,
+        "model": [file_sha256(shard.path) for shard in open_model_files(model.path)],
+        "text": [file_sha256(path) for path in settings.texts],
+        "device": model.device,
+        "--ctx": settings.chunks.n_ctx,
+        "--batch": settings.chunks.n_batch,
+        "--chunks": settings.chunks.limit,
+        "--parse-special": settings.chunks.parse_special,
+        "--process-output": settings.process_output,
+        "--plain": settings.plain,
+        "--sums": settings.sums,
+        "--ppl": settings.perplexity,
+    }
 
 
 def _chunk_texts(model: Model, settings: CollectSettings) -> list[Tokens]:

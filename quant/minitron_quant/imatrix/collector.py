@@ -25,12 +25,22 @@ MIN_TOKENS = 16  # llama-imatrix ignores smaller products
 
 
 class Collector:
-    """The callback that llama.cpp's scheduler calls for every node, and what it has summed."""
+    """The callback that llama.cpp's scheduler calls for every node; it adds to `entries`.
 
-    def __init__(self, reducer: Reducer, process_output: bool = False) -> None:
-        self.entries: dict[str, Entry] = {}
+    whole: let decodes run to the end, because their logits are wanted.
+    """
+
+    def __init__(
+        self,
+        reducer: Reducer,
+        entries: dict[str, Entry],
+        process_output: bool = False,
+        whole: bool = False,
+    ) -> None:
+        self.entries = entries
         self.hook = api.ggml_backend_sched_eval_callback(self._called)
         self._process_output = process_output
+        self._whole = whole
         self._reducer = reducer
         self._error: BaseException | None = None
         self._shared: _Reduction | None = None
@@ -95,7 +105,7 @@ class Collector:
             self._last = self._order[-1]
         if self._learning:
             self._order.append(name)
-        return not self._learning and name == self._last
+        return not self._whole and not self._learning and name == self._last
 
     def _add(self, node: Tensor, name: str) -> None:
         if node.op == OP_MUL_MAT_ID:

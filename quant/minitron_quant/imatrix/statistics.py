@@ -74,6 +74,14 @@ def layer_statistics(rows: list[WeightStatistics]) -> list[LayerStatistics]:
     return result
 
 
+def unreached_experts(matrix: ImportanceMatrix) -> dict[str, list[int]]:
+    """The experts that no token reached, by the name of the weight, where there are any."""
+    found = {
+        name: np.flatnonzero(entry.counts == 0).tolist() for name, entry in matrix.entries.items()
+    }
+    return {name: experts for name, experts in sorted(found.items()) if experts}
+
+
 def _of_weight(name: str, entry: Entry, similarity: float) -> WeightStatistics:
     counts = entry.counts
     reached = counts > 0

@@ -59,6 +59,23 @@ def imatrix(
             "of model and texts.",
         ),
     ] = False,
+    ppl: Annotated[
+        bool,
+        typer.Option(
+            "--ppl",
+            help="Also the perplexity of the text, as llama-perplexity has it; costs the "
+            "vocabulary matrix.",
+        ),
+    ] = False,
+    save_every: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="CHUNKS", help="Save what is done this often; every minute by default."
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where a killed run was; to the same bytes.")
+    ] = False,
     threads: Threads = None,
     layers: GpuLayers = "auto",
     force: Force = False,
@@ -67,11 +84,12 @@ def imatrix(
     quiet: Quiet = False,
 ) -> None:
     """Calibrate: collect an importance matrix with a text, equal to llama-imatrix's."""
+    from minitron_cli.calibration import describe, refuse_unfinished
     from minitron_cli.files import refuse_existing
     from minitron_cli.models import folder_for_results, local_model, open_checked
     from minitron_cli.output import Output
     from minitron_quant.chunks import ChunkSettings
-    from minitron_quant.imatrix.collect import CollectSettings, collect
+    from minitron_quant.imatrix.collect import CollectSettings, Keep, calibrate, forget
     from minitron_quant.imatrix.files import write_imatrix
     from minitron_quant.quantize.job import model_name
 
@@ -79,28 +97,22 @@ def imatrix(
     found = local_model(model, out)
     path = output or folder_for_results(model) / f"{model_name(found)}.imatrix.{file_format}"
     refuse_existing(path, force)
+    refuse_unfinished(path, resume or force)
     settings = CollectSettings(
         tuple(texts),
         ChunkSettings(ctx, batch, chunks, threads, parse_special),
         process_output,
         plain or file_format == "dat",
         sums,
+        ppl,
     )
+    keep = Keep(path, "continue" if resume else "anew", save_every)
     with (
         out.progress() as listener,
         open_checked(found, gpu_layers(layers), max(ctx, batch)) as loaded,
     ):
-        matrix = collect(loaded, settings, listener)
+        collected = calibrate(loaded, settings, listener, keep)
         device = loaded.device
-    write_imatrix(path, matrix, file_format)
-    document = {
-        "path": str(path),
-        "entries": len(matrix.entries),
-        "chunks": matrix.chunk_count,
-        "ctx": ctx,
-        "datasets": matrix.datasets,
-        "device": device,
-    }
-    out.result(
-        document, f"wrote {path} ({len(matrix.entries)} entries, {matrix.chunk_count} chunks)"
-    )
+    write_imatrix(path, collected.matrix, file_format)
+    forget(path)
+    describe(path, collected, device, out)

@@ -40,27 +40,34 @@ def imatrix_stats(
     quiet: Quiet = False,
 ) -> None:
     """Show the statistics of an importance matrix by weight and by layer."""
+    from minitron_cli.calibration import coverage_lines
     from minitron_cli.output import Output
     from minitron_quant.imatrix.files import read_imatrix
-    from minitron_quant.imatrix.statistics import layer_statistics, weight_statistics
+    from minitron_quant.imatrix.statistics import (
+        layer_statistics,
+        unreached_experts,
+        weight_statistics,
+    )
 
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
     matrix = read_imatrix(file)
     weights = weight_statistics(matrix)
     layers = layer_statistics(weights)
+    unreached = unreached_experts(matrix)
     if as_json:
         out.document(
             {
                 "datasets": matrix.datasets,
                 "chunks": matrix.chunk_count,
+                "origin": asdict(matrix.origin) if matrix.origin else None,
                 "weights": [asdict(row) for row in weights],
                 "layers": [asdict(row) for row in layers],
+                "unreached_experts": unreached,
             }
         )
         return
     out.table([*_WEIGHTS], [[cell.format(row) for cell in _WEIGHTS.values()] for row in weights])
     out.text("")
     out.table([*_LAYERS], [[cell.format(row) for cell in _LAYERS.values()] for row in layers])
-    partial = [row.name for row in weights if row.coverage_pct < 100]
-    if partial:
-        out.note(f"experts without data, counted as ones: {', '.join(partial)}")
+    for line in coverage_lines(unreached):
+        out.note(line)

@@ -1,0 +1,132 @@
+"""An unfinished collection on disk: exact sums, so that going on gives the bytes of one run."""
+
+import io
+import json
+import time
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minitron_engine.errors import Denied, MinitronError
+from minitron_quant.imatrix.matrix import Entry
+from minitron_quant.whole_files import write_whole
+
+# "anew" starts over; "continue" refuses a state made from something else, "if possible" drops it
+Resume = Literal["anew", "continue", "if possible"]
+Identity = Mapping[str, Any]
+_SECONDS = 60.0
+_UNREADABLE = (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile)
+
+
+def state_path(output: Path) -> Path:
+    """Where the state of an unfinished output is."""
+    return output.with_name(f".{output.name}.state")
+
+
+@dataclass
+class Saved:
+    """Sums over the first `chunks` chunks, and −log p of their scored tokens where asked for."""
+
+    chunks: int = 0
+    entries: dict[str, Entry] = field(default_factory=dict)
+    nll: list[NDArray[np.float64]] = field(default_factory=list)
+
+
+@dataclass
+class StateFile:
+    """Saves at most every `every` chunks, or every minute; None as path saves nothing.
+
+    identity: everything that the result depends on; asked for when it is first needed, since it
+    hashes the model.
+    """
+
+    path: Path | None
+    identity: Callable[[], Identity]
+    every: int | None = None
+    _known: Identity | None = None
+    _last_chunks: int = 0
+    _last_time: float = field(default_factory=time.monotonic)
+
+    def load(self, resume: Resume) -> Saved:
+        """What was saved, or nothing; MinitronError where it belongs to something else."""
+        if self.path is None or resume == "anew" or not self.path.exists():
+            return Saved()
+        try:
+            found, saved = _read(self.path)
+        except _UNREADABLE as error:
+            if resume == "if possible":
+                return Saved()
+            raise Denied(f"{self.path} cannot be read", "remove it and start anew") from error
+        now = self._identity()
+        others = [key for key, value in now.items() if found.get(key) != value]
+        if others and resume == "continue":
+            raise MinitronError(
+                f"the unfinished run had another {', '.join(others)}",
+                f"run it with the same, or remove {self.path} and start anew",
+            )
+        if others:
+            return Saved()
+        self._last_chunks = saved.chunks
+        return saved
+
+    def save(self, saved: Saved) -> None:
+        """Replace the file if it is time to."""
+        if self.path is None:
+            return
+        if self.every is None:
+            due = time.monotonic() - self._last_time >= _SECONDS
+        else:
+            due = saved.chunks - self._last_chunks >= self.every
+        if due:
+            write_whole(self.path, _encoded(saved, self._identity()))
+            self._last_chunks, self._last_time = saved.chunks, time.monotonic()
+
+    def _identity(self) -> Identity:
+        if self._known is None:
+            self._known = self.identity()
+        return self._known
+
+
+def saved_chunks(path: Path) -> int | None:
+    """How many chunks an unfinished run has done; None where there is none that can be read."""
+    try:
+        return _read(path)[1].chunks
+    except _UNREADABLE:
+        return None
+
+
+def _encoded(saved: Saved, identity: Identity) -> bytes:
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, entry in saved.entries.items():
+        arrays[f"sums/{name}"], arrays[f"counts/{name}"] = entry.sums, entry.counts
+        if entry.totals is not None:
+            arrays[f"totals/{name}"] = entry.totals
+    if saved.nll:
+        arrays["nll"] = np.stack(saved.nll)
+    header = json.dumps({"chunks": saved.chunks, "identity": identity})
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, header=np.array(header), **arrays)
+    return buffer.getvalue()
+
+
+def _read(path: Path) -> tuple[dict[str, Any], Saved]:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        header = json.loads(str(arrays["header"]))
+        saved = Saved(int(header["chunks"]))
+        if "nll" in arrays:
+            saved.nll = list(arrays["nll"])
+        for key in arrays.files:
+            kind, _, name = key.partition("/")
+            if kind == "sums":
+                totals = f"totals/{name}"
+                saved.entries[name] = Entry(
+                    arrays[key],
+                    arrays[f"counts/{name}"],
+                    arrays.get(totals),
+                )
+        return dict(header["identity"]), saved

@@ -1,0 +1,64 @@
+"""What `imatrix` says before and after its work."""
+
+from pathlib import Path
+
+from minitron_cli.output import Output
+from minitron_engine.errors import MinitronError
+from minitron_quant.imatrix.collect import Collected
+from minitron_quant.imatrix.state import saved_chunks, state_path
+from minitron_quant.imatrix.statistics import unreached_experts
+
+_SHOWN = 8
+
+
+def refuse_unfinished(path: Path, decided: bool) -> None:
+    """Stop before an unfinished run is thrown away unasked."""
+    chunks = None if decided else saved_chunks(state_path(path))
+    if chunks is not None:
+        raise MinitronError(
+            f"an earlier run for {path} was stopped after {chunks} chunks",
+            "--resume goes on with it; --force starts anew",
+        )
+
+
+def describe(path: Path, collected: Collected, device: str, out: Output) -> None:
+    """The result of a collection, and experts that the text leaves without data."""
+    matrix = collected.matrix
+    facts = f"{len(matrix.entries)} entries, {matrix.chunk_count} chunks"
+    ppl, error = collected.perplexity or (None, None)
+    if ppl is not None:
+        facts += f", perplexity {ppl:.4f} ± {error:.5f}"
+    unreached = unreached_experts(matrix)
+    document = {
+        "path": str(path),
+        "entries": len(matrix.entries),
+        "chunks": matrix.chunk_count,
+        "ctx": matrix.chunk_size,
+        "datasets": matrix.datasets,
+        "device": device,
+        "resumed_after": collected.resumed,
+        "ppl": ppl,
+        "ppl_error": error,
+        "unreached_experts": unreached,
+    }
+    for line in coverage_lines(unreached):
+        out.note(line)
+    out.result(document, f"wrote {path} ({facts})")
+
+
+def coverage_lines(unreached: dict[str, list[int]]) -> list[str]:
+    """One line per layer and set of experts that no token reached."""
+    groups: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+    for name, experts in unreached.items():
+        layer, _, weight = name.removesuffix(".weight").rpartition(".")
+        groups.setdefault((layer, tuple(experts)), []).append(weight)
+    lines = []
+    for (layer, missing), weights in groups.items():
+        shown = ", ".join(map(str, missing[:_SHOWN]))
+        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+        plural = "experts" if len(missing) > 1 else "expert"
+        lines.append(
+            f"{layer}: no token reached {plural} {shown}{more} of {', '.join(weights)}; "
+            "they count as ones"
+        )
+    return lines

@@ -1,0 +1,156 @@
+"""Collecting that is interrupted, scored on the way, or meets experts: nothing is lost."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mixture import EXPERTS, write_mixture
+
+from minitron_engine.errors import MinitronError
+from minitron_engine.model import ModelSettings, open_model
+from minitron_engine.progress import Event, Progress, ignore
+from minitron_quant.chunks import ChunkSettings
+from minitron_quant.imatrix.collect import (
+    Collected,
+    CollectSettings,
+    Keep,
+    calibrate,
+    collect,
+    forget,
+)
+from minitron_quant.imatrix.files import read_imatrix, write_imatrix
+from minitron_quant.imatrix.state import state_path
+from minitron_quant.imatrix.statistics import unreached_experts
+from support import EXAMPLES, recorded
+
+CALIBRATION, HELD_OUT = EXAMPLES / "calibration.txt", EXAMPLES / "held-out.txt"
+SMALL = ChunkSettings(n_ctx=64, n_batch=128, limit=10, threads=2)
+
+
+class Killed(Exception):
+    """The power went out."""
+
+
+def killed_after(chunks: int) -> Progress:
+    def listen(event: Event) -> None:
+        if event.done >= chunks:
+            raise Killed
+
+    return listen
+
+
+def calibrated(
+    path: Path, settings: CollectSettings, keep: Keep, progress: Progress = ignore
+) -> Collected:
+    with open_model(ModelSettings(path)) as model:
+        return calibrate(model, settings, progress, keep)
+
+
+def test_perplexity_on_the_way_equals_llama_imatrix(nano_llama: Path, tmp_path: Path) -> None:
+    chunks = ChunkSettings(limit=4, threads=2)
+    settings = CollectSettings((CALIBRATION,), chunks, perplexity=True)
+    found = calibrated(nano_llama, settings, Keep(tmp_path / "m.gguf"))
+    assert found.perplexity is not None
+    expected = recorded("imatrix.json")["models"]["nano-llama"]["perplexity"]["running"][3]
+    assert found.perplexity[0] == pytest.approx(expected, abs=6e-5)
+    with open_model(ModelSettings(nano_llama)) as model:
+        plain = collect(model, CollectSettings((CALIBRATION,), chunks))
+    for name, entry in plain.entries.items():
+        np.testing.assert_array_equal(entry.sums, found.matrix.entries[name].sums)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        CollectSettings((CALIBRATION,), SMALL),
+        CollectSettings((CALIBRATION, HELD_OUT), SMALL, sums="float64", perplexity=True),
+    ],
+    ids=["as-llama-imatrix", "float64-perplexity-two-texts"],
+)
+def test_going_on_gives_the_bytes_of_one_run(
+    settings: CollectSettings, nano_llama: Path, tmp_path: Path
+) -> None:
+    whole = calibrated(nano_llama, settings, Keep(tmp_path / "whole.gguf"))
+    path = tmp_path / "half.gguf"
+    for stop in (3, 8):
+        with pytest.raises(Killed):
+            calibrated(nano_llama, settings, Keep(path, "continue", 2), killed_after(stop))
+    rest = calibrated(nano_llama, settings, Keep(path, "continue", 2))
+    assert rest.resumed == 8
+    assert rest.perplexity == whole.perplexity
+    for name, collected in (("a", whole), ("b", rest)):
+        write_imatrix(tmp_path / name, collected.matrix)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    forget(path)
+    assert not state_path(path).exists()
+
+
+def test_a_state_of_something_else_is_refused_or_dropped(
+    nano_llama: Path, nano_nemotron: Path, tmp_path: Path
+) -> None:
+    settings = CollectSettings((CALIBRATION,), SMALL)
+    path = tmp_path / "m.gguf"
+    with pytest.raises(Killed):
+        calibrated(nano_llama, settings, Keep(path, every=2), killed_after(4))
+    other = CollectSettings((HELD_OUT,), ChunkSettings(n_ctx=32, n_batch=128, limit=4))
+    with pytest.raises(MinitronError, match="had another text, --ctx, --chunks") as caught:
+        calibrated(nano_llama, other, Keep(path, "continue"))
+    assert "start anew" in caught.value.hint
+    with pytest.raises(MinitronError, match="had another model"):
+        calibrated(nano_nemotron, settings, Keep(path, "continue"))
+    assert calibrated(nano_llama, other, Keep(path, "if possible")).resumed == 0
+    for damage in (b"", b"PK", state_path(path).read_bytes()[:-100]):
+        state_path(path).write_bytes(damage)
+        with pytest.raises(MinitronError, match="cannot be read"):
+            calibrated(nano_llama, settings, Keep(path, "continue"))
+        assert calibrated(nano_llama, other, Keep(path, "if possible")).resumed == 0
+
+
+def test_kill_9(nano_llama: Path, tmp_path: Path) -> None:
+    minitron = [sys.executable, "-m", "minitron_cli", "imatrix", nano_llama, "-f", CALIBRATION]
+    minitron += ["-c", "64", "-b", "64", "--chunks", "30", "--threads", "2", "-q", "-o"]
+    whole, path = tmp_path / "whole.gguf", tmp_path / "killed.gguf"
+    subprocess.run([*minitron, whole], check=True)
+    process = subprocess.Popen([*minitron, path, "--save-every", "1"])
+    until = time.monotonic() + 30
+    while not state_path(path).exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not path.exists() and state_path(path).exists()
+    again = subprocess.run([*minitron, path], capture_output=True, text=True)
+    assert again.returncode == 1 and "--resume" in again.stderr
+    subprocess.run([*minitron, path, "--resume"], check=True)
+    assert path.read_bytes() == whole.read_bytes()
+    assert sorted(tmp_path.iterdir()) == [path, whole]
+
+
+def test_experts_are_counted_one_by_one(nano_llama: Path, tmp_path: Path) -> None:
+    mixture = write_mixture(nano_llama, tmp_path / "mixture.gguf")
+    with open_model(ModelSettings(mixture)) as model:
+        matrix = collect(model, CollectSettings((CALIBRATION,), SMALL))
+    write_imatrix(tmp_path / "m.gguf", matrix)
+    matrix = read_imatrix(tmp_path / "m.gguf")
+    for layer in range(6):
+        router = matrix.entries[f"blk.{layer}.ffn_gate_inp.weight"]
+        for kind in ("gate", "up", "down"):
+            entry = matrix.entries[f"blk.{layer}.ffn_{kind}_exps.weight"]
+            assert entry.counts.shape == (EXPERTS,) and entry.sums.shape[0] == EXPERTS
+            assert entry.counts.sum() == router.counts[0] == 640
+            assert entry.counts[0] > 0 and entry.counts[1] > 0
+        # each token goes to one expert: together they see what the router sees
+        gate = matrix.entries[f"blk.{layer}.ffn_gate_exps.weight"]
+        np.testing.assert_allclose(gate.sums.sum(axis=0), router.sums[0], rtol=1e-5)
+        assert gate.totals is not None and router.totals is not None
+        np.testing.assert_allclose(gate.totals.sum(axis=0), router.totals[0], atol=1e-3)
+    names = [
+        f"blk.{layer}.ffn_{kind}_exps.weight"
+        for layer in range(6)
+        for kind in ("down", "gate", "up")
+    ]
+    assert unreached_experts(matrix) == {name: [2, 3] for name in names}
