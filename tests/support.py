@@ -1,11 +1,16 @@
 """Where the tests' data are."""
 
+import ctypes
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from minitron_convert.gguf_file import GgufWriter, KeyValue, TensorSpec, open_gguf
-from minitron_quant.levels import parse_levels
+from minitron_engine import devices
+from minitron_engine.binding import api
+from minitron_quant.imatrix.files import read_imatrix
+from minitron_quant.levels import level_named, parse_levels
 from minitron_quant.quantize.batch import LevelResult, run
 from minitron_quant.quantize.job import QuantizeSettings, prepare
 
@@ -23,6 +28,35 @@ def quantize(source: Path, folder: Path, *levels: str, **more: Any) -> dict[str,
     """Levels of a model by name; `more` are further settings of the job."""
     settings = QuantizeSettings(source, tuple(parse_levels(levels)), folder, **more)
     return {result.level: result for result in run(prepare(settings))}
+
+
+def library_quantize(
+    source: Path,
+    target: Path,
+    level: str,
+    imatrix: Path | None,
+    patterns: Sequence[tuple[str, int]] = (),
+) -> None:
+    """llama_model_quantize of the installed library, fed as llama-quantize feeds it.
+
+    patterns: what a --tensor-type-file says, (regular expression, type).
+    """
+    devices.start()
+    parameters = api.llama_model_quantize_default_params()
+    parameters.ftype = level_named(level).ftype
+    entries = None
+    if imatrix is not None:
+        weights = read_imatrix(imatrix).weights()
+        entries = (api.llama_model_imatrix_data * (len(weights) + 1))()
+        for slot, (name, values) in zip(entries, weights.items(), strict=False):
+            slot.name, slot.size = name.encode(), values.size
+            slot.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        parameters.imatrix = entries
+    types = (api.llama_model_tensor_override * (len(patterns) + 1))()
+    for wanted, (pattern, kind) in zip(types, patterns, strict=False):
+        wanted.pattern, wanted.type = pattern.encode(), kind
+    parameters.tt_overrides = types if patterns else None
+    assert api.llama_model_quantize(bytes(source), bytes(target), ctypes.byref(parameters)) == 0
 
 
 class Ran:

@@ -61,6 +61,12 @@ class TypeTraits(ctypes.Structure):
     )
 
 
+class InitParameters(ctypes.Structure):
+    """struct ggml_init_params of ggml.h."""
+
+    _fields_ = (("mem_size", c_size_t), ("mem_buffer", c_void_p), ("no_alloc", c_bool))
+
+
 _BASE_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "ggml_quantize_chunk": (
         c_size_t,
@@ -76,6 +82,11 @@ _BASE_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "ggml_backend_buffer_is_host": (c_bool, [c_void_p]),
     "ggml_backend_tensor_get": (None, [c_void_p, c_void_p, c_size_t, c_size_t]),
     "ggml_backend_tensor_set": (None, [c_void_p, c_void_p, c_size_t, c_size_t]),
+    "ggml_init": (c_void_p, [InitParameters]),
+    "ggml_free": (None, [c_void_p]),
+    "ggml_new_tensor_2d": (c_void_p, [c_void_p, c_int, c_int64, c_int64]),
+    "ggml_mul_mat": (c_void_p, [c_void_p, c_void_p, c_void_p]),
+    "ggml_backend_dev_supports_op": (c_bool, [c_void_p, c_void_p]),
     "ggml_backend_dev_name": (c_char_p, [c_void_p]),
     "ggml_backend_dev_description": (c_char_p, [c_void_p]),
     "ggml_backend_dev_memory": (

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from minitron_convert.gguf_file import TYPE, TYPE_ID, Gguf, KeyValue, TensorInfo, open_gguf
-from minitron_engine import devices
 from minitron_engine.binding import api
 from minitron_engine.errors import (
     Damaged,
@@ -23,7 +22,7 @@ from minitron_quant.quantize import encode, plan
 from minitron_quant.quantize.batch import LevelResult
 from minitron_quant.quantize.job import QuantizeSettings, model_name, prepare
 from minitron_quant.quantize.options import QuantizeOptions, parse_override, parse_tensor_type
-from support import RECORDED, quantize, recorded
+from support import RECORDED, library_quantize, quantize, recorded
 
 LLAMA_IMATRIX = RECORDED / "nano-llama.imatrix.gguf"
 CHEAP = ("Q4_0", "Q8_0", "Q4_K_M")
@@ -63,22 +62,6 @@ def test_without_an_imatrix_too(nano_llama: Path, tmp_path: Path, same_processor
     for name in names:
         wanted = expected_hashes(plain[name], recording["hashes_without_imatrix"])
         assert hashes(open_gguf(results[name].path)) == wanted
-
-
-def library_quantize(source: Path, target: Path, level: str, imatrix: Path | None) -> None:
-    """llama_model_quantize of the installed library, fed as llama-quantize feeds it."""
-    devices.start()
-    parameters = api.llama_model_quantize_default_params()
-    parameters.ftype = level_named(level).ftype
-    entries = None
-    if imatrix is not None:
-        weights = read_imatrix(imatrix).weights()
-        entries = (api.llama_model_imatrix_data * (len(weights) + 1))()
-        for slot, (name, values) in zip(entries, weights.items(), strict=False):
-            slot.name, slot.size = name.encode(), values.size
-            slot.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-        parameters.imatrix = entries
-    assert api.llama_model_quantize(bytes(source), bytes(target), ctypes.byref(parameters)) == 0
 
 
 @pytest.mark.parametrize("level", ["IQ2_XS", "Q2_K_S", "IQ3_M", "Q4_K_M", "Q5_1", "Q8_0"])

@@ -1,7 +1,6 @@
 """Sensitivity: costs by their definition, weights replaced and put back, files, resuming."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,30 +25,7 @@ from minitron_quant.sensitivity.probe import open_prober, through
 from support import EXAMPLES
 
 CALIBRATION = EXAMPLES / "calibration.txt"
-TYPES = frozenset(TYPE_ID[name] for name in ("q2_K", "q3_K", "q4_0", "q6_K", "q8_0"))
 CHUNKS = ChunkSettings(n_ctx=64, n_batch=64)
-
-
-@pytest.fixture(scope="module")
-def few_types() -> Iterator[None]:
-    """Few and quick types, and few rows: what is tested holds for all."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(costs_module, "ENCODABLE", TYPES)
-        patch.setattr(costs_module, "_ROWS", 64)
-        yield
-
-
-@pytest.fixture(scope="module")
-def settings(nano_nemotron: Path, tmp_path_factory: pytest.TempPathFactory) -> SensitivitySettings:
-    output = tmp_path_factory.mktemp("sensitivity") / "nemotron.sensitivity.json"
-    text = output.with_name("text.txt")
-    text.write_text(CALIBRATION.read_text()[:6000])
-    return SensitivitySettings(nano_nemotron, text, output, tokens=128, chunks=CHUNKS)
-
-
-@pytest.fixture(scope="module")
-def measured(settings: SensitivitySettings, few_types: None) -> Sensitivity:
-    return measure_sensitivity(settings)
 
 
 def test_the_cost_is_the_expected_squared_error_of_what_is_computed() -> None:
@@ -144,7 +120,10 @@ def test_divergence_of_a_probe_is_that_of_a_file_with_the_tensor(
 
 
 def test_what_was_measured_is_kept_and_gone_on_with(
-    settings: SensitivitySettings, measured: Sensitivity, monkeypatch: pytest.MonkeyPatch
+    settings: SensitivitySettings,
+    measured: Sensitivity,
+    few_types: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def stop(event: Event) -> None:
         if event.stage == "sensitivity" and event.done > 40:

@@ -13,6 +13,7 @@ from minitron_quant.measure.perplexity import chunk_means, summarize
 from minitron_quant.measure.settings import MeasureSettings
 from minitron_quant.measure.together import Measured, measure_together
 from minitron_quant.models import open_model_files
+from minitron_quant.quantize.recipe import LEVEL_KEY
 
 MIB = 1 << 20
 _FULL_PRECISION = ("F32", "F16", "BF16")
@@ -95,7 +96,7 @@ def _row(result: Measured, nll: list[Array]) -> Row:
     ppl, error = summarize(np.concatenate(nll))
     return Row(
         model=result.path.name,
-        level=level_of_ftype(shards[0].get("general.file_type")),
+        level=shards[0].get(LEVEL_KEY) or level_of_ftype(shards[0].get("general.file_type")),
         size_mib=sum(shard.size for shard in shards) / MIB,
         size_pct=None,
         ppl=ppl,

@@ -70,6 +70,18 @@ def run(batch: Batch, progress: Progress = ignore) -> list[LevelResult]:
         return results
 
 
+def discard(settings: QuantizeSettings, names: Sequence[str]) -> None:
+    """Remove finished levels by name: their files, and what the manifest says of them."""
+    path = manifest_path(settings)
+    manifest = read_manifest(path)
+    for name in names:
+        entry = manifest.get("levels", {}).pop(name, {})
+        for file in entry.get("files", []):
+            (folder_of(settings) / file["name"]).unlink(missing_ok=True)
+    if names and manifest:
+        write_whole(path, json.dumps(manifest, indent=1) + "\n")
+
+
 def _run_alone(batch: Batch, journal: Journal, progress: Progress) -> list[LevelResult]:
     manifest = read_manifest(manifest_path(batch.settings))
     finished = manifest.get("levels", {}) if batch.settings.replace != "always" else {}

@@ -53,11 +53,8 @@ def make_recipe(
     types: Mapping[str, int], tensors: Mapping[str, TensorInfo], predicted: float
 ) -> Recipe:
     """A recipe for a model; it is named after its bits per weight, all tensors counted."""
-    bits = {
-        name: 8 * TYPE[kind].block_bytes / TYPE[kind].block_elements
-        for name, kind in ((name, types.get(name, info.type)) for name, info in tensors.items())
-    }
     elements = {name: info.n_elements for name, info in tensors.items()}
+    bits = {name: bits_of(types.get(name, info.type)) for name, info in tensors.items()}
     mean = sum(bits[name] * elements[name] for name in tensors) / sum(elements.values())
     return Recipe(
         name=f"{mean:.2f}bpw",
@@ -66,6 +63,11 @@ def make_recipe(
         types=tuple(types.items()),
         predicted=predicted,
     )
+
+
+def bits_of(kind: int) -> float:
+    """Bits that a type spends on a weight."""
+    return 8 * TYPE[kind].block_bytes / TYPE[kind].block_elements
 
 
 def _nearest_ftype(types: Mapping[str, int], elements: Mapping[str, int]) -> int:

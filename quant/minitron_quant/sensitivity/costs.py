@@ -19,6 +19,7 @@ from minitron_quant.levels import level_named
 from minitron_quant.quantize.encode import Errors, Job, Values, add_errors, encode
 from minitron_quant.quantize.options import ENCODABLE
 from minitron_quant.quantize.plan import requires_imatrix
+from minitron_quant.quantize.recipe import bits_of
 
 EMBEDDING = "token_embd.weight"
 # rows of a matrix that are encoded to know its cost: spread at random they tell all of it to ~1 %
@@ -113,13 +114,9 @@ def candidate_types(info: TensorInfo, importance: bool) -> list[int]:
         kind
         for kind in sorted(ENCODABLE)
         if info.shape[0] % TYPE[kind].block_elements == 0
-        and _bits(kind) < _bits(info.type)
+        and bits_of(kind) < bits_of(info.type)
         and (importance or not requires_imatrix(info.name, kind, _ANY_LEVEL))
     ]
-
-
-def _bits(kind: int) -> float:
-    return TYPE[kind].block_bytes / TYPE[kind].block_elements
 
 
 def _jobs(material: Material) -> Iterator[Job]:

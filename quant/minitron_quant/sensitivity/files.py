@@ -4,6 +4,7 @@ A file holds all that the solver needs, so that a size is solved without touchin
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,9 +64,11 @@ class Sensitivity:
         return min((len(tensor.divergences) for tensor in self.tensors.values()), default=0)
 
     def damage(self, name: str, kind: int) -> float:
-        """The divergence that a tensor in a type adds; of a type without a cost, none."""
+        """The divergence that a tensor in a type adds; infinite where the type ruins it."""
         tensor = self.tensors.get(name)
-        return tensor.alpha * tensor.costs.get(kind, 0.0) if tensor else 0.0
+        if tensor is None or TYPE[kind].block_elements == 1:
+            return 0.0
+        return tensor.alpha * tensor.costs.get(kind, math.inf)
 
     def predict(self, types: Mapping[str, int]) -> float:
         """The divergence of a mix: the sum over its tensors."""

@@ -114,6 +114,26 @@ class Dial:
             math.fsum(choice.damage for choice in chosen.values()),
         )
 
+    def random(self, budget: int, seed: int) -> Mix:
+        """A mix drawn by lot that fills the same budget as well as it can; for comparison."""
+        draw = np.random.default_rng(seed)
+        picks = {name: int(draw.integers(len(each))) for name, each in self._choices.items()}
+        room = budget - sum(self._choices[name][pick].bytes for name, pick in picks.items())
+        for step in (-1, 1):  # first smaller types until it fits, then larger ones while it does
+            while movable := [
+                name
+                for name, pick in picks.items()
+                if 0 <= pick + step < len(self._choices[name])
+                and (room < 0 if step < 0 else self._step(name, pick) <= room)
+            ]:
+                name = movable[int(draw.integers(len(movable)))]
+                room -= step * self._step(name, picks[name] + min(step, 0))
+                picks[name] += step
+        return self.mix({name: self._choices[name][pick].type for name, pick in picks.items()})
+
+    def _step(self, name: str, pick: int) -> int:
+        return self._choices[name][pick + 1].bytes - self._choices[name][pick].bytes
+
     def _units(self, name: str) -> list[int]:
         several = self._choices[name]
         return [-(-(choice.bytes - several[0].bytes) // self._unit) for choice in several]

@@ -12,20 +12,23 @@ EXAMPLES = """minitron quantize nano-llama-F16.gguf Q4_K_M
 minitron quantize nano-llama-F16.gguf all --imatrix nano-llama.imatrix.gguf -d out
 minitron quantize model-F16.gguf IQ2_M Q4_K_M --imatrix m.gguf --tensor-type attn_v=q8_0
 minitron quantize model-F16.gguf all --imatrix m.gguf --dry-run
-minitron quantize nvidia/Minitron-4B-Base Q4_K_M Q8_0 --dry-run"""
+minitron quantize nvidia/Minitron-4B-Base Q4_K_M Q8_0 --dry-run
+minitron quantize model-F16.gguf --size 1.5G --held-out held-out.txt
+minitron quantize model-F16.gguf --like Q3_K_M --types=-iq1_s,-iq1_m --no-verify
+minitron quantize model-F16.gguf --curve"""
 
 
 def quantize(
     model: ModelPath,
     levels: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="LEVEL...",
             help="IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ2_M Q2_K_S Q2_K IQ3_XXS IQ3_XS Q3_K_S IQ3_S "
             "IQ3_M Q3_K_M Q3_K_L IQ4_XS Q4_0 IQ4_NL Q4_K_S Q4_K_M Q4_1 Q5_K_S Q5_0 Q5_K_M Q5_1 "
             "Q6_K Q8_0, or all of these; also TQ1_0 TQ2_0 MXFP4_MOE Q1_0 Q2_0 F16 BF16 F32.",
         ),
-    ],
+    ] = None,
     directory: Annotated[
         Path | None, typer.Option("-d", "--directory", help="Where {Model}-{LEVEL}.gguf go.")
     ] = None,
@@ -66,6 +69,39 @@ def quantize(
     errors: Annotated[
         Path | None, typer.Option(metavar="FILE.json", help="Write how much each encoding hurts.")
     ] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="1.5G", help="The best mix of types in so many bytes.")
+    ] = None,
+    bpw: Annotated[
+        float | None, typer.Option(min=0, help="The best mix with so many bits per weight.")
+    ] = None,
+    max_kld: Annotated[
+        float | None, typer.Option(min=0, help="The smallest mix that diverges by so much.")
+    ] = None,
+    like: Annotated[
+        str | None, typer.Option(metavar="LEVEL", help="The best mix as large as this level.")
+    ] = None,
+    curve: Annotated[
+        bool, typer.Option("--curve", help="Only show size against predicted divergence.")
+    ] = False,
+    sensitivity: Annotated[
+        Path | None, typer.Option(help="As minitron sensitivity makes it; found beside MODEL.")
+    ] = None,
+    types: Annotated[
+        str | None, typer.Option(metavar="T,...", help="Types to mix, or not to: =-iq1_s,-iq1_m.")
+    ] = None,
+    floor: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN=TYPE", help="No fewer bits than TYPE has.")
+    ] = None,
+    held_out: Annotated[
+        Path | None, typer.Option(help="A text to prove the mix on; not the calibration's.")
+    ] = None,
+    chunks: Annotated[
+        int | None, typer.Option(min=1, help="At most this many chunks of it.")
+    ] = None,
+    no_verify: Annotated[
+        bool, typer.Option("--no-verify", help="Do not measure what was made.")
+    ] = False,
     threads: Threads = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the plan.")] = False,
     force: Force = False,
@@ -74,6 +110,7 @@ def quantize(
     quiet: Quiet = False,
 ) -> None:
     """Quantize a model to one or many levels; run it again to finish what is missing."""
+    from minitron_cli.dialing import DialOptions, turn
     from minitron_cli.models import folder_for_results
     from minitron_cli.output import Output
     from minitron_cli.planning import quantize_source
@@ -100,7 +137,7 @@ def quantize(
     )
     settings = QuantizeSettings(
         source=model,
-        levels=tuple(parse_levels(levels)),
+        levels=tuple(parse_levels(levels or ())),
         directory=directory or folder_for_results(model),
         output=output,
         imatrix=imatrix,
@@ -111,6 +148,23 @@ def quantize(
         threads=threads,
         replace="always" if force else "never",
     )
+    dial = DialOptions(
+        size,
+        bpw,
+        max_kld,
+        like,
+        curve,
+        sensitivity,
+        types,
+        tuple(floor or ()),
+        held_out,
+        chunks,
+        no_verify,
+    )
+    if dial.asked(levels or ()):
+        with quantize_source(model, out, plan_only=False) as source:
+            turn(out, replace(settings, source=source), dial)
+        return
     with quantize_source(model, out, plan_only=dry_run) as source:
         batch = prepare(replace(settings, source=source))
         for note in batch.notes:

@@ -1,0 +1,222 @@
+"""minitron quantize --size and its kin: what is asked of the size dial, and what it answers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minitron_cli.curves import draw
+from minitron_cli.output import Output
+from minitron_cli.sizes import parse_size, show_mib
+from minitron_convert.gguf_file import TYPE
+from minitron_engine.errors import NotFound, Unsupported, Usage
+from minitron_engine.type_support import types_without_kernel
+from minitron_quant.chunks import ChunkSettings
+from minitron_quant.levels import LEVELS, level_named
+from minitron_quant.measure.settings import MeasureSettings
+from minitron_quant.quantize.job import QuantizeSettings, folder_of, model_name
+from minitron_quant.quantize.options import ENCODABLE, parse_tensor_type, type_named
+from minitron_quant.sensitivity.dial import Point, Restrictions
+from minitron_quant.sensitivity.make import Made, Maker, SizeSettings, Wanted
+
+_CURVE_POINTS = 24
+
+
+@dataclass(frozen=True)
+class DialOptions:
+    """The options of the dial beside those that every quantization has."""
+
+    size: str | None
+    bpw: float | None
+    max_kld: float | None
+    like: str | None
+    curve: bool
+    sensitivity: Path | None
+    types: str | None
+    floors: tuple[str, ...]
+    held_out: Path | None
+    chunks: int | None
+    no_verify: bool
+
+    def asked(self, levels: Sequence[str]) -> bool:
+        """Whether a size is asked for, not levels; Usage for both, or several, or neither."""
+        wanted = (self.size, self.bpw, self.max_kld, self.like)
+        count = sum(value is not None for value in wanted)
+        if levels and (count or self.curve):
+            raise Usage("give levels, or a size, but not both")
+        if count > 1:
+            raise Usage("--size, --bpw, --max-kld and --like exclude each other")
+        if not (levels or count or self.curve):
+            raise Usage("what is to be made? Give levels, or a size", "minitron quantize --help")
+        return not levels
+
+    @property
+    def wanted(self) -> Wanted:
+        """What the file is to be."""
+        return Wanted(
+            None if self.size is None else parse_size(self.size),
+            self.bpw,
+            None if self.like is None else level_named(self.like),
+            self.max_kld,
+        )
+
+
+def turn(out: Output, quantize: QuantizeSettings, options: DialOptions) -> None:
+    """Make the file that is wanted and show what became of it; with --curve show what could be."""
+    plain = quantize.options
+    if plain.pure or plain.overrides or quantize.include or quantize.exclude or quantize.output:
+        raise Usage(
+            "a solved mix goes without -o, --pure, --override-kv, --include-weights and "
+            "--exclude-weights"
+        )
+    settings = _settings(quantize, options)
+    if options.curve:
+        _show_curve(out, Maker(settings))
+        return
+    with out.progress() as listener:
+        made = Maker(settings, listener).make()
+    if out.as_json:
+        out.document(_document(made))
+    else:
+        _show(out, made)
+
+
+def _show_curve(out: Output, maker: Maker) -> None:
+    """Size against predicted divergence, llama.cpp's own levels among it; nothing is written."""
+    curve, presets = maker.dial.curve(_CURVE_POINTS), maker.dial.presets(LEVELS)
+    if out.as_json:
+        out.document({"curve": _points(curve), "presets": _points(presets)})
+        return
+    rows = [(point, "") for point in curve] + [(point, point.level) for point in presets]
+    rows.sort(key=lambda row: row[0].bytes)
+    cells = [
+        [level, show_mib(p.bytes / 2**20), f"{p.bits_per_weight:.2f}", f"{p.predicted:.5f}"]
+        for p, level in rows
+    ]
+    out.table(["Level", "MiB", "Bits/weight", "Predicted KLD"], cells)
+    out.text(draw(curve, presets))
+
+
+def parse_types(text: str | None) -> tuple[tuple[int, ...] | None, tuple[int, ...]]:
+    """--types: names to choose from, or with a minus before each those to do without.
+
+    Types that a device in use cannot run are left out; Unsupported where one was named.
+    """
+    names = [name for name in (text or "").split(",") if name]
+    excluded = tuple(type_named(name[1:]) for name in names if name.startswith("-"))
+    chosen = tuple(type_named(name) for name in names if not name.startswith("-"))
+    if excluded and chosen:
+        raise Usage("--types takes the types to use, or those to leave out (-iq1_s), not both")
+    cannot = types_without_kernel(chosen or ENCODABLE)
+    if chosen and cannot:
+        kind, device = next(iter(cannot.items()))
+        raise Unsupported(f"{device} cannot run {TYPE[kind].name}", "leave it out of --types")
+    return chosen or None, (*excluded, *cannot)
+
+
+def _settings(quantize: QuantizeSettings, options: DialOptions) -> SizeSettings:
+    types, excluded = parse_types(options.types)
+    given = quantize.options
+    pins = list(given.tensor_types)
+    if given.output_type is not None:
+        pins.insert(0, (r"^output\.weight$", given.output_type))
+    if given.embedding_type is not None:
+        pins.insert(0, (r"^token_embd\.weight$", given.embedding_type))
+    floors = tuple(map(parse_tensor_type, options.floors))
+    return SizeSettings(
+        quantize,
+        options.sensitivity or _nearby(quantize),
+        options.wanted,
+        Restrictions(types, excluded, tuple(pins), floors),
+        None if options.no_verify or options.curve else _held_out(quantize, options),
+    )
+
+
+def _held_out(quantize: QuantizeSettings, options: DialOptions) -> MeasureSettings:
+    if options.held_out is None:
+        raise Usage(
+            "on which text is the mix to be proved?",
+            "give one with --held-out, not the calibration's; or --no-verify",
+        )
+    chunks = ChunkSettings(limit=options.chunks, threads=quantize.threads)
+    return MeasureSettings((), options.held_out, chunks, reference=quantize.source)
+
+
+def _nearby(quantize: QuantizeSettings) -> Path:
+    name = f"{model_name(quantize.source)}.sensitivity.json"
+    folders = (folder_of(quantize), quantize.source.parent)
+    for folder in folders:
+        if (folder / name).is_file():
+            return folder / name
+    raise NotFound(
+        f"a size needs the model's sensitivity, and there is no {folders[-1] / name}",
+        "measure it: minitron sensitivity MODEL -f TEXT; or name one with --sensitivity",
+    )
+
+
+def _points(points: list[Point]) -> list[dict[str, Any]]:
+    return [
+        {
+            "level": point.level,
+            "bytes": point.bytes,
+            "bits_per_weight": point.bits_per_weight,
+            "predicted_kld": point.predicted,
+        }
+        for point in points
+    ]
+
+
+def _document(made: Made) -> dict[str, Any]:
+    proof, result = made.proof, made.kept or made.result
+    return {
+        "level": result.level,
+        "path": str(result.path),
+        "bytes": result.bytes,
+        "bits_per_weight": result.bits_per_weight,
+        "sha256": result.sha256,
+        "kept": "preset" if made.kept else "solved",
+        "met": made.met,
+        "predicted_kld": made.recipe.predicted,
+        "measured_kld": proof.kld if proof else None,
+        "measured_kld_error": proof.error if proof else None,
+        "baseline": _beside(proof.preset) if proof else None,
+        "random": _beside(proof.random) if proof else None,
+        "recipe": {name: TYPE[kind].name for name, kind in made.recipe.types},
+        "recipe_file": None if made.kept else str(made.recipe_file),
+    }
+
+
+def _beside(other: Any) -> dict[str, Any] | None:
+    if other is None:
+        return None
+    return {
+        "level": other.level,
+        "bytes": other.bytes,
+        "kld": other.kld,
+        "change_pct": other.change_pct,
+        "difference": [other.difference.mean, other.difference.low, other.difference.high],
+    }
+
+
+def _show(out: Output, made: Made) -> None:
+    result, proof = made.result, made.proof
+    rows = [[result.level, show_mib(result.bytes / 2**20), f"{made.recipe.predicted:.5f}"]]
+    headers = ["Level", "MiB", "Predicted KLD"]
+    if proof is not None:
+        headers += ["KLD", "Solved is", "95 % interval"]
+        rows[0] += [f"{proof.kld:.5f}", "", ""]
+        for name, other in (("preset", proof.preset), ("random", proof.random)):
+            if other is not None:
+                low, high = (
+                    100 * end / other.kld for end in (other.difference.low, other.difference.high)
+                )
+                shown = other.level if name == "preset" else "random mix"
+                size = show_mib(other.bytes / 2**20)
+                change = [f"{other.change_pct:+.1f} %", f"{low:+.1f} … {high:+.1f} %"]
+                rows.append([shown, size, "", f"{other.kld:.5f}", *change])
+    out.table(headers, rows)
+    if made.kept is not None:
+        out.text(f"the solved file is no better than {made.kept.level}, which is kept instead")
+    if not made.met:
+        out.note("the divergence asked for was not reached: this is the nearest")
+    out.text(f"wrote {(made.kept or result).path}")
