@@ -24,6 +24,7 @@ from minitron_cli.commands import (
     quantize,
     run,
     sensitivity,
+    serve,
     tasks,
     verify,
 )
@@ -54,6 +55,7 @@ for _command, _examples in (
     (tasks.tasks, tasks.EXAMPLES),
     (generate.generate, generate.EXAMPLES),
     (chat.chat, chat.EXAMPLES),
+    (serve.serve, serve.EXAMPLES),
     (bench.bench, bench.EXAMPLES),
     (run.run, run.EXAMPLES),
     (verify.verify, verify.EXAMPLES),

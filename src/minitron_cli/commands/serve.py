@@ -1,0 +1,87 @@
+"""minitron serve: an OpenAI-compatible server for one model."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from minitron_cli.parameters import (
+    GpuLayers,
+    Json,
+    ModelPath,
+    Quiet,
+    Threads,
+    Verbose,
+    gpu_layers,
+)
+
+EXAMPLES = """minitron serve model-Q4_K_M.gguf
+MINITRON_API_KEY=secret minitron serve someone/Model-GGUF:Q4_K_M --host 0.0.0.0 --parallel 8
+curl http://127.0.0.1:8080/v1/completions -H 'Content-Type: application/json' \\\\
+  -d '{"prompt": "The old house", "max_tokens": 32}'"""
+
+
+def serve(
+    model: ModelPath,
+    host: Annotated[
+        str, typer.Option("--host", help="The address; 0.0.0.0 is all of this machine's.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")
+    ] = 8080,
+    api_key: Annotated[
+        str,
+        typer.Option(
+            "--api-key",
+            envvar="MINITRON_API_KEY",
+            show_default=False,
+            help="What clients must send; best given in the environment.",
+        ),
+    ] = "",
+    parallel: Annotated[
+        int, typer.Option("--parallel", "-np", min=1, max=64, help="Answers at once.")
+    ] = 4,
+    waiting: Annotated[
+        int, typer.Option(min=1, help="Requests at work or in the queue; more are refused (503).")
+    ] = 512,
+    name: Annotated[
+        str | None, typer.Option("--name", help="The model's name for clients; its file's.")
+    ] = None,
+    ctx: Annotated[
+        int | None, typer.Option("--ctx", "-c", min=64, help="Tokens for each client; 4096.")
+    ] = None,
+    layers: GpuLayers = "auto",
+    flash_attn: Annotated[
+        Literal["auto", "on", "off"], typer.Option(help="Flash attention.")
+    ] = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Serve the OpenAI API: completions, chat, models, streams; many clients in one decode."""
+    from minitron_cli.models import local_model
+    from minitron_cli.output import Output
+    from minitron_cli.serving import ServeRequest, serve_model
+    from minitron_engine.context import ContextSettings
+
+    out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
+    path = local_model(model, out)
+    request = ServeRequest(
+        model=path,
+        name=name or path.name.removesuffix(".gguf"),
+        host=host,
+        port=port,
+        api_key=api_key,
+        parallel=parallel,
+        waiting=waiting,
+        # long prompts go in small parts, so that the answers of others keep flowing
+        context=ContextSettings(
+            n_ctx=ctx or 0,
+            n_batch=512,
+            n_outputs=parallel,
+            threads=threads,
+            flash_attention=flash_attn,
+        ),
+        gpu_layers=gpu_layers(layers),
+    )
+    serve_model(request, out)

@@ -1,0 +1,1 @@
+"""`minitron serve`: the OpenAI API over one model. Needs the extra `serve`."""

@@ -1,0 +1,249 @@
+"""The routes: authentication, limits, and answers whole or as a stream of events."""
+
+import asyncio
+import hmac
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from minitron_cli.server import wanted
+from minitron_cli.server.answers import DONE, Answer, event, failure, problem, reason_of
+from minitron_cli.server.wanted import Wanted
+from minitron_cli.server.worker import Ticket, Update, Worker
+from minitron_engine.errors import MinitronError
+from minitron_engine.model import Model
+from minitron_engine.slots import Job
+from minitron_engine.templates import ChatTemplate
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_MOST_BYTES = 32 << 20
+_SLOWEST_BODY = 60.0  # seconds
+_NO_TEMPLATE = "the model has no chat template: use /v1/completions"
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the routes serve; a template of None: the model has none; an empty key: none needed."""
+
+    name: str
+    model: Model
+    template: ChatTemplate | None
+    worker: Worker
+    api_key: str
+
+
+def make_app(service: Service, host: str) -> Starlette:
+    """The application. Bound to loopback it answers only to loopback's names, so that no web page
+    can reach it through a name of its own.
+    """
+    routes = _Routes(service)
+    trusted = Middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, "[::1]"])
+    return Starlette(
+        routes=[
+            Route("/health", routes.health),
+            Route("/v1/models", routes.guarded(routes.models)),
+            Route("/v1/models/{name:path}", routes.guarded(routes.model)),
+            Route("/v1/completions", routes.guarded(routes.completions), methods=["POST"]),
+            Route("/v1/chat/completions", routes.guarded(routes.chat), methods=["POST"]),
+        ],
+        middleware=[trusted] if host in LOOPBACK else [],
+        exception_handlers={404: _not_found, 405: _not_found},
+    )
+
+
+async def _not_found(request: Request, error: Exception) -> Response:
+    status = getattr(error, "status_code", 404)
+    message = f"there is no {request.method} {request.url.path}"
+    return JSONResponse(problem(message, "invalid_request_error"), status)
+
+
+class _Routes:
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._started = int(time.time())
+
+    def guarded(self, handler: Handler) -> Handler:
+        """A handler behind the key, whose errors are answers."""
+
+        async def handle(request: Request) -> Response:
+            key = f"Bearer {self._service.api_key}".encode()
+            given = request.headers.get("Authorization", "").encode()
+            if self._service.api_key and not hmac.compare_digest(key, given):
+                message = "the API key is missing or wrong"
+                found = problem(message, "invalid_request_error", code="invalid_api_key")
+                return JSONResponse(found, 401, {"WWW-Authenticate": "Bearer"})
+            try:
+                return await handler(request)
+            except ClientDisconnect:
+                return Response(status_code=499)
+            except Exception as error:
+                document, status = failure(error)
+                return JSONResponse(document, status)
+
+        return handle
+
+    async def health(self, _request: Request) -> Response:
+        """Ready; a server that is loading does not listen yet."""
+        return JSONResponse({"status": "ok"})
+
+    async def models(self, _request: Request) -> Response:
+        """The one model."""
+        return JSONResponse({"object": "list", "data": [self._description()]})
+
+    async def model(self, request: Request) -> Response:
+        """The one model, by its name."""
+        name = request.path_params["name"]
+        if name != self._service.name:
+            found = problem(f"there is no model {name}", "invalid_request_error", "model")
+            return JSONResponse(found, 404)
+        return JSONResponse(self._description())
+
+    async def completions(self, request: Request) -> Response:
+        """Continue texts."""
+        body = wanted.parse(await _body(request))
+        # tokenizing a book, or checking a grammar, must not hold up the others
+        asked = await asyncio.to_thread(wanted.completion, body, self._service.model)
+        return await self._respond(request, asked)
+
+    async def chat(self, request: Request) -> Response:
+        """Answer a conversation."""
+        body = wanted.parse(await _body(request))
+        template = self._service.template
+        if template is None:
+            raise wanted.BadRequest(_NO_TEMPLATE)
+        asked = await asyncio.to_thread(wanted.chat, body, self._service.model, template)
+        return await self._respond(request, asked)
+
+    def _description(self) -> dict[str, Any]:
+        return {
+            "id": self._service.name,
+            "object": "model",
+            "created": self._started,
+            "owned_by": "minitron",
+            "meta": {
+                "n_ctx": self._service.worker.n_ctx,
+                "n_params": self._service.model.n_params,
+                "size": self._service.model.size,
+            },
+        }
+
+    async def _respond(self, request: Request, asked: Wanted) -> Response:
+        run = _Run(self._service.worker, asked)
+        answer = Answer(self._service.name, is_chat=asked.is_chat)
+        if asked.stream:
+            # what fails before the first word is still told by the status
+            first = await anext(run.updates)
+            return StreamingResponse(_events(run, answer, first), media_type="text/event-stream")
+        return await _unless_gone(request, run.whole(answer))
+
+
+class _Run:
+    """The jobs of a request, and their text as it comes."""
+
+    def __init__(self, worker: Worker, asked: Wanted) -> None:
+        self._worker, self.asked = worker, asked
+        self._queue: asyncio.Queue[Update] = asyncio.Queue()
+        self.jobs = [Job(tokens, one) for tokens in asked.prompts for one in asked.settings]
+        self.echoed = [text for text in asked.echoed for _ in asked.settings]
+        for job in self.jobs:
+            if len(job.tokens) >= worker.n_ctx:
+                told = f"the prompt has {len(job.tokens)} tokens, the context takes {worker.n_ctx}"
+                raise wanted.BadRequest(told, "messages" if asked.is_chat else "prompt")
+        self.updates = self._updates()
+
+    async def _updates(self) -> AsyncGenerator[Update]:
+        """What the tickets tell; errors are raised; frees the jobs at its end."""
+        tickets = []
+        try:
+            for number, job in enumerate(self.jobs):
+                ticket = Ticket(job, number, self._queue)
+                self._worker.submit(ticket)
+                tickets.append(ticket)
+            left = len(tickets)
+            while left:
+                update = await self._queue.get()
+                error = self.jobs[update[0]].error
+                if error is not None:
+                    raise error
+                left -= update[2]
+                yield update
+        finally:
+            for ticket in tickets:
+                self._worker.release(ticket)
+
+    async def whole(self, answer: Answer) -> Response:
+        """All texts at once."""
+        texts = list(self.echoed)
+        async for number, text, _ in self.updates:
+            texts[number] += text
+        return JSONResponse(answer.whole(self.jobs, texts))
+
+
+async def _events(run: _Run, answer: Answer, first: Update) -> AsyncIterator[bytes]:
+    for number, text in enumerate(run.echoed):
+        if run.asked.is_chat:
+            yield answer.opening(number)
+        elif text:
+            yield answer.piece(number, text)
+    try:
+        number, text, last = first
+        while True:
+            if text:
+                yield answer.piece(number, text)
+            if last:
+                yield answer.piece(number, "", reason_of(run.jobs[number]))
+            following = await anext(run.updates, None)
+            if following is None:
+                break
+            number, text, last = following
+        if run.asked.usage_in_stream:
+            yield answer.totals(run.jobs)
+    except MinitronError as error:
+        yield event(failure(error)[0])
+    finally:
+        await run.updates.aclose()
+    yield DONE
+
+
+async def _body(request: Request) -> bytes:
+    # a web page may send anything else to loopback without asking first
+    if not request.headers.get("Content-Type", "").startswith("application/json"):
+        raise wanted.BadRequest("the Content-Type must be application/json")
+    parts, size = [], 0
+    try:
+        async with asyncio.timeout(_SLOWEST_BODY):
+            async for part in request.stream():
+                size += len(part)
+                if size > _MOST_BYTES:
+                    raise wanted.BadRequest(f"the body is longer than {_MOST_BYTES} bytes")
+                parts.append(part)
+    except TimeoutError:
+        raise wanted.BadRequest("the body does not come") from None
+    return b"".join(parts)
+
+
+async def _unless_gone(request: Request, answer: Coroutine[Any, Any, Response]) -> Response:
+    """The answer, given up when the client leaves before."""
+    working = asyncio.ensure_future(answer)
+    leaving = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        return await working if working.done() else Response(status_code=499)
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,122 @@
+"""`minitron serve`: load a model, listen, and serve until interrupted."""
+
+import socket
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from minitron_cli.models import open_checked
+from minitron_cli.output import Output
+from minitron_engine.context import ContextSettings, open_context
+from minitron_engine.devices import GpuLayers
+from minitron_engine.errors import MinitronError, Unsupported, Usage
+from minitron_engine.model import Model
+from minitron_engine.slots import Slots
+from minitron_engine.templates import ChatTemplate, open_template
+
+try:
+    import uvicorn
+
+    from minitron_cli.server.app import LOOPBACK, Service, make_app
+    from minitron_cli.server.worker import Worker
+except ImportError as error:
+    raise MinitronError(
+        f"{error.name} is not installed, which minitron serve needs",
+        "pip install 'minitron[serve]'",
+    ) from error
+
+_DEFAULT_CONTEXT = 4096
+_SECONDS_TO_LEAVE = 3
+
+
+@dataclass(frozen=True)
+class ServeRequest:
+    """Everything that the command line said; the context's n_ctx is that of each client."""
+
+    model: Path
+    name: str
+    host: str
+    port: int
+    api_key: str
+    parallel: int
+    waiting: int
+    context: ContextSettings
+    gpu_layers: GpuLayers
+
+
+def serve_model(request: ServeRequest, out: Output) -> None:
+    """Serve until Ctrl-C. The port is taken before the model is loaded."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(_listen(request.host, request.port))
+        n_ctx = request.context.n_ctx or _DEFAULT_CONTEXT
+        whole = n_ctx * request.parallel
+        model = stack.enter_context(open_checked(request.model, request.gpu_layers, whole))
+        if not request.context.n_ctx:
+            whole = min(n_ctx, max(model.n_ctx_train, 8)) * request.parallel
+        settings = replace(request.context, n_ctx=whole, n_seq=request.parallel)
+        context = stack.enter_context(open_context(model, settings))
+        template = _template(model, stack.enter_context, out)
+        worker = Worker(Slots(context, request.parallel, settings.n_batch), request.waiting)
+        stack.callback(worker.stop)
+        service = Service(request.name, model, template, worker, request.api_key)
+        _announce(request, listener, service, out)
+        configuration = uvicorn.Config(
+            make_app(service, request.host),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=_SECONDS_TO_LEAVE,
+        )
+        uvicorn.Server(configuration).run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise MinitronError(
+            f"cannot listen on {host}, port {port}: {error.strerror}", "choose another --port"
+        ) from error
+    except OverflowError as error:
+        raise Usage(f"{port} is no port") from error
+
+
+def _template(model: Model, enter: Callable[..., ChatTemplate], out: Output) -> ChatTemplate | None:
+    """The model's template, tried once: what hangs here would hang with every request."""
+    try:
+        template = enter(open_template(model))
+        template.render([{"role": "user", "content": "Hello"}])
+    except Unsupported:
+        out.note("the model has no chat template: only /v1/completions is served")
+        return None
+    except MinitronError as error:
+        out.note(f"{error}: only /v1/completions is served")
+        return None
+    return template
+
+
+def _announce(
+    request: ServeRequest, listener: socket.socket, service: Service, out: Output
+) -> None:
+    host = f"[{request.host}]" if ":" in request.host else request.host
+    url = f"http://{host}:{listener.getsockname()[1]}/v1"
+    if request.host not in LOOPBACK and not request.api_key:
+        out.note("anyone who reaches this address may use the model: --api-key asks for a key")
+    if out.as_json:
+        out.document(
+            {
+                "url": url,
+                "model": service.name,
+                "parallel": request.parallel,
+                "ctx": service.worker.n_ctx,
+                "device": service.model.device,
+            }
+        )
+        return
+    out.text(url)
+    out.note(
+        f"{service.name} on {service.model.device}: {request.parallel} clients at once with "
+        f"{service.worker.n_ctx} tokens each; Ctrl-C ends it"
+    )
