@@ -43,7 +43,7 @@ class MinitronLM(TemplateLM):  # type: ignore[misc]
     def __init__(
         self,
         path: str,
-        batch: int = 2048,
+        batch: int = 512,
         threads: int | None = None,
         gpu_layers: GpuLayers = "auto",
         max_length: int | None = None,

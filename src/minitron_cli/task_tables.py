@@ -39,7 +39,7 @@ def _compared(row: "TaskRow") -> list[str]:
     flips = row.flips
     if flips is None:
         return [""] * len(_COMPARED)
-    return [str(flips.flips), str(flips.lost), str(flips.gained), f"{flips.p:.4f}"]
+    return [str(flips.flips), str(flips.lost), str(flips.gained), f"{flips.mcnemar_p:.4f}"]
 
 
 def tasks_document(task: str, data: Path, rows: Sequence["TaskRow"]) -> dict[str, Any]:

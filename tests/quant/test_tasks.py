@@ -225,5 +225,5 @@ def test_levels_beside_their_reference(nano_llama: Path, tmp_path: Path) -> None
     assert level.flips.flips == sum(a.chosen != b.chosen for a, b in pairs) > 0
     assert level.flips.gained - level.flips.lost == level.correct - base.correct
     document: dict[str, Any] = base.document()
-    assert document["p"] is None and document["chance_pct"] == 25
+    assert document["mcnemar_p"] is None and document["chance_pct"] == 25
     assert events[-1].done == events[-1].total == 32

@@ -44,8 +44,17 @@ def negative_log_likelihood(
 
     As llama.cpp: exponentials in float32 of the difference to the row's maximum, summed in float64.
     """
-    blocks = [(logits[rows], targets[rows]) for rows in row_blocks(logits)]
-    return np.concatenate(list(pool.map(lambda block: _score_block(*block), blocks)))
+    highest, log_sum = normalizers(pool, logits)
+    chosen = logits[np.arange(len(targets)), targets] - highest
+    return log_sum - chosen.astype(np.float64)
+
+
+def normalizers(
+    pool: ThreadPoolExecutor, logits: Logits
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """The maximum m of every row of [rows, n_vocab], and ln Σ exp(logit − m)."""
+    parts = list(pool.map(lambda rows: _normalize(logits[rows]), row_blocks(logits)))
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
 
 def row_blocks(logits: Logits) -> list[slice]:
@@ -54,10 +63,8 @@ def row_blocks(logits: Logits) -> list[slice]:
     return [slice(start, start + step) for start in range(0, len(logits), step)]
 
 
-def _score_block(logits: Logits, targets: NDArray[np.int32]) -> NDArray[np.float64]:
+def _normalize(logits: Logits) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     highest = logits.max(axis=1)
     shifted = logits - highest[:, None]
-    chosen = shifted[np.arange(len(targets)), targets].astype(np.float64)
     np.exp(shifted, out=shifted)
-    result: NDArray[np.float64] = np.log(shifted.sum(axis=1, dtype=np.float64)) - chosen
-    return result
+    return highest, np.log(shifted.sum(axis=1, dtype=np.float64))

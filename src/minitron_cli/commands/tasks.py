@@ -44,7 +44,7 @@ def tasks(
     predict: Annotated[
         int, typer.Option("-n", "--predict", min=1, help="Tokens of a written answer (gsm8k).")
     ] = 256,
-    batch: Annotated[int, typer.Option("--batch", "-b", min=8, help="Tokens of a decode.")] = 2048,
+    batch: Annotated[int, typer.Option("--batch", "-b", min=8, help="Tokens of a decode.")] = 512,
     threads: Threads = None,
     layers: GpuLayers = "auto",
     table_format: Annotated[

@@ -24,7 +24,7 @@ class WriteSettings:
 
     stops: tuple[str, ...]
     n_predict: int
-    n_batch: int = 2048
+    n_batch: int = 512
     threads: int | None = None
     n_ctx: int | None = None
 

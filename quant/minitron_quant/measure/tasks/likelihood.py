@@ -12,13 +12,12 @@ from minitron_engine.context import (
     Batch,
     Context,
     ContextSettings,
-    Logits,
     open_context,
 )
 from minitron_engine.devices import default_threads
 from minitron_engine.errors import MinitronError
 from minitron_engine.model import Model
-from minitron_quant.measure.perplexity import row_blocks
+from minitron_quant.measure.perplexity import normalizers
 from minitron_quant.measure.tasks.layout import Continuation, Layout, group, lay_out
 
 # the memory that the logits of one decode may take
@@ -29,9 +28,12 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ScoreSettings:
-    """At most n_batch tokens go into a decode, and into the cache unless one text is longer."""
+    """At most n_batch tokens go into a decode, and the longest text and as many into the cache.
 
-    n_batch: int = 2048
+    On a CPU a large batch gains nothing: every token attends over the whole cache.
+    """
+
+    n_batch: int = 512
     threads: int | None = None
 
 
@@ -49,7 +51,7 @@ def likelihoods(
     """Score continuations, in order. Each needs a token before its first scored one."""
     if not items:
         return []
-    capacity = max(settings.n_batch, *(len(item.inputs) for item in items))
+    capacity = settings.n_batch + max(len(item.inputs) for item in items)
     n_outputs = min(settings.n_batch, max(2, _LOGITS_BYTES // (4 * model.n_vocab)))
     threads = settings.threads or default_threads()
     context_settings = ContextSettings(
@@ -145,17 +147,3 @@ class _Scorer:
             end = min(start + len(self._batch.token), last, len(output))
             yield slice(start, end)
             start = end
-
-
-def normalizers(pool: ThreadPoolExecutor, logits: Logits) -> tuple[NDArray[np.float32], Array]:
-    """Of every row of [rows, n_vocab] the maximum m, and ln Σ exp(logit − m)."""
-
-    def work(rows: slice) -> tuple[NDArray[np.float32], Array]:
-        block = logits[rows]
-        highest = block.max(axis=1)
-        shifted = block - highest[:, None]
-        np.exp(shifted, out=shifted)
-        return highest, np.log(shifted.sum(axis=1, dtype=np.float64))
-
-    parts = list(pool.map(work, row_blocks(logits)))
-    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])

@@ -19,14 +19,14 @@ def wilson(correct: int, total: int) -> tuple[float, float]:
 class Flips:
     """Answers beside a reference's: wrong only here (`lost`), right only here (`gained`).
 
-    flips: questions with another answer, right or not; p: McNemar's, exact and two-sided, of the
+    flips: questions with another answer, right or not. mcnemar_p: exact and two-sided, of the
     hypothesis that losing is as likely as gaining.
     """
 
     flips: int
     lost: int
     gained: int
-    p: float
+    mcnemar_p: float
 
 
 def compare(
