@@ -3,7 +3,7 @@
 import difflib
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,10 @@ OUTTYPES = ("auto", "f32", "f16", "bf16")
 
 @dataclass(frozen=True)
 class ModelSection:
-    """Which checkpoint to convert (a folder, or owner/name on the Hub), and to which type."""
+    """Which checkpoint to convert (a folder, or owner/name on the Hub), and to which type.
+
+    A file may name several sources; each becomes a job of its own.
+    """
 
     source: str
     outtype: str = "auto"
@@ -75,8 +78,11 @@ _SECTIONS: dict[str, Callable[..., Any]] = {
 }
 
 
-def load_job(path: Path) -> Job:
-    """Read and check a job file; Usage names what is wrong and the nearest known key."""
+def load_jobs(path: Path) -> tuple[Job, ...]:
+    """Read and check a job file: one job per source, in folders of their own if there are several.
+
+    Usage names what is wrong and the nearest known key.
+    """
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -87,7 +93,30 @@ def load_job(path: Path) -> Job:
     sections = {
         name: _section(path, name, kind, document.get(name, {})) for name, kind in _SECTIONS.items()
     }
-    return Job(**sections)
+    return _split(path, Job(**sections), document["model"]["source"])
+
+
+def _split(path: Path, job: Job, given: str | list[str]) -> tuple[Job, ...]:
+    if isinstance(given, str):
+        return (replace(job, model=replace(job.model, source=_place(path.parent, given))),)
+    names = [Path(source).name for source in given]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise Usage(f"{path}: two sources are called {twice}", "each needs a folder of its name")
+    return tuple(
+        replace(
+            job,
+            model=replace(job.model, source=_place(path.parent, source)),
+            output=replace(job.output, directory=job.output.directory / name),
+        )
+        for source, name in zip(given, names, strict=True)
+    )
+
+
+def _place(folder: Path, source: str) -> str:
+    # what is no folder beside the job file may be owner/name on the Hub
+    local = folder / source
+    return str(local) if local.exists() else source
 
 
 def _section(path: Path, name: str, kind: Callable[..., Any], table: Any) -> Any:
@@ -103,11 +132,7 @@ def _section(path: Path, name: str, kind: Callable[..., Any], table: Any) -> Any
 
 def _resolved(folder: Path, name: str, kind: Callable[..., Any], values: dict[str, Any]) -> Any:
     # paths in a job file are relative to it
-    if name == "model":
-        # what is no folder beside the job file may be owner/name on the Hub
-        local = folder / values["source"]
-        values["source"] = str(local) if local.exists() else values["source"]
-    elif name == "calibration" and "text" in values:
+    if name == "calibration" and "text" in values:
         values["text"] = tuple(folder / text for text in values["text"])
     elif name == "measure" and "text" in values:
         values["text"] = folder / values["text"]
@@ -125,7 +150,7 @@ def _check_names(path: Path, what: str, table: dict[str, Any], known: Any) -> No
 
 def _value(path: Path, section: str, key: str, value: Any) -> Any:
     checks: dict[str, tuple[Callable[[Any], bool], str]] = {
-        "model.source": (_is_text, "a text"),
+        "model.source": (lambda v: _is_text(v) or _is_texts(v), "a text or a list of texts"),
         "model.outtype": (lambda v: v in OUTTYPES, f"one of {', '.join(OUTTYPES)}"),
         "calibration.text": (_is_texts, "a list of texts"),
         "calibration.chunks": (_is_count, "a number from 1 on"),

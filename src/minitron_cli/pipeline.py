@@ -1,11 +1,13 @@
 """convert → imatrix → quantize → measure → report: the stages of a job, each done only once."""
 
 import json
-from collections.abc import Callable
-from dataclasses import replace
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
+from minitron_cli.errors import explain
 from minitron_cli.jobs import Job
 from minitron_cli.output import Listener, Output
 from minitron_cli.report import Findings, write_reports
@@ -25,8 +27,30 @@ from minitron_quant.quantize.job import QuantizeSettings, model_name, prepare
 from minitron_quant.quantize.journal import file_sha256, fingerprint
 from minitron_quant.whole_files import write_whole
 
+Outcome = Literal["done", "up to date", "failed", "skipped"]
+STAGES = ("convert", "imatrix", "quantize", "measure", "report")
+_Result = TypeVar("_Result")
 _STATE = ".minitron-run.json"
 _MEASURED = ".minitron-measured.sqlite"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How a stage of a job ended, and the seconds that it took."""
+
+    name: str
+    outcome: Outcome
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A job at its end: its stages, the rows that were measured, and what stopped it, if it was."""
+
+    job: Job
+    stages: tuple[Stage, ...]
+    rows: tuple[Row, ...]
+    error: Exception | None = None
 
 
 class Pipeline:
@@ -38,41 +62,61 @@ class Pipeline:
         self._listener = listener
         self._folder = job.output.directory
         self._state = State(self._folder / _STATE)
+        self._stages: list[Stage] = []
 
-    def run(self) -> list[Row]:
-        """Run the stages that are not up to date; returns the table, smallest file first."""
-        with open_checkpoint_source(self._job.model.source, None, self._listener) as source:
+    def run(self) -> Finished:
+        """Run the stages that are not up to date, up to one that fails.
+
+        What was measured before a failure is kept and reported. Interruptions are not held back.
+        """
+        rows: list[Row] = []
+        error: Exception | None = None
+        try:
+            full = self._convert()
+            imatrix = self._calibrate(full)
+            results = self._quantize(full, imatrix)
+            rows, error = self._measure(full, results)
+            if rows:
+                self._report(Findings(self._job, full, imatrix, rows, results))
+        except Exception as failure:
+            if explain(failure) is None:
+                raise  # a mistake of ours is no result
+            error = failure
+        missing = STAGES[len(self._stages) :]
+        stages = (*self._stages, *(Stage(name, "skipped", 0.0) for name in missing))
+        return Finished(self._job, stages, tuple(rows), error)
+
+    def _convert(self) -> Path:
+        def work(source: Source) -> tuple[Path, Outcome]:
+            outtype = self._job.model.outtype
+            settings = ConvertSettings(source=source.folder, outtype=outtype, name=source.name)
+            path = self._folder / plan(settings).files[0].path.name
             self._folder.mkdir(parents=True, exist_ok=True)
-            full = self._convert(source)
-        imatrix = self._calibrate(full)
-        results = self._quantize(full, imatrix)
-        rows = self._measure(full, results)
-        if rows:
-            write_reports(Findings(self._job, full, imatrix, rows, results), self._folder)
-        return rows
-
-    def _convert(self, source: Source) -> Path:
-        outtype = self._job.model.outtype
-        settings = ConvertSettings(source=source.folder, outtype=outtype, name=source.name)
-        path = self._folder / plan(settings).files[0].path.name
-        key = fingerprint("convert", outtype, *_stat_of(source.folder))
-
-        def work() -> None:
+            key = fingerprint("convert", outtype, *_hashes_of(source.folder))
+            if self._is_done("convert", key, path):
+                return path, "up to date"
             convert(replace(settings, output=path, force=True), self._listener)
+            self._state.put("convert", key)
+            return path, "done"
 
-        self._stage("convert", key, path, work)
-        return path
+        def begin() -> tuple[Path, Outcome]:
+            with open_checkpoint_source(self._job.model.source, None, self._listener) as source:
+                return work(source)
+
+        return self._stage("convert", begin)
 
     def _calibrate(self, full: Path) -> Path | None:
         section = self._job.calibration
-        if not section.text:
-            return None
         path = self._folder / f"{model_name(full)}.imatrix.gguf"
-        texts = [file_sha256(text) for text in section.text]
-        chunks = ChunkSettings(n_ctx=section.ctx, limit=section.chunks)
-        key = fingerprint("imatrix", file_sha256(full), *texts, repr(chunks))
 
-        def work() -> None:
+        def work() -> tuple[Path | None, Outcome]:
+            if not section.text:
+                return None, "skipped"
+            texts = [file_sha256(text) for text in section.text]
+            chunks = ChunkSettings(n_ctx=section.ctx, limit=section.chunks)
+            key = fingerprint("imatrix", file_sha256(full), *texts, repr(chunks))
+            if self._is_done("imatrix", key, path):
+                return path, "up to date"
             n_ctx = chunks.context().n_ctx
             with open_model(ModelSettings(full, n_ctx=n_ctx)) as model:
                 settings = CollectSettings(section.text, chunks)
@@ -82,49 +126,96 @@ class Pipeline:
             matrix.datasets = [text.name for text in section.text]
             write_imatrix(path, matrix)
             forget(path)
+            self._state.put("imatrix", key)
+            return path, "done"
 
-        self._stage("imatrix", key, path, work)
-        return path
+        return self._stage("imatrix", work)
 
     def _quantize(self, full: Path, imatrix: Path | None) -> list[LevelResult]:
         levels = tuple(parse_levels(self._job.quantize.levels))
-        # files of an earlier run of this job may be replaced, those of others not
-        ours = self._state.get("quantize") is not None
-        settings = QuantizeSettings(
-            full,
-            levels,
-            self._folder,
-            imatrix=imatrix,
-            replace="outdated" if ours else "never",
-        )
-        batch = prepare(settings)
-        self._state.put("quantize", [level.name for level in levels])
-        return run(batch, self._listener)
 
-    def _measure(self, full: Path, results: list[LevelResult]) -> list[Row]:
+        def work() -> tuple[list[LevelResult], Outcome]:
+            # files of an earlier run of this job may be replaced, those of others not
+            ours = self._state.get("quantize") is not None
+            settings = QuantizeSettings(
+                full,
+                levels,
+                self._folder,
+                imatrix=imatrix,
+                replace="outdated" if ours else "never",
+            )
+            batch = prepare(settings)
+            self._state.put("quantize", [level.name for level in levels])
+            results = run(batch, self._listener)
+            return results, "up to date" if all(result.kept for result in results) else "done"
+
+        return self._stage("quantize", work)
+
+    def _measure(
+        self, full: Path, results: list[LevelResult]
+    ) -> tuple[list[Row], MinitronError | None]:
+        """The rows by size; what stopped it midway comes beside those that were done."""
         section = self._job.measure
-        if section.text is None:
-            return []
-        chunks = ChunkSettings(n_ctx=section.ctx, limit=section.chunks)
-        hashes = {full: file_sha256(full)} | {result.path: result.sha256 for result in results}
-        settings = MeasureSettings(
-            tuple(hashes),
-            section.text,
-            chunks,
-            reference=full if section.divergence else None,
-            state=self._folder / _MEASURED,
-            hashes=hashes,
-        )
-        rows = list(measure(settings, self._listener))
-        reference = next(row for row in rows if row.model == full.name)
-        return mark_dominated(sort_by_size([relate(row, reference) for row in rows]))
 
-    def _stage(self, name: str, key: str, path: Path, work: Callable[[], None]) -> None:
-        if self._state.get(name) == key and path.is_file():
+        def work() -> tuple[tuple[list[Row], MinitronError | None], Outcome]:
+            if section.text is None:
+                return ([], None), "skipped"
+            hashes = {full: file_sha256(full)} | {each.path: each.sha256 for each in results}
+            settings = MeasureSettings(
+                tuple(hashes),
+                section.text,
+                ChunkSettings(n_ctx=section.ctx, limit=section.chunks),
+                reference=full if section.divergence else None,
+                state=self._folder / _MEASURED,
+                hashes=hashes,
+            )
+            found, error = _as_far_as_it_goes(measure(settings, self._listener))
+            reference = next((row for row in found if row.model == full.name), None)
+            rows = mark_dominated(sort_by_size([relate(row, reference) for row in found]))
+            return (rows, error), "failed" if error else "done"
+
+        return self._stage("measure", work)
+
+    def _report(self, findings: Findings) -> None:
+        def work() -> tuple[None, Outcome]:
+            write_reports(findings, self._folder)
+            return None, "done"
+
+        self._stage("report", work)
+
+    def _stage(self, name: str, work: Callable[[], tuple[_Result, Outcome]]) -> _Result:
+        started = time.monotonic()
+        outcome: Outcome = "failed"
+        try:
+            result, outcome = work()
+        finally:
+            self._stages.append(Stage(name, outcome, round(time.monotonic() - started, 2)))
+        if outcome == "up to date":
             self._out.note(f"{name}: up to date")
-            return
-        work()
-        self._state.put(name, key)
+        return result
+
+    def _is_done(self, name: str, key: str, path: Path) -> bool:
+        return self._state.get(name) == key and path.is_file()
+
+
+def _as_far_as_it_goes(rows: Iterator[Row]) -> tuple[list[Row], MinitronError | None]:
+    found: list[Row] = []
+    try:
+        for row in rows:
+            found.append(row)
+    except MinitronError as error:
+        return found, error
+    return found, None
+
+
+def run_jobs(jobs: Sequence[Job], out: Output, listener: Listener) -> list[Finished]:
+    """Run jobs one after the other; one that fails does not keep the others from running."""
+    finished = []
+    for job in jobs:
+        if len(jobs) > 1:
+            out.note(f"model: {job.model.source}")
+        finished.append(Pipeline(job, out, listener).run())
+    return finished
 
 
 class State:
@@ -148,39 +239,17 @@ class State:
         write_whole(self._path, json.dumps(self._entries))
 
 
-def _stat_of(folder: Path) -> list[str]:
-    """Names, sizes and times of a checkpoint's files: they change when it does."""
-    if not folder.is_dir():
-        return []
-    stats = [(path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file()]
-    return [f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats]
+def _hashes_of(folder: Path) -> list[str]:
+    """Names and SHA-256 of a checkpoint's files."""
+    paths = sorted(path for path in folder.iterdir() if path.is_file())
+    return [f"{path.name} {file_sha256(path)}" for path in paths]
 
 
-def refuse_used_folder(job: Job) -> None:
-    """Stop if the output folder holds a run already: going on with it must be asked for."""
-    folder = job.output.directory
-    if (folder / _STATE).exists():
-        raise MinitronError(
-            f"{folder} holds an earlier run",
-            "--resume goes on with it; or choose another directory",
-        )
-
-
-def describe(job: Job) -> dict[str, str]:
-    """What a run would do, stage by stage, without doing it."""
-    with open_checkpoint_source(
-        job.model.source, None, lambda _event: None, headers_only=True
-    ) as source:
-        settings = ConvertSettings(
-            source=source.folder, outtype=job.model.outtype, name=source.name
-        )
-        planned = plan(settings)
-    levels = parse_levels(job.quantize.levels)
-    texts = ", ".join(str(text) for text in job.calibration.text) or "none"
-    return {
-        "convert": f"{job.model.source} → {planned.files[0].path.name}, {planned.bytes:,} bytes",
-        "imatrix": f"calibrated on {texts}",
-        "quantize": f"{len(levels)} levels: {' '.join(level.name for level in levels)}",
-        "measure": f"perplexity on {job.measure.text or 'nothing'}",
-        "report": f"{', '.join(job.output.report)} in {job.output.directory}",
-    }
+def refuse_used_folders(jobs: Sequence[Job]) -> None:
+    """Stop if an output folder holds a run already: going on with it must be asked for."""
+    for folder in (job.output.directory for job in jobs):
+        if (folder / _STATE).exists():
+            raise MinitronError(
+                f"{folder} holds an earlier run",
+                "--resume goes on with it; or choose another directory",
+            )

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minitron_cli import html, plots
-from minitron_cli.jobs import load_job
+from minitron_cli.jobs import load_jobs
 from minitron_cli.report import Findings, commands, write_reports
 from minitron_quant.imatrix.files import read_imatrix
 from minitron_quant.imatrix.statistics import weight_statistics
@@ -117,7 +117,7 @@ def findings(tmp_path: Path) -> Findings:
     result: Any = LevelResult.__new__(LevelResult)
     for name, value in (("path", tmp_path / "nano-Q2_K.gguf"), ("sha256", "ab" * 32)):
         object.__setattr__(result, name, value)
-    return Findings(load_job(job), tmp_path / "nano-F16.gguf", IMATRIX, ROWS, [result])
+    return Findings(load_jobs(job)[0], tmp_path / "nano-F16.gguf", IMATRIX, ROWS, [result])
 
 
 def test_the_page_needs_nothing_else(findings: Findings, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Job files and the pipeline that runs them."""
 
 import json
-import sys
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minitron_cli.jobs import Job, load_job
+from minitron_cli import pipeline
+from minitron_cli.jobs import Job, load_jobs
 from minitron_cli.output import Output
-from minitron_cli.pipeline import Pipeline, refuse_used_folder
+from minitron_cli.pipeline import STAGES, refuse_used_folders, run_jobs
 from minitron_cli.tables import PUBLISHED
-from minitron_engine.errors import MinitronError, NotFound, Usage
+from minitron_engine.errors import Damaged, MinitronError, NotFound, Usage
+from minitron_quant.measure.table import measure
 from support import EXAMPLES
 
 SMALL = """
@@ -24,7 +27,7 @@ outtype = "f16"
 text = ["{examples}/calibration.txt"]
 chunks = 2
 [quantize]
-levels = ["IQ2_XXS", "q4_0"]
+levels = ["Q2_K", "q4_0"]
 [measure]
 text = "{examples}/held-out.txt"
 ctx = 128
@@ -50,13 +53,15 @@ def run(path: Path) -> tuple[list[str], list[str]]:
         if event.stage not in worked:
             worked.append(event.stage)
 
-    rows = Pipeline(load_job(path), Output(quiet=True), listen).run()
-    return [row.level for row in rows], worked
+    (finished,) = run_jobs(load_jobs(path), Output(quiet=True), listen)
+    if finished.error is not None:
+        raise finished.error
+    return [row.level for row in finished.rows], worked
 
 
 def test_a_job_from_checkpoint_to_report(job_file: Path) -> None:
     levels, worked = run(job_file)
-    assert levels == ["IQ2_XXS", "Q4_0", "F16"]
+    assert levels == ["Q2_K", "Q4_0", "F16"]
     assert worked == ["convert", "imatrix", "quantize", "perplexity"]
     out = job_file.parent / "out"
     markdown = (out / "report.md").read_text()
@@ -84,46 +89,97 @@ def test_running_again_does_only_what_changed(job_file: Path) -> None:
     assert run(job_file)[1] == ["perplexity"]
     job_file.write_text(job_file.read_text().replace('"q4_0"', '"q8_0"'))
     levels, worked = run(job_file)
-    assert levels == ["IQ2_XXS", "Q8_0", "F16"] and worked == ["quantize", "perplexity"]
+    assert levels == ["Q2_K", "Q8_0", "F16"] and worked == ["quantize", "perplexity"]
 
 
 def test_an_earlier_run_must_be_resumed(job_file: Path) -> None:
-    refuse_used_folder(load_job(job_file))
+    refuse_used_folders(load_jobs(job_file))
     run(job_file)
     with pytest.raises(MinitronError, match="earlier run") as caught:
-        refuse_used_folder(load_job(job_file))
+        refuse_used_folders(load_jobs(job_file))
     assert "--resume" in caught.value.hint
 
 
 def test_the_bundled_job_is_valid() -> None:
-    job = load_job(EXAMPLES / "nano.toml")
+    (job,) = load_jobs(EXAMPLES / "nano.toml")
     assert job.model.source == str(EXAMPLES / "nano-llama")
     assert job.quantize.levels == ("all",)
 
 
-def test_dry_run_writes_nothing(
-    job_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from minitron_cli.main import main
+def test_a_dry_run_tells_what_a_run_writes(job_file: Path, minitron: Any) -> None:
+    document = minitron("run", job_file, "--dry-run", "--json").document
+    assert list(document) == ["convert", "imatrix", "quantize", "measure", "report", "disk"]
+    out = job_file.parent / "out"
+    assert not out.exists()
+    run(job_file)
+    outputs = [each for name in STAGES for each in document[name]["outputs"]]
+    assert len(outputs) == 1 + 1 + 2 + 3
+    for each in outputs:
+        size = (out / each["name"]).stat().st_size
+        if document["convert"]["outputs"] == [each]:
+            assert each["bytes"] == size
+        elif each in document["quantize"]["outputs"]:
+            # but for the keys that name the importance matrix
+            assert 0 <= size - each["bytes"] < 512
+    shown = minitron("run", job_file, "--dry-run").out
+    assert "calibration.txt → " in shown and "free" in shown.splitlines()[-1]
 
-    monkeypatch.setattr(sys, "argv", ["minitron", "run", str(job_file), "--dry-run", "--json"])
-    with pytest.raises(SystemExit) as left:
-        main()
-    assert left.value.code == 0
-    assert set(json.loads(capsys.readouterr().out)) == {
-        "convert",
-        "imatrix",
-        "quantize",
-        "measure",
-        "report",
-    }
-    assert not (job_file.parent / "out").exists()
+
+def test_content_decides_and_not_time(job_file: Path, tmp_path: Path) -> None:
+    source = tmp_path / "nano"
+    shutil.copytree(EXAMPLES / "nano-llama", source)
+    text = job_file.read_text().replace(f"{EXAMPLES}/nano-llama", str(source))
+    job_file.write_text(text.replace('report = ["md", "csv", "json"]', 'report = ["json"]'))
+    run(job_file)
+    weights = source / "model.safetensors"
+    os.utime(weights, (1, 1))
+    assert run(job_file)[1] == []
+    data = bytearray(weights.read_bytes())
+    stat = weights.stat()
+    data[-2] ^= 1
+    weights.write_bytes(data)
+    os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert run(job_file)[1] == ["convert", "imatrix", "quantize", "perplexity"]
+
+
+def test_one_model_that_fails_does_not_lose_the_other(job_file: Path, minitron: Any) -> None:
+    broken = job_file.parent / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text('{"architectures": ["GPT2LMHeadModel"]}')
+    text = job_file.read_text()
+    sources = f'source = ["broken", "{EXAMPLES}/nano-llama"]'
+    job_file.write_text(text.replace(f'source = "{EXAMPLES}/nano-llama"', sources))
+    ran = minitron("run", job_file, "--json", "-q")
+    assert ran.code == 4
+    assert "error: broken: " in ran.err and "GPT2LMHeadModel" in ran.err
+    failed, done = ran.document
+    outcomes = [[stage["outcome"] for stage in each["stages"]] for each in (failed, done)]
+    assert outcomes == [["failed"] + ["skipped"] * 4, ["done"] * 5]
+    assert [row["level"] for row in done["rows"]] == ["Q2_K", "Q4_0", "F16"]
+    assert (job_file.parent / "out" / "nano-llama" / "report.json").exists()
+    assert not (job_file.parent / "out" / "broken").exists()
+
+
+def test_what_was_measured_before_a_failure_is_reported(
+    job_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(*more: Any) -> Any:
+        rows = measure(*more)
+        yield next(rows)
+        raise Damaged("the next file is damaged")
+
+    monkeypatch.setattr(pipeline, "measure", half)
+    (finished,) = run_jobs(load_jobs(job_file), Output(quiet=True), lambda event: None)
+    assert isinstance(finished.error, Damaged)
+    assert [stage.outcome for stage in finished.stages] == ["done"] * 3 + ["failed", "done"]
+    assert len(json.loads((job_file.parent / "out" / "report.json").read_text())["rows"]) == 1
 
 
 def load(tmp_path: Path, text: str) -> Job:
     path = tmp_path / "job.toml"
     path.write_text(text)
-    return load_job(path)
+    (job,) = load_jobs(path)
+    return job
 
 
 @pytest.mark.parametrize(
@@ -132,13 +188,14 @@ def load(tmp_path: Path, text: str) -> Job:
         ("[modle]", ["modle", "nearest is model"]),
         ("[model]\nsource = 'x'\nouttyp = 'f16'", ["outtyp", "nearest is outtype"]),
         ("[model]", ["needs a source"]),
-        ("[model]\nsource = 3", ["must be a text"]),
+        ("[model]\nsource = 3", ["must be a text or a list"]),
         ("[model]\nsource = 'x'\nouttype = 'q4_0'", ["one of auto"]),
         ("model = 3", ["must be a section"]),
         ("[model]\nsource = 'x'\n[measure]\nctx = 0", ["from 1 on"]),
         ("[model]\nsource = 'x'\n[measure]\nctx = true", ["from 1 on"]),
         ("[model]\nsource = 'x'\n[quantize]\nlevels = 'all'", ["list of levels"]),
         ("[model]\nsource = 'x'\n[output]\nreport = ['pdf']", ["md, html, csv, json"]),
+        ("[model]\nsource = ['a/x', 'b/x']", ["called x"]),
         ("not toml at all", ["no TOML"]),
     ],
 )
@@ -161,4 +218,4 @@ def test_any_text_is_a_job_or_one_sentence(
 
 def test_a_missing_job_file(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
-        load_job(tmp_path / "none.toml")
+        load_jobs(tmp_path / "none.toml")

@@ -11,6 +11,7 @@ from minitron_convert.gguf_file import TYPE, TYPE_ID, row_bytes
 from minitron_engine.devices import default_threads
 from minitron_engine.library import ggml
 from minitron_quant.quantize.job import Batch, count_types, folder_of
+from minitron_quant.quantize.plan import Plan
 
 # weights that are encoded to find out how fast this machine is
 _SAMPLE_ROWS, _SAMPLE_COLUMNS = 64, 4096
@@ -61,12 +62,7 @@ def summarize(batch: Batch) -> dict[str, Any]:
     ]
     pairs = set(wanted)
     separate = sum(tensors[name][1].n_elements for name, _ in wanted)
-    by_type: dict[int, int] = {}
-    for name, kind in pairs:
-        by_type[kind] = by_type.get(kind, 0) + tensors[name][1].n_elements
-    encoded = sum(by_type.values())
-    threads = batch.settings.threads or default_threads()
-    units = sum(count / RELATIVE_SPEED[TYPE[kind].name] for kind, count in by_type.items())
+    encoded = sum(tensors[name][1].n_elements for name, _ in pairs)
     return {
         "levels": [
             {
@@ -79,13 +75,25 @@ def summarize(batch: Batch) -> dict[str, Any]:
             for target in batch.targets
         ],
         "bytes": sum(target.bytes for target in batch.targets),
-        "free_bytes": _free_bytes(folder_of(batch.settings)),
+        "free_bytes": free_bytes(folder_of(batch.settings)),
         "pairs": len(pairs),
         "weights_encoded": encoded,
         "weights_without_sharing": separate,
         "work_saved_pct": round(100 * (1 - encoded / separate), 2) if separate else 0.0,
-        "estimated_seconds": round(units / (machine_speed() * threads), 1),
+        "estimated_seconds": round(estimate_seconds(batch.plan, batch.settings.threads), 1),
     }
+
+
+def estimate_seconds(plan: Plan, threads: int | None = None) -> float:
+    """How long this machine takes to encode every distinct pair of tensor and type of a plan."""
+    pairs = {pair for planned in plan.levels for pair in planned.types.items()}
+    infos = {name: info for name, (_, info) in plan.tensors.items()}
+    units = sum(
+        infos[name].n_elements / RELATIVE_SPEED[TYPE[kind].name]
+        for name, kind in pairs
+        if kind != infos[name].type
+    )
+    return units / (machine_speed() * (threads or default_threads()))
 
 
 def machine_speed() -> float:
@@ -100,6 +108,7 @@ def machine_speed() -> float:
     return values.size / (time.perf_counter() - started)
 
 
-def _free_bytes(folder: Path) -> int:
+def free_bytes(folder: Path) -> int:
+    """What the disk has left where `folder` is, or will be."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     return shutil.disk_usage(existing).free

@@ -25,28 +25,19 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Convert, calibrate, quantize, measure and report, as a job file says."""
-    from minitron_cli.jobs import load_job
+    from minitron_cli.jobs import load_jobs
     from minitron_cli.output import Output
-    from minitron_cli.pipeline import Pipeline, describe, refuse_used_folder
-    from minitron_cli.plots import require_matplotlib
-    from minitron_cli.tables import PUBLISHED, measured_document, published_cells, show_notes
+    from minitron_cli.pipeline import refuse_used_folders, run_jobs
+    from minitron_cli.running import check_needs, finish, show_forecast
 
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
-    described = load_job(job)
+    jobs = load_jobs(job)
     if dry_run:
-        plan = describe(described)
-        out.result(plan, "\n".join(f"{name:12} {what}" for name, what in plan.items()))
+        show_forecast(out, jobs)
         return
-    if "html" in described.output.report:
-        require_matplotlib()
+    check_needs(jobs)
     if not resume:
-        refuse_used_folder(described)
+        refuse_used_folders(jobs)
     with out.progress() as listener:
-        rows = Pipeline(described, out, listener).run()
-    if as_json:
-        text = described.measure.text or Path()
-        out.document(measured_document(text, described.measure.ctx, rows))
-        return
-    out.table(PUBLISHED, [published_cells(row, marked=True) for row in rows])
-    show_notes(out, rows)
-    out.note(f"everything is in {described.output.directory}")
+        finished = run_jobs(jobs, out, listener)
+    raise typer.Exit(finish(out, finished))
