@@ -1,10 +1,14 @@
 """What `imatrix` says before and after its work."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from minitron_cli.output import Output
-from minitron_engine.errors import MinitronError
+from minitron_cli.output import Listener, Output
+from minitron_engine.errors import MinitronError, Usage
+from minitron_engine.model import Model
 from minitron_quant.imatrix.collect import Collected
+from minitron_quant.imatrix.self_text import SelfSettings, write_self_text
 from minitron_quant.imatrix.state import saved_chunks, state_path
 from minitron_quant.imatrix.statistics import unreached_experts
 
@@ -19,6 +23,41 @@ def refuse_unfinished(path: Path, decided: bool) -> None:
             f"an earlier run for {path} was stopped after {chunks} chunks",
             "--resume goes on with it; --force starts anew",
         )
+
+
+@dataclass(frozen=True)
+class SelfText:
+    """`tokens` of text that the model writes itself, kept beside the matrix."""
+
+    tokens: int
+    output: Path
+    resume: bool
+    force: bool
+
+    def __post_init__(self) -> None:
+        if self.path.exists() and not (self.resume or self.force):
+            raise MinitronError(
+                f"{self.path} exists", f"-f {self.path.name} uses it; --force writes it anew"
+            )
+
+    @property
+    def path(self) -> Path:
+        """Where the text is kept."""
+        return self.output.with_name(f"{self.output.name}.txt")
+
+    def write(self, model: Model, settings: SelfSettings, listener: Listener) -> None:
+        """Sample and keep it; with --resume a text that is there is used as it is."""
+        if not (self.resume and self.path.exists()):
+            write_self_text(model, settings, self.path, listener)
+
+
+def calibration_texts(texts: Sequence[Path], own: SelfText | None) -> tuple[Path, ...]:
+    """All texts in the order of use; Usage where there is none."""
+    if own is not None:
+        return (*texts, own.path)
+    if not texts:
+        raise Usage("there is no text to calibrate with", "give -f TEXT, or --self 50000")
+    return tuple(texts)
 
 
 def describe(path: Path, collected: Collected, device: str, out: Output) -> None:

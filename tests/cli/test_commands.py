@@ -366,3 +366,16 @@ def test_imatrix_says_what_it_lacks(minitron: Any, nano_llama: Path, tmp_path: P
     words = "blk.0: no token reached experts 2, 3 of ffn_down_exps, ffn_gate_exps, ffn_up_exps"
     assert words in ran.err
     assert words in minitron("imatrix-stats", path).err
+
+
+def test_imatrix_on_what_the_model_writes(minitron: Any, nano_llama: Path, tmp_path: Path) -> None:
+    path, text = tmp_path / "m.gguf", tmp_path / "m.gguf.txt"
+    arguments = ("imatrix", nano_llama, "-c", 32, "-b", 64, "--self", 200)
+    assert minitron(*arguments, "-o", path, "-q").code == 0
+    made = path.read_bytes()
+    assert text.stat().st_size > 200
+    path.unlink()
+    fails(minitron(*arguments, "-o", path), 1, "m.gguf.txt exists", "-f m.gguf.txt")
+    assert minitron(*arguments, "-o", path, "--resume", "-q").code == 0
+    assert path.read_bytes() == made
+    fails(minitron("imatrix", nano_llama, "-o", tmp_path / "n.gguf"), 2, "no text", "--self")

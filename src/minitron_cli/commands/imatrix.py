@@ -17,14 +17,27 @@ from minitron_cli.parameters import (
 )
 
 EXAMPLES = """minitron imatrix nano-llama-F16.gguf -f examples/calibration.txt
-minitron imatrix model-F16.gguf -f a.txt -f b.txt --chunks 100 -o model.imatrix.gguf"""
+minitron imatrix model-F16.gguf -f a.txt -f b.txt --chunks 100 -o model.imatrix.gguf
+minitron imatrix model-F16.gguf --self 50000"""
 
 
 def imatrix(
     model: ModelPath,
     texts: Annotated[
-        list[Path], typer.Option("-f", "--file", help="A calibration text; may be repeated.")
-    ],
+        list[Path] | None,
+        typer.Option("-f", "--file", help="A calibration text; may be repeated."),
+    ] = None,
+    self_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--self",
+            metavar="N",
+            min=1,
+            help="Without a text: calibrate on N tokens that the model writes itself. They stay "
+            "beside the output, as {output}.txt.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="For --self.")] = 1,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="The file to write; {Model}.imatrix.gguf by default."),
@@ -84,13 +97,19 @@ def imatrix(
     quiet: Quiet = False,
 ) -> None:
     """Calibrate: collect an importance matrix with a text, equal to llama-imatrix's."""
-    from minitron_cli.calibration import describe, refuse_unfinished
+    from minitron_cli.calibration import (
+        SelfText,
+        calibration_texts,
+        describe,
+        refuse_unfinished,
+    )
     from minitron_cli.files import refuse_existing
     from minitron_cli.models import folder_for_results, local_model, open_checked
     from minitron_cli.output import Output
     from minitron_quant.chunks import ChunkSettings
     from minitron_quant.imatrix.collect import CollectSettings, Keep, calibrate, forget
     from minitron_quant.imatrix.files import write_imatrix
+    from minitron_quant.imatrix.self_text import SLOTS, SelfSettings
     from minitron_quant.quantize.job import model_name
 
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
@@ -98,19 +117,24 @@ def imatrix(
     path = output or folder_for_results(model) / f"{model_name(found)}.imatrix.{file_format}"
     refuse_existing(path, force)
     refuse_unfinished(path, resume or force)
+    own = SelfText(self_tokens, path, resume, force) if self_tokens else None
+    chosen = calibration_texts(texts or [], own)
     settings = CollectSettings(
-        tuple(texts),
+        chosen,
         ChunkSettings(ctx, batch, chunks, threads, parse_special),
         process_output,
         plain or file_format == "dat",
         sums,
         ppl,
     )
+    cache = max(ctx * (SLOTS if own else 1), batch)
     keep = Keep(path, "continue" if resume else "anew", save_every)
     with (
         out.progress() as listener,
-        open_checked(found, gpu_layers(layers), max(ctx, batch)) as loaded,
+        open_checked(found, gpu_layers(layers), cache) as loaded,
     ):
+        if own is not None:
+            own.write(loaded, SelfSettings(own.tokens, ctx, seed, threads), listener)
         collected = calibrate(loaded, settings, listener, keep)
         device = loaded.device
     write_imatrix(path, collected.matrix, file_format)
