@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from minitron_cli.models import open_checked
 from minitron_cli.output import Output
 from minitron_cli.turns import reader, turns
+from minitron_engine import interrupts
 from minitron_engine.context import ContextSettings, open_context
 from minitron_engine.conversation import Conversation
 from minitron_engine.devices import GpuLayers
@@ -119,9 +120,10 @@ class _Session:
 
     def _tell(self, answer: Callable[[Generation], Iterator[str]]) -> None:
         out, conversation, result = self._out, self._conversation, Generation()
-        for piece in answer(result):
-            if not out.as_json:
-                out.text(piece, end="")
+        with suppress(KeyboardInterrupt), interrupts.deferred():
+            for piece in answer(result):
+                if not out.as_json:
+                    out.text(piece, end="")
         if not out.as_json:
             out.text("")
         self._interrupted = result.finish_reason == "interrupted"

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from minitron_engine import interrupts
 from minitron_engine.errors import Usage
 from minitron_engine.generation import Generation, GenerationSettings, prompt_tokens
 from minitron_engine.model import Model, Tokens
@@ -40,11 +41,14 @@ class Conversation:
         return self._slots.n_ctx
 
     def say(self, text: str, result: Generation) -> Iterator[str]:
-        """Add a user's message and stream the answer to it. Errors leave the messages as before."""
+        """Add a user's message and stream the answer to it. Errors leave the messages as before.
+
+        Ctrl-C ends the answer where it is `interrupts.deferred`.
+        """
         self.messages.append({"role": "user", "content": text})
         try:
             yield from self._answer(result)
-        except Exception:
+        except BaseException:
             self.messages.pop()
             raise
 
@@ -56,7 +60,7 @@ class Conversation:
         self._repeated += 1
         try:
             yield from self._answer(result)
-        except Exception:
+        except BaseException:
             self.messages.append(last)
             raise
 
@@ -74,14 +78,14 @@ class Conversation:
         job = Job(tokens, replace(self._settings, sampling=replace(sampling, seed=seed)), result)
         self._slots.submit(job)
         try:
-            while not job.done:
+            while not job.done and not interrupts.pending():
                 for _, text in self._slots.step():
                     if text:
                         yield text
             if job.error is not None:
                 raise job.error
-        except KeyboardInterrupt:
-            result.finish_reason = "interrupted"
+            if not job.done:
+                result.finish_reason = "interrupted"
         finally:
             self._slots.cancel(job)
         self.used = len(tokens) + len(result.tokens)

@@ -2,7 +2,11 @@
 
 import io
 import json
+import os
+import pty
+import select
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,3 +118,33 @@ def test_several_lines_are_one_turn() -> None:
     assert read('"""a\n\nb"""\nc') == ["a\n\nb", "c"]
     assert read('"""only"""\n"""open\nend') == ["only", "open\nend"]
     assert read("open\\") == ["open"]
+
+
+def test_on_a_terminal_ctrl_c_ends_the_answer_and_ctrl_d_the_session(nano_llama: Path) -> None:
+    words = ("chat", str(nano_llama), "--raw", "--ignore-eos", "--threads", "1")
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execv(sys.executable, [sys.executable, "-m", "minitron_cli", *words])
+    seen = ""
+
+    def expect(text: str, within: float = 60) -> None:
+        nonlocal seen
+        end = time.monotonic() + within
+        while text not in seen and time.monotonic() < end:
+            if select.select([terminal], [], [], 0.1)[0]:
+                seen += os.read(terminal, 4096).decode(errors="replace")
+        assert text in seen, seen
+        seen = seen.partition(text)[2]
+
+    expect("> ")
+    os.write(terminal, b"The old house\n")
+    expect(" the ")
+    os.write(terminal, b"\x03")
+    expect("tokens/s")
+    expect("> ")
+    os.write(terminal, b"/nonsense\n")
+    expect("no command /nonsense")
+    expect("> ")
+    os.write(terminal, b"\x04")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    os.close(terminal)

@@ -60,8 +60,9 @@ def chat(
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
     if raw and system:
         raise Usage("--system needs the chat template that --raw does without")
+    # between the parts of a long prompt, Ctrl-C is heard
     context = ContextSettings(
-        n_ctx=ctx or 0, n_batch=2048, n_outputs=1, threads=threads, flash_attention=flash_attn
+        n_ctx=ctx or 0, n_batch=512, n_outputs=1, threads=threads, flash_attention=flash_attn
     )
     request = ChatRequest(
         model=local_model(model, out),
