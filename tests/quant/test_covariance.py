@@ -21,7 +21,7 @@ CHUNKS = ChunkSettings(n_ctx=64, n_batch=128, limit=4, threads=1)
 
 
 def settings(**more: object) -> CovarianceSettings:
-    given = {"model_sha256": ("model",), "chunks": CHUNKS, "block": 256, **more}
+    given = {"chunks": CHUNKS, "block": 256, **more}
     return CovarianceSettings((TEXT,), **given)  # type: ignore[arg-type]
 
 
@@ -113,8 +113,8 @@ def test_a_file_made_from_the_same_is_kept_and_another_replaced(
     before = path.stat().st_mtime_ns
     collected(nano_llama, path)
     assert path.stat().st_mtime_ns == before
-    again = collected(nano_llama, path, model_sha256=("another",))
-    assert again.origin.model == ("another",)
+    again = collected(nano_llama, path, chunks=ChunkSettings(n_ctx=64, limit=3))
+    assert again.origin.tokens == (128, 64)
 
 
 def test_a_block_that_cannot_be_held_is_refused(nano_llama: Path, tmp_path: Path) -> None:

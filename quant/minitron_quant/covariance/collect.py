@@ -22,6 +22,8 @@ from minitron_quant.chunks import ChunkSettings, chunk_text, decode_chunks, read
 from minitron_quant.covariance.files import PARTS, Covariance, Origin, open_covariance, specs_of
 from minitron_quant.covariance.sums import Sums, block_edges
 from minitron_quant.covariance.watch import Inputs, InputWatch, find_inputs
+from minitron_quant.imatrix.origin import model_fingerprint
+from minitron_quant.models import open_model_files
 from minitron_quant.quantize.journal import file_sha256, fingerprint
 from minitron_quant.whole_files import write_whole
 
@@ -34,12 +36,10 @@ FULL = 1 << 20
 class CovarianceSettings:
     """What to run, and how much memory the sums may take.
 
-    model_sha256: of the model's files. block: the widest block of columns whose covariance is
-    kept. memory: bytes.
+    block: the widest block of columns whose covariance is kept. memory: bytes.
     """
 
     texts: tuple[Path, ...]
-    model_sha256: tuple[str, ...]
     chunks: ChunkSettings = ChunkSettings()
     block: int = BLOCK
     memory: int = 6 << 30
@@ -58,7 +58,7 @@ def collect_covariance(
     if not inputs.columns:
         raise MinitronError(f"{model.path.name} has no dense weights to calibrate")
     origin = Origin(
-        settings.model_sha256,
+        model_fingerprint(open_model_files(model.path)),
         tuple(map(file_sha256, settings.texts)),
         tuple(text.name for text in settings.texts),
         tuple(part.size for part in parts),

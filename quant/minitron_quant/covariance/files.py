@@ -7,6 +7,7 @@ INPUT.PART.COLUMN, after the weight that names the input and the first column of
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +26,11 @@ _PREFIX = "minitron.covariance."
 class Origin:
     """What a covariance was made from.
 
-    model, texts: SHA-256 of the model's files and of the texts. names: the texts' names.
+    model: its fingerprint, see imatrix.origin. texts: their SHA-256. names: the texts' names.
     tokens: how many were seen in each part. context: tokens of a chunk.
     """
 
-    model: tuple[str, ...]
+    model: str
     texts: tuple[str, ...]
     names: tuple[str, ...]
     tokens: tuple[int, ...]
@@ -38,7 +39,6 @@ class Origin:
     def keys(self, inputs: Inputs, block: int) -> list[KeyValue]:
         """The metadata of a file; `block`: the largest width of a block of columns."""
         strings = {
-            "model_sha256": self.model,
             "text_sha256": self.texts,
             "texts": self.names,
             "weights": inputs.taken_by.keys(),
@@ -48,6 +48,7 @@ class Origin:
         kinds = ValueType
         return [
             KeyValue.of("general.type", kinds.STRING, _TYPE),
+            KeyValue.of(_PREFIX + "model", kinds.STRING, self.model),
             *(KeyValue.of(_PREFIX + k, kinds.UINT32, v) for k, v in numbers.items()),
             *(
                 KeyValue.of(_PREFIX + k, kinds.ARRAY, [*v], kinds.STRING)
@@ -72,9 +73,8 @@ class Covariance:
     def origin(self) -> Origin:
         """What it was made from."""
         get = self.file.get
-        model, texts, names = (
-            tuple(map(str, get(_PREFIX + key))) for key in ("model_sha256", "text_sha256", "texts")
-        )
+        model = str(get(_PREFIX + "model"))
+        texts, names = (tuple(map(str, get(_PREFIX + key))) for key in ("text_sha256", "texts"))
         tokens = tuple(map(int, get(_PREFIX + "tokens")))
         return Origin(model, texts, names, tokens, int(get(_PREFIX + "context")))
 
@@ -101,6 +101,22 @@ class Covariance:
                 )
         return edges
 
+    def diagonal(self, name: str, start: int) -> NDArray[np.float32]:
+        """The mean squares of the columns of one block, over the whole text; Damaged as `mean`."""
+        total = np.zeros(0, np.float32)
+        for part in range(PARTS):
+            info = self.file.tensor(f"{name}.{part}.{start}")
+            square = self.file.data(info).view(np.float32).reshape(info.shape)
+            total = square.diagonal() + (total if part else 0)
+        self._check_finite(name, total)
+        return total / np.float32(max(1, sum(self.origin.tokens)))
+
+    def _check_finite(self, name: str, sums: NDArray[Any]) -> None:
+        if not np.isfinite(sums).all():
+            raise Damaged(
+                f"{self.file.path}: the covariance of {name} is not finite", "collect it again"
+            )
+
     def mean(self, name: str, start: int, parts: tuple[int, ...]) -> NDArray[np.float64]:
         """Σ xᵀx / tokens of one block over the parts of the text named, [columns, columns].
 
@@ -111,10 +127,7 @@ class Covariance:
         total = np.zeros((width, width))
         for info in tensors:
             total += self.file.data(info).view(np.float32).reshape(width, width)
-        if not np.isfinite(total).all():
-            raise Damaged(
-                f"{self.file.path}: the covariance of {name} is not finite", "collect it again"
-            )
+        self._check_finite(name, total)
         total /= max(1, sum(self.origin.tokens[part] for part in parts))
         return total
 
@@ -124,7 +137,7 @@ def open_covariance(path: Path) -> Covariance:
     if not path.exists():
         raise NotFound(f"{path} does not exist", "--feedback -f TEXT collects a covariance itself")
     file = open_gguf(path)
-    keys = ("block", "context", "inputs", "model_sha256", "text_sha256", "texts", "tokens")
+    keys = ("block", "context", "inputs", "model", "text_sha256", "texts", "tokens")
     if file.get("general.type") != _TYPE or any(_PREFIX + k not in file.metadata for k in keys):
         raise Damaged(f"{path} is no covariance file", "minitron quantize --feedback makes one")
     if file.get(_PREFIX + "version") != _VERSION:

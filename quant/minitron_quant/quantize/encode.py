@@ -24,6 +24,8 @@ SLAB_ELEMENTS = 1 << 23
 _SLABS_AHEAD = 3
 # a task is at least what llama-quantize gives a thread, and small enough to share a tensor
 _MIN_TASK, _MAX_TASK = 32 * 512, 1 << 18
+# rows are refined together whatever the threads, so that their number changes no byte
+_REFINED_ROWS = 512
 
 
 class Source(Protocol):
@@ -37,6 +39,13 @@ class Metric(Protocol):
 
     def __call__(self, values: Values, decoded: Values, matrix: int) -> tuple[float, float]:
         """(Error, the same sum over the values) of rows of one matrix; both [rows, columns]."""
+
+
+class Refine(Protocol):
+    """Choose the codes of rows anew that ggml has encoded."""
+
+    def __call__(self, kind: int, values: Values, blocks: Bytes) -> Bytes:
+        """values: [rows, columns] of one matrix; returns blocks of the same size."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,7 @@ class Job:
     """A tensor to encode: its bytes, the types wanted, the importance of its columns.
 
     weights: [matrices, columns] float32, or None. metric: what to measure on what was encoded.
+    refine: what improves on ggml's encoding, if anything.
     """
 
     info: TensorInfo
@@ -71,6 +81,7 @@ class Job:
     types: tuple[int, ...]
     weights: Values | None
     metric: Metric | None = None
+    refine: Refine | None = None
 
 
 # by type: what the metric gave, summed over the rows
@@ -138,7 +149,8 @@ def _slabs(job: Job, threads: int) -> Iterator[tuple[Slab, list[Run]]]:
         }
         slab = Slab(job, count * columns, first + count == rows, blocks, {})
         task = min(max(slab.elements // (threads * 4), _MIN_TASK), _MAX_TASK)
-        yield slab, list(_runs(info, source, first, count, max(1, task // columns)))
+        run = _REFINED_ROWS if job.refine is not None else max(1, task // columns)
+        yield slab, list(_runs(info, source, first, count, run))
 
 
 def _runs(info: TensorInfo, source: Bytes, first: int, rows: int, step: int) -> Iterator[Run]:
@@ -173,6 +185,8 @@ def _encode_run(slab: Slab, source: Bytes, row: int, rows: int, matrix: int) -> 
         ggml().ggml_quantize_chunk(
             kind, values.ctypes.data, target.ctypes.data, 0, rows, columns, pointer
         )
+        if job.refine is not None:
+            target[:] = job.refine(kind, values.reshape(rows, columns), target)
         if not ggml().ggml_validate_row_data(kind, target.ctypes.data, target.nbytes):
             raise MinitronError(f"{info.name}: encoding to {TYPE[kind].name} gave invalid blocks")
         if job.metric is not None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from minitron_engine.library import LLAMA_CPP_COMMIT
@@ -18,8 +19,9 @@ class Identity:
     def fingerprint(self, target: Target) -> str:
         """One hash over everything that a level is made from."""
         hashes = [entry["sha256"] for entry in self.document["source"]]
-        imatrix = self.document["imatrix"]
-        return fingerprint(target.recipe, *hashes, imatrix["sha256"] if imatrix else "")
+        imatrix, covariance = self.document["imatrix"], self.document.get("covariance")
+        more = [covariance["sha256"]] if covariance else []
+        return fingerprint(target.recipe, *hashes, imatrix["sha256"] if imatrix else "", *more)
 
 
 def identify(batch: Batch, manifest: dict[str, Any]) -> Identity:
@@ -34,15 +36,19 @@ def identify(batch: Batch, manifest: dict[str, Any]) -> Identity:
         key = (shard.path.name, stat.st_size, stat.st_mtime_ns)
         sha256 = known.get(key) or file_sha256(shard.path)
         source.append(dict(zip(("name", "bytes", "modified_ns"), key, strict=True), sha256=sha256))
-    imatrix = batch.settings.imatrix
-    return Identity(
-        {
-            "versions": {
-                "minitron": version("minitron"),
-                "llama_cpp_python": version("llama_cpp_python"),
-                "llama_cpp_commit": LLAMA_CPP_COMMIT,
-            },
-            "source": source,
-            "imatrix": imatrix and {"name": imatrix.name, "sha256": file_sha256(imatrix)},
-        }
-    )
+    document: dict[str, Any] = {
+        "versions": {
+            "minitron": version("minitron"),
+            "llama_cpp_python": version("llama_cpp_python"),
+            "llama_cpp_commit": LLAMA_CPP_COMMIT,
+        },
+        "source": source,
+        "imatrix": _named(batch.settings.imatrix),
+    }
+    if batch.settings.covariance is not None:
+        document["covariance"] = _named(batch.settings.covariance)
+    return Identity(document)
+
+
+def _named(path: Path | None) -> dict[str, str] | None:
+    return None if path is None else {"name": path.name, "sha256": file_sha256(path)}

@@ -21,6 +21,7 @@ from minitron_convert.gguf_file import (
 from minitron_engine.errors import Usage
 from minitron_quant.levels import Level
 from minitron_quant.models import open_model_files
+from minitron_quant.quantize.feedback.job import Feedback
 from minitron_quant.quantize.importance import (
     Importance,
     load_importance,
@@ -45,6 +46,7 @@ _FULL_TYPES = ("F16", "BF16", "F32")
 class QuantizeSettings:
     """What to make of which model. `output` names the file of a single level; else `directory`.
 
+    covariance: of the inputs, to choose codes with error feedback; without an imatrix it is one.
     errors: where to write how much each encoding hurts. replace: what may be overwritten:
     nothing, files made from something else, or all.
     """
@@ -57,6 +59,7 @@ class QuantizeSettings:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     options: QuantizeOptions = QuantizeOptions()
+    covariance: Path | None = None
     errors: Path | None = None
     threads: int | None = None
     replace: Replace = "never"
@@ -105,6 +108,7 @@ class Batch:
     weights: dict[str, NDArray[np.float32]]
     targets: list[Target]
     notes: tuple[str, ...]
+    feedback: Feedback | None = None
 
     @property
     def elements(self) -> int:
@@ -160,13 +164,18 @@ def prepare(settings: QuantizeSettings) -> Batch:
     if settings.output is not None and len(settings.levels) != 1:
         raise Usage("-o names one file, but several levels are asked for", "use -d DIR")
     shards = open_model_files(settings.source)
+    feedback = Feedback(settings.covariance, shards) if settings.covariance else None
     importance = load_importance(settings.imatrix, settings.include, settings.exclude)
+    if feedback is not None:
+        own = importance.weights or feedback.weights
+        importance = Importance(own, (*importance.keys, *feedback.keys))
     plan = make_plan(shards, settings.levels, settings.options, bool(importance.weights))
     tensors = {name: info for name, (_, info) in plan.tensors.items()}
     weights = match_importance(importance, tensors, plan.levels)
     targets = [_target(settings, shards, plan, p, importance) for p in plan.levels]
     notes = missing_entries(weights, tensors, plan.levels) if importance.weights else ()
-    return Batch(settings, shards, plan, weights, targets, notes)
+    notes += feedback.notes if feedback else ()
+    return Batch(settings, shards, plan, weights, targets, notes, feedback)
 
 
 def manifest_path(settings: QuantizeSettings) -> Path:

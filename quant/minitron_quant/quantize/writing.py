@@ -94,7 +94,8 @@ class Writing:
                 shard, info = self._batch.plan.tensors[name]
                 weights = self._batch.weights.get(name)
                 metric = ColumnErrors(weights) if measure else None
-                yield Job(info, shard.data(info), tuple(types), weights, metric)
+                refine = self._batch.feedback.of(name) if self._batch.feedback else None
+                yield Job(info, shard.data(info), tuple(types), weights, metric, refine)
 
     def _write(self) -> None:
         total = sum(job.info.n_elements * len(job.types) for job in self._jobs())

@@ -202,6 +202,7 @@ class Maker:
             levels=tuple(levels),
             directory=directory,
             imatrix=given,
+            covariance=None,
             replace="outdated",
             options=QuantizeOptions(),
         )

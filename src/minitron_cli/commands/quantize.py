@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -15,7 +15,8 @@ minitron quantize model-F16.gguf all --imatrix m.gguf --dry-run
 minitron quantize nvidia/Minitron-4B-Base Q4_K_M Q8_0 --dry-run
 minitron quantize model-F16.gguf --size 1.5G --held-out held-out.txt
 minitron quantize model-F16.gguf --like Q3_K_M --types=-iq1_s,-iq1_m --no-verify
-minitron quantize model-F16.gguf --curve"""
+minitron quantize model-F16.gguf --curve
+minitron quantize model-F16.gguf Q4_K_M IQ2_M --feedback -f calibration.txt"""
 
 
 def quantize(
@@ -102,6 +103,19 @@ def quantize(
     no_verify: Annotated[
         bool, typer.Option("--no-verify", help="Do not measure what was made.")
     ] = False,
+    feedback: Annotated[
+        bool, typer.Option("--feedback", help="Codes that pay back the errors of others.")
+    ] = False,
+    texts: Annotated[
+        list[Path] | None, typer.Option("-f", "--file", help="--feedback: a calibration text.")
+    ] = None,
+    covariance: Annotated[
+        Path | None, typer.Option(help="--feedback: a covariance that was collected before.")
+    ] = None,
+    effort: Annotated[
+        Literal["normal", "high"] | None,
+        typer.Option(help="--feedback: high keeps the covariance of all columns, not of blocks."),
+    ] = None,
     threads: Threads = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the plan.")] = False,
     force: Force = False,
@@ -111,6 +125,7 @@ def quantize(
 ) -> None:
     """Quantize a model to one or many levels; run it again to finish what is missing."""
     from minitron_cli.dialing import DialOptions, turn
+    from minitron_cli.feedback import FeedbackOptions, with_covariance
     from minitron_cli.models import folder_for_results
     from minitron_cli.output import Output
     from minitron_cli.planning import quantize_source
@@ -125,6 +140,8 @@ def quantize(
     )
 
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
+    correcting = FeedbackOptions(feedback, tuple(texts or ()), covariance, effort)
+    correcting.check()
     options = QuantizeOptions(
         pure=pure,
         tensor_types=tuple(map(parse_tensor_type, tensor_type or ())),
@@ -163,10 +180,10 @@ def quantize(
     )
     if dial.asked(levels or ()):
         with quantize_source(model, out, plan_only=False) as source:
-            turn(out, replace(settings, source=source), dial)
+            turn(out, with_covariance(replace(settings, source=source), correcting, out), dial)
         return
     with quantize_source(model, out, plan_only=dry_run) as source:
-        batch = prepare(replace(settings, source=source))
+        batch = prepare(with_covariance(replace(settings, source=source), correcting, out))
         for note in batch.notes:
             out.note(note)
         if dry_run:

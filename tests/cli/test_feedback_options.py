@@ -1,0 +1,51 @@
+"""quantize --feedback: what goes with what, and one run from a text to a file."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support import EXAMPLES, fails
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (("--feedback",), "-f TEXT"),
+        (("--feedback", "-f", "a.txt", "--covariance", "c.gguf"), "either texts or a covariance"),
+        (("-f", "a.txt"), "--feedback"),
+        (("--effort", "high"), "--feedback"),
+        (("--feedback", "--covariance", "c.gguf", "--effort", "high"), "collecting"),
+    ],
+)
+def test_options_that_do_not_go_together(
+    options: tuple[str, ...], words: str, minitron: Any, nano_llama: Path, tmp_path: Path
+) -> None:
+    fails(minitron("quantize", nano_llama, "Q4_0", "-d", tmp_path, *options), 2, words)
+
+
+def test_a_covariance_that_is_not_there(minitron: Any, nano_llama: Path, tmp_path: Path) -> None:
+    ran = minitron(
+        "quantize", nano_llama, "Q4_0", "-d", tmp_path, "--feedback", "--covariance", "c.gguf"
+    )
+    fails(ran, 3, "c.gguf does not exist")
+
+
+def test_from_a_text_to_a_file_that_is_kept(
+    minitron: Any, nano_llama: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "short.txt"
+    text.write_text((EXAMPLES / "calibration.txt").read_text()[:9000])
+    folder = tmp_path / "out"
+    given = ("quantize", nano_llama, "Q4_0", "-d", folder, "--feedback", "-f", text, "--json")
+    ran = minitron(*given)
+    assert ran.code == 0, ran.err
+    assert "tokens are little" in ran.err
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "nano-llama-Q4_0.gguf",
+        "nano-llama.covariance.gguf",
+        "nano-llama.manifest.json",
+    ]
+    (level,) = ran.document["levels"]
+    assert not level["kept"]
+    assert minitron(*given).document["levels"][0]["kept"]

@@ -1,0 +1,145 @@
+"""Quantization with error feedback: ordinary files of the same size, better, and resumable."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minitron_convert.gguf_file import TYPE, open_gguf
+from minitron_engine.errors import Damaged, MinitronError
+from minitron_engine.model import ModelSettings, open_model
+from minitron_engine.progress import Event
+from minitron_quant.chunks import ChunkSettings
+from minitron_quant.covariance.collect import CovarianceSettings, collect_covariance
+from minitron_quant.covariance.files import Covariance, open_covariance
+from minitron_quant.levels import parse_levels
+from minitron_quant.quantize.batch import LevelResult, run
+from minitron_quant.quantize.feedback.blocks import decoded
+from minitron_quant.quantize.feedback.factor import error_of, factor_block
+from minitron_quant.quantize.feedback.job import Feedback
+from minitron_quant.quantize.job import QuantizeSettings, prepare
+from support import EXAMPLES, quantize
+
+LEVELS = ("Q2_K", "Q4_0")
+
+
+@pytest.fixture(scope="module")
+def covariance(nano_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("covariance") / "nano-llama.covariance.gguf"
+    chunks = ChunkSettings(n_ctx=256, n_batch=512, limit=12, threads=1)
+    with open_model(ModelSettings(nano_llama, n_ctx=512)) as model:
+        settings = CovarianceSettings((EXAMPLES / "calibration.txt",), chunks)
+        collect_covariance(model, settings, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(
+    nano_llama: Path, covariance: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, LevelResult]:
+    folder = tmp_path_factory.mktemp("feedback")
+    return quantize(nano_llama, folder, *LEVELS, covariance=covariance, threads=2)
+
+
+def test_the_files_are_ordinary_ones_of_the_same_size(
+    nano_llama: Path, made: dict[str, LevelResult], llama_levels: dict[str, LevelResult]
+) -> None:
+    for level in LEVELS:
+        ours, theirs = open_gguf(made[level].path), open_gguf(llama_levels[level].path)
+        assert [(i.name, i.type, i.shape) for i in ours.tensors] == [
+            (i.name, i.type, i.shape) for i in theirs.tensors
+        ]
+        assert ours.get("general.file_type") == theirs.get("general.file_type")
+        assert ours.get("minitron.feedback.texts") == ["calibration.txt"]
+        assert ours.get("minitron.feedback.tokens") == 12 * 256
+        assert "minitron.feedback.texts" not in theirs.metadata
+        with open_model(ModelSettings(made[level].path, n_ctx=64)) as model:
+            assert model.n_vocab == 4096
+
+
+def errors(path: Path, source: Path, covariance: Covariance) -> dict[str, float]:
+    """e H eᵀ of every tensor, summed over its rows."""
+    file, full = open_gguf(path), open_gguf(source)
+    found = {}
+    for name, taken in covariance.taken_by.items():
+        info = file.tensor(name)
+        shape = info.rows, info.shape[0]
+        values = decoded(full.tensor(name).type, full.data(full.tensor(name)), shape)
+        blocks = [
+            factor_block(start, covariance.mean(taken, start, (0, 1)), 0.01)
+            for start, _ in covariance.edges(taken, info.shape[0])
+        ]
+        left = decoded(info.type, file.data(info), shape) - values
+        found[name] = float(error_of(left, blocks).sum())
+    return found
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_every_tensor_errs_less_where_it_matters(
+    level: str, nano_llama: Path, made: dict[str, LevelResult], covariance: Path, tmp_path: Path
+) -> None:
+    opened = open_covariance(covariance)
+    before = quantize(nano_llama, tmp_path, level)[level].path
+    plain, ours = errors(before, nano_llama, opened), errors(made[level].path, nano_llama, opened)
+    ratios = [ours[name] / plain[name] for name in ours]
+    assert max(ratios) < 0.9
+    assert np.median(ratios) < 0.6
+
+
+class Stop(BaseException):
+    pass
+
+
+def test_an_interrupted_job_ends_in_the_same_bytes_whatever_the_threads(
+    nano_llama: Path, made: dict[str, LevelResult], covariance: Path, tmp_path: Path
+) -> None:
+    settings = QuantizeSettings(
+        nano_llama, tuple(parse_levels(["Q4_0"])), tmp_path, covariance=covariance, threads=1
+    )
+
+    def stop(event: Event) -> None:
+        if event.done > event.total / 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(prepare(settings), stop)
+    results = run(prepare(settings))
+    assert [result.sha256 for result in results] == [made["Q4_0"].sha256]
+    assert all(result.kept for result in run(prepare(settings)))
+
+
+def test_a_plain_file_is_not_taken_for_one_with_feedback(
+    nano_llama: Path, covariance: Path, tmp_path: Path
+) -> None:
+    quantize(nano_llama, tmp_path, "Q4_0")
+    with pytest.raises(MinitronError, match="exists"):
+        quantize(nano_llama, tmp_path, "Q4_0", covariance=covariance)
+
+
+def test_a_covariance_is_an_importance_matrix_too(
+    nano_llama: Path, covariance: Path, tmp_path: Path
+) -> None:
+    settings = QuantizeSettings(
+        nano_llama, tuple(parse_levels(["IQ2_XXS"])), tmp_path, covariance=covariance
+    )
+    types = prepare(settings).targets[0].planned.types
+    assert TYPE[types["blk.0.ffn_up.weight"]].name == "iq2_xxs"
+
+
+def test_a_covariance_of_another_model_is_refused(
+    nano_nemotron: Path, covariance: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(Damaged, match="another model"):
+        quantize(nano_nemotron, tmp_path, "Q4_0", covariance=covariance)
+
+
+def test_too_little_text_is_said_and_damped(nano_llama: Path, tmp_path: Path) -> None:
+    path = tmp_path / "little.gguf"
+    chunks = ChunkSettings(n_ctx=64, n_batch=128, limit=2, threads=1)
+    with open_model(ModelSettings(nano_llama, n_ctx=128)) as model:
+        settings = CovarianceSettings((EXAMPLES / "calibration.txt",), chunks)
+        collect_covariance(model, settings, path)
+    feedback = Feedback(path, [open_gguf(nano_llama)])
+    assert "128 tokens are little" in feedback.notes[0]
+    dampings = [b.damping for b in feedback.blocks("blk.3.ffn_down.weight") or []]
+    assert not dampings or min(dampings) >= 0.1
