@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from minitron_cli.errors import explain
+from minitron_cli.executors import Executor, Here
 from minitron_cli.jobs import Job
 from minitron_cli.output import Listener, Output
 from minitron_cli.report import Findings, write_reports
 from minitron_cli.sources import open_checkpoint_source
-from minitron_convert.convert import ConvertSettings, convert, plan
+from minitron_convert.convert import ConvertSettings, plan
 from minitron_convert.hub import Source
 from minitron_engine.errors import MinitronError
 from minitron_engine.model import ModelSettings, open_model
@@ -21,7 +22,7 @@ from minitron_quant.imatrix.collect import CollectSettings, Keep, calibrate, for
 from minitron_quant.imatrix.files import write_imatrix
 from minitron_quant.levels import parse_levels
 from minitron_quant.measure.settings import MeasureSettings
-from minitron_quant.measure.table import Row, mark_dominated, measure, relate, sort_by_size
+from minitron_quant.measure.table import Row, mark_dominated, relate, sort_by_size
 from minitron_quant.quantize.batch import LevelResult, run
 from minitron_quant.quantize.job import QuantizeSettings, model_name, prepare
 from minitron_quant.quantize.journal import file_sha256, fingerprint
@@ -56,8 +57,9 @@ class Finished:
 class Pipeline:
     """One job on its way; what is done is written down in the output folder."""
 
-    def __init__(self, job: Job, out: Output, listener: Listener) -> None:
+    def __init__(self, job: Job, out: Output, listener: Listener, executor: Executor) -> None:
         self._job = job
+        self._executor = executor
         self._out = out
         self._listener = listener
         self._folder = job.output.directory
@@ -95,7 +97,8 @@ class Pipeline:
             key = fingerprint("convert", outtype, *_hashes_of(source.folder))
             if self._is_done("convert", key, path):
                 return path, "up to date"
-            convert(replace(settings, output=path, force=True), self._listener)
+            whole = replace(settings, output=path, force=True)
+            self._executor.convert(whole, self._listener)
             self._state.put("convert", key)
             return path, "done"
 
@@ -169,7 +172,7 @@ class Pipeline:
                 state=self._folder / _MEASURED,
                 hashes=hashes,
             )
-            found, error = _as_far_as_it_goes(measure(settings, self._listener))
+            found, error = _as_far_as_it_goes(self._executor.measure(settings, self._listener))
             reference = next((row for row in found if row.model == full.name), None)
             rows = mark_dominated(sort_by_size([relate(row, reference) for row in found]))
             return (rows, error), "failed" if error else "done"
@@ -208,13 +211,15 @@ def _as_far_as_it_goes(rows: Iterator[Row]) -> tuple[list[Row], MinitronError | 
     return found, None
 
 
-def run_jobs(jobs: Sequence[Job], out: Output, listener: Listener) -> list[Finished]:
+def run_jobs(
+    jobs: Sequence[Job], out: Output, listener: Listener, executor: Executor | None = None
+) -> list[Finished]:
     """Run jobs one after the other; one that fails does not keep the others from running."""
     finished = []
     for job in jobs:
         if len(jobs) > 1:
             out.note(f"model: {job.model.source}")
-        finished.append(Pipeline(job, out, listener).run())
+        finished.append(Pipeline(job, out, listener, executor or Here()).run())
     return finished
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minitron_cli import pipeline
+from minitron_cli import executors
 from minitron_cli.jobs import Job, load_jobs
 from minitron_cli.output import Output
 from minitron_cli.pipeline import STAGES, refuse_used_folders, run_jobs
@@ -168,7 +168,7 @@ def test_what_was_measured_before_a_failure_is_reported(
         yield next(rows)
         raise Damaged("the next file is damaged")
 
-    monkeypatch.setattr(pipeline, "measure", half)
+    monkeypatch.setattr(executors, "measure", half)
     (finished,) = run_jobs(load_jobs(job_file), Output(quiet=True), lambda event: None)
     assert isinstance(finished.error, Damaged)
     assert [stage.outcome for stage in finished.stages] == ["done"] * 3 + ["failed", "done"]

@@ -9,7 +9,8 @@ from minitron_cli.parameters import Json, Quiet, Verbose
 
 EXAMPLES = """minitron run examples/nano.toml
 minitron run job.toml --resume
-minitron run job.toml --dry-run"""
+minitron run job.toml --dry-run
+minitron run job.toml --executor dask://10.0.0.1:8786"""
 
 
 def run(
@@ -20,11 +21,16 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show what would be done.")
     ] = False,
+    executor: Annotated[
+        str | None,
+        typer.Option(metavar="dask://HOST:PORT", help="Convert and measure on a Dask cluster."),
+    ] = None,
     as_json: Json = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
     """Convert, calibrate, quantize, measure and report, as a job file says."""
+    from minitron_cli.executors import open_executor
     from minitron_cli.jobs import load_jobs
     from minitron_cli.output import Output
     from minitron_cli.pipeline import refuse_used_folders, run_jobs
@@ -38,6 +44,6 @@ def run(
     check_needs(jobs)
     if not resume:
         refuse_used_folders(jobs)
-    with out.progress() as listener:
-        finished = run_jobs(jobs, out, listener)
+    with open_executor(executor) as place, out.progress() as listener:
+        finished = run_jobs(jobs, out, listener, place)
     raise typer.Exit(finish(out, finished))
