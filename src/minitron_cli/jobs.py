@@ -35,9 +35,10 @@ class CalibrationSection:
 
 @dataclass(frozen=True)
 class QuantizeSection:
-    """The levels to make."""
+    """The levels to make, and sizes, which get solved mixes."""
 
     levels: tuple[str, ...] = ("all",)
+    sizes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,7 @@ def _value(path: Path, section: str, key: str, value: Any) -> Any:
         "calibration.chunks": (_is_count, "a number from 1 on"),
         "calibration.ctx": (_is_count, "a number from 1 on"),
         "quantize.levels": (_is_texts, "a list of levels"),
+        "quantize.sizes": (_is_texts, "a list of sizes"),
         "measure.text": (_is_text, "a text"),
         "measure.ctx": (_is_count, "a number from 1 on"),
         "measure.chunks": (_is_count, "a number from 1 on"),

@@ -12,6 +12,7 @@ from minitron_cli.executors import Executor, Here
 from minitron_cli.jobs import Job
 from minitron_cli.output import Listener, Output
 from minitron_cli.report import Findings, write_reports
+from minitron_cli.sizing import check_sizes, make_sizes
 from minitron_cli.sources import open_checkpoint_source
 from minitron_convert.convert import ConvertSettings, plan
 from minitron_convert.hub import Source
@@ -65,6 +66,7 @@ class Pipeline:
         self._folder = job.output.directory
         self._state = State(self._folder / _STATE)
         self._stages: list[Stage] = []
+        check_sizes(job)
 
     def run(self) -> Finished:
         """Run the stages that are not up to date, up to one that fails.
@@ -149,10 +151,21 @@ class Pipeline:
             )
             batch = prepare(settings)
             self._state.put("quantize", [level.name for level in levels])
-            results = run(batch, self._listener)
+            results = run(batch, self._listener) + self._sizes(settings)
             return results, "up to date" if all(result.kept for result in results) else "done"
 
         return self._stage("quantize", work)
+
+    def _sizes(self, settings: QuantizeSettings) -> list[LevelResult]:
+        """Solved mixes of the sizes that the job names."""
+        sizes, texts = self._job.quantize.sizes, self._job.calibration.text
+        if not sizes:
+            return []
+        imatrix = "" if settings.imatrix is None else file_sha256(settings.imatrix)
+        key = fingerprint(file_sha256(settings.source), file_sha256(texts[0]), imatrix)
+        same = self._state.get("sensitivity") == key
+        self._state.put("sensitivity", key)
+        return make_sizes(settings, texts[0], sizes, same, self._listener)
 
     def _measure(
         self, full: Path, results: list[LevelResult]

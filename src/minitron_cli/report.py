@@ -11,6 +11,7 @@ from minitron_cli import html, plots
 from minitron_cli.doctor import versions
 from minitron_cli.jobs import Job
 from minitron_cli.output import csv_table, markdown_table
+from minitron_cli.sizing import parse_wanted
 from minitron_cli.tables import (
     COMPARED,
     PUBLISHED,
@@ -78,6 +79,11 @@ def commands(findings: Findings) -> list[str]:
         lines.append(["imatrix", full, *texts, "-o", findings.imatrix.name, *ctx, *limit])
         imatrix = ["--imatrix", findings.imatrix.name]
     lines.append(["quantize", full, *job.quantize.levels, *imatrix])
+    if job.quantize.sizes:
+        text = ["-f", job.calibration.text[0].name]
+        lines.append(["sensitivity", full, *text, *imatrix])
+        wanted = [parse_wanted(size).option for size in job.quantize.sizes]
+        lines += [["quantize", full, *option, *imatrix, "--no-verify"] for option in wanted]
     if job.measure.text is not None:
         files = [full, *(result.path.name for result in findings.results)]
         limit = ["--chunks", str(job.measure.chunks)] if job.measure.chunks else []

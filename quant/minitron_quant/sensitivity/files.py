@@ -17,6 +17,7 @@ from minitron_engine.errors import Damaged, Denied, NotFound, Usage
 from minitron_quant.whole_files import write_whole
 
 _FORMAT = 1
+_Q8 = TYPE_ID["q8_0"]
 
 
 @dataclass
@@ -47,7 +48,10 @@ class TensorSensitivity:
 
 @dataclass
 class Sensitivity:
-    """A measured model. Hashes are SHA-256 of files; given_imatrix: of the one that was passed."""
+    """A measured model. model, text and imatrix have a name and a sha256, of the files.
+
+    activation: what 8-bit inputs add, as a multiple of what q8_0 weights do; None: not measured.
+    """
 
     model: dict[str, str]
     text: dict[str, str]
@@ -57,6 +61,7 @@ class Sensitivity:
     tensors: dict[str, TensorSensitivity]
     complete: bool = False
     device: str = ""
+    activation: float | None = None
 
     @property
     def chunks(self) -> int:
@@ -68,7 +73,8 @@ class Sensitivity:
         tensor = self.tensors.get(name)
         if tensor is None or TYPE[kind].block_elements == 1:
             return 0.0
-        return tensor.alpha * tensor.costs.get(kind, math.inf)
+        inputs = (self.activation or 0.0) * tensor.costs.get(_Q8, 0.0)
+        return tensor.alpha * (tensor.costs.get(kind, math.inf) + inputs)
 
     def predict(self, types: Mapping[str, int]) -> float:
         """The divergence of a mix: the sum over its tensors."""
@@ -95,6 +101,7 @@ def write_sensitivity(path: Path, sensitivity: Sensitivity) -> None:
         "probe": sensitivity.probe,
         "device": sensitivity.device,
         "complete": sensitivity.complete,
+        "activation": sensitivity.activation,
         "tensors": {
             name: {
                 "alpha": tensor.alpha if tensor.divergences else None,
@@ -149,6 +156,7 @@ def _parsed(document: dict[str, Any]) -> Sensitivity:
         tensors=tensors,
         complete=bool(document["complete"]),
         device=str(document["device"]),
+        activation=None if document["activation"] is None else _finite(document["activation"]),
     )
 
 

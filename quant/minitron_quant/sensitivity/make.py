@@ -39,6 +39,15 @@ class Wanted:
     like: Level | None = None
     max_kld: float | None = None
 
+    @property
+    def option(self) -> list[str]:
+        """The option of `minitron quantize` that asks for it."""
+        if self.like is not None:
+            return ["--like", self.like.name]
+        if self.bits is not None:
+            return ["--bpw", f"{self.bits:g}"]
+        return ["--size", f"{self.size}"] if self.size else ["--max-kld", f"{self.max_kld:g}"]
+
 
 @dataclass(frozen=True)
 class SizeSettings:
@@ -99,25 +108,25 @@ class Maker:
                 f"{held.text.name} is the calibration text itself: it proves nothing",
                 "give another text with --held-out, or --no-verify",
             )
-        self._imatrix = find_imatrix(settings, self.sensitivity)
-        self._quantize = replace(settings.quantize, imatrix=self._imatrix, output=None)
-        self.dial = SizeDial(source, self.sensitivity, self._imatrix, settings.restrictions)
+        self.imatrix = find_imatrix(settings, self.sensitivity)
+        self._quantize = replace(settings.quantize, imatrix=self.imatrix, output=None)
+        self.dial = SizeDial(source, self.sensitivity, self.imatrix, settings.restrictions)
 
-    def solve(self) -> Recipe:
-        """The recipe that is wanted, by what is predicted."""
-        wanted, budget = self._settings.wanted, self._budget()
+    def solve(self, wanted: Wanted | None = None) -> Recipe:
+        """The recipe that the settings want, or another one, by what is predicted."""
+        wanted = wanted or self._settings.wanted
+        budget = self._budget(wanted)
         if budget is not None:
             return self.dial.for_size(budget)
         if wanted.bits is not None:
             return self.dial.for_bits(wanted.bits)
         return self.dial.for_divergence(wanted.max_kld or 0.0)
 
-    def _budget(self) -> int | None:
+    def _budget(self, wanted: Wanted) -> int | None:
         """The bytes that were asked for, if a size was."""
-        like = self._settings.wanted.like
-        if like is not None:
-            return self._preset_sizes((like,))[like]
-        return self._settings.wanted.size
+        if wanted.like is not None:
+            return self._preset_sizes((wanted.like,))[wanted.like]
+        return wanted.size
 
     def make(self) -> Made:
         """Solve, write and prove."""
@@ -175,7 +184,7 @@ class Maker:
         """Make the preset and the random mix, measure, and remove them again."""
         scratch = beside(solved.path, "proof")
         sizes = self._preset_sizes(LEVELS)
-        budget = self._budget() or solved.bytes
+        budget = self._budget(self._settings.wanted) or solved.bytes
         smaller = [level for level, size in sizes.items() if size <= budget]
         random = self.dial.random(budget)
         try:
@@ -196,7 +205,7 @@ class Maker:
 
     def _as_preset(self, levels: Sequence[Level], directory: Path | None) -> QuantizeSettings:
         """Levels as a user would make them: with the importance matrix that was given, if any."""
-        given = self._settings.quantize.imatrix or self._imatrix
+        given = self._settings.quantize.imatrix or self.imatrix
         return replace(
             self._quantize,
             levels=tuple(levels),

@@ -21,11 +21,13 @@ from minitron_quant.imatrix.files import read_imatrix, write_imatrix
 from minitron_quant.imatrix.matrix import ImportanceMatrix
 from minitron_quant.imatrix.origin import model_fingerprint
 from minitron_quant.levels import level_named
+from minitron_quant.measure.settings import MeasureSettings
 from minitron_quant.models import open_model_files
 from minitron_quant.quantize.importance import Importance, match_importance
 from minitron_quant.quantize.journal import file_sha256, fingerprint
 from minitron_quant.quantize.options import QuantizeOptions
 from minitron_quant.quantize.plan import make_plan
+from minitron_quant.sensitivity.activations import activation_ratio
 from minitron_quant.sensitivity.costs import Inputs, Material, costs
 from minitron_quant.sensitivity.files import (
     Sensitivity,
@@ -95,9 +97,21 @@ def measure_sensitivity(settings: SensitivitySettings, progress: Progress = igno
         with open_prober(model, settings.chunks, material.weights) as prober:
             run = Run(settings, sensitivity, tensors, prober, until, progress)
             run.measure(chunks[order[:wanted]])
+    if sensitivity.activation is None:
+        sensitivity.activation = _activation(settings, sensitivity, progress)
     sensitivity.complete = True
     write_sensitivity(settings.output, sensitivity)
     return sensitivity
+
+
+def _activation(
+    settings: SensitivitySettings, sensitivity: Sensitivity, progress: Progress
+) -> float:
+    limited = replace(settings.chunks, limit=min(_ROUND, sensitivity.chunks))
+    measuring = MeasureSettings(
+        (), settings.text, limited, settings.gpu_layers, reference=settings.model
+    )
+    return activation_ratio(sensitivity, settings.imatrix_output, measuring, progress)
 
 
 def _material(matrix: ImportanceMatrix, tensors: Tensors, chunks: Tokens, n_vocab: int) -> Material:

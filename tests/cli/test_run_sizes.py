@@ -1,0 +1,80 @@
+"""Sizes in a job file: solved mixes beside the levels, in the table and the report."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minitron_cli.sizing import parse_wanted
+from minitron_convert.gguf_file import TYPE_ID
+from minitron_engine.errors import MinitronError
+from minitron_quant.chunks import ChunkSettings
+from minitron_quant.levels import level_named
+from minitron_quant.sensitivity import costs
+from minitron_quant.sensitivity.make import Wanted
+from minitron_quant.sensitivity.measure import SensitivitySettings
+from support import EXAMPLES, fails
+
+JOB = """
+[model]
+source = "{examples}/nano-nemotron"
+[calibration]
+text = ["{examples}/calibration.txt"]
+chunks = 2
+[quantize]
+levels = ["Q4_0"]
+sizes = ["2.5M", "like:Q4_0", "like:Q4_0"]
+[measure]
+text = "{examples}/held-out.txt"
+chunks = 1
+divergence = true
+[output]
+directory = "out"
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("1.5G", Wanted(size=1_500_000_000)),
+        ("3.5bpw", Wanted(bits=3.5)),
+        ("like:Q3_K_M", Wanted(like=level_named("Q3_K_M"))),
+        ("kld:0.02", Wanted(max_kld=0.02)),
+    ],
+)
+def test_sizes_are_read(text: str, wanted: Wanted) -> None:
+    assert parse_wanted(text) == wanted
+
+
+@pytest.mark.parametrize("text", ["", "like:Q9", "kld:x", "big", "as:1G"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(MinitronError, match=r"is no size|no level called"):
+        parse_wanted(text)
+
+
+def test_solved_mixes_are_rows_of_the_report(
+    minitron: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = frozenset(TYPE_ID[name] for name in ("q2_K", "q4_0", "q6_K"))
+    monkeypatch.setattr(costs, "ENCODABLE", kinds)
+    monkeypatch.setattr(costs, "_ROWS", 32)
+    small = partial(SensitivitySettings, tokens=64, chunks=ChunkSettings(n_ctx=64, n_batch=64))
+    monkeypatch.setattr("minitron_cli.sizing.SensitivitySettings", small)
+    job = tmp_path / "job.toml"
+    job.write_text(JOB.format(examples=EXAMPLES))
+    ran = minitron("run", job)
+    assert ran.code == 0, ran.err
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    rows = {row["level"]: row for row in report["rows"]}
+    sizes = {path.name: path.stat().st_size for path in (tmp_path / "out").glob("*bpw.gguf")}
+    assert len(sizes) == 2 and min(sizes.values()) <= 2_500_000
+    solved = [row for level, row in rows.items() if level.endswith("bpw")]
+    assert len(solved) == 2 and "Q4_0" in rows
+    assert all(row["kld_mean"] > 0 for row in solved)
+    assert sum("--like Q4_0" in line for line in report["commands"]) == 2
+    again = minitron("run", job, "--resume")
+    assert again.code == 0 and "quantize: up to date" in again.err
+    job.write_text(JOB.format(examples=EXAMPLES).replace('"2.5M"', '"some"'))
+    fails(minitron("run", job, "--resume"), 2, "no size")
