@@ -45,6 +45,7 @@ class Output:
         self, *, verbose: bool = False, quiet: bool = False, as_json: bool = False
     ) -> None:
         self.quiet = quiet
+        self.verbose = verbose
         self.as_json = as_json
         self._err = Console(stderr=True, highlight=False)
         if verbose:
@@ -62,6 +63,11 @@ class Output:
         """Something worth knowing, on stderr; not with --quiet."""
         if not self.quiet:
             self._err.print(escape(text), style="dim", soft_wrap=True)
+
+    def detail(self, text: str) -> None:
+        """What is for someone who watches: a note on a terminal, or with --verbose."""
+        if self.interactive or self.verbose:
+            self.note(text)
 
     def error(self, message: str, hint: str = "") -> None:
         """Why it failed and what to do next, on stderr."""

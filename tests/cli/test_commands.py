@@ -1,5 +1,6 @@
 """The command line as a contract: names, exit codes, JSON keys, what goes where."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -78,7 +79,9 @@ def test_quantize(minitron: Any, nano_llama: Path, tmp_path: Path) -> None:
     assert [entry["level"] for entry in levels] == ["Q4_0", "Q8_0"]
     for entry in levels:
         assert Path(entry["path"]).stat().st_size == entry["bytes"]
-        assert set(entry) >= {"bits_per_weight", "seconds", "sha256", "types", "kept"}
+        keys = {"level", "path", "bytes", "bpw", "seconds", "sha256", "types", "kept"}
+        assert set(entry) == keys and sum(entry["types"].values()) == 58
+        assert entry["sha256"] == hashlib.sha256(Path(entry["path"]).read_bytes()).hexdigest()
     again = minitron("quantize", nano_llama, "q4_0", "Q8_0", "-d", tmp_path)
     assert again.code == 0 and "2 of 2 files were there already" in again.err
     single = tmp_path / "one.gguf"

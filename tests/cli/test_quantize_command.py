@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_gguf import write_tiny
 
 from minitron_convert.convert import ConvertSettings, convert
 from support import EXAMPLES, RECORDED, fails
@@ -30,3 +31,20 @@ def test_a_checkpoint_is_converted_first(minitron: Any, tmp_path: Path) -> None:
     ran = minitron("quantize", EXAMPLES / "nano-llama", "Q4_0", "-d", tmp_path)
     fails(ran, 2, "nano-llama is a folder", "minitron convert")
     assert not list(tmp_path.iterdir())
+
+
+def test_one_line_for_each_level_where_someone_watches(
+    minitron: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_tiny(tmp_path / "tiny-F16.gguf")
+    words = ("quantize", source, "Q4_0", "Q8_0", "--force")
+    assert minitron(*words).err == ""
+    watched = minitron(*words, "-v").err.splitlines()
+    lines = [line for line in watched if "bits per weight" in line]
+    assert [line.split(":")[0] for line in lines] == ["Q4_0", "Q8_0"]
+    assert lines[0].endswith(" bits per weight, 1 s") and "MiB" in lines[0]
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, as far as rich can tell
+    watched = minitron(*words, "--json")
+    assert watched.err.count("bits per weight") == 2 and "quantize" in watched.err
+    assert len(watched.document["levels"]) == 2
+    assert minitron(*words, "-q").err == ""

@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Any
 
 from minitron_quant.levels import parse_levels
-from minitron_quant.quantize import encode, writing
+from minitron_quant.quantize import encode, level_files
 from minitron_quant.quantize.batch import run
 from minitron_quant.quantize.job import Batch, QuantizeSettings, prepare
 
@@ -84,7 +84,7 @@ def contents(folder: Path) -> dict[str, str]:
 def rounds(source: Path, folder: Path, count: int, seed: int) -> Iterator[dict[str, Any]]:
     """An uninterrupted job first, then the killed ones."""
     encode.SLAB_ELEMENTS = 1 << 16
-    writing._COMMIT_SECONDS = 0.01
+    level_files._COMMIT_SECONDS = 0.01
     batch = prepare(QuantizeSettings(source, tuple(parse_levels(LEVELS)), folder, threads=2))
     executed = in_a_child(batch)
     yield {"line": "", "killed": {}, "resumed": contents(folder)}

@@ -210,7 +210,7 @@ def test_the_summary_counts_shared_work(nano_llama: Path, tmp_path: Path) -> Non
     for entry in summary["levels"]:
         # our file differs from llama.cpp's in a few keys only
         assert abs(entry["bytes"] - sizes[entry["level"]]["size"]) < 1024
-        assert entry["bits_per_weight"] == pytest.approx(sizes[entry["level"]]["bpw"], abs=0.01)
+        assert entry["bpw"] == pytest.approx(sizes[entry["level"]]["bpw"], abs=0.01)
 
 
 def test_predicted_sizes_are_exact(llama_levels: dict[str, LevelResult]) -> None:

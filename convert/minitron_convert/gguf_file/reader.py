@@ -83,6 +83,12 @@ class Gguf:
         start = self.data_offset + info.offset
         return self._bytes[start : start + info.nbytes]
 
+    def release(self) -> None:
+        """Give back the memory that mapped views have filled; what is used again is read again."""
+        mapped = getattr(self._bytes.base, "obj", None)
+        if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
+
 
 def open_gguf(path: Path) -> Gguf:
     """Open and check one file. NotFound, Denied, Unsupported (version), Damaged."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,14 @@ if TYPE_CHECKING:
 
 # what is written before the system is told to bring it to the disk
 _WINDOW_BYTES = 64 << 20
+# what is read at a time, to be hashed
+_CHUNK_BYTES = 1 << 18
+
+
+class Digest(Protocol):
+    """What hashlib makes."""
+
+    def update(self, data: Buffer, /) -> None: ...
 
 
 class TensorSpec(NamedTuple):
@@ -86,6 +94,7 @@ class GgufWriter:
     Used as a context manager it finishes on success and removes the partial on an exception.
     With `resume_tensors=k` an existing partial whose header is the same is continued after its
     first k tensors; Damaged if it is another file's, NotFound if there is none.
+    `digest` (a hashlib object) gets every byte of the file, in order, those that are there too.
     Errors: NoSpace, Denied; ValueError when the data does not fit the tensors announced.
     """
 
@@ -97,6 +106,7 @@ class GgufWriter:
         *,
         alignment: int = DEFAULT_ALIGNMENT,
         resume_tensors: int = 0,
+        digest: Digest | None = None,
     ) -> None:
         self.path = path
         self.partial = path.with_name(f".{path.name}.partial")
@@ -108,6 +118,7 @@ class GgufWriter:
         self._next = resume_tensors
         self._written = 0
         self._on_the_way = 0
+        self._digest = digest
         try:
             self._file = self._reopen(header) if resume_tensors else self._create(header)
         except OSError as error:
@@ -116,7 +127,7 @@ class GgufWriter:
     def _create(self, header: bytes) -> IO[bytes]:
         file = self.partial.open("wb", buffering=0)
         try:
-            _write_all(file, header)
+            self._append(file, header)
         except OSError:
             file.close()
             self.partial.unlink()
@@ -134,8 +145,18 @@ class GgufWriter:
                 "Remove it and start anew.",
             )
         file.truncate(end)
+        file.seek(0)
+        if self._digest is not None:
+            while data := file.read(_CHUNK_BYTES):
+                self._digest.update(data)
         file.seek(end)
         return file
+
+    def _append(self, file: IO[bytes], data: Buffer) -> None:
+        view = memoryview(data)
+        if self._digest is not None:
+            self._digest.update(view)
+        _write_all(file, view)
 
     @property
     def tensors_written(self) -> int:
@@ -156,9 +177,10 @@ class GgufWriter:
             raise ValueError(f"{tensor.name}: {written} bytes for {tensor.nbytes}")
         full = written == tensor.nbytes
         try:
-            _write_all(self._file, view)
+            self._append(self._file, view)
             if full:
-                _write_all(self._file, bytes(padded(tensor.nbytes, self.alignment) - tensor.nbytes))
+                padding = padded(tensor.nbytes, self.alignment) - tensor.nbytes
+                self._append(self._file, bytes(padding))
             self._start_writing()
         except OSError as error:
             raise from_os_error(error, self.partial, "write") from error
@@ -247,7 +269,6 @@ def _as_bytes(data: Buffer | npt.NDArray[Any]) -> memoryview:
     return view.cast("B") if view.nbytes else memoryview(b"")
 
 
-def _write_all(file: IO[bytes], data: Buffer) -> None:
-    view = memoryview(data)
+def _write_all(file: IO[bytes], view: memoryview) -> None:
     while view.nbytes:
         view = view[file.write(view) :]

@@ -2,18 +2,16 @@
 
 import json
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from minitron_convert.gguf_file import TYPE
-from minitron_engine.devices import default_threads
 from minitron_engine.errors import MinitronError
 from minitron_engine.progress import Progress, ignore
 from minitron_quant.quantize.encode import Errors
-from minitron_quant.quantize.identity import Identity, identify
+from minitron_quant.quantize.identity import Identity, identified
 from minitron_quant.quantize.job import (
     Batch,
     QuantizeSettings,
@@ -26,6 +24,7 @@ from minitron_quant.quantize.job import (
 )
 from minitron_quant.quantize.journal import (
     Journal,
+    Recorded,
     exclusive,
     file_sha256,
     read_manifest,
@@ -38,7 +37,8 @@ from minitron_quant.whole_files import write_error, write_whole
 class LevelResult:
     """One finished level; `kept` if it was there already.
 
-    path, sha256: of the file, or of the first shard. seconds: of the whole job, for all levels.
+    path, sha256: of the file, or of the first shard. seconds: from the start of the job that made
+    it, in which all levels are encoded side by side.
     """
 
     level: str
@@ -51,11 +51,16 @@ class LevelResult:
     kept: bool
 
 
-def run(batch: Batch, progress: Progress = ignore) -> list[LevelResult]:
+Listener = Callable[[LevelResult], None]
+
+
+def run(
+    batch: Batch, progress: Progress = ignore, finished: Listener = lambda _: None
+) -> list[LevelResult]:
     """Write what is missing; finished files that are up to date are kept.
 
-    Ctrl-C, a full disk and kill -9 leave what is done to be continued by the same call; other
-    errors leave nothing behind.
+    finished: called with each level that is written. Ctrl-C, a full disk and kill -9 leave what is
+    done to be continued by the same call; other errors leave nothing behind.
     """
     folder = folder_of(batch.settings)
     try:
@@ -65,7 +70,7 @@ def run(batch: Batch, progress: Progress = ignore) -> list[LevelResult]:
     name = model_name(batch.settings.source)
     journal = Journal(folder / f".{name}.quantize.journal")
     with exclusive(folder / f".{name}.quantize.lock"):
-        results = _run_alone(batch, journal, progress)
+        results = _run_alone(batch, journal, progress, finished)
         journal.remove()
         return results
 
@@ -82,40 +87,50 @@ def discard(settings: QuantizeSettings, names: Sequence[str]) -> None:
         write_whole(path, json.dumps(manifest, indent=1) + "\n")
 
 
-def _run_alone(batch: Batch, journal: Journal, progress: Progress) -> list[LevelResult]:
+def _run_alone(
+    batch: Batch, journal: Journal, progress: Progress, finished: Listener
+) -> list[LevelResult]:
     manifest = read_manifest(manifest_path(batch.settings))
-    finished = manifest.get("levels", {}) if batch.settings.replace != "always" else {}
+    levels: dict[str, Any] = manifest.get("levels", {})
+    there = levels if batch.settings.replace != "always" else {}
     recorded = journal.read()
-    identity = identify(batch, manifest)
-    left = [target for target in batch.targets if not _up_to_date(target, finished, identity)]
-    # complete but not yet in the manifest: the job before was killed in between
-    whole = len(batch.plan.order)
-    complete = [
-        target
-        for target in left
-        if recorded.levels.get(target.planned.level.name) == (identity.fingerprint(target), whole)
-        and _all_there(target)
-    ]
-    missing = [target for target in left if target not in complete]
-    _refuse_collisions(batch.settings, missing)
     started = time.monotonic()
-    errors = recorded.errors
-    if missing:
-        writing = Writing(batch, missing, identity, journal, progress)
-        writing.run()
-        errors = writing.errors
-    _write_errors(batch, errors)
-    seconds = round(time.monotonic() - started, 2)
-    return _record(batch, identity, [*complete, *missing], seconds, manifest)
+    with identified(batch, manifest) as identity:
+        left = [target for target in batch.targets if not _up_to_date(target, there, identity)]
+        # complete but not yet in the manifest: the job before was killed in between
+        complete = [target for target in left if _is_complete(target, recorded, batch, identity)]
+        missing = [target for target in left if target not in complete]
+        _refuse_collisions(batch.settings, missing)
+        for target in complete:
+            levels[target.planned.level.name] = _entry(batch, identity, target, None, 0.0)
+        errors = recorded.errors
+        if missing:
+            writing = Writing(batch, missing, identity, journal, progress)
+            for target, sha256 in writing.run():
+                seconds = round(time.monotonic() - started, 2)
+                entry = _entry(batch, identity, target, sha256, seconds)
+                levels[target.planned.level.name] = entry
+                finished(_result(batch, target, levels, kept=False))
+            errors = writing.errors
+        _write_errors(batch, errors)
+        if left:
+            _record(batch, identity, levels)
+    return [_result(batch, target, levels, target not in left) for target in batch.targets]
+
+
+def _is_complete(target: Target, recorded: Recorded, batch: Batch, identity: Identity) -> bool:
+    made_from, tensors = recorded.levels.get(target.planned.level.name, ("", 0))
+    whole = tensors == len(batch.plan.order) and _all_there(target)
+    return whole and made_from == identity.fingerprint(target)
 
 
 def _up_to_date(target: Target, finished: dict[str, Any], identity: Identity) -> bool:
     entry = finished.get(target.planned.level.name, {})
     names = [file.path.name for file in target.files]
     return (
-        entry.get("fingerprint") == identity.fingerprint(target)
-        and [file["name"] for file in entry.get("files", [])] == names
+        [file["name"] for file in entry.get("files", [])] == names
         and _all_there(target)
+        and bool(entry.get("fingerprint") == identity.fingerprint(target))
     )
 
 
@@ -148,33 +163,30 @@ def _write_errors(batch: Batch, errors: dict[str, Errors]) -> None:
     write_whole(path, json.dumps(document, indent=1) + "\n")
 
 
-def _record(
+def _entry(
     batch: Batch,
     identity: Identity,
-    written: Sequence[Target],
+    target: Target,
+    sha256: Sequence[str] | None,
     seconds: float,
-    manifest: dict[str, Any],
-) -> list[LevelResult]:
-    levels: dict[str, Any] = manifest.get("levels", {})
-    files = [file for target in written for file in target.files]
-    with ThreadPoolExecutor(batch.settings.threads or default_threads()) as pool:
-        paths = [file.path for file in files]
-        sha256 = dict(zip(paths, pool.map(file_sha256, paths), strict=True))
-    for target in written:
-        levels[target.planned.level.name] = {
-            "files": [
-                {"name": file.path.name, "bytes": file.bytes, "sha256": sha256[file.path]}
-                for file in target.files
-            ],
-            "seconds": seconds,
-            "types": count_types(target.planned),
-            "options": options_document(batch.settings),
-            "fingerprint": identity.fingerprint(target),
-        }
-    if written:
-        document = {**identity.document, "levels": levels}
-        write_whole(manifest_path(batch.settings), json.dumps(document, indent=1) + "\n")
-    return [_result(batch, target, levels, target not in written) for target in batch.targets]
+) -> dict[str, Any]:
+    """What the manifest says of a level; without sha256 its files are read to know."""
+    hashes = sha256 or [file_sha256(file.path) for file in target.files]
+    return {
+        "files": [
+            {"name": file.path.name, "bytes": file.bytes, "sha256": file_hash}
+            for file, file_hash in zip(target.files, hashes, strict=True)
+        ],
+        "seconds": seconds,
+        "types": count_types(target.planned),
+        "options": options_document(batch.settings),
+        "fingerprint": identity.fingerprint(target),
+    }
+
+
+def _record(batch: Batch, identity: Identity, levels: dict[str, Any]) -> None:
+    document = {**identity.document, "levels": levels}
+    write_whole(manifest_path(batch.settings), json.dumps(document, indent=1) + "\n")
 
 
 def _result(batch: Batch, target: Target, levels: dict[str, Any], kept: bool) -> LevelResult:

@@ -1,6 +1,11 @@
 """A job's inputs by content: the part of the manifest that proves where files come from."""
 
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,42 +17,65 @@ from minitron_quant.quantize.journal import file_sha256, fingerprint
 
 @dataclass(frozen=True)
 class Identity:
-    """Versions, the source's files and the importance matrix, with their hashes."""
+    """Versions, the source's files and the importance matrix, with their hashes.
 
-    document: dict[str, Any]
+    The source is hashed while its weights are encoded: who needs the hash waits until it is there.
+    """
+
+    known: dict[str, Any]
+    source: tuple[tuple[dict[str, Any], Future[str]], ...]
+
+    @cached_property
+    def document(self) -> dict[str, Any]:
+        """The manifest's part about the inputs."""
+        source = [{**entry, "sha256": sha256.result()} for entry, sha256 in self.source]
+        return {**self.known, "source": source}
 
     def fingerprint(self, target: Target) -> str:
         """One hash over everything that a level is made from."""
         hashes = [entry["sha256"] for entry in self.document["source"]]
-        imatrix, covariance = self.document["imatrix"], self.document.get("covariance")
+        imatrix, covariance = self.known["imatrix"], self.known.get("covariance")
         more = [covariance["sha256"]] if covariance else []
         return fingerprint(target.recipe, *hashes, imatrix["sha256"] if imatrix else "", *more)
 
 
-def identify(batch: Batch, manifest: dict[str, Any]) -> Identity:
-    """Hash the inputs; a file of the size and time that the manifest has is not read again."""
+@contextmanager
+def identified(batch: Batch, manifest: dict[str, Any]) -> Iterator[Identity]:
+    """Hash the inputs; a file of the size and time that the manifest has is not read again.
+
+    At the end of the block what is not hashed yet is given up.
+    """
     known = {
         (entry["name"], entry["bytes"], entry["modified_ns"]): entry["sha256"]
         for entry in manifest.get("source", [])
     }
-    source = []
-    for shard in batch.shards:
-        stat = shard.path.stat()
-        key = (shard.path.name, stat.st_size, stat.st_mtime_ns)
-        sha256 = known.get(key) or file_sha256(shard.path)
-        source.append(dict(zip(("name", "bytes", "modified_ns"), key, strict=True), sha256=sha256))
     document: dict[str, Any] = {
         "versions": {
             "minitron": version("minitron"),
             "llama_cpp_python": version("llama_cpp_python"),
             "llama_cpp_commit": LLAMA_CPP_COMMIT,
         },
-        "source": source,
         "imatrix": _named(batch.settings.imatrix),
     }
     if batch.settings.covariance is not None:
         document["covariance"] = _named(batch.settings.covariance)
-    return Identity(document)
+    given_up = threading.Event()
+    source = []
+    with ThreadPoolExecutor(1, thread_name_prefix="hash") as pool:
+        for shard in batch.shards:
+            stat = shard.path.stat()
+            key = (shard.path.name, stat.st_size, stat.st_mtime_ns)
+            entry = dict(zip(("name", "bytes", "modified_ns"), key, strict=True))
+            sha256 = pool.submit(
+                lambda path, found: found or file_sha256(path, given_up),
+                shard.path,
+                known.get(key),
+            )
+            source.append((entry, sha256))
+        try:
+            yield Identity(document, tuple(source))
+        finally:
+            given_up.set()
 
 
 def _named(path: Path | None) -> dict[str, str] | None:

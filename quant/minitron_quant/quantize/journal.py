@@ -7,7 +7,9 @@ unfinished file are durable. The manifest stays: for every finished file what it
 import fcntl
 import hashlib
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +17,8 @@ from typing import Any
 
 from minitron_engine.errors import Damaged, Denied, MinitronError
 from minitron_quant.whole_files import write_error, write_whole
+
+_CHUNK_BYTES = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -94,10 +98,16 @@ def exclusive(path: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def file_sha256(path: Path, given_up: threading.Event | None = None) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal; CancelledError once it is given up."""
+    digest = hashlib.sha256()
+    buffer = bytearray(_CHUNK_BYTES)
+    with path.open("rb", buffering=0) as file:
+        while size := file.readinto(buffer):
+            if given_up is not None and given_up.is_set():
+                raise CancelledError
+            digest.update(memoryview(buffer)[:size])
+    return digest.hexdigest()
 
 
 def fingerprint(*parts: str | bytes) -> str:

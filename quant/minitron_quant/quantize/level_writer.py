@@ -1,5 +1,6 @@
 """One level's files while they are written: the tensors go where they belong, in order."""
 
+import hashlib
 from collections.abc import Callable
 
 from minitron_convert.gguf_file import GgufWriter
@@ -12,12 +13,15 @@ class LevelWriter:
 
     def __init__(self, target: Target, done: int) -> None:
         self._writers: list[GgufWriter] = []
+        self._digests = [hashlib.sha256() for _ in target.files]
         start = 0
-        for file in target.files:
+        for file, digest in zip(target.files, self._digests, strict=True):
             count = len(file.specs)
             there = min(max(done - start, 0), count)
             self._writers.append(
-                GgufWriter(file.path, file.metadata, file.specs, resume_tensors=there)
+                GgufWriter(
+                    file.path, file.metadata, file.specs, resume_tensors=there, digest=digest
+                )
             )
             start += count
 
@@ -37,10 +41,14 @@ class LevelWriter:
         """Bring what was written to the disk."""
         self._each(lambda writer: writer.sync())
 
-    def finish(self) -> None:
-        """Complete the files: they appear under their names, the first shard last."""
+    def finish(self) -> list[str]:
+        """Complete the files: they appear under their names, the first shard last.
+
+        Returns the SHA-256 of each, made while it was written.
+        """
         for writer in reversed(self._writers):
             writer.finish()
+        return [digest.hexdigest() for digest in self._digests]
 
     def close(self) -> None:
         """Leave the partial files to be continued."""

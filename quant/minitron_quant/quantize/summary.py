@@ -69,7 +69,7 @@ def summarize(batch: Batch) -> dict[str, Any]:
                 "level": target.planned.level.name,
                 "path": str(target.path),
                 "bytes": target.bytes,
-                "bits_per_weight": batch.bits_per_weight(target),
+                "bpw": batch.bits_per_weight(target),
                 "types": count_types(target.planned),
             }
             for target in batch.targets

@@ -1,8 +1,8 @@
-"""The loop over tensors: encode ahead, write every level's file in order, keep the journal."""
+"""The loop over tensors: encode ahead, and give every level's files what they lack, in order."""
 
 import shutil
-import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from minitron_engine.devices import default_threads
 from minitron_engine.errors import OutOfResources
@@ -11,14 +11,17 @@ from minitron_quant.quantize.encode import ColumnErrors, Errors, Job, Slab, add_
 from minitron_quant.quantize.identity import Identity
 from minitron_quant.quantize.job import Batch, Target, folder_of
 from minitron_quant.quantize.journal import Journal, Recorded
-from minitron_quant.quantize.level_writer import LevelWriter
+from minitron_quant.quantize.level_files import LevelFiles
 
-# the journal is brought up to date at the first tensor's end after this many seconds of work
-_COMMIT_SECONDS = 2.0
+# weights that are read before the memory that they fill is given back
+_RELEASE_ELEMENTS = 1 << 26
 
 
 class Writing:
-    """The files of one job while they are written, side by side, tensor after tensor."""
+    """The files of one job while they are written, side by side, tensor after tensor.
+
+    errors: what was measured on the tensors that are done, by type.
+    """
 
     def __init__(
         self,
@@ -30,44 +33,37 @@ class Writing:
     ) -> None:
         self._batch = batch
         self._targets = targets
-        self._fingerprints = [identity.fingerprint(target) for target in targets]
         self._progress = progress
-        self._order = batch.plan.order
-        self._journal = journal
-        self._writers: list[LevelWriter] = []
-        self._committed = time.monotonic()
+        self._order = {name: index for index, name in enumerate(batch.plan.order)}
+        self._threads = batch.settings.threads or default_threads()
         recorded = journal.read()
         self.errors: dict[str, Errors] = recorded.errors
         self._tensor_errors: Errors = {}
-        self._there = [
-            self._resumable(target, made_from, recorded)
-            for target, made_from in zip(targets, self._fingerprints, strict=True)
-        ]
+        self._there = [self._resumable(target, identity, recorded) for target in targets]
+        self._files = LevelFiles(targets, identity, journal, self._threads)
 
-    def run(self) -> None:
-        """Write all files; the journal then says that they are complete.
+    def run(self) -> Iterator[tuple[Target, list[str]]]:
+        """Write all files; gives each level with its files' SHA-256 as they appear.
 
         Ctrl-C and a full disk leave what is done to be continued; other errors leave nothing.
         """
         self._check_disk()
         try:
-            for target, done in zip(self._targets, self._there, strict=True):
-                self._writers.append(LevelWriter(target, done))
+            self._files.open(self._there)
             self._write()
             # between the renames and the manifest the journal is what tells whose files these are
-            self._commit()
+            self._files.commit(self.errors)
         except BaseException as error:
-            self._stop(keep=_can_continue(error))
+            self._files.stop(_can_continue(error), self.errors)
             raise
-        for writer in self._writers:
-            writer.finish()
+        yield from self._files.finish()
 
-    def _resumable(self, target: Target, made_from: str, recorded: Recorded) -> int:
+    def _resumable(self, target: Target, identity: Identity, recorded: Recorded) -> int:
         """How many tensors of a target are there already, from an interrupted run."""
         recorded_from, tensors = recorded.levels.get(target.planned.level.name, ("", 0))
         partials = (file.path.with_name(f".{file.path.name}.partial") for file in target.files)
-        fits = recorded_from == made_from and 0 < tensors <= len(self._order)
-        return tensors if fits and all(partial.is_file() for partial in partials) else 0
+        possible = 0 < tensors <= len(self._order) and all(map(Path.is_file, partials))
+        return tensors if possible and recorded_from == identity.fingerprint(target) else 0
 
     def _check_disk(self) -> None:
         folder = folder_of(self._batch.settings)
@@ -84,7 +80,7 @@ class Writing:
 
     def _jobs(self) -> Iterator[Job]:
         measure = self._batch.settings.errors is not None
-        for index, name in enumerate(self._order):
+        for name, index in self._order.items():
             types = {
                 target.planned.types[name]: None
                 for target, done in zip(self._targets, self._there, strict=True)
@@ -99,52 +95,32 @@ class Writing:
 
     def _write(self) -> None:
         total = sum(job.info.n_elements * len(job.types) for job in self._jobs())
-        done = 0
-        threads = self._batch.settings.threads or default_threads()
-        for slab in encode(self._jobs(), threads):
+        done = read = 0
+        for slab in encode(self._jobs(), self._threads):
             self._write_slab(slab)
             done += slab.elements * len(slab.blocks)
+            read += slab.elements
             self._progress(Event("quantize", done, total, "weights", slab.job.info.name))
-            if slab.last and time.monotonic() - self._committed >= _COMMIT_SECONDS:
-                self._commit()
+            if read >= _RELEASE_ELEMENTS:
+                read = 0
+                for shard in self._batch.shards:
+                    shard.release()
 
     def _write_slab(self, slab: Slab) -> None:
         name = slab.job.info.name
-        index = self._order.index(name)
+        index = self._order[name]
+        self._files.write(
+            [
+                slab.blocks[target.planned.types[name]] if done <= index else None
+                for target, done in zip(self._targets, self._there, strict=True)
+            ]
+        )
         add_errors(self._tensor_errors, slab.errors)
-        if slab.last and self._tensor_errors:
-            self.errors.setdefault(name, {}).update(self._tensor_errors)
-            self._tensor_errors = {}
-        for target, writer in zip(self._targets, self._writers, strict=True):
-            if writer.tensors_written <= index:
-                writer.write(slab.blocks[target.planned.types[name]])
-
-    def _commit(self) -> None:
-        for writer in self._writers:
-            writer.sync()
-        levels = {
-            target.planned.level.name: (made_from, writer.tensors_written)
-            for target, made_from, writer in zip(
-                self._targets, self._fingerprints, self._writers, strict=True
-            )
-        }
-        self._journal.write(Recorded(levels, self.errors))
-        self._committed = time.monotonic()
-
-    def _stop(self, keep: bool) -> None:
-        if keep and len(self._writers) == len(self._targets):
-            try:
-                self._commit()
-            except Exception:
-                # a disk too full for the journal: the one written before still holds
-                keep = self._journal.path.is_file()
-        for writer in self._writers:
-            if keep:
-                writer.close()
-            else:
-                writer.abort()
-        if not keep:
-            self._journal.remove()
+        if slab.last:
+            if self._tensor_errors:
+                self.errors.setdefault(name, {}).update(self._tensor_errors)
+                self._tensor_errors = {}
+            self._files.commit_now_and_then(self.errors)
 
 
 def _can_continue(error: BaseException) -> bool:

@@ -190,19 +190,26 @@ def quantize(
             _show_plan(out, batch)
             return
         with out.progress() as listener:
-            results = run(batch, listener)
+            results = run(batch, listener, lambda result: _show_level(out, result))
     if errors is not None and all(result.kept for result in results):
         out.note("nothing was encoded, so no errors were measured; --force encodes anew")
     _show_results(out, results)
+
+
+def _show_level(out: Any, result: Any) -> None:
+    from minitron_cli.sizes import show_size, show_time
+
+    out.detail(
+        f"{result.level}: {show_size(result.bytes)}, {result.bits_per_weight:.2f} bits per weight, "
+        f"{show_time(result.seconds)}"
+    )
 
 
 def _show_results(out: Any, results: list[Any]) -> None:
     from minitron_cli.sizes import show_mib
 
     if out.as_json:
-        keys = ("level", "bytes", "bits_per_weight", "seconds", "sha256", "types", "kept")
-        entries = [{"path": str(r.path)} | {key: getattr(r, key) for key in keys} for r in results]
-        out.document({"levels": entries})
+        out.document({"levels": [_describe(result) for result in results]})
         return
     kept = sum(result.kept for result in results)
     if kept:
@@ -212,6 +219,19 @@ def _show_results(out: Any, results: list[Any]) -> None:
         for r in results
     ]
     out.table(["Level", "MiB", "Bits/weight", "File"], rows)
+
+
+def _describe(result: Any) -> dict[str, Any]:
+    return {
+        "level": result.level,
+        "path": str(result.path),
+        "bytes": result.bytes,
+        "bpw": result.bits_per_weight,
+        "seconds": result.seconds,
+        "sha256": result.sha256,
+        "types": result.types,
+        "kept": result.kept,
+    }
 
 
 def _show_plan(out: Any, batch: Any) -> None:
@@ -226,7 +246,7 @@ def _show_plan(out: Any, batch: Any) -> None:
         [
             entry["level"],
             show_mib(entry["bytes"] / 2**20),
-            f"{entry['bits_per_weight']:.2f}",
+            f"{entry['bpw']:.2f}",
             ", ".join(f"{count} {name}" for name, count in entry["types"].items()),
         ]
         for entry in summary["levels"]
