@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minitron_engine.context import Logits
-from minitron_quant.measure.perplexity import row_blocks, summarize
+from minitron_quant.measure.perplexity import row_blocks, row_products, row_sums, summarize
 
 _LEAST_LOG_PROBABILITY = -16.0
 _MIN_TOKENS = 100  # llama-perplexity prints no statistics of fewer
@@ -99,14 +99,22 @@ def reference_chunk(
 def _reference_block(
     logits: Logits, targets: NDArray[np.int32], p: NDArray[np.float32]
 ) -> tuple[Array, Array, NDArray[np.int64], Array]:
-    log_p = logits - logits.max(axis=1, keepdims=True)
-    log_sum = np.log(np.exp(log_p).sum(axis=1, dtype=np.float64))
-    nll = log_sum - log_p[np.arange(len(targets)), targets]
-    log_p -= log_sum.astype(np.float32)[:, None]
-    np.exp(log_p, out=p)
-    p[log_p <= _LEAST_LOG_PROBABILITY] = 0
-    log = np.einsum("ij,ij->i", p, log_p, dtype=np.float64)
-    return log, p.sum(axis=1, dtype=np.float64), logits.argmax(axis=1), nll
+    shifted, top = _below_the_top(logits)
+    np.exp(shifted, out=p)
+    sums = row_sums(p)
+    log_sum = np.log(sums)
+    p *= (1 / sums).astype(np.float32)[:, None]
+    least = (log_sum + _LEAST_LOG_PROBABILITY).astype(np.float32)
+    p *= shifted > least[:, None]
+    total = row_sums(p)
+    nll = log_sum - shifted[np.arange(len(targets)), targets].astype(np.float64)
+    return row_products(p, shifted) - log_sum * total, total, top, nll
+
+
+def _below_the_top(logits: Logits) -> tuple[Logits, NDArray[np.int64]]:
+    """Each row's logits less its largest, and where that is."""
+    top = logits.argmax(axis=1)
+    return logits - logits[np.arange(len(top)), top][:, None], top
 
 
 def compare_chunk(
@@ -115,14 +123,13 @@ def compare_chunk(
     """Score a model's logits, [rows, n_vocab], of a chunk against the reference's."""
 
     def work(rows: slice) -> tuple[Array, Array, NDArray[np.bool_]]:
-        block = logits[rows]
-        highest = block.max(axis=1).astype(np.float64)
-        exponentials = np.exp(block - block.max(axis=1, keepdims=True))
-        log_sum = highest + np.log(exponentials.sum(axis=1, dtype=np.float64))
-        cross = np.einsum("ij,ij->i", base.p[rows], block, dtype=np.float64)
+        shifted, top = _below_the_top(logits[rows])
+        cross = row_products(base.p[rows], shifted)
+        chosen = shifted[np.arange(len(top)), targets[rows]].astype(np.float64)
+        np.exp(shifted, out=shifted)
+        log_sum = np.log(row_sums(shifted))
         kld = base.log[rows] - cross + log_sum * base.total[rows]
-        nll = log_sum - block[np.arange(len(block)), targets[rows]]
-        return nll, kld, block.argmax(axis=1) == base.top[rows]
+        return log_sum - chosen, kld, top == base.top[rows]
 
     parts = list(pool.map(work, row_blocks(logits)))
     nll, kld, same = (np.concatenate(column) for column in zip(*parts, strict=True))

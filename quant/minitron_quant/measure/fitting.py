@@ -2,13 +2,13 @@
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from minitron_convert.gguf_file import Gguf
 from minitron_engine.devices import GpuLayers, available_memory, gpus
 from minitron_quant.chunks import ChunkSettings
-from minitron_quant.models import open_model_files
 
 # the share of the free memory that models may take; the rest is for scores and the system
 _MEMORY_SHARE = 0.7
@@ -28,15 +28,15 @@ class MemoryPlan:
 
 
 def plan_memory(
-    reference: Path, models: Sequence[Path], chunks: ChunkSettings, available: int
+    needs: Mapping[Path, int], reference: Path, models: Sequence[Path], available: int
 ) -> MemoryPlan:
     """All models beside the reference if they fit into `available` bytes, else groups without it.
 
-    The models stay in the order given; one that does not fit even alone is a group of its own.
+    needs: bytes of each. The models stay in the order given; one that does not fit even alone is a
+    group of its own.
     """
     budget = _MEMORY_SHARE * available
-    needs = {path: bytes_needed(path, chunks) for path in (reference, *models)}
-    if sum(needs.values()) <= budget:
+    if sum(needs[path] for path in (reference, *models)) <= budget:
         return MemoryPlan([tuple(models)], from_disk=False)
     groups: list[list[Path]] = []
     used = 0.0
@@ -49,9 +49,8 @@ def plan_memory(
     return MemoryPlan([tuple(group) for group in groups], from_disk=True)
 
 
-def bytes_needed(path: Path, chunks: ChunkSettings) -> int:
+def bytes_needed(shards: Sequence[Gguf], chunks: ChunkSettings) -> int:
     """Weights, KV cache and logits of one model with a context for the chunks, about."""
-    shards = open_model_files(path)
     tensors = [info for shard in shards for info in shard.tensors]
     weights = sum(info.nbytes for info in tensors)
     keys = sum(info.rows for info in tensors if info.name.endswith("attn_k.weight"))

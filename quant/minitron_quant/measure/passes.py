@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from minitron_convert.gguf_file import Gguf
 from minitron_engine.context import Context, Logits, open_context
 from minitron_engine.devices import GpuLayers
 from minitron_engine.errors import Unsupported
@@ -19,7 +20,6 @@ from minitron_quant.measure.divergence import (
 )
 from minitron_quant.measure.perplexity import negative_log_likelihood
 from minitron_quant.measure.state import State
-from minitron_quant.models import open_model_files
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,9 @@ class Opened:
 class Pass:
     """What all parts of a pass share: the chunks of the text, [chunks, n_ctx], threads, results.
 
-    model: whose tokens they are. total: how many chunks there are without a limit.
+    total: how many chunks there are without a limit.
     """
 
-    model: Path
     tokens: Tokens
     total: int
     chunks: ChunkSettings
@@ -101,7 +100,6 @@ def open_for(
     path: Path, key: str, chunks: ChunkSettings, gpu_layers: GpuLayers, stack: ExitStack
 ) -> Opened:
     """Open a model and a context that takes as many chunks at once as the settings say."""
-    open_model_files(path)
     context = chunks.context()
     model = stack.enter_context(open_model(ModelSettings(path, gpu_layers, context.n_ctx)))
     check_trained_context(model, chunks.n_ctx)
@@ -118,12 +116,11 @@ def other_shape(opened: Opened, key: str, stack: ExitStack) -> Opened:
     return Opened(opened.path, key, opened.model, context, other)
 
 
-def check_vocabulary(reference: Path, path: Path) -> None:
+def check_vocabulary(reference: Gguf, model: Gguf) -> None:
     """Unsupported where the tokens of two models are not the same: nothing can be compared."""
-    ours, theirs = (open_model_files(each)[0] for each in (reference, path))
     for key in ("tokenizer.ggml.model", "tokenizer.ggml.tokens"):
-        if ours.metadata.get(key) != theirs.metadata.get(key):
+        if reference.metadata.get(key) != model.metadata.get(key):
             raise Unsupported(
-                f"{path.name} has another vocabulary than the reference: nothing to compare",
+                f"{model.path.name} has another vocabulary than the reference: nothing to compare",
                 "the reference must be the same model at a higher precision",
             )

@@ -12,7 +12,6 @@ from minitron_quant.measure.divergence import Array, Divergence, statistics
 from minitron_quant.measure.perplexity import chunk_means, summarize
 from minitron_quant.measure.settings import MeasureSettings
 from minitron_quant.measure.together import Measured, measure_together
-from minitron_quant.models import open_model_files
 from minitron_quant.quantize.recipe import LEVEL_KEY
 
 MIB = 1 << 20
@@ -92,10 +91,10 @@ def relate(row: Row, reference: Row | None) -> Row:
 
 
 def _row(result: Measured, nll: list[Array]) -> Row:
-    shards = open_model_files(result.path)
+    shards = result.shards
     ppl, error = summarize(np.concatenate(nll))
     return Row(
-        model=result.path.name,
+        model=shards[0].path.name,
         level=shards[0].get(LEVEL_KEY) or level_of_ftype(shards[0].get("general.file_type")),
         size_mib=sum(shard.size for shard in shards) / MIB,
         size_pct=None,

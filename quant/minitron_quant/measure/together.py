@@ -15,11 +15,18 @@ from pathlib import Path
 
 import numpy as np
 
+from minitron_convert.gguf_file import Gguf
 from minitron_engine.devices import default_threads
 from minitron_engine.progress import Event, Progress, ignore
 from minitron_quant.chunks import chunk_text, read_text
 from minitron_quant.measure.divergence import ReferenceChunk, TokenScores
-from minitron_quant.measure.fitting import cache_budget, cache_folder, memory_for, plan_memory
+from minitron_quant.measure.fitting import (
+    bytes_needed,
+    cache_budget,
+    cache_folder,
+    memory_for,
+    plan_memory,
+)
 from minitron_quant.measure.passes import Opened, Pass, check_vocabulary, open_for, other_shape
 from minitron_quant.measure.reference_cache import ReferenceCache
 from minitron_quant.measure.settings import MeasureSettings
@@ -32,12 +39,12 @@ _LOG = logging.getLogger("minitron.measure")
 
 @dataclass(frozen=True)
 class Measured:
-    """One model's scored tokens, chunk by chunk, and the device that it ran on.
+    """One model's files, the device that it ran on, and its scored tokens, chunk by chunk.
 
     noise: of the reference, its first chunks compared with themselves in other batch shapes.
     """
 
-    path: Path
+    shards: list[Gguf]
     device: str
     scores: list[TokenScores]
     noise: list[TokenScores]
@@ -81,6 +88,8 @@ class _Run:
         self._state = state
         self._pool = pool
         self._progress = progress
+        # llama.cpp aborts on some damaged files: every header is read before any is loaded
+        self._shards = {path: open_model_files(path) for path in settings.paths}
         self._keys = {path: self._key(path) for path in settings.paths}
         for key in self._keys.values():
             state.load(key)
@@ -101,7 +110,7 @@ class _Run:
 
     def _hash(self, path: Path) -> str:
         known = self._settings.hashes
-        shards = [shard.path for shard in open_model_files(path)]
+        shards = [shard.path for shard in self._shards[path]]
         return fingerprint(*(known.get(shard) or file_sha256(shard) for shard in shards))
 
     def finished(self, path: Path) -> bool:
@@ -123,7 +132,7 @@ class _Run:
         about = self._state.about(key)
         assert about is not None
         scores = self._state.scores(key)[: self._limited(about.chunks)]
-        return Measured(path, about.device, scores, self._state.scores(_noise(key)))
+        return Measured(self._shards[path], about.device, scores, self._state.scores(_noise(key)))
 
     def alone(self, path: Path, number: int) -> None:
         """Score a model that is compared with nothing: the one of that number."""
@@ -140,8 +149,11 @@ class _Run:
 
     def beside(self, reference: Path, paths: Sequence[Path]) -> None:
         """Compare models with the reference."""
-        chunks, free = self._settings.chunks, memory_for(self._settings.gpu_layers)
-        plan = plan_memory(reference, paths, chunks, free)
+        for path in paths:
+            check_vocabulary(self._shards[reference][0], self._shards[path][0])
+        chunks, shards = self._settings.chunks, self._shards
+        needs = {path: bytes_needed(shards[path], chunks) for path in (reference, *paths)}
+        plan = plan_memory(needs, reference, paths, memory_for(self._settings.gpu_layers))
         if plan.from_disk:
             _LOG.info("not enough memory: the reference's rows go over the disk")
             self._from_disk(reference, plan.groups)
@@ -200,7 +212,6 @@ class _Run:
         return open_for(path, self._keys[path], chunks, layers, stack)
 
     def _open_beside(self, path: Path, work: Pass, stack: ExitStack) -> Opened:
-        check_vocabulary(work.model, path)
         opened = self._open(path, stack)
         self._state.describe(opened.key, About(opened.model.device, work.total))
         return opened
@@ -211,7 +222,7 @@ class _Run:
         tokens = chunk_text(opened.model, self._text, every, self._settings.text.name)
         self._state.describe(opened.key, About(opened.model.device, len(tokens)))
         limited = tokens[: settings.limit]
-        return Pass(opened.path, limited, len(tokens), settings, self._pool, self._state)
+        return Pass(limited, len(tokens), settings, self._pool, self._state)
 
 
 def _noise(key: str) -> str:
