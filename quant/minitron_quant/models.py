@@ -5,19 +5,22 @@ from pathlib import Path
 from minitron_convert.gguf_file import SHARD_NAME, Gguf, open_gguf, open_shards
 from minitron_engine.errors import NotFound, Unsupported
 
+_IMATRIX = "imatrix"
+
 
 def open_model_files(path: Path) -> list[Gguf]:
     """The checked shards of a model; Unsupported for a GGUF file that holds no model."""
-    if is_imatrix(path):
+    shards = open_shards(path)
+    if shards[0].get("general.type") == _IMATRIX:
         raise Unsupported(
             f"{path.name} is an importance matrix, not a model", "pass it with --imatrix"
         )
-    return open_shards(path)
+    return shards
 
 
 def is_imatrix(path: Path) -> bool:
     """Whether a GGUF file is an importance matrix."""
-    return bool(open_gguf(path).get("general.type") == "imatrix")
+    return bool(open_gguf(path).get("general.type") == _IMATRIX)
 
 
 def models_in(folder: Path) -> list[Path]:

@@ -26,7 +26,8 @@ def local_model(model: Path, out: Output) -> Path:
 def local_models(models: Sequence[Path], out: Output) -> tuple[Path, ...]:
     """The files of several MODELs, but for the importance matrix that a shell's *.gguf brings."""
     paths = [local_model(model, out) for model in models]
-    chosen = [path for path in paths if not is_imatrix(path)] or paths
+    # where there is only one, whoever opens it says what it is
+    chosen = [path for path in paths if len(paths) == 1 or not is_imatrix(path)] or paths
     for path in paths:
         if path not in chosen:
             out.note(f"{path.name} is left out: an importance matrix, not a model")

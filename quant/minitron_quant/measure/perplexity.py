@@ -73,7 +73,7 @@ def _normalize(logits: Logits) -> tuple[NDArray[np.float32], NDArray[np.float64]
 
 
 def row_sums(values: Logits) -> NDArray[np.float64]:
-    """The sum of each row of [rows, columns] float32: runs of a row in float32, these in float64."""
+    """The sum of each row of [rows, columns] float32: short runs in float32, these in float64."""
     return row_products(values, np.ones((1, values.shape[1]), np.float32))
 
 
