@@ -12,7 +12,7 @@ from typing import Any
 from harness import USAGE, NotGiven, Setup, minitron_path, parser_for, table_of
 
 HERE = Path(__file__).resolve().parent
-STAGES = ("convert", "imatrix", "quantize", "perplexity", "generate", "bench")
+STAGES = ("convert", "imatrix", "quantize", "perplexity", "tasks", "generate", "bench")
 CONVERTER_OPTIONS = ("--converter", "--converter-python")
 PARSER = parser_for(__doc__)
 for option in CONVERTER_OPTIONS:

@@ -1,6 +1,8 @@
 """Scores of tasks as people and programs read them."""
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +10,7 @@ from minitron_cli.output import Output, TableFormat
 from minitron_cli.sizes import show_mib
 
 if TYPE_CHECKING:
+    from minitron_quant.measure.tasks.answers import Answers
     from minitron_quant.measure.tasks.evaluate import TaskRow
 
 _COLUMNS = ["Model", "Size (MB)", "Questions", "Score (%)", "95 % from", "to", "Chance (%)"]
@@ -45,3 +48,12 @@ def _compared(row: "TaskRow") -> list[str]:
 def tasks_document(task: str, data: Path, rows: Sequence["TaskRow"]) -> dict[str, Any]:
     """The JSON document."""
     return {"task": task, "data": str(data), "rows": [row.document() for row in rows]}
+
+
+def answer_lines(found: Sequence[tuple["TaskRow", "Answers"]]) -> str:
+    """Every answer of every model as JSON lines."""
+    return "".join(
+        json.dumps({"model": row.model, **asdict(answer)}, ensure_ascii=False) + "\n"
+        for row, answers in found
+        for answer in answers.answers
+    )

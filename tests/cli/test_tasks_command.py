@@ -19,17 +19,22 @@ def run(*words: object) -> str:
     return result.stdout
 
 
-def test_a_table_and_a_document(nano_llama: Path) -> None:
+def test_a_table_and_a_document(nano_llama: Path, tmp_path: Path) -> None:
     common = (nano_llama, "--task", "hellaswag", "--data", HELLASWAG, "--limit", 24)
     assert run(*common, "--format", "md") == (
         "| Model | Size (MB) | Questions | Score (%) | 95 % from | to | Chance (%) |\n"
         "| :-- | --: | --: | --: | --: | --: | --: |\n"
         "| nano-llama-F16.gguf | 15.39 | 24 | 45.83 | 27.89 | 64.93 | 25.00 |\n"
     )
-    document = json.loads(run(*common, "--json", "--reference", nano_llama))
+    answers = tmp_path / "answers.jsonl"
+    words = ("--json", "--reference", nano_llama, "--answers", answers)
+    document = json.loads(run(*common, *words))
     assert document["task"] == "hellaswag" and document["data"] == str(HELLASWAG)
     (row,) = document["rows"]
     assert row["correct"] == 11 and row["questions"] == 24 and row["flips"] is None
+    lines = [json.loads(line) for line in answers.read_text().splitlines()]
+    assert len(lines) == 24 and sum(line["right"] for line in lines) == 11
+    assert len({line["where"] for line in lines}) == 24 and len(lines[0]["scores"]) == 4
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,8 @@ def test_the_datasets_own_json_is_cleaned(tmp_path: Path) -> None:
         ("", "bad.txt is empty"),
         ('{"ctx": 3}', "bad.txt, line 1: no text 'ctx'"),
         ('{"ctx": ', "bad.txt, line 1: not JSON"),
+        ('[{"ctx": "a"},\n{]', "bad.txt, line 2: not JSON"),
+        (SIX.replace("A man", "{"), "bad.txt, line 1: not JSON"),
         ("[3]", "bad.txt, entry 1: not a JSON object"),
     ],
 )
@@ -95,7 +97,7 @@ def test_winogrande_reads_the_last_line_too(tmp_path: Path) -> None:
         ("0,A _ sat.,cat,dog,1\n1,A _ sat.,cat,dog\n", "bad.csv, line 2: 4 columns"),
         ("0,A cat sat.,cat,dog,1\n", "bad.csv, line 1: the sentence has no gap"),
         ("0,A _ sat.,cat,dog,3\n", "bad.csv, line 1: the label is '3', no number from 1 to 2"),
-        ('0,"A _ sat.,cat,dog,3\n', "bad.csv, line 1: not CSV"),
+        ('0,A _ sat.,a,b,1\n0,"A _ sat.,a,b,3\n\n', "bad.csv, line 2: not CSV"),
         ("n,sentence,option1,option2,answer\n", "bad.csv, line 1: a header and no questions"),
     ],
 )

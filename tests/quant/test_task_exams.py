@@ -196,7 +196,10 @@ def test_a_written_answer_is_right_if_its_number_is(nano_llama: Path) -> None:
     with open_model(ModelSettings(nano_llama)) as model:
         prompt = "Question: 1?\nAnswer:"
         (text,), _ = complete(model, [prompt], WriteSettings(gsm8k.STOPS, 12))
-        problems = [gsm8k.Problem(prompt, gsm8k.number_in(text)), gsm8k.Problem(prompt, "-12345")]
+        problems = [
+            gsm8k.Problem("line 1", prompt, gsm8k.number_in(text)),
+            gsm8k.Problem("line 1", prompt, "-12345"),
+        ]
         answers = gsm8k.PreparedProblems(problems, 12).answer(model, ScoreSettings(), ignore)
     assert [answer.right for answer in answers.answers] == [True, False]
 

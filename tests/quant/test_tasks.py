@@ -86,13 +86,13 @@ def test_sharing_and_splitting_change_no_score(nano_llama: Path) -> None:
         for text in texts:
             tokens = model.tokenize(text, add_special=True, parse_special=False)
             items.append(Continuation(tokens, len(tokens) - 5))
-        alone = [likelihoods(model, [item], ScoreSettings(512))[0] for item in items]
+        alone = [next(likelihoods(model, [item], ScoreSettings(512))) for item in items]
         for n_batch in (1024, 64, 8):
             together = likelihoods(model, items, ScoreSettings(n_batch))
             for one, other in zip(alone, together, strict=True):
                 assert len(one.log_p) == 5
                 np.testing.assert_allclose(one.log_p, other.log_p, rtol=0, atol=NOISE)
-        assert likelihoods(model, [], ScoreSettings()) == []
+        assert list(likelihoods(model, [], ScoreSettings())) == []
 
 
 def test_greedy_is_what_the_model_would_write(nano_llama: Path) -> None:
@@ -102,7 +102,7 @@ def test_greedy_is_what_the_model_would_write(nano_llama: Path) -> None:
             Continuation(np.append(tokens, np.int32(token)), len(tokens))
             for token in range(0, model.n_vocab)
         ]
-        found = likelihoods(model, every, ScoreSettings(256))
+        found = list(likelihoods(model, every, ScoreSettings(256)))
     assert sum(item.greedy for item in found) == 1
     assert sum(math.exp(item.log_p[0]) for item in found) == pytest.approx(1, abs=1e-3)
     best = int(np.argmax([item.log_p[0] for item in found]))

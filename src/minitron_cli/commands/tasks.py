@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from minitron_cli.parameters import GpuLayers, Json, Quiet, Threads, Verbose, gpu_layers
+from minitron_cli.parameters import Force, GpuLayers, Json, Quiet, Threads, Verbose, gpu_layers
 
 EXAMPLES = """minitron tasks model-Q4_K_M.gguf --task hellaswag --data hellaswag_val.txt --limit 400
 minitron tasks out/*.gguf --reference F16.gguf --task winogrande --data winogrande.csv
@@ -30,6 +30,10 @@ def tasks(
         Path | None,
         typer.Option("--reference", help="The full model: adds changed answers and their p."),
     ] = None,
+    answers: Annotated[
+        Path | None, typer.Option("--answers", help="Write every answer here, as JSON lines.")
+    ] = None,
+    force: Force = False,
     normalize: Annotated[
         Literal["tokens", "characters", "none"] | None,
         typer.Option("--normalize", help="Divide likelihoods by this, not by the task's usual."),
@@ -55,15 +59,19 @@ def tasks(
     quiet: Quiet = False,
 ) -> None:
     """Score models on questions: HellaSwag and others, as llama-perplexity does."""
+    from minitron_cli.files import refuse_existing
     from minitron_cli.models import local_model, local_models
     from minitron_cli.output import Output
-    from minitron_cli.task_tables import show_tasks, tasks_document
+    from minitron_cli.task_tables import answer_lines, show_tasks, tasks_document
     from minitron_quant.measure.tasks.evaluate import TasksSettings, evaluate
     from minitron_quant.measure.tasks.likelihood import ScoreSettings
     from minitron_quant.measure.tasks.registry import TaskOptions
+    from minitron_quant.whole_files import write_whole
 
     as_json = as_json or table_format == "json"
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
+    if answers:
+        refuse_existing(answers, force)
     settings = TasksSettings(
         local_models(models, out),
         task,
@@ -73,7 +81,10 @@ def tasks(
         local_model(reference, out) if reference else None,
     )
     with out.progress() as listener:
-        rows = [row for row, _ in evaluate(settings, listener)]
+        found = list(evaluate(settings, listener))
+    rows = [row for row, _ in found]
+    if answers:
+        write_whole(answers, answer_lines(found))
     if rows[0].shortened:
         out.note(f"{rows[0].shortened} questions are longer than the trained context: cut")
     if as_json:

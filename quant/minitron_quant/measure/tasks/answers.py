@@ -16,8 +16,12 @@ _WINDOW = 256
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model chose: an index or, where it wrote freely, a text. scores: one per choice."""
+    """What a model chose: an index or, where it wrote freely, a text. scores: one per choice.
 
+    where: the question's place in the data.
+    """
+
+    where: str
     chosen: int | str
     right: bool
     scores: tuple[float, ...] = ()
@@ -57,12 +61,13 @@ def choose(
             any(short is not item for short, item in zip(shorts, items, strict=True))
             for shorts, items in zip(fitting, encoded, strict=True)
         )
-        found = iter(likelihoods(model, [item for items in fitting for item in items], settings))
+        found = likelihoods(model, [item for items in fitting for item in items], settings)
         for question in window:
             scores = score(question, [next(found) for _ in question.choices], normalize)
             best = int(np.argmax(scores))
-            answers.append(Answer(best, best in question.gold, tuple(map(float, scores))))
-            right += answers[-1].right
-        detail = f"{100 * right / len(answers):.2f} %"
-        progress(Event("tasks", len(answers), len(questions), "questions", detail))
+            chosen = best in question.gold
+            answers.append(Answer(question.where, best, chosen, tuple(map(float, scores))))
+            right += chosen
+            detail = f"{100 * right / len(answers):.2f} %"
+            progress(Event("tasks", len(answers), len(questions), "questions", detail))
     return Answers(answers, shortened)

@@ -54,11 +54,11 @@ def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Objects of a JSON list or of JSON lines, each with where it stands, for errors."""
     data = read_data(path)
     if data.lstrip()[:1] == b"[":
-        records: Any = _json(path, "in it", data)
+        records: Any = _json(path, 1, data)
         named = [(f"entry {number}", record) for number, record in enumerate(records, 1)]
     else:
         named = [
-            (f"line {number}", _json(path, f"line {number}", line))
+            (f"line {number}", _json(path, number, line))
             for number, line in enumerate(data.splitlines(), 1)
             if line.strip()
         ]
@@ -68,23 +68,31 @@ def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield where, record
 
 
-def _json(path: Path, where: str, data: bytes) -> Any:
+def _json(path: Path, first_line: int, data: bytes) -> Any:
+    line, what = first_line, "nested too deep"
     try:
         return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise damaged(path, where, f"not JSON: {error}") from error
+    except json.JSONDecodeError as error:
+        line, what = first_line + error.lineno - 1, error.msg
+    except UnicodeDecodeError as error:
+        what = error.reason
+    except RecursionError:
+        pass
+    raise damaged(path, f"line {line}", f"not JSON: {what}")
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
     """Rows of a CSV file, each with where it stands; empty lines are left out."""
     text = read_data(path).decode("utf-8-sig", errors="surrogateescape")
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    line = 1
     try:
         for row in reader:
             if row:
-                yield f"line {reader.line_num}", row
+                yield f"line {line}", row
+            line = reader.line_num + 1
     except csv.Error as error:
-        raise damaged(path, f"line {reader.line_num}", f"not CSV: {error}") from error
+        raise damaged(path, f"line {line}", f"not CSV: {error}") from error
 
 
 def text_of(path: Path, where: str, record: dict[str, Any], key: str) -> str:

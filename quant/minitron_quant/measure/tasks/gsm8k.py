@@ -28,6 +28,7 @@ _NUMBER = r"-?\$?\d[\d,]*(?:\.\d+)?"
 class Problem:
     """A prompt up to where the answer begins, and the number it should come to."""
 
+    where: str
     prompt: str
     number: str
 
@@ -53,7 +54,7 @@ class PreparedProblems:
         answers = []
         for problem, text in zip(self.problems, texts, strict=True):
             number = number_in(text)
-            answers.append(Answer(number, number == problem.number))
+            answers.append(Answer(problem.where, number, number == problem.number))
         return Answers(answers, shortened)
 
 
@@ -64,7 +65,7 @@ def prepare(
     head = ""
     if shots_data:
         count = SHOTS if shots is None else shots
-        solved = [f"{prompt} {answer}\n\n" for prompt, answer in _read(shots_data)]
+        solved = [f"{prompt} {answer}\n\n" for _, prompt, answer in _read(shots_data)]
         if len(solved) < count:
             raise Usage(
                 f"{shots_data.name} has {len(solved)} examples, and --shots takes {count}",
@@ -76,18 +77,21 @@ def prepare(
             "the examples of GSM8K come from another file than its problems",
             "name it with --shots-data (the dataset's train.jsonl)",
         )
-    problems = [Problem(head + prompt, number_in(answer)) for prompt, answer in _read(data)]
+    problems = [
+        Problem(where, head + prompt, number_in(answer)) for where, prompt, answer in _read(data)
+    ]
     chosen = [problems[number] for number in selection.drawn(len(problems), limit)]
     return PreparedProblems(chosen, n_predict)
 
 
-def _read(path: Path) -> list[tuple[str, str]]:
+def _read(path: Path) -> list[tuple[str, str, str]]:
     items = []
     for where, record in read_records(path):
         answer = text_of(path, where, record, "answer")
         if not re.search(rf"####\s*{_NUMBER}", answer):
             raise damaged(path, where, "the answer has no '#### number' at its end")
-        items.append((f"Question: {text_of(path, where, record, 'question')}\nAnswer:", answer))
+        question = text_of(path, where, record, "question")
+        items.append((where, f"Question: {question}\nAnswer:", answer))
     return items
 
 

@@ -47,10 +47,10 @@ class Likelihood:
 
 def likelihoods(
     model: Model, items: Sequence[Continuation], settings: ScoreSettings
-) -> list[Likelihood]:
-    """Score continuations, in order. Each needs a token before its first scored one."""
+) -> Iterator[Likelihood]:
+    """Score continuations, in order, as they are done. Each has a token before its first scored."""
     if not items:
-        return []
+        return
     capacity = settings.n_batch + max(len(item.inputs) for item in items)
     n_outputs = min(settings.n_batch, max(2, _LOGITS_BYTES // (4 * model.n_vocab)))
     threads = settings.threads or default_threads()
@@ -64,7 +64,6 @@ def likelihoods(
     )
     # sequence 0 of the cache holds what a group takes over from the one before
     sequences = context_settings.n_seq - 1
-    results: list[Likelihood] = []
     with (
         open_context(model, context_settings) as context,
         ThreadPoolExecutor(threads, thread_name_prefix="score") as pool,
@@ -72,8 +71,7 @@ def likelihoods(
         scorer = _Scorer(context, pool, context_settings)
         for part in group(items, capacity, sequences):
             members = items[part.first : part.first + len(part.shared)]
-            results += scorer.score(members, lay_out(members, part.shared))
-    return results
+            yield from scorer.score(members, lay_out(members, part.shared))
 
 
 class _Scorer:

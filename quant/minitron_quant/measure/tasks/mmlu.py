@@ -127,6 +127,6 @@ def _head(subject: str, examples: list[_Item], count: int) -> str:
 
 def _question(item: _Item, head: str) -> Question:
     context = head + item.text
-    return Question(
-        item.where, tuple((context, f" {letter}") for letter in _LETTERS), frozenset([item.gold])
-    )
+    where = f"{item.subject}, {item.where}" if item.subject else item.where
+    choices = tuple((context, f" {letter}") for letter in _LETTERS)
+    return Question(where, choices, frozenset([item.gold]))

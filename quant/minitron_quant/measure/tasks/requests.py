@@ -32,9 +32,9 @@ def pair_likelihoods(
         window = order[start : start + _WINDOW]
         items = [_continuation(*pairs[number]) for number in window]
         found = likelihoods(model, [cut(item, n_ctx, 0) for item in items], settings)
-        for number, item in zip(window, found, strict=True):
+        for count, (number, item) in enumerate(zip(window, found, strict=True), start + 1):
             results[number] = float(item.log_p.sum()), item.greedy
-        done(start + len(window))
+            done(count)
     return results
 
 
@@ -56,10 +56,10 @@ def text_likelihoods(
         for text in texts[start : start + _TEXTS]:
             tokens = model.tokenize(text, add_special=False, parse_special=False)
             windows.append(list(rolling_windows(tokens, prefix_token(model), n_ctx)))
-        found = iter(likelihoods(model, [item for items in windows for item in items], settings))
+        found = likelihoods(model, [item for items in windows for item in items], settings)
         for items in windows:
             results.append(sum(float(next(found).log_p.sum()) for _ in items))
-        done(len(results))
+            done(len(results))
     return results
 
 
