@@ -60,9 +60,17 @@ def _stages(job: Job, file: PlannedFile, converted: int) -> dict[str, Any]:
         ),
         "quantize": _stage([file.path.name], levels["outputs"], levels["seconds"]),
         "measure": _stage([text.name for text in measured], {}, tokens * weights / speed),
+        **_trials(job),
         "report": _stage([], {f"report.{kind}": None for kind in job.output.report}, 0.0),
     }
     return {**made, "disk": _disk(job.output.directory, made)}
+
+
+def _trials(job: Job) -> dict[str, Any]:
+    """Tasks and speed, where the job has them; how long those take is not foretold."""
+    names = [path.name for path in job.tasks.data.values()]
+    found = {"tasks": _stage(names, {}, 0.0)} if names else {}
+    return found | ({"speed": _stage([], {}, 0.0)} if job.speed.repetitions else {})
 
 
 def _levels(job: Job, file: PlannedFile) -> dict[str, Any]:
@@ -114,6 +122,8 @@ def forecast_lines(document: dict[str, Any]) -> list[str]:
     """The forecast for people, a line or more per stage."""
     lines = []
     for name in STAGES:
+        if name not in document:
+            continue
         stage = document[name]
         inputs = ", ".join(stage["inputs"]) or "–"
         outputs = stage["outputs"]

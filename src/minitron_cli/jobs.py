@@ -3,13 +3,14 @@
 import difflib
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from minitron_engine.errors import NotFound, Usage
 
 REPORTS = ("md", "html", "csv", "json")
+TASK_NAMES = ("hellaswag", "winogrande", "arc", "mmlu", "multiple-choice", "gsm8k")
 OUTTYPES = ("auto", "f32", "f16", "bf16")
 
 
@@ -52,6 +53,23 @@ class MeasureSection:
 
 
 @dataclass(frozen=True)
+class TasksSection:
+    """Files of questions by the task that they are for; at most `limit` of each."""
+
+    data: dict[str, Path] = field(default_factory=dict)
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class SpeedSection:
+    """Tokens of the prompt and of the generation to time; no repetitions time nothing."""
+
+    prompt: int = 512
+    generate: int = 128
+    repetitions: int = 0
+
+
+@dataclass(frozen=True)
 class OutputSection:
     """Where everything goes, and the forms of the report."""
 
@@ -67,6 +85,8 @@ class Job:
     calibration: CalibrationSection
     quantize: QuantizeSection
     measure: MeasureSection
+    tasks: TasksSection
+    speed: SpeedSection
     output: OutputSection
 
 
@@ -75,6 +95,8 @@ _SECTIONS: dict[str, Callable[..., Any]] = {
     "calibration": CalibrationSection,
     "quantize": QuantizeSection,
     "measure": MeasureSection,
+    "tasks": TasksSection,
+    "speed": SpeedSection,
     "output": OutputSection,
 }
 
@@ -123,7 +145,9 @@ def _place(folder: Path, source: str) -> str:
 def _section(path: Path, name: str, kind: Callable[..., Any], table: Any) -> Any:
     if not isinstance(table, dict):
         raise Usage(f"{path}: {name} must be a section: [{name}]")
-    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    known = {each.name for each in fields(kind)}  # type: ignore[arg-type]
+    if name == "tasks":
+        known = {*TASK_NAMES, "limit"}
     _check_names(path, f"key in [{name}]", table, known)
     if name == "model" and "source" not in table:
         raise Usage(f"{path}: [model] needs a source", 'write source = "FOLDER"')
@@ -137,6 +161,12 @@ def _resolved(folder: Path, name: str, kind: Callable[..., Any], values: dict[st
         values["text"] = tuple(folder / text for text in values["text"])
     elif name == "measure" and "text" in values:
         values["text"] = folder / values["text"]
+    elif name == "tasks":
+        data = {task: folder / values.pop(task) for task in TASK_NAMES if task in values}
+        values["data"] = data
+    elif name == "speed" and values:
+        # a section that is there times something
+        values.setdefault("repetitions", 3)
     elif name == "output":
         values["directory"] = folder / values.get("directory", "out")
     return values
@@ -162,6 +192,9 @@ def _value(path: Path, section: str, key: str, value: Any) -> Any:
         "measure.ctx": (_is_count, "a number from 1 on"),
         "measure.chunks": (_is_count, "a number from 1 on"),
         "measure.divergence": (lambda v: isinstance(v, bool), "true or false"),
+        **{f"tasks.{task}": (_is_text, "a text") for task in TASK_NAMES},
+        "tasks.limit": (_is_count, "a number from 1 on"),
+        **{f"speed.{f.name}": (_is_count, "a number from 1 on") for f in fields(SpeedSection)},
         "output.directory": (_is_text, "a text"),
         "output.report": (
             lambda v: _is_texts(v) and set(v) <= set(REPORTS),

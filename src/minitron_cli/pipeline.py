@@ -14,6 +14,7 @@ from minitron_cli.output import Listener, Output
 from minitron_cli.report import Findings, write_reports
 from minitron_cli.sizing import check_sizes, make_sizes
 from minitron_cli.sources import open_checkpoint_source
+from minitron_cli.trials import Document, try_speed, try_tasks
 from minitron_convert.convert import ConvertSettings, plan
 from minitron_convert.hub import Source
 from minitron_engine.errors import MinitronError
@@ -30,7 +31,7 @@ from minitron_quant.quantize.journal import file_sha256, fingerprint
 from minitron_quant.whole_files import write_whole
 
 Outcome = Literal["done", "up to date", "failed", "skipped"]
-STAGES = ("convert", "imatrix", "quantize", "measure", "report")
+STAGES = ("convert", "imatrix", "quantize", "measure", "tasks", "speed", "report")
 _Result = TypeVar("_Result")
 _STATE = ".minitron-run.json"
 _MEASURED = ".minitron-measured.sqlite"
@@ -67,6 +68,7 @@ class Pipeline:
         self._state = State(self._folder / _STATE)
         self._stages: list[Stage] = []
         check_sizes(job)
+        self._worked = 0  # how often rows had to be made
 
     def run(self) -> Finished:
         """Run the stages that are not up to date, up to one that fails.
@@ -80,8 +82,10 @@ class Pipeline:
             imatrix = self._calibrate(full)
             results = self._quantize(full, imatrix)
             rows, error = self._measure(full, results)
-            if rows:
-                self._report(Findings(self._job, full, imatrix, rows, results))
+            tasks, speed = self._tasks(full, results), self._speed(full, results)
+            if rows or tasks or speed:
+                found = Findings(self._job, full, imatrix, rows, results, tasks, speed)
+                self._report(found)
         except Exception as failure:
             if explain(failure) is None:
                 raise  # a mistake of ours is no result
@@ -176,7 +180,7 @@ class Pipeline:
         def work() -> tuple[tuple[list[Row], MinitronError | None], Outcome]:
             if section.text is None:
                 return ([], None), "skipped"
-            hashes = {full: file_sha256(full)} | {each.path: each.sha256 for each in results}
+            hashes = _hashed(full, results)
             settings = MeasureSettings(
                 tuple(hashes),
                 section.text,
@@ -191,6 +195,37 @@ class Pipeline:
             return (rows, error), "failed" if error else "done"
 
         return self._stage("measure", work)
+
+    def _tasks(self, full: Path, results: list[LevelResult]) -> list[Document]:
+        def work() -> tuple[list[Document], Outcome]:
+            section, files = self._job.tasks, _hashed(full, results)
+            known = self._worked
+            found = try_tasks(section, files, full, self._remembered, self._listener)
+            return found, self._outcome(known) if found else "skipped"
+
+        return self._stage("tasks", work)
+
+    def _speed(self, full: Path, results: list[LevelResult]) -> list[Document]:
+        def work() -> tuple[list[Document], Outcome]:
+            if not self._job.speed.repetitions:
+                return [], "skipped"
+            known, files = self._worked, _hashed(full, results)
+            found = try_speed(self._job.speed, files, self._remembered, self._listener)
+            return found, self._outcome(known)
+
+        return self._stage("speed", work)
+
+    def _remembered(self, key: str, work: Callable[[], list[Document]]) -> list[Document]:
+        """The rows written down under a key, or those that `work` makes now."""
+        rows: list[Document] | None = self._state.get(key)
+        if rows is None:
+            self._worked += 1
+            rows = work()
+            self._state.put(key, rows)
+        return rows
+
+    def _outcome(self, known: int) -> Outcome:
+        return "up to date" if self._worked == known else "done"
 
     def _report(self, findings: Findings) -> None:
         def work() -> tuple[None, Outcome]:
@@ -255,6 +290,11 @@ class State:
         """Record an entry durably."""
         self._entries[key] = value
         write_whole(self._path, json.dumps(self._entries))
+
+
+def _hashed(full: Path, results: list[LevelResult]) -> dict[Path, str]:
+    """The models of a job and their SHA-256, the full one first."""
+    return {full: file_sha256(full)} | {each.path: each.sha256 for each in results}
 
 
 def _hashes_of(folder: Path) -> list[str]:

@@ -50,7 +50,12 @@ def require_matplotlib() -> None:
 
 
 def perplexity_against_size(rows: Sequence["Row"]) -> str:
-    """Perplexity ± error of every file, and the line of those that no other one beats."""
+    """Perplexity ± error of every file, and the line of those that no other one beats.
+
+    An empty text where no file was measured.
+    """
+    if not rows:
+        return ""
     points = [(row.size_mib, row.ppl, row.ppl_error, row.level or row.model) for row in rows]
     return _drawn("perplexity", lambda axes: _scatter(axes, points, "Perplexity"))
 

@@ -11,15 +11,9 @@ from minitron_cli import html, plots
 from minitron_cli.doctor import versions
 from minitron_cli.jobs import Job
 from minitron_cli.output import csv_table, markdown_table
+from minitron_cli.report_tables import main_table, task_table, task_title
 from minitron_cli.sizing import parse_wanted
-from minitron_cli.tables import (
-    COMPARED,
-    PUBLISHED,
-    compared_cells,
-    measured_document,
-    notes_of,
-    published_cells,
-)
+from minitron_cli.tables import PUBLISHED, measured_document, notes_of, published_cells
 from minitron_quant.imatrix.files import read_imatrix
 from minitron_quant.imatrix.statistics import weight_statistics
 from minitron_quant.measure.table import Row
@@ -30,20 +24,25 @@ from minitron_quant.whole_files import write_whole
 
 @dataclass(frozen=True)
 class Findings:
-    """What a job made: the full model's file, the matrix, the table, the levels' files."""
+    """What a job made: the full model's file, the matrix, the table, the levels' files.
+
+    tasks, speed: what trials.try_tasks and try_speed found.
+    """
 
     job: Job
     full: Path
     imatrix: Path | None
     rows: Sequence[Row]
     results: Sequence[LevelResult]
+    tasks: Sequence[dict[str, Any]] = ()
+    speed: Sequence[dict[str, Any]] = ()
 
 
 def write_reports(findings: Findings, folder: Path) -> None:
     """Write report.md, .html, .csv and .json, as the job asks."""
     document = _document(findings)
     texts = {
-        "md": lambda: _markdown(document, findings.rows),
+        "md": lambda: _markdown(document, findings),
         "html": lambda: _page(document, findings),
         "csv": lambda: csv_table(PUBLISHED, [published_cells(row) for row in findings.rows]),
         "json": lambda: json.dumps(document, indent=1, ensure_ascii=False) + "\n",
@@ -60,6 +59,8 @@ def _document(findings: Findings) -> dict[str, Any]:
         "imatrix": findings.imatrix.name if findings.imatrix else None,
         "calibration": [path.name for path in job.calibration.text],
         **measured_document(Path(text.name) if text else Path(), job.measure.ctx, findings.rows),
+        "tasks": list(findings.tasks),
+        "speed": list(findings.speed),
         "commands": commands(findings),
         "sha256": {result.path.name: result.sha256 for result in findings.results},
         "versions": versions(),
@@ -93,16 +94,6 @@ def commands(findings: Findings) -> list[str]:
     return [shlex.join(["minitron", *line]) for line in lines]
 
 
-def _table(rows: Sequence[Row], *, marked: bool = False) -> tuple[list[str], list[list[str]]]:
-    """The published columns, and those of the divergence where it was measured."""
-    headers, cells = list(PUBLISHED), [published_cells(row, marked=marked) for row in rows]
-    if any(row.divergence is not None for row in rows):
-        # size and accuracy are among the published columns
-        headers += COMPARED[2:]
-        cells = [line + compared_cells(row)[2:] for line, row in zip(cells, rows, strict=True)]
-    return headers, cells
-
-
 def _explanation(document: dict[str, Any]) -> str:
     calibration = ", ".join(document["calibration"]) or "none"
     return (
@@ -117,15 +108,17 @@ def _made_with(document: dict[str, Any]) -> str:
     return " · ".join(f"{name} {number}" for name, number in document["versions"].items())
 
 
-def _markdown(document: dict[str, Any], rows: Sequence[Row]) -> str:
+def _markdown(document: dict[str, Any], findings: Findings) -> str:
+    rows, tasks = findings.rows, findings.tasks
+    scores = "".join(f"## {task_title(t)}\n\n{markdown_table(*task_table(t))}\n" for t in tasks)
     hashes = "".join(f"{digest}  {name}\n" for name, digest in document["sha256"].items())
     notes = "".join(f"{note}\n\n" for note in notes_of(rows))
     return (
         f"# {document['model']}\n\n"
-        f"{markdown_table(*_table(rows, marked=True))}\n"
+        f"{markdown_table(*main_table(rows, findings.speed, marked=True))}\n"
         f"{notes}"
         f"{_explanation(document)}\n\n"
-        f"## How it was made\n\n```\n{chr(10).join(document['commands'])}\n```\n\n"
+        f"{scores}## How it was made\n\n```\n{chr(10).join(document['commands'])}\n```\n\n"
         f"Made with {_made_with(document)}.\n\n"
         f"## SHA-256\n\n```\n{hashes}```\n"
     )
@@ -136,7 +129,7 @@ def _page(document: dict[str, Any], findings: Findings) -> str:
     front = frozenset(plots.pareto([(row.size_mib, row.ppl) for row in rows]))
     statistics = weight_statistics(read_imatrix(findings.imatrix)) if findings.imatrix else []
     parts = [
-        html.table(*_table(rows), best=front),
+        html.table(*main_table(rows, findings.speed), best=front),
         html.paragraph(
             _explanation(document) + " Names in colour: no other file is both smaller"
             " and lower in perplexity."
@@ -152,6 +145,11 @@ def _page(document: dict[str, Any], findings: Findings) -> str:
         html.figure(
             plots.importance_by_layer(statistics),
             "The importance matrix: mean square of every weight's inputs, by layer.",
+        ),
+        *(
+            part
+            for task in findings.tasks
+            for part in (html.heading(task_title(task)), html.table(*task_table(task)))
         ),
         html.heading("How it was made"),
         html.listing(document["commands"]),

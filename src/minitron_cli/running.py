@@ -58,6 +58,8 @@ def _show(out: Output, finished: Finished) -> None:
         f"{stage.name} {stage.outcome}"
         + (f" in {show_time(stage.seconds)}" if stage.outcome == "done" else "")
         for stage in finished.stages
+        # what a job does not ask for is not worth a word
+        if finished.error is not None or stage.outcome != "skipped"
     )
     out.note(told)
     out.note(f"everything is in {finished.job.output.directory}")

@@ -17,8 +17,9 @@ from minitron_cli.pipeline import STAGES, refuse_used_folders, run_jobs
 from minitron_cli.tables import PUBLISHED
 from minitron_engine.errors import Damaged, MinitronError, NotFound, Usage
 from minitron_quant.measure.table import measure
-from support import EXAMPLES
+from support import EXAMPLES, RECORDED
 
+WITHOUT_TRIALS = ["done"] * 4 + ["skipped"] * 2 + ["done"]
 SMALL = """
 [model]
 source = "{examples}/nano-llama"
@@ -112,7 +113,7 @@ def test_a_dry_run_tells_what_a_run_writes(job_file: Path, minitron: Any) -> Non
     out = job_file.parent / "out"
     assert not out.exists()
     run(job_file)
-    outputs = [each for name in STAGES for each in document[name]["outputs"]]
+    outputs = [each for name in STAGES if name in document for each in document[name]["outputs"]]
     assert len(outputs) == 1 + 1 + 2 + 3
     for each in outputs:
         size = (out / each["name"]).stat().st_size
@@ -154,7 +155,7 @@ def test_one_model_that_fails_does_not_lose_the_other(job_file: Path, minitron: 
     assert "error: broken: " in ran.err and "GPT2LMHeadModel" in ran.err
     failed, done = ran.document
     outcomes = [[stage["outcome"] for stage in each["stages"]] for each in (failed, done)]
-    assert outcomes == [["failed"] + ["skipped"] * 4, ["done"] * 5]
+    assert outcomes == [["failed"] + ["skipped"] * 6, WITHOUT_TRIALS]
     assert [row["level"] for row in done["rows"]] == ["Q2_K", "Q4_0", "F16"]
     assert (job_file.parent / "out" / "nano-llama" / "report.json").exists()
     assert not (job_file.parent / "out" / "broken").exists()
@@ -171,7 +172,12 @@ def test_what_was_measured_before_a_failure_is_reported(
     monkeypatch.setattr(executors, "measure", half)
     (finished,) = run_jobs(load_jobs(job_file), Output(quiet=True), lambda event: None)
     assert isinstance(finished.error, Damaged)
-    assert [stage.outcome for stage in finished.stages] == ["done"] * 3 + ["failed", "done"]
+    assert [stage.outcome for stage in finished.stages] == ["done"] * 3 + [
+        "failed",
+        "skipped",
+        "skipped",
+        "done",
+    ]
     assert len(json.loads((job_file.parent / "out" / "report.json").read_text())["rows"]) == 1
 
 
@@ -219,3 +225,28 @@ def test_any_text_is_a_job_or_one_sentence(
 def test_a_missing_job_file(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         load_jobs(tmp_path / "none.toml")
+
+
+def test_tasks_and_speed_are_stages_of_their_own(job_file: Path, minitron: Any) -> None:
+    text = job_file.read_text().replace('["Q2_K", "q4_0"]', '["q4_0"]')
+    data = RECORDED / "hellaswag.txt"
+    job_file.write_text(
+        text.replace('["md", "csv", "json"]', '["md", "html", "json"]')
+        + f'[tasks]\nhellaswag = "{data}"\nlimit = 10\n'
+        + "[speed]\nprompt = 32\ngenerate = 8\nrepetitions = 1\n"
+    )
+    first = minitron("run", job_file, "-q", "--json")
+    assert first.code == 0, first.err
+    assert [stage["outcome"] for stage in first.document["stages"]] == ["done"] * 7
+    out = job_file.parent / "out"
+    report = json.loads((out / "report.json").read_text())
+    (task,) = report["tasks"]
+    assert task["task"] == "hellaswag" and [row["questions"] for row in task["rows"]] == [10, 10]
+    assert task["rows"][1]["flips"] is not None, "compared with the full model"
+    assert [(row["n_prompt"], row["n_gen"]) for row in report["speed"]] == [(32, 0), (0, 8)] * 2
+    for form in ("md", "html"):
+        shown = (out / f"report.{form}").read_text()
+        assert "10 questions of hellaswag.txt" in shown and "Generation t/s" in shown
+    again = minitron("run", job_file, "-q", "--json", "--resume").document
+    outcomes = {stage["name"]: stage["outcome"] for stage in again["stages"]}
+    assert outcomes["tasks"] == outcomes["speed"] == "up to date"
