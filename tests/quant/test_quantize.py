@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_gguf
 
 from minitron_convert.gguf_file import TYPE, TYPE_ID, Gguf, KeyValue, TensorInfo, open_gguf
 from minitron_engine.binding import api
@@ -17,6 +18,7 @@ from minitron_engine.errors import (
     Usage,
 )
 from minitron_quant.imatrix.files import read_imatrix, write_imatrix
+from minitron_quant.imatrix.matrix import Entry, ImportanceMatrix
 from minitron_quant.levels import LEVELS, OTHER_LEVELS, level_named, parse_levels
 from minitron_quant.quantize import encode, plan
 from minitron_quant.quantize.batch import LevelResult
@@ -171,6 +173,47 @@ def test_a_quantized_source_needs_permission(
     parameters.ftype, parameters.allow_requantize = level_named("Q4_0").ftype, True
     assert api.llama_model_quantize(bytes(source), bytes(library), ctypes.byref(parameters)) == 0
     assert hashes(open_gguf(result.path)) == hashes(open_gguf(library))
+
+
+def test_a_wanted_type_that_rows_do_not_allow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiny_gguf, "FFN", 160)
+    source = tiny_gguf.write_tiny(tmp_path / "odd-F16.gguf")
+    options = QuantizeOptions(tensor_types=(parse_tensor_type("ffn_down=q4_K"),))
+    with pytest.raises(Unsupported, match=r"blk\.0\.ffn_down\.weight has rows of 160"):
+        quantize(source, tmp_path / "out", "Q4_0", options=options)
+    # what nobody asked for falls back to a type that fits, as in llama-quantize
+    ours = quantize(source, tmp_path / "out", "Q4_K_M")["Q4_K_M"].path
+    library_quantize(source, tmp_path / "theirs.gguf", "Q4_K_M", None)
+    assert ours.read_bytes() == (tmp_path / "theirs.gguf").read_bytes()
+
+
+@pytest.mark.parametrize("level", ["Q4_K_M", "Q2_K", "MXFP4_MOE"])
+def test_experts_equal_the_installed_library(level: str, tmp_path: Path) -> None:
+    source = tiny_gguf.write_tiny(tmp_path / "moe-F16.gguf", experts=3)
+    random = np.random.default_rng(3)
+    entries = {}
+    for info in open_gguf(source).tensors:
+        if len(info.shape) > 1 and info.name.startswith("blk."):
+            count = info.shape[2] if len(info.shape) > 2 else 1
+            sums = random.gamma(1.0, 1.0, (count, info.shape[0])).astype(np.float32)
+            entries[info.name] = Entry(sums, np.ones(count, np.int64))
+    imatrix = tmp_path / "imatrix.gguf"
+    write_imatrix(imatrix, ImportanceMatrix(entries, ["random"], 1, 512))
+    ours = quantize(source, tmp_path / "out", level, imatrix=imatrix)[level].path
+    library_quantize(source, tmp_path / "theirs.gguf", level, imatrix)
+    found = hashes(open_gguf(ours))
+    assert found == hashes(open_gguf(tmp_path / "theirs.gguf"))
+    # the importance of each expert matters
+    if level != "MXFP4_MOE":
+        entries["blk.0.ffn_up_exps.weight"].sums[:] = entries["blk.0.ffn_up_exps.weight"].sums[0]
+        write_imatrix(imatrix, ImportanceMatrix(entries, ["random"], 1, 512))
+        alike = quantize(source, tmp_path / "alike", level, imatrix=imatrix)[level].path
+        assert (
+            hashes(open_gguf(alike))["blk.0.ffn_up_exps.weight"]
+            != (found["blk.0.ffn_up_exps.weight"])
+        )
 
 
 @pytest.mark.parametrize("kind", ["q4_K", "iq2_xs", "q8_K"])

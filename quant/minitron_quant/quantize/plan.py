@@ -85,6 +85,7 @@ def make_plan(
     """
     tensors = {info.name: (shard, info) for shard in shards for info in shard.tensors}
     check_patterns([pattern for pattern, _ in options.tensor_types], [*tensors], "--tensor-type")
+    _check_wanted(tensors, options)
     wanted = [(level.ftype, _options_for(level, options)) for level in levels]
     answers = dry_runs(shards[0].path, wanted, imatrix)
     planned = []
@@ -132,16 +133,29 @@ def check_type(info: TensorInfo, kind: int, options: QuantizeOptions, level: Lev
     """Refuse a type that llama.cpp would abort on, and a quantized source without permission."""
     if kind == info.type:
         return
-    if kind not in ENCODABLE or info.shape[0] % TYPE[kind].block_elements:
-        raise Unsupported(
-            f"{info.name} has rows of {info.shape[0]}, which {TYPE[kind].name} cannot hold",
-            "choose another type for it with --tensor-type",
-        )
+    _check_rows(info, kind)
     if TYPE[info.type].block_elements > 1 and not options.allow_requantize:
         raise Unsupported(
             f"{level.name}: {info.name} is already quantized to {TYPE[info.type].name}",
             "start from an F16, BF16 or F32 file, or pass --allow-requantize and lose quality",
         )
+
+
+def _check_rows(info: TensorInfo, kind: int) -> None:
+    if kind not in ENCODABLE or info.shape[0] % TYPE[kind].block_elements:
+        raise Unsupported(
+            f"{info.name} has rows of {info.shape[0]}, which {TYPE[kind].name} cannot hold",
+            "choose another type for it with --tensor-type",
+        )
+
+
+def _check_wanted(tensors: dict[str, tuple[Gguf, TensorInfo]], options: QuantizeOptions) -> None:
+    """Refuse a --tensor-type that rows do not allow: llama.cpp takes another without a word."""
+    for name, (_, info) in tensors.items():
+        kinds = (kind for pattern, kind in options.tensor_types if re.search(pattern, name))
+        wanted = next(kinds, None)
+        if wanted is not None and len(info.shape) > 1:
+            _check_rows(info, wanted)
 
 
 def _parse(lines: list[str], tensors: dict[str, tuple[Gguf, TensorInfo]]) -> dict[str, int]:

@@ -1,0 +1,136 @@
+"""Quantization jobs: what a change of the inputs invalidates, and what a power failure leaves."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from tiny_gguf import write_tiny
+
+from minitron_convert.gguf_file import open_gguf
+from minitron_engine.errors import MinitronError
+from minitron_engine.progress import Event
+from minitron_quant.imatrix.files import read_imatrix, write_imatrix
+from minitron_quant.levels import parse_levels
+from minitron_quant.quantize import encode, level_files
+from minitron_quant.quantize.batch import LevelResult, run
+from minitron_quant.quantize.job import QuantizeSettings, prepare
+from minitron_quant.quantize.journal import Journal, Recorded
+from minitron_quant.quantize.options import QuantizeOptions, parse_tensor_type
+from support import RECORDED, quantize
+
+LEVELS = ("Q4_0", "Q8_0")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_tiny(tmp_path / "tiny-F16.gguf")
+
+
+def alter(path: Path, keep_time: bool = False) -> None:
+    """Change a weight, but not the size."""
+    stat, file = path.stat(), open_gguf(path)
+    offset = file.data_offset + file.tensor("blk.1.ffn_up.weight").offset
+    with path.open("r+b") as data:
+        data.seek(offset)
+        data.write(b"\x00\x3c")  # 1.0
+    if keep_time:
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def kept(results: dict[str, LevelResult]) -> list[str]:
+    return [name for name, result in results.items() if result.kept]
+
+
+def test_a_source_with_another_time_is_the_same(source: Path, tmp_path: Path) -> None:
+    quantize(source, tmp_path / "out", *LEVELS)
+    os.utime(source)
+    again = quantize(source, tmp_path / "out", *LEVELS, threads=1)
+    assert kept(again) == list(LEVELS)
+
+
+def test_a_changed_source_makes_all_anew(source: Path, tmp_path: Path) -> None:
+    before = quantize(source, tmp_path / "out", *LEVELS)
+    alter(source)
+    with pytest.raises(MinitronError, match="made from something else"):
+        quantize(source, tmp_path / "out", *LEVELS)
+    after = quantize(source, tmp_path / "out", *LEVELS, replace="outdated")
+    assert kept(after) == []
+    assert all(after[name].sha256 != before[name].sha256 for name in LEVELS)
+
+
+def test_an_option_invalidates_the_levels_that_it_changes(source: Path, tmp_path: Path) -> None:
+    quantize(source, tmp_path / "out", *LEVELS)
+    # attn_v is q8_0 at Q8_0 anyway
+    options = QuantizeOptions(tensor_types=(parse_tensor_type("attn_v=q8_0"),))
+    again = quantize(source, tmp_path / "out", *LEVELS, options=options, replace="outdated")
+    assert kept(again) == ["Q8_0"]
+
+
+def test_a_changed_imatrix_makes_all_anew(nano_llama: Path, tmp_path: Path) -> None:
+    path = tmp_path / "imatrix.gguf"
+    shutil.copy(RECORDED / "nano-llama.imatrix.gguf", path)
+    quantize(nano_llama, tmp_path / "out", "Q4_0", imatrix=path)
+    assert kept(quantize(nano_llama, tmp_path / "out", "Q4_0", imatrix=path)) == ["Q4_0"]
+    matrix = read_imatrix(path)
+    matrix.entries["blk.2.ffn_up.weight"].sums[:, 7] *= 2
+    write_imatrix(path, matrix)
+    again = quantize(nano_llama, tmp_path / "out", "Q4_0", imatrix=path, replace="outdated")
+    assert kept(again) == []
+
+
+class Stop(KeyboardInterrupt):
+    """The end of a job at a chosen moment."""
+
+
+def interrupted(source: Path, folder: Path, share: float) -> None:
+    def listen(event: Event) -> None:
+        if event.done > share * event.total:
+            raise Stop
+
+    settings = QuantizeSettings(source, tuple(parse_levels(LEVELS)), folder)
+    with pytest.raises(Stop):
+        run(prepare(settings), listen)
+
+
+@pytest.mark.parametrize("keep_time", [False, True])
+def test_an_interrupted_job_notices_a_changed_source(
+    keep_time: bool, source: Path, tmp_path: Path
+) -> None:
+    interrupted(source, tmp_path / "out", 0.7)
+    assert (tmp_path / "out" / ".tiny.quantize.journal").is_file()
+    alter(source, keep_time)
+    resumed = quantize(source, tmp_path / "out", *LEVELS)
+    whole = quantize(source, tmp_path / "whole", *LEVELS)
+    assert {n: r.sha256 for n, r in resumed.items()} == {n: r.sha256 for n, r in whole.items()}
+
+
+def test_power_fails(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was not brought to the disk before a journal was written is lost with the power."""
+    on_disk: dict[str, int] = {}
+    states: list[tuple[Recorded, dict[str, int]]] = []
+    sync, write = os.fdatasync, Journal.write
+
+    def remember(handle: int) -> None:
+        size = os.fstat(handle).st_size
+        sync(handle)
+        on_disk[Path(f"/proc/self/fd/{handle}").readlink().name] = size
+
+    def record(journal: Journal, recorded: Recorded) -> None:
+        states.append((recorded, dict(on_disk)))
+        write(journal, recorded)
+
+    monkeypatch.setattr(os, "fdatasync", remember)
+    monkeypatch.setattr(Journal, "write", record)
+    monkeypatch.setattr(level_files, "_COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(encode, "SLAB_ELEMENTS", 1 << 15)
+    folder = tmp_path / "out"
+    interrupted(source, folder, 0.8)
+    recorded, sizes = states[len(states) // 2]
+    assert any(0 < tensors < 20 for _, tensors in recorded.levels.values())
+    for name, size in sizes.items():
+        os.truncate(folder / name, size)
+    write(Journal(folder / ".tiny.quantize.journal"), recorded)
+    resumed = quantize(source, folder, *LEVELS)
+    whole = quantize(source, tmp_path / "whole", *LEVELS)
+    assert {n: r.sha256 for n, r in resumed.items()} == {n: r.sha256 for n, r in whole.items()}
