@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from mixture import EXPERTS, write_mixture
 
+from minitron_convert.gguf_file import GgufWriter, TensorSpec, open_gguf
+from minitron_engine.context import open_context
 from minitron_engine.errors import MinitronError
 from minitron_engine.model import ModelSettings, open_model
 from minitron_engine.progress import Event, Progress, ignore
-from minitron_quant.chunks import ChunkSettings
+from minitron_quant.chunks import ChunkSettings, chunk_text, decode_chunks, read_text
 from minitron_quant.imatrix.collect import (
     Collected,
     CollectSettings,
@@ -23,7 +25,9 @@ from minitron_quant.imatrix.collect import (
     collect,
     forget,
 )
+from minitron_quant.imatrix.collector import Collector
 from minitron_quant.imatrix.files import read_imatrix, write_imatrix
+from minitron_quant.imatrix.reduction import Reducer
 from minitron_quant.imatrix.state import state_path
 from minitron_quant.imatrix.statistics import unreached_experts
 from support import EXAMPLES, recorded
@@ -154,3 +158,34 @@ def test_experts_are_counted_one_by_one(nano_llama: Path, tmp_path: Path) -> Non
         for kind in ("down", "gate", "up")
     ]
     assert unreached_experts(matrix) == {name: [2, 3] for name in names}
+
+
+def test_inputs_that_are_not_finite_are_named(nano_llama: Path, tmp_path: Path) -> None:
+    file = open_gguf(nano_llama)
+    specs = [TensorSpec(info.name, info.shape, info.type) for info in file.tensors]
+    path = tmp_path / "broken.gguf"
+    with GgufWriter(path, list(file.metadata.values()), specs) as writer:
+        for info in file.tensors:
+            data = file.data(info)
+            if info.name == "blk.3.ffn_norm.weight":
+                data = data.copy()
+                data.view(np.float32)[5] = np.nan
+            writer.write(data)
+    with pytest.raises(MinitronError, match=r"inputs of blk\.3\.ffn_\w+\.weight are not finite"):
+        calibrated(path, CollectSettings((CALIBRATION,), SMALL), Keep(tmp_path / "m.gguf"))
+
+
+def test_a_product_that_shares_the_last_input_is_counted_in_every_decode(
+    nano_llama: Path, tmp_path: Path
+) -> None:
+    # without its last ffn_down being wanted, the last input is one that gate and up share
+    chunks = ChunkSettings(n_ctx=64, n_batch=64, limit=6, threads=2)
+    collector = Collector(Reducer("float32", means=True), {})
+    collector._wants = lambda name: name.startswith("blk.5.ffn_") and "down" not in name  # type: ignore[method-assign]
+    with open_model(ModelSettings(nano_llama)) as model:
+        tokens = chunk_text(model, read_text(CALIBRATION), chunks, "")
+        with open_context(model, chunks.context(), collector.hook) as context:
+            for _ in decode_chunks(context, tokens, chunks, 0, read_logits=False):
+                collector.check()
+    counts = {name: int(entry.counts[0]) for name, entry in collector.entries.items()}
+    assert counts == {"blk.5.ffn_gate.weight": 384, "blk.5.ffn_up.weight": 384}

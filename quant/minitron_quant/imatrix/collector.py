@@ -21,6 +21,8 @@ from minitron_quant.imatrix.reduction import Reducer
 from minitron_quant.products import activations, expert_ids, weight_name
 
 _F32 = 0
+_OP = Tensor.op.offset
+_PRODUCTS = (OP_MUL_MAT, OP_MUL_MAT_ID)
 MIN_TOKENS = 16  # llama-imatrix ignores smaller products
 
 
@@ -44,8 +46,8 @@ class Collector:
         self._reducer = reducer
         self._error: BaseException | None = None
         self._shared: _Reduction | None = None
-        # the wanted weights in the order of the first graph, complete when a name comes again
-        self._order: list[str] = []
+        # the wanted weights in the order of the first graph, and whether they were credited
+        self._order: dict[str, bool] = {}
         self._learning = True
         self._last = ""
 
@@ -57,6 +59,9 @@ class Collector:
     def _called(self, address: int, ask: bool, _data: object) -> bool:
         # an exception here would be swallowed by ctypes and give garbage: keep it for `check`
         try:
+            # most nodes are no products: one look has to do for them
+            if ask and ctypes.c_int.from_address(address + _OP).value not in _PRODUCTS:
+                return False
             if self._error is not None or interrupts.pending():
                 return False
             node = Tensor.from_address(address)
@@ -64,23 +69,25 @@ class Collector:
                 return self._wanted(node)
             name = weight_name(node)
             self._add(node, name)
-            return not self._ends(name)
+            return self._whole or name != self._last
         except BaseException as error:
             self._error = error
             return False
 
     def _wanted(self, node: Tensor) -> bool:
-        if node.op == OP_MUL_MAT_ID:
-            return True
-        if node.op != OP_MUL_MAT:
-            return False
-        source = node.src[1].contents
-        if source.ne[1] < MIN_TOKENS or source.type != _F32:
-            return False
         name = weight_name(node)
-        if not (name.startswith("blk.") or (self._process_output and name == "output.weight")):
-            return False
-        return not self._credit(node, name)
+        if node.op == OP_MUL_MAT:
+            source = node.src[1].contents
+            if source.ne[1] < MIN_TOKENS or source.type != _F32:
+                return False
+            if not self._wants(name):
+                return False
+        credited = node.op == OP_MUL_MAT and self._credit(node, name)
+        self._learn(name, credited)
+        return not credited
+
+    def _wants(self, name: str) -> bool:
+        return name.startswith("blk.") or (self._process_output and name == "output.weight")
 
     def _credit(self, node: Tensor, name: str) -> bool:
         """Count a product whose input was just reduced for another one; it need not be awaited.
@@ -98,14 +105,20 @@ class Collector:
         shared.names.add(name)
         return True
 
-    def _ends(self, name: str) -> bool:
-        # returning False for the last wanted product spares what follows: the vocabulary matrix
-        if self._learning and name in self._order:
+    def _learn(self, name: str, credited: bool) -> None:
+        """Find the last wanted product: its decode ends there, without the vocabulary matrix.
+
+        A name that comes again begins the second graph. Where the last one is only credited, the
+        one before must not end the decode.
+        """
+        if not self._learning:
+            return
+        if name in self._order:
             self._learning = False
-            self._last = self._order[-1]
-        if self._learning:
-            self._order.append(name)
-        return not self._whole and not self._learning and name == self._last
+            last, is_credited = list(self._order.items())[-1]
+            self._last = "" if is_credited else last
+        else:
+            self._order[name] = credited
 
     def _add(self, node: Tensor, name: str) -> None:
         if node.op == OP_MUL_MAT_ID:

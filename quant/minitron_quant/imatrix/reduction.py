@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from minitron_quant.imatrix.matrix import Entry
 
 Precision = Literal["float32", "float64"]
-# float64 squares in memory at once
-_BLOCK_VALUES = 1 << 16
+# squares in memory at once: as many as stay in a cache
+_BLOCK_VALUES = 1 << 17
 
 
 class Reducer:
@@ -38,18 +38,15 @@ class Reducer:
 
         Totals of a batch are float32, their sum over batches is float64.
         """
-        if self._dtype == np.float32:
-            squares = self._square(rows)
-            squares[0] += entry.sums[matrix]
+        step = max(1, _BLOCK_VALUES // rows.shape[1])
+        for start in range(0, len(rows), step):
+            block = rows[start : start + step]
+            squares = self._square(block)
             # reduce on axis 0 adds row after row
+            squares[0] += entry.sums[matrix]
             entry.sums[matrix] = np.add.reduce(squares, axis=0)
-        else:
-            step = max(1, _BLOCK_VALUES // rows.shape[1])
-            for start in range(0, len(rows), step):
-                squares = self._square(rows[start : start + step])
-                entry.sums[matrix] += np.add.reduce(squares, axis=0)
-        if entry.totals is not None:
-            entry.totals[matrix] += np.add.reduce(rows, axis=0)
+            if entry.totals is not None:
+                entry.totals[matrix] += np.add.reduce(block, axis=0)
 
     def _square(self, rows: NDArray[np.float32]) -> NDArray[Any]:
         if self._squares.size < rows.size:
