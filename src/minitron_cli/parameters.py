@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from minitron_cli.completion import complete_model
+
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Show llama.cpp's own log.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Only results and errors.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
@@ -22,6 +24,7 @@ ModelPath = Annotated[
     typer.Argument(
         metavar="MODEL",
         help="A .gguf file (a first shard stands for all), or owner/name[:LEVEL] on the Hub.",
+        autocompletion=complete_model,
     ),
 ]
 SourceName = Annotated[

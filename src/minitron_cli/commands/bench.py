@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from minitron_cli.completion import complete_model
 from minitron_cli.parameters import Json, Quiet, Verbose
 
 EXAMPLES = """minitron bench out/nano-llama-Q4_K_M.gguf
@@ -27,7 +28,11 @@ SETTINGS = {
 def bench(
     models: Annotated[
         list[Path],
-        typer.Argument(metavar="MODEL...", help="GGUF files, or owner/name[:LEVEL] on the Hub."),
+        typer.Argument(
+            metavar="MODEL...",
+            help="GGUF files, or owner/name[:LEVEL] on the Hub.",
+            autocompletion=complete_model,
+        ),
     ],
     prompt: Annotated[
         str, typer.Option("-p", "--n-prompt", help="Tokens of prompts: 512 or 128,512; 0: none.")

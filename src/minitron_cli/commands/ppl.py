@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from minitron_cli.completion import complete_model
 from minitron_cli.parameters import GpuLayers, Json, Quiet, Threads, Verbose, gpu_layers
 
 EXAMPLES = """minitron ppl out/nano-llama-Q4_K_M.gguf -f examples/held-out.txt
@@ -18,7 +19,11 @@ minitron ppl model-Q4_K_M.gguf -f wiki.test.raw --chunks 50 --json"""
 def ppl(
     models: Annotated[
         list[Path],
-        typer.Argument(metavar="MODEL...", help="GGUF files, or owner/name[:LEVEL] on the Hub."),
+        typer.Argument(
+            metavar="MODEL...",
+            help="GGUF files, or owner/name[:LEVEL] on the Hub.",
+            autocompletion=complete_model,
+        ),
     ],
     text: Annotated[Path, typer.Option("-f", "--file", help="The text to predict.")],
     reference: Annotated[

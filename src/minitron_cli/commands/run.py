@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from minitron_cli.completion import complete_job
 from minitron_cli.parameters import Json, Quiet, Verbose
 
 EXAMPLES = """minitron run examples/nano.toml
@@ -14,7 +15,10 @@ minitron run job.toml --executor dask://10.0.0.1:8786"""
 
 
 def run(
-    job: Annotated[Path, typer.Argument(metavar="JOB.toml", help="The job file.")],
+    job: Annotated[
+        Path,
+        typer.Argument(metavar="JOB.toml", help="The job file.", autocompletion=complete_job),
+    ],
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue an earlier run of this job.")
     ] = False,

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from minitron_cli.completion import complete_model
 from minitron_cli.parameters import Force, GpuLayers, Json, Quiet, Threads, Verbose, gpu_layers
 
 EXAMPLES = """minitron tasks model-Q4_K_M.gguf --task hellaswag --data hellaswag_val.txt --limit 400
@@ -18,7 +19,11 @@ TaskName = Literal["hellaswag", "winogrande", "arc", "mmlu", "multiple-choice", 
 def tasks(
     models: Annotated[
         list[Path],
-        typer.Argument(metavar="MODEL...", help="GGUF files, or owner/name[:LEVEL] on the Hub."),
+        typer.Argument(
+            metavar="MODEL...",
+            help="GGUF files, or owner/name[:LEVEL] on the Hub.",
+            autocompletion=complete_model,
+        ),
     ],
     task: Annotated[TaskName, typer.Option("--task", help="Which questions.")],
     data: Annotated[Path, typer.Option("--data", help="The file of questions.")],

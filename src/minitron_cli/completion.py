@@ -1,0 +1,61 @@
+"""What a shell offers on Tab: levels, models here and in the Hub's cache, job files."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def complete_level(incomplete: str) -> list[str]:
+    """Levels that begin so, in the case that was typed; `all` among them."""
+    from minitron_quant.levels import ALIASES, ALL, LEVELS, OTHER_LEVELS
+
+    names = [ALL, *(level.name for level in LEVELS + OTHER_LEVELS), *ALIASES]
+    found = [name for name in names if name.upper().startswith(incomplete.upper())]
+    return [name.lower() for name in found] if incomplete.islower() else found
+
+
+def complete_model(incomplete: str) -> list[str]:
+    """GGUF files and folders that begin so, and models that the Hub's cache holds."""
+    return [*_paths(incomplete, ".gguf"), *_cached(incomplete)]
+
+
+def complete_job(incomplete: str) -> list[str]:
+    """TOML files and folders that begin so."""
+    return list(_paths(incomplete, ".toml"))
+
+
+def _paths(incomplete: str, suffix: str) -> Iterator[str]:
+    folder, _, start = incomplete.rpartition("/")
+    place = Path(folder or ("/" if incomplete.startswith("/") else ".")).expanduser()
+    try:
+        found = sorted(place.iterdir())
+    except OSError:
+        return
+    head = incomplete[: len(incomplete) - len(start)]
+    for path in found:
+        if not path.name.startswith(start) or (path.name.startswith(".") and not start):
+            continue
+        if path.is_dir():
+            yield f"{head}{path.name}/"
+        elif path.suffix == suffix:
+            yield f"{head}{path.name}"
+
+
+def _cached(incomplete: str) -> Iterator[str]:
+    """owner/name:LEVEL of every GGUF file in the cache, read from the names of its folders."""
+    from huggingface_hub import constants
+
+    for folder in sorted(Path(constants.HF_HUB_CACHE).glob("models--*--*")):
+        name = folder.name.removeprefix("models--").replace("--", "/", 1)
+        files = {path.name for path in folder.glob("snapshots/*/*.gguf")}
+        levels = sorted({level for file in files if (level := _level_in(file))})
+        for offered in [f"{name}:{level}" for level in levels] or [name] * bool(files):
+            if offered.startswith(incomplete):
+                yield offered
+
+
+def _level_in(file: str) -> str | None:
+    from minitron_quant.levels import LEVELS, OTHER_LEVELS
+
+    stem = file.removesuffix(".gguf").upper()
+    names = [level.name for level in LEVELS + OTHER_LEVELS]
+    return next((name for name in names if stem.endswith((f"-{name}", f".{name}"))), None)
