@@ -42,6 +42,8 @@ class BenchPlan:
         """The measured rows, one after another, with llama-bench's fields."""
         whole = len(self.models) * len(self.layers) * len(self.contexts) * len(self.tests)
         done = itertools.count()
+        for path in self.models:
+            open_model_files(path)  # a name that is wrong shall not come to light hours later
         n_ctx = max(test.n_prompt + test.n_gen + test.n_depth for test in self.tests)
         for path, layers in itertools.product(self.models, self.layers):
             reset_peak_memory()

@@ -8,13 +8,18 @@ import select
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from minitron_cli import chatting
 from minitron_cli.main import main
+from minitron_cli.output import Output
 from minitron_cli.turns import turns
+from minitron_engine.model import ModelSettings, open_model
 from support import Ran, fails, with_template
 
 TEMPLATE = (
@@ -148,3 +153,20 @@ def test_on_a_terminal_ctrl_c_ends_the_answer_and_ctrl_d_the_session(nano_llama:
     os.write(terminal, b"\x04")
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     os.close(terminal)
+
+
+def test_a_template_that_loops_is_one_line(
+    chat: Any, nano_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loops = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    path = with_template(nano_llama, tmp_path / "hostile.gguf", loops)
+    monkeypatch.setattr(chatting, "open_template", partial(chatting.open_template, seconds=0.5))
+    fails(chat("Hello\n", path), 8, "does not end")
+
+
+def test_a_server_does_without_such_a_template(nano_llama: Path, tmp_path: Path) -> None:
+    serving = pytest.importorskip("minitron_cli.serving")
+    path = with_template(nano_llama, tmp_path / "hostile.gguf", "{{ 'x' * 10 ** 10 }}")
+    with ExitStack() as stack:
+        model = stack.enter_context(open_model(ModelSettings(path, vocab_only=True)))
+        assert serving._template(model, stack.enter_context, Output()) is None

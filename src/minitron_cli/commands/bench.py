@@ -92,19 +92,28 @@ def bench(
         tests=tests,
         repetitions=repetitions,
     )
-    with out.progress() as listener:
-        rows = list(plan.rows(listener))
-    if as_json:
+    rows: list[dict[str, Any]] = []
+    try:
+        with out.progress() as listener:
+            rows.extend(plan.rows(listener))
+    finally:
+        # what was measured before a failure or Ctrl-C is worth having
+        if rows:
+            _show(out, rows, table_format)
+
+
+def _show(out: Any, rows: list[dict[str, Any]], table_format: Any) -> None:
+    if out.as_json:
         out.document(rows)
     elif table_format == "csv":
         fields = [field for field in rows[0] if not field.startswith("samples")]
         cells = [["" if row[f] is None else str(row[f]) for f in fields] for row in rows]
         out.table(fields, cells, "csv")
     else:
-        _show(out, rows, table_format)
+        _show_table(out, rows, table_format)
 
 
-def _show(out: Any, rows: list[dict[str, Any]], table_format: Any) -> None:
+def _show_table(out: Any, rows: list[dict[str, Any]], table_format: Any) -> None:
     from minitron_cli.sizes import show_size
 
     varied = [field for field in SETTINGS if len({row[field] for row in rows}) > 1]

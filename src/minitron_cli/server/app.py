@@ -93,7 +93,7 @@ class _Routes:
         return handle
 
     async def health(self, _request: Request) -> Response:
-        """Ready; a server that is loading does not listen yet."""
+        """Ready: while the model loads, requests wait for their answer."""
         return JSONResponse({"status": "ok"})
 
     async def models(self, _request: Request) -> Response:

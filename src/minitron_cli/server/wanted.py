@@ -62,6 +62,8 @@ def parse(body: bytes) -> dict[str, Any]:
     """The body as a JSON object; BadRequest otherwise."""
     try:
         found = json.loads(body)
+        # half a surrogate pair, which JSON can name, is no text
+        json.dumps(found, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"the body is no JSON: {error}") from error
     if not isinstance(found, dict):

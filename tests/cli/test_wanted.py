@@ -1,0 +1,111 @@
+"""Requests of any shape: every one is either understood or refused, none is a mistake of ours."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from minitron_cli.server import wanted
+from minitron_engine.errors import MinitronError
+from minitron_engine.model import Model, ModelSettings, open_model
+from minitron_engine.templates import ChatTemplate
+
+ANYTHING: st.SearchStrategy[Any] = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=6)
+    | st.sampled_from(["text", "json_object", "json_schema", "user", "object"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["type", "role", "content", "text", "schema", "json_schema", "1"]),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=6,
+)
+FIELDS = [
+    "n",
+    "best_of",
+    "stream",
+    "stream_options",
+    "stop",
+    "logit_bias",
+    "response_format",
+    "grammar",
+    "max_tokens",
+    "echo",
+    "temperature",
+    "top_p",
+    "top_k",
+    "seed",
+    "presence_penalty",
+    "repeat_penalty",
+    "repeat_last_n",
+    "ignore_eos",
+    "chat_template_kwargs",
+    "tools",
+]
+QUIETLY = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@pytest.fixture(scope="module")
+def model(nano_llama: Path) -> Iterator[Model]:
+    with open_model(ModelSettings(nano_llama, vocab_only=True)) as model:
+        yield model
+
+
+class Plain(ChatTemplate):
+    """A template that is not rendered in a process, to be quick."""
+
+    def render(self, messages: Any, **more: Any) -> str:
+        return "\n".join(message["content"] for message in messages)
+
+
+@QUIETLY
+@given(prompt=ANYTHING, fields=st.dictionaries(st.sampled_from(FIELDS), ANYTHING, max_size=4))
+def test_completions(model: Model, prompt: Any, fields: dict[str, Any]) -> None:
+    try:
+        found = wanted.completion({"prompt": prompt, **fields}, model)
+    except MinitronError as error:
+        assert str(error) and error.exit_code == 2
+        return
+    assert found.prompts and all(len(tokens) for tokens in found.prompts)
+    assert len(found.settings) * len(found.prompts) <= wanted.MOST_CHOICES
+    assert len(found.echoed) == len(found.prompts)
+
+
+@QUIETLY
+@given(messages=ANYTHING, fields=st.dictionaries(st.sampled_from(FIELDS), ANYTHING, max_size=4))
+def test_chats(model: Model, messages: Any, fields: dict[str, Any]) -> None:
+    body = json.loads(json.dumps({"messages": messages, **fields}))
+    try:
+        found = wanted.chat(body, model, Plain("", {}, 1))
+    except MinitronError as error:
+        assert str(error) and error.exit_code == 2
+        return
+    assert len(found.prompts) == 1 and found.is_chat
+
+
+@QUIETLY
+@given(body=st.binary(max_size=30) | st.text(max_size=30).map(str.encode))
+def test_bodies(body: bytes) -> None:
+    try:
+        assert isinstance(wanted.parse(body), dict)
+    except wanted.BadRequest as error:
+        assert str(error)
+
+
+@pytest.mark.parametrize("body", [b'{"prompt": "\\ud800"}', b"\xff", b"[" * 100_000])
+def test_bodies_that_are_no_text(body: bytes) -> None:
+    with pytest.raises(wanted.BadRequest):
+        wanted.parse(body)
