@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minitron_convert.gguf_file import TYPE, open_gguf
+from minitron_convert.gguf_file import TYPE, TYPE_ID, open_gguf
 from minitron_engine.errors import Damaged, MinitronError
 from minitron_engine.model import ModelSettings, open_model
 from minitron_engine.progress import Event
@@ -18,6 +18,8 @@ from minitron_quant.quantize.feedback.blocks import decoded
 from minitron_quant.quantize.feedback.factor import error_of, factor_block
 from minitron_quant.quantize.feedback.job import Feedback
 from minitron_quant.quantize.job import QuantizeSettings, prepare
+from minitron_quant.sensitivity.feedback import with_feedback
+from minitron_quant.sensitivity.files import Sensitivity, TensorSensitivity
 from support import EXAMPLES, quantize
 
 LEVELS = ("Q2_K", "Q4_0")
@@ -143,3 +145,20 @@ def test_too_little_text_is_said_and_damped(nano_llama: Path, tmp_path: Path) ->
     assert "128 tokens are little" in feedback.notes[0]
     dampings = [b.damping for b in feedback.blocks("blk.3.ffn_down.weight") or []]
     assert not dampings or min(dampings) >= 0.1
+
+
+def test_the_dial_reckons_with_what_feedback_leaves_of_costs(
+    nano_llama: Path, covariance: Path
+) -> None:
+    feedback = Feedback(covariance, [open_gguf(nano_llama)])
+    kinds = {TYPE_ID[name]: 2.0 for name in ("q4_0", "q3_K", "f16")}
+    names = ("blk.0.attn_q.weight", "blk.0.attn_k.weight", "token_embd.weight")
+    tensors = {name: TensorSensitivity(kinds, 1.0, [1.0]) for name in names}
+    plain = Sensitivity({}, {}, {}, 512, "q4_0", tensors)
+    found = with_feedback(plain, feedback).tensors
+    assert found["token_embd.weight"].costs == kinds
+    shared = found["blk.0.attn_q.weight"].costs
+    assert found["blk.0.attn_k.weight"].costs == shared  # q and k have one input
+    assert shared[TYPE_ID["f16"]] == 2.0
+    assert 0.2 < shared[TYPE_ID["q4_0"]] < 1.6
+    assert plain.tensors["blk.0.attn_q.weight"].costs == kinds

@@ -11,6 +11,7 @@ from pathlib import Path
 from minitron_convert.gguf_file import DEFAULT_ALIGNMENT as ALIGNMENT
 from minitron_convert.gguf_file import (
     TYPE,
+    KeyValue,
     TensorInfo,
     TensorSpec,
     file_size,
@@ -58,12 +59,18 @@ class SizeDial:
     """A measured model, its types restricted, ready to be solved for sizes."""
 
     def __init__(
-        self, model: Path, sensitivity: Sensitivity, imatrix: Path, restrictions: Restrictions
+        self,
+        model: Path,
+        sensitivity: Sensitivity,
+        imatrix: Path,
+        restrictions: Restrictions,
+        keys: Sequence[KeyValue] = (),
     ) -> None:
+        """keys: metadata that files have beside what the importance matrix gives them."""
         self._shards = open_model_files(model)
         self._sensitivity = sensitivity
         self._tensors = {info.name: info for shard in self._shards for info in shard.tensors}
-        self._keys = load_importance(imatrix).keys
+        self._keys = (*load_importance(imatrix).keys, *keys)
         for patterns, option in (
             (restrictions.pins, "--tensor-type"),
             (restrictions.floors, "--floor"),

@@ -6,17 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from minitron_convert.gguf_file import KeyValue
 from minitron_engine.errors import Damaged, NotFound, Usage
 from minitron_engine.progress import Progress, ignore
 from minitron_quant.levels import LEVELS, Level, level_named
 from minitron_quant.measure.settings import MeasureSettings
 from minitron_quant.models import open_model_files
 from minitron_quant.quantize.batch import LevelResult, discard, run
+from minitron_quant.quantize.feedback.job import Feedback
 from minitron_quant.quantize.job import QuantizeSettings, prepare
 from minitron_quant.quantize.journal import file_sha256
 from minitron_quant.quantize.options import QuantizeOptions
 from minitron_quant.quantize.recipe import Recipe
 from minitron_quant.sensitivity.dial import Restrictions, SizeDial
+from minitron_quant.sensitivity.feedback import with_feedback
 from minitron_quant.sensitivity.files import Sensitivity, read_sensitivity
 from minitron_quant.sensitivity.measure import check_model
 from minitron_quant.sensitivity.proof import Proof, divergence_rows, prove
@@ -110,7 +113,12 @@ class Maker:
             )
         self.imatrix = find_imatrix(settings, self.sensitivity)
         self._quantize = replace(settings.quantize, imatrix=self.imatrix, output=None)
-        self.dial = SizeDial(source, self.sensitivity, self.imatrix, settings.restrictions)
+        keys: tuple[KeyValue, ...] = ()
+        if settings.quantize.covariance is not None:
+            feedback = Feedback(settings.quantize.covariance, open_model_files(source))
+            self.sensitivity = with_feedback(self.sensitivity, feedback, progress)
+            keys = feedback.keys
+        self.dial = SizeDial(source, self.sensitivity, self.imatrix, settings.restrictions, keys)
 
     def solve(self, wanted: Wanted | None = None) -> Recipe:
         """The recipe that the settings want, or another one, by what is predicted."""

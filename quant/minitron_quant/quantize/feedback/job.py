@@ -10,19 +10,17 @@ import numpy as np
 
 from minitron_convert.gguf_file import TYPE, TYPE_ID, Gguf, KeyValue, ValueType
 from minitron_engine.errors import Damaged
-from minitron_engine.library import ggml
-from minitron_quant.covariance.files import PARTS, Covariance, open_covariance
+from minitron_quant.covariance.files import Covariance, open_covariance
 from minitron_quant.imatrix.origin import model_fingerprint
 from minitron_quant.quantize.encode import Refine
 from minitron_quant.quantize.feedback.blocks import Bytes, Floats, decoded
 from minitron_quant.quantize.feedback.encode import encode_rows, supports
-from minitron_quant.quantize.feedback.factor import BlockFactor, error_of, factor_block
+from minitron_quant.quantize.feedback.factor import BlockFactor, factor_block
+from minitron_quant.quantize.feedback.trial import Trial
 
-# shares of the mean diagonal; the search starts in the middle and goes where new text is better
-DAMPINGS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-_FIRST_TRIED = 3
-# rows of a weight that dampings are tried on
+# rows of a weight that dampings are tried on, and the types, by the width of the rows
 _SAMPLE_ROWS = 32
+_TRIED_TYPES = (TYPE_ID["q3_K"], TYPE_ID["q4_0"])
 # below so many tokens for each column of a block a covariance is mostly noise
 _TOKENS_PER_COLUMN = 4
 _KEYS = "minitron.feedback."
@@ -51,6 +49,8 @@ class Feedback:
         }
         self._lock = threading.Lock()
         self._factors: OrderedDict[str, list[BlockFactor] | None] = OrderedDict()
+        self._dampings: dict[str, float | None] = {}
+        self._gains: dict[tuple[str, int], float] = {}
 
     @property
     def keys(self) -> tuple[KeyValue, ...]:
@@ -104,78 +104,59 @@ class Feedback:
         source = self.covariance.taken_by[name]
         with self._lock:
             if source not in self._factors:
-                self._factors[source] = self._prepare(source)
+                damping = self._damping(source)
+                self._factors[source] = (
+                    None if damping is None else self._factor(source, (0, 1), damping)
+                )
                 while len(self._factors) > _KEPT:
                     self._factors.popitem(last=False)
             return self._factors[source]
 
-    def _prepare(self, source: str) -> list[BlockFactor] | None:
-        """The factors of an input, with the damping that serves the other half of the text best.
+    def gain(self, name: str, kind: int) -> float:
+        """The error of a tensor in a type over that of plain codes, as another text would see it.
 
-        None where codes fitted to one half make the other half worse.
+        1 where there is no feedback. Cross-fitted on some rows of one of the weights that share
+        the input.
         """
-        first = next(n for n, taken in self.covariance.taken_by.items() if taken == source)
-        trial = _Trial(self, source, first)
-        place, best = _FIRST_TRIED, trial.ratio(DAMPINGS[_FIRST_TRIED])
-        for step in (1, -1):
-            while 0 <= place + step < len(DAMPINGS):
-                ratio = trial.ratio(DAMPINGS[place + step])
-                if ratio >= best:
-                    break
-                place, best = place + step, ratio
-            if place != _FIRST_TRIED:
-                break
-        return (
-            self.factor(source, first, tuple(range(PARTS)), DAMPINGS[place]) if best < 1 else None
+        if name not in self._edges or not supports(kind):
+            return 1.0
+        source = self.covariance.taken_by[name]
+        with self._lock:
+            if (source, kind) not in self._gains:
+                damping = self._damping(source)
+                self._gains[source, kind] = (
+                    1.0 if damping is None else self._trial(source).ratio(kind, damping, both=True)
+                )
+            return self._gains[source, kind]
+
+    def _damping(self, source: str) -> float | None:
+        if source not in self._dampings:
+            columns = self._edges[self._taking(source)][-1][1]
+            kinds = [kind for kind in _TRIED_TYPES if columns % TYPE[kind].block_elements == 0]
+            self._dampings[source] = self._trial(source).damping(kinds[0]) if kinds else None
+        return self._dampings[source]
+
+    def _trial(self, source: str) -> Trial:
+        name = self._taking(source)
+        return Trial(
+            self._sample(name),
+            self.weights[name][0],
+            lambda part, damping: self._factor(source, (part,), damping),
         )
 
-    def factor(
-        self, source: str, name: str, parts: tuple[int, ...], damping: float
-    ) -> list[BlockFactor]:
-        """The factors of an input from some parts of the text; `name`: a weight that takes it."""
+    def _factor(self, source: str, parts: tuple[int, ...], damping: float) -> list[BlockFactor]:
         return [
             factor_block(start, self.covariance.mean(source, start, parts), damping)
-            for start, _ in self._edges[name]
+            for start, _ in self._edges[self._taking(source)]
         ]
 
-    def sample(self, name: str) -> Floats:
+    def _taking(self, source: str) -> str:
+        """The first of the weights that take an input."""
+        return next(name for name in self._edges if self.covariance.taken_by[name] == source)
+
+    def _sample(self, name: str) -> Floats:
         """Some rows of a weight, spread evenly, [rows, columns]."""
         shard, info = self._tensors[name]
         rows = np.linspace(0, info.rows - 1, min(info.rows, _SAMPLE_ROWS)).astype(int)
         data = shard.data(info).reshape(info.rows, info.row_size)[rows]
         return decoded(info.type, data, (len(rows), info.shape[0]))
-
-
-class _Trial:
-    """Some rows of a weight, encoded with what one half of the text says, judged by the other."""
-
-    def __init__(self, feedback: Feedback, source: str, name: str) -> None:
-        self._feedback, self._source, self._name = feedback, source, name
-        self._values = feedback.sample(name)
-        columns = self._values.shape[1]
-        self._kind = TYPE_ID["q3_K" if columns % 256 == 0 else "q4_0"]
-        self._plain = plain(self._kind, self._values, feedback.weights[name][0])
-
-    def ratio(self, damping: float) -> float:
-        """The error with feedback over that without it."""
-        fit, judge = (
-            self._feedback.factor(self._source, self._name, (part,), damping)
-            for part in range(PARTS)
-        )
-        ours = encode_rows(self._kind, self._values, self._plain, fit)
-        before, after = (
-            float(error_of(decoded(self._kind, d, self._values.shape) - self._values, judge).sum())
-            for d in (self._plain, ours)
-        )
-        return after / before if before > 0 else 1.0
-
-
-def plain(kind: int, values: Floats, importance: Floats) -> Bytes:
-    """Rows [rows, columns] as ggml encodes them; `importance`: [columns]."""
-    rows, columns = values.shape
-    size = TYPE[kind].block_bytes * columns // TYPE[kind].block_elements
-    data = np.empty(rows * size, np.uint8)
-    values, importance = np.ascontiguousarray(values), np.ascontiguousarray(importance)
-    pointers = values.ctypes.data, data.ctypes.data
-    ggml().ggml_quantize_chunk(kind, *pointers, 0, rows, columns, importance.ctypes.data)
-    return data
