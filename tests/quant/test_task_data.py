@@ -3,14 +3,22 @@
 import bz2
 import json
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from minitron_engine.errors import Damaged, MinitronError, NotFound
-from minitron_quant.measure.tasks import hellaswag, multiple_choice, winogrande
+from minitron_quant.measure.tasks import (
+    arc,
+    gsm8k,
+    hellaswag,
+    mmlu,
+    multiple_choice,
+    winogrande,
+)
 from support import RECORDED
 
 SIX = "A man sits.\n2\nis one.\nis two.\nis three.\nis four.\n"
@@ -184,3 +192,41 @@ def test_bad_choices(data: bytes, message: str, tmp_path: Path) -> None:
     with pytest.raises(Damaged) as caught:
         multiple_choice.load(path)
     assert str(caught.value).startswith(f"bad.bin, {message}")
+
+
+KEYS = ("ctx", "activity_label", "endings", "label", "sentence", "option1", "answer", "question")
+MORE_KEYS = ("choices", "answerKey", "instruction", "subject", "text", "stem")
+values = st.recursive(
+    st.none() | st.integers() | st.floats() | st.sampled_from(["A", "1", "a_b", "#### 5"]),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(KEYS + MORE_KEYS), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+records = st.lists(
+    st.dictionaries(st.sampled_from(KEYS + MORE_KEYS), values, max_size=8), max_size=2
+)
+json_lines = records.map(lambda some: "\n".join(map(json.dumps, some)).encode())
+
+
+odd_text = st.text(alphabet='a,"\n_12{}[]\r\0', max_size=40).map(str.encode)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=json_lines | odd_text | st.binary())
+def test_nothing_but_a_clear_error(data: bytes, tmp_path: Path) -> None:
+    path = written(tmp_path, "data", data)
+    loads: list[Callable[[Path], object]] = [
+        hellaswag.load,
+        winogrande.load,
+        arc.load,
+        multiple_choice.load,
+        lambda p: mmlu.load(p, 0, None),
+        lambda p: gsm8k.prepare(p, None, None, None, 8),
+    ]
+    for load in loads:
+        try:
+            load(path)
+        except MinitronError as error:
+            assert error.exit_code == 8 and "\n" not in str(error)

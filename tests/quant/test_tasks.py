@@ -74,6 +74,23 @@ def test_every_sequence_reads_its_own_tokens(
     assert done == len(items)
 
 
+def test_examples_before_many_questions_are_decoded_once() -> None:
+    examples = np.arange(500, dtype=np.int32)
+    items = [
+        Continuation(
+            np.concatenate([examples, np.full(20, 1000 + n, dtype=np.int32), [7, n % 4]]), 521
+        )
+        for n in range(400)
+    ]
+    parts = list(group(items, 500 + 128, 255))
+    decoded = [
+        len(lay_out(items[part.first : part.first + len(part.shared)], part.shared).token)
+        for part in parts
+    ]
+    assert len(parts) > 50 and max(decoded[1:]) <= 128
+    assert sum(decoded) == 500 + 400 * 21
+
+
 def test_sharing_and_splitting_change_no_score(nano_llama: Path) -> None:
     examples = "These are the questions of the examination. " * 6
     texts = [
@@ -137,6 +154,8 @@ def test_equal_to_llama_perplexity(
     with open_model(ModelSettings(path)) as model:
         for run, entry in recorded("tasks.json")["models"][name]["runs"].items():
             task, limit = run.removesuffix("-24"), 24 if run.endswith("-24") else None
+            if limit and name == "nano-nemotron":
+                continue  # which questions a limit takes does not depend on the model
             found = answers(model, task, TaskOptions(data[task], limit))
             same(found, entry["rows"])
             if task == "hellaswag":
