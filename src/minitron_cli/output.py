@@ -9,10 +9,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, Protocol
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+from minitron_cli.columns import column_groups
 
 TableFormat = Literal["table", "md", "csv"]
 # off a terminal lines are as long as they need to be: whoever reads them may cut them
@@ -109,15 +112,21 @@ class Output:
     def _print_table(
         self, headers: Sequence[str], rows: Sequence[Sequence[str]], left: int
     ) -> None:
-        table = Table(box=None, header_style="bold", pad_edge=False)
-        for number, header in enumerate(headers):
-            table.add_column(header, justify="left" if number < left else "right", no_wrap=True)
-        for row in rows:
-            table.add_row(*map(escape, row))
         console = Console(highlight=False)
         if not console.is_terminal:
             console = Console(highlight=False, width=_UNLIMITED)
-        console.print(table)
+        lines = [headers, *rows]
+        widths = [max(cell_len(line[n]) for line in lines) for n in range(len(headers))]
+        for place, group in enumerate(column_groups(widths, left, console.width)):
+            if place:
+                console.print()
+            table = Table(box=None, header_style="bold", pad_edge=False)
+            for number in group:
+                justify: Literal["left", "right"] = "left" if number < left else "right"
+                table.add_column(headers[number], justify=justify, no_wrap=True)
+            for row in rows:
+                table.add_row(*(escape(row[number]) for number in group))
+            console.print(table)
 
     @contextmanager
     def progress(self) -> Iterator[Listener]:
