@@ -1,4 +1,11 @@
-"""Time `minitron imatrix` beside llama-imatrix, which is spared its perplexity."""
+"""Time `minitron imatrix` beside llama-imatrix, which is spared its perplexity.
+
+A model whose vocabulary is most of its work (C, T: a published Llama 3.1 config and tokenizer):
+
+    python benchmarks/peers/make_checkpoint.py C T folder --layers 4 --hidden 512
+    minitron convert folder -o vocabulary.gguf --outtype f16
+    python benchmarks/imatrix.py --model vocabulary.gguf --text wiki.test.raw --chunks 24
+"""
 
 import sys
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,9 @@ from minitron_quant.imatrix.files import read_imatrix, write_imatrix
 from minitron_quant.imatrix.matrix import Entry, ImportanceMatrix, Origin
 from minitron_quant.imatrix.origin import origin_of
 from minitron_quant.imatrix.reduction import Reducer
+from minitron_quant.levels import parse_levels
 from minitron_quant.quantize.batch import LevelResult
+from minitron_quant.quantize.job import QuantizeSettings, prepare
 from support import EXAMPLES, RECORDED
 
 CALIBRATION = EXAMPLES / "calibration.txt"
@@ -167,6 +170,18 @@ def test_float64_sums_are_close_to_float32_ones(nano_llama: Path) -> None:
     for name, entry in double.entries.items():
         assert entry.sums.dtype == np.float64
         np.testing.assert_allclose(single.entries[name].sums, entry.sums, rtol=1e-5)
+
+
+def test_quantize_says_that_a_matrix_is_of_another_model(
+    nano_llama: Path, llama_matrix: ImportanceMatrix, tmp_path: Path
+) -> None:
+    notes = []
+    for origin in (llama_matrix.origin, Origin("another", ())):
+        path = tmp_path / "m.gguf"
+        write_imatrix(path, replace(llama_matrix, origin=origin))
+        levels = tuple(parse_levels(["Q4_0"]))
+        notes.append(prepare(QuantizeSettings(nano_llama, levels, tmp_path, imatrix=path)).notes)
+    assert notes == [(), ("the importance matrix was made on another model than this one",)]
 
 
 def test_output_weight_only_when_asked(nano_llama: Path) -> None:

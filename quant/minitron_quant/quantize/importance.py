@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from minitron_convert.gguf_file import TYPE, KeyValue, TensorInfo, ValueType
+from minitron_convert.gguf_file import TYPE, Gguf, KeyValue, TensorInfo, ValueType
 from minitron_engine.errors import Damaged, ImatrixNeeded, Usage
 from minitron_quant.imatrix.files import read_imatrix
+from minitron_quant.imatrix.matrix import Origin
+from minitron_quant.imatrix.origin import model_fingerprint
 from minitron_quant.quantize.plan import LevelPlan, requires_imatrix
 
 _MAX_TEXT = 127  # llama-quantize cuts what it documents at this many bytes
@@ -18,10 +20,14 @@ _EMBEDDING = "token_embd.weight"
 
 @dataclass(frozen=True)
 class Importance:
-    """Weights by tensor name, [matrices, columns] float32, and the keys that tell about them."""
+    """Weights by tensor name, [matrices, columns] float32, and the keys that tell about them.
+
+    origin: what the file says it was made from.
+    """
 
     weights: Mapping[str, NDArray[np.float32]]
     keys: tuple[KeyValue, ...]
+    origin: Origin | None = None
 
 
 def load_importance(
@@ -56,7 +62,7 @@ def load_importance(
         counts["quantize.imatrix.chunks_count"] = matrix.chunk_count
     keys = [KeyValue.of(k, ValueType.STRING, v.encode()[:_MAX_TEXT]) for k, v in texts.items()]
     keys += [KeyValue.of(k, ValueType.UINT32, v) for k, v in counts.items()]
-    return Importance(weights, tuple(keys) if weights else ())
+    return Importance(weights, tuple(keys) if weights else (), matrix.origin)
 
 
 def match_importance(
@@ -86,6 +92,13 @@ def match_importance(
         )
     _check_presence(matched, tensors, levels)
     return matched
+
+
+def foreign_matrix(importance: Importance, shards: Sequence[Gguf]) -> tuple[str, ...]:
+    """One line where the matrix says that it was made on another model of the same sizes."""
+    if importance.origin is None or importance.origin.model == model_fingerprint(shards):
+        return ()
+    return ("the importance matrix was made on another model than this one",)
 
 
 def missing_entries(

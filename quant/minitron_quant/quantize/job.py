@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from minitron_quant.models import open_model_files
 from minitron_quant.quantize.feedback.job import Feedback
 from minitron_quant.quantize.importance import (
     Importance,
+    foreign_matrix,
     load_importance,
     match_importance,
     missing_entries,
@@ -168,12 +169,13 @@ def prepare(settings: QuantizeSettings) -> Batch:
     importance = load_importance(settings.imatrix, settings.include, settings.exclude)
     if feedback is not None:
         own = importance.weights or feedback.weights
-        importance = Importance(own, (*importance.keys, *feedback.keys))
+        importance = replace(importance, weights=own, keys=(*importance.keys, *feedback.keys))
     plan = make_plan(shards, settings.levels, settings.options, bool(importance.weights))
     tensors = {name: info for name, (_, info) in plan.tensors.items()}
     weights = match_importance(importance, tensors, plan.levels)
     targets = [_target(settings, shards, plan, p, importance) for p in plan.levels]
     notes = missing_entries(weights, tensors, plan.levels) if importance.weights else ()
+    notes += foreign_matrix(importance, shards)
     notes += feedback.notes if feedback else ()
     return Batch(settings, shards, plan, weights, targets, notes, feedback)
 
