@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from minitron_cli.models import open_checked
+from minitron_cli.models import DEFAULT_CONTEXT, open_checked, tell_missing_gpu
 from minitron_cli.output import Output
 from minitron_cli.turns import reader, turns
 from minitron_engine import interrupts
@@ -22,7 +22,6 @@ from minitron_engine.slots import Slots
 from minitron_engine.templates import open_template
 from minitron_quant.whole_files import write_whole
 
-_DEFAULT_CONTEXT = 4096
 _ROLES = ("system", "user", "assistant")
 INTERRUPTED = 130
 
@@ -54,7 +53,8 @@ class ChatRequest:
 
 def converse(request: ChatRequest, out: Output) -> int:
     """Answer every turn until the input ends; returns the exit code."""
-    n_ctx = request.context.n_ctx or _DEFAULT_CONTEXT
+    tell_missing_gpu(out)
+    n_ctx = request.context.n_ctx or DEFAULT_CONTEXT
     with ExitStack() as stack:
         model = stack.enter_context(open_checked(request.model, request.gpu_layers, n_ctx))
         template = None if request.raw else stack.enter_context(open_template(model))

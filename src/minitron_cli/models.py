@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minitron_cli.output import Output
-from minitron_engine.devices import GpuLayers
+from minitron_engine.devices import GpuLayers, missing_gpu_build
 from minitron_engine.model import Model, ModelSettings, open_model
 from minitron_quant.models import is_imatrix, open_model_files
 
 if TYPE_CHECKING:
     from minitron_convert.hub_models import HubModel
+
+# tokens of a context where none are asked for; fewer where the model was trained on fewer
+DEFAULT_CONTEXT = 4096
 
 
 def local_model(model: Path, out: Output) -> Path:
@@ -58,6 +61,13 @@ def on_the_hub(model: Path) -> "HubModel | None":
 def folder_for_results(model: Path) -> Path:
     """Beside MODEL; the current folder where it is a checkpoint or a name on the Hub."""
     return model.parent if model.is_file() or model.suffix == ".gguf" else Path()
+
+
+def tell_missing_gpu(out: Output) -> None:
+    """One line where this machine has a GPU that the build of llama.cpp cannot use."""
+    told = missing_gpu_build()
+    if told:
+        out.note(told)
 
 
 @contextmanager

@@ -19,6 +19,12 @@ GpuLayers = Annotated[
     str,
     typer.Option("--gpu-layers", metavar="auto|all|N", help="Layers to put on GPUs."),
 ]
+CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
+CacheTypeK = Annotated[CacheType, typer.Option("--cache-type-k", help="Type of the K cache.")]
+CacheTypeV = Annotated[CacheType, typer.Option("--cache-type-v", help="Type of the V cache.")]
+FlashAttention = Annotated[
+    Literal["auto", "on", "off"], typer.Option("--flash-attn", help="Flash attention.")
+]
 ModelPath = Annotated[
     Path,
     typer.Argument(

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from minitron_cli.models import open_checked
+from minitron_cli.models import DEFAULT_CONTEXT, open_checked, tell_missing_gpu
 from minitron_cli.output import Output
 from minitron_engine.context import ContextSettings, open_context
 from minitron_engine.devices import GpuLayers
@@ -26,7 +26,6 @@ except ImportError as error:
         "pip install 'minitron[serve]'",
     ) from error
 
-_DEFAULT_CONTEXT = 4096
 _SECONDS_TO_LEAVE = 3
 
 
@@ -47,9 +46,10 @@ class ServeRequest:
 
 def serve_model(request: ServeRequest, out: Output) -> None:
     """Serve until Ctrl-C. The port is taken before the model is loaded."""
+    tell_missing_gpu(out)
     with ExitStack() as stack:
         listener = stack.enter_context(_listen(request.host, request.port))
-        n_ctx = request.context.n_ctx or _DEFAULT_CONTEXT
+        n_ctx = request.context.n_ctx or DEFAULT_CONTEXT
         whole = n_ctx * request.parallel
         model = stack.enter_context(open_checked(request.model, request.gpu_layers, whole))
         if not request.context.n_ctx:

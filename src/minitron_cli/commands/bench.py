@@ -74,7 +74,7 @@ def bench(
 ) -> None:
     """Measure tokens per second, as llama-bench does: no tokenizer, no sampler."""
     from minitron_cli.benching import BenchPlan, numbers, plan_contexts, plan_layers, plan_tests
-    from minitron_cli.models import local_model
+    from minitron_cli.models import local_model, tell_missing_gpu
     from minitron_cli.output import Output
     from minitron_engine.errors import Usage
 
@@ -92,6 +92,7 @@ def bench(
         tests=tests,
         repetitions=repetitions,
     )
+    tell_missing_gpu(out)
     rows: list[dict[str, Any]] = []
     try:
         with out.progress() as listener:

@@ -1,11 +1,14 @@
 """minitron chat: a conversation with a model that was trained for it."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from minitron_cli.option_groups import expanded
 from minitron_cli.parameters import (
+    CacheTypeK,
+    CacheTypeV,
+    FlashAttention,
     GpuLayers,
     Json,
     ModelPath,
@@ -42,9 +45,9 @@ def chat(
         int | None, typer.Option("--ctx", "-c", min=64, help="Context in tokens; 4096 by default.")
     ] = None,
     layers: GpuLayers = "auto",
-    flash_attn: Annotated[
-        Literal["auto", "on", "off"], typer.Option(help="Flash attention.")
-    ] = "auto",
+    cache_type_k: CacheTypeK = "f16",
+    cache_type_v: CacheTypeV = "f16",
+    flash_attn: FlashAttention = "auto",
     threads: Threads = None,
     as_json: Json = False,
     verbose: Verbose = False,
@@ -62,7 +65,13 @@ def chat(
         raise Usage("--system needs the chat template that --raw does without")
     # between the parts of a long prompt, Ctrl-C is heard
     context = ContextSettings(
-        n_ctx=ctx or 0, n_batch=512, n_outputs=1, threads=threads, flash_attention=flash_attn
+        n_ctx=ctx or 0,
+        n_batch=512,
+        n_outputs=1,
+        threads=threads,
+        flash_attention=flash_attn,
+        cache_type_k=cache_type_k,
+        cache_type_v=cache_type_v,
     )
     request = ChatRequest(
         model=local_model(model, out),

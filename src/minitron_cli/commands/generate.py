@@ -8,6 +8,7 @@ import typer
 
 from minitron_cli.option_groups import expanded
 from minitron_cli.parameters import (
+    CacheType,
     GpuLayers,
     Json,
     ModelPath,
@@ -23,8 +24,6 @@ minitron generate someone/Minitron-4B-Base-GGUF:Q4_K_M "The old house stood"
 minitron generate model.gguf "Once" -n 256 --temp 0 --stats
 echo "Dear Sir," | minitron generate model.gguf --seed 7 --stop "Yours"
 minitron generate model.gguf -f prompt.txt --json-schema schema.json --json"""
-
-CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
 
 
 @expanded

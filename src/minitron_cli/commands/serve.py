@@ -1,10 +1,13 @@
 """minitron serve: an OpenAI-compatible server for one model."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from minitron_cli.parameters import (
+    CacheTypeK,
+    CacheTypeV,
+    FlashAttention,
     GpuLayers,
     Json,
     ModelPath,
@@ -50,9 +53,9 @@ def serve(
         int | None, typer.Option("--ctx", "-c", min=64, help="Tokens for each client; 4096.")
     ] = None,
     layers: GpuLayers = "auto",
-    flash_attn: Annotated[
-        Literal["auto", "on", "off"], typer.Option(help="Flash attention.")
-    ] = "auto",
+    cache_type_k: CacheTypeK = "f16",
+    cache_type_v: CacheTypeV = "f16",
+    flash_attn: FlashAttention = "auto",
     threads: Threads = None,
     as_json: Json = False,
     verbose: Verbose = False,
@@ -81,6 +84,8 @@ def serve(
             n_outputs=parallel,
             threads=threads,
             flash_attention=flash_attn,
+            cache_type_k=cache_type_k,
+            cache_type_v=cache_type_v,
         ),
         gpu_layers=gpu_layers(layers),
     )
