@@ -105,6 +105,22 @@ def test_an_interrupted_job_notices_a_changed_source(
     assert {n: r.sha256 for n, r in resumed.items()} == {n: r.sha256 for n, r in whole.items()}
 
 
+def test_other_levels_between_lose_nothing(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encode, "SLAB_ELEMENTS", 1 << 15)
+    folder = tmp_path / "out"
+    interrupted(source, folder, 0.7)
+    quantize(source, folder, "Q5_0")
+    seen: list[Event] = []
+    settings = QuantizeSettings(source, tuple(parse_levels(LEVELS)), folder)
+    run(prepare(settings), seen.append)
+    weights = sum(info.n_elements for info in open_gguf(source).tensors)
+    assert seen[0].total < 1.2 * weights  # of both levels, most was there
+    names = {f"tiny-{level}.gguf" for level in (*LEVELS, "Q5_0")}
+    assert {path.name for path in folder.iterdir()} == {*names, "tiny.manifest.json"}
+
+
 def test_power_fails(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was not brought to the disk before a journal was written is lost with the power."""
     on_disk: dict[str, int] = {}

@@ -71,7 +71,7 @@ def run(
     journal = Journal(folder / f".{name}.quantize.journal")
     with exclusive(folder / f".{name}.quantize.lock"):
         results = _run_alone(batch, journal, progress, finished)
-        journal.remove()
+        journal.remove({target.planned.level.name for target in batch.targets})
         return results
 
 

@@ -8,7 +8,7 @@ import fcntl
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -56,9 +56,14 @@ class Journal:
         """Replace what was written before, durably."""
         write_whole(self.path, json.dumps(asdict(recorded)))
 
-    def remove(self) -> None:
-        """The job is over."""
-        self.path.unlink(missing_ok=True)
+    def remove(self, levels: Collection[str]) -> None:
+        """These levels are over; without others, which an earlier job has left, so is the file."""
+        recorded = self.read()
+        others = {name: done for name, done in recorded.levels.items() if name not in levels}
+        if others:
+            self.write(Recorded(others, recorded.errors))
+        else:
+            self.path.unlink(missing_ok=True)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -16,15 +16,23 @@ _COMMIT_SECONDS = 2.0
 
 
 class LevelFiles:
-    """The levels' files. Nothing here keeps the encoders waiting but a disk that is full of work.
+    """The levels' files. Only a disk that cannot follow keeps the encoders waiting.
 
-    `there`: how many tensors of each level an earlier run has left.
+    recorded: what the journal of an earlier run says.
     """
 
     def __init__(
-        self, targets: Sequence[Target], identity: Identity, journal: Journal, threads: int
+        self,
+        targets: Sequence[Target],
+        identity: Identity,
+        journal: Journal,
+        recorded: Recorded,
+        threads: int,
     ) -> None:
         self._targets = targets
+        self._names = {target.planned.level.name for target in targets}
+        # what another job has left unfinished stays in the journal
+        self._others = {k: done for k, done in recorded.levels.items() if k not in self._names}
         self._identity = identity
         self._journal = journal
         # one more, because bringing files to the disk takes a thread's time, but no processor's
@@ -87,7 +95,7 @@ class LevelFiles:
         # only what is on the disk may be in the journal, whatever happens next
         for writer in self._writers:
             writer.sync()
-        levels = {
+        levels = self._others | {
             target.planned.level.name: (self._identity.fingerprint(target), count)
             for target, count in zip(self._targets, counts, strict=True)
         }
@@ -114,4 +122,4 @@ class LevelFiles:
             else:
                 writer.abort()
         if not keep:
-            self._journal.remove()
+            self._journal.remove(self._names)

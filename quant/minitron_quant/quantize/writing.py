@@ -40,7 +40,7 @@ class Writing:
         self.errors: dict[str, Errors] = recorded.errors
         self._tensor_errors: Errors = {}
         self._there = [self._resumable(target, identity, recorded) for target in targets]
-        self._files = LevelFiles(targets, identity, journal, self._threads)
+        self._files = LevelFiles(targets, identity, journal, recorded, self._threads)
 
     def run(self) -> Iterator[tuple[Target, list[str]]]:
         """Write all files; gives each level with its files' SHA-256 as they appear.
@@ -74,7 +74,7 @@ class Writing:
         free = shutil.disk_usage(folder).free
         if needed > free:
             raise OutOfResources(
-                f"{folder} has {free / 1e9:.1f} GB free, and the files need {needed / 1e9:.1f} GB",
+                f"{folder} has {free / 1e6:,.0f} MB free, and the files need {needed / 1e6:,.0f}",
                 "free some space, choose another folder with -d, or fewer levels",
             )
 
