@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from minitron_engine.errors import Damaged, MinitronError, NotFound
+from minitron_engine.errors import Damaged, MinitronError, NotFound, Usage
 from minitron_quant.measure.tasks import (
     arc,
     gsm8k,
@@ -119,6 +119,8 @@ def test_a_missing_file(tmp_path: Path) -> None:
     for load in (hellaswag.load, winogrande.load, multiple_choice.load):
         with pytest.raises(NotFound):
             load(tmp_path / "none")
+        with pytest.raises(Usage, match="folder"):
+            load(tmp_path)
 
 
 Answers = list[tuple[str, int]]
@@ -178,9 +180,9 @@ def test_lying_bytes_are_an_error_or_other_questions(
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"\x01", "header: the file ends within 4 bytes"),
+        (b"\x01", "header: the file ends where 4 bytes"),
         (struct.pack("<I", 0) + b"    ", "header: no questions"),
-        (struct.pack("<I", 1 << 30), "header: the file ends within 4294967296 bytes"),
+        (struct.pack("<I", 1 << 30), "header: the file ends where 4294967296 bytes"),
         (struct.pack("<II", 1, 0) + b"    ", "question 1: its offset 0 points outside"),
         (packed([("q", [("a", 0), ("b", 0)], [])]), "question 1: no answer is labelled 1"),
         (packed([("q", [("a", 1)], [])]), "question 1: an empty question or answer, or fewer"),

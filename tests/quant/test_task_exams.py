@@ -110,7 +110,7 @@ def test_mmlu_json_finds_the_examples_of_its_subject(tmp_path: Path) -> None:
     dev = written(tmp_path / "d.jsonl", record("law", "lawful?", 0), record("art", "nice?", 3))
     art, law = mmlu.load(test, 1, dev)
     assert "about art.\n\nnice?" in art.choices[0][0] and "lawful?" in law.choices[0][0]
-    with pytest.raises(NotFound, match="1 examples of art, and --shots takes 5"):
+    with pytest.raises(Usage, match="1 examples of art, and --shots takes 5"):
         mmlu.load(test, None, dev)
 
 

@@ -63,7 +63,7 @@ def tasks(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Score models on questions: HellaSwag and others, as llama-perplexity does."""
+    """Score models on questions: as llama-perplexity does, or lm-evaluation-harness."""
     from minitron_cli.files import refuse_existing
     from minitron_cli.models import local_model, local_models
     from minitron_cli.output import Output

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from minitron_engine.errors import Damaged, Denied, NotFound
+from minitron_engine.errors import Damaged, Denied, NotFound, Usage
 
 _UNPACK = {".bz2": bz2.decompress, ".gz": gzip.decompress, ".xz": lzma.decompress}
 
@@ -28,6 +28,8 @@ def read_data(path: Path) -> bytes:
         data = _UNPACK.get(path.suffix, bytes)(data)
     except FileNotFoundError as error:
         raise NotFound(f"{path} does not exist") from error
+    except IsADirectoryError as error:
+        raise Usage(f"{path} is a folder", "name the file with the questions") from error
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise Damaged(f"{path.name} cannot be unpacked: {error}") from error
     except OSError as error:

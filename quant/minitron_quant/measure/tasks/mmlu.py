@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from minitron_engine.errors import NotFound
+from minitron_engine.errors import NotFound, Usage
 from minitron_quant.measure.tasks.files import (
     damaged,
     index_of,
@@ -116,7 +116,7 @@ def _item(
 
 def _head(subject: str, examples: list[_Item], count: int) -> str:
     if len(examples) < count:
-        raise NotFound(
+        raise Usage(
             f"{len(examples)} examples of {subject or 'no subject'}, and --shots takes {count}",
             "give a file with more, or a smaller --shots",
         )

@@ -26,7 +26,7 @@ class _Reader:
 
     def take(self, size: int) -> bytes:
         if size > len(self._data) - self.at:
-            raise self.error(f"the file ends within {size} bytes that should follow")
+            raise self.error(f"the file ends where {size} bytes should follow")
         self.at += size
         return self._data[self.at - size : self.at]
 
