@@ -1,18 +1,32 @@
-"""minitron verify: a GGUF file is what its checkpoint says."""
+"""minitron verify: a GGUF file is what its checkpoint says, or files are what a manifest says."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from minitron_cli.parameters import Json, ModelPath, Quiet, Revision, SourceName, Verbose
+from minitron_cli.parameters import Json, Quiet, Revision, Verbose
 
 EXAMPLES = """minitron verify examples/nano-llama Nano-Llama-8.0M-BF16.gguf
-minitron verify nvidia/Minitron-4B-Base minitron-4b-Q4_K_M.gguf --no-logits --json"""
+minitron verify nvidia/Minitron-4B-Base minitron-4b-Q4_K_M.gguf --no-logits --json
+minitron verify --manifest out/nano-llama.manifest.json"""
 
 
 def verify(
-    source: SourceName,
-    model: ModelPath,
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="SOURCE", help="A checkpoint folder, or owner/name[@revision] on the Hub."
+        ),
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Argument(metavar="MODEL", help="A .gguf file, or owner/name[:LEVEL] on the Hub."),
+    ] = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Check the files of a manifest by their SHA-256."),
+    ] = None,
     revision: Revision = None,
     logits: Annotated[
         bool,
@@ -26,34 +40,13 @@ def verify(
     quiet: Quiet = False,
 ) -> None:
     """Compare a GGUF file with its checkpoint: keys, tensors, values, token ids, logits."""
-    from minitron_cli.models import local_model
     from minitron_cli.output import Output
-    from minitron_cli.sources import open_checkpoint_source
-    from minitron_cli.verification import verify_model
-    from minitron_convert.convert import ConvertSettings
+    from minitron_cli.verifying import against_checkpoint, against_manifest
+    from minitron_engine.errors import Usage
 
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
-    found_model = local_model(model, out)
-    with (
-        out.progress() as listener,
-        open_checkpoint_source(source, revision, listener) as found,
-    ):
-        settings = ConvertSettings(found.folder, name=found.name)
-        result = verify_model(settings, found_model, logits, listener)
-    for name, reason in result.skipped.items():
-        out.note(f"{name} not compared: {reason}")
-    checks = [check.__dict__ for check in result.checks]
-    document = {
-        "source": source,
-        "model": str(model),
-        "passed": result.passed,
-        "checks": checks,
-        "skipped": [{"name": name, "reason": why} for name, why in result.skipped.items()],
-    }
-    lines = [
-        f"{'passed' if check.passed else 'FAILED':8} {check.name:10} {check.detail}"
-        for check in result.checks
-    ]
-    out.result(document, "\n".join(lines))
-    if not result.passed:
-        raise typer.Exit(1)
+    if manifest is not None and source is None:
+        raise typer.Exit(against_manifest(out, manifest))
+    if manifest is not None or source is None or model is None:
+        raise Usage("give SOURCE and MODEL, or --manifest FILE alone")
+    raise typer.Exit(against_checkpoint(out, source, revision, model, logits))
