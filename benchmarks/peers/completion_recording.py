@@ -74,6 +74,7 @@ sentence ::= [A-Z] [a-z]{1,7} (" " word){2,9} [.!]
 word ::= [a-z]{1,8} | "é" | [^a-zA-Z0-9. !\n]
 """
 SAMPLING_LENGTH = 256
+SHIFT_WORDS, SHIFT_CONTEXT, SHIFT_LENGTH = "--context-shift --keep 3 --seed 31", 256, 400
 
 
 def session_tokens(path: Path) -> list[int]:
@@ -137,7 +138,7 @@ def record_completion(work: Workplace, out: Path) -> None:
 
 
 def record_sampling(work: Workplace, out: Path) -> None:
-    """256 tokens by every setting of the samplers, from three prompts in turn."""
+    """256 tokens by every setting of the samplers, from three prompts; and a shifted context."""
     document = work.header() | {"grammar": GRAMMAR, "models": {}}
     (work.folder / "words.gbnf").write_text(GRAMMAR, encoding="utf-8")
     for model in MODELS:
@@ -148,5 +149,8 @@ def record_sampling(work: Workplace, out: Path) -> None:
             prompt = PROMPTS[number % len(PROMPTS)]
             entry = complete(work, model, prompt, theirs, SAMPLING_LENGTH)
             entries[name] = {"options": words} | entry
-        document["models"][model] = about(work, model) | {"settings": entries}
+        # a shifted session is not saved: there are no ids
+        shifted = complete(work, model, PROMPTS[0], SHIFT_WORDS, SHIFT_LENGTH, "-c", SHIFT_CONTEXT)
+        shifted |= {"options": SHIFT_WORDS, "context": SHIFT_CONTEXT, "tokens": None}
+        document["models"][model] = about(work, model) | {"settings": entries, "shift": shifted}
     write_json(out / "sampling.json", document)

@@ -1,19 +1,27 @@
 """One answer of `minitron generate`: load, stream, and tell what happened."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from minitron_cli.generation_options import SpeculationOptions
 from minitron_cli.models import open_checked
 from minitron_cli.output import Output
-from minitron_engine.context import ContextSettings, open_context
+from minitron_engine.adapters import Adapter, apply_adapters
+from minitron_engine.context import Context, ContextSettings, open_context
 from minitron_engine.devices import GpuLayers, missing_gpu_build
 from minitron_engine.generation import Generation, GenerationSettings, generate, prompt_tokens
-from minitron_engine.model import Model
+from minitron_engine.model import Model, Tokens
+from minitron_engine.prompt_cache import Identity, dump, model_hash, restore
 from minitron_engine.sampling import settings_for
+from minitron_engine.sequence import Sequence
+from minitron_engine.speculation import Drafter, DraftModel, Lookup
+from minitron_quant.whole_files import write_whole
 
 _DEFAULT_CONTEXT = 4096
+_REASONS = {"context": "length"}
 
 
 @dataclass(frozen=True)
@@ -21,15 +29,19 @@ class Request:
     """Everything that the command line said; a context of 0 tokens means: choose one.
 
     sampling: the settings that were given; the model's metadata may recommend others.
+    generation: the other settings of the generation.
     """
 
     model: Path
     prompt: str
     sampling: Mapping[str, Any]
-    n_predict: int
-    stop: tuple[str, ...]
+    generation: Mapping[str, Any]
     context: ContextSettings
     gpu_layers: GpuLayers
+    adapters: tuple[Adapter, ...]
+    speculation: SpeculationOptions
+    prompt_cache: Path | None
+    prompt_cache_ro: bool
     stream: bool
     echo: bool
     stats: bool
@@ -49,23 +61,84 @@ def answer(request: Request, out: Output) -> int:
         settings = _context(request, model, len(tokens))
         if request.echo and not out.as_json:
             out.text(request.prompt, end="")
-        sampling = settings_for(model, request.sampling)
-        generation = GenerationSettings(sampling, request.n_predict, request.stop)
         with open_context(model, settings) as context:
+            apply_adapters(context, request.adapters)
             try:
-                for piece in generate(context, tokens, generation, result):
-                    if request.stream:
-                        out.text(piece, end="")
+                _generate(request, out, context, tokens, result)
             except KeyboardInterrupt:
                 result.finish_reason = "interrupted"
         _finish(request, out, result, model.device)
     return 130 if result.finish_reason == "interrupted" else 0
 
 
+def _generate(
+    request: Request, out: Output, context: Context, tokens: Tokens, result: Generation
+) -> None:
+    sampling = settings_for(context.model, request.sampling)
+    generation = GenerationSettings(
+        sampling, draft_max=request.speculation.draft_max, **request.generation
+    )
+    sequence = Sequence(context)
+    with (
+        _prompt_cache(request, out, sequence, result),
+        _drafter(request, out, sequence, generation) as drafter,
+    ):
+        pieces = generate(context, tokens, generation, result, sequence=sequence, drafter=drafter)
+        for piece in pieces:
+            if request.stream:
+                out.text(piece, end="")
+
+
+@contextmanager
+def _prompt_cache(
+    request: Request, out: Output, sequence: Sequence, result: Generation
+) -> Iterator[None]:
+    """What an earlier run computed; saved again after an answer that was not cut short."""
+    path = request.prompt_cache
+    if path is None:
+        yield
+        return
+    kept = f"{request.context.cache_type_k} {request.context.cache_type_v}"
+    identity = Identity(
+        model_hash(request.model),
+        " ".join([kept, *(f"{model_hash(a.path)}={a.scale}" for a in request.adapters)]),
+    )
+    if path.exists():
+        reason = restore(sequence, path.read_bytes(), identity)
+        if reason:
+            out.note(f"{path} is not used: {reason}")
+    yield
+    if not request.prompt_cache_ro and result.finish_reason != "interrupted":
+        write_whole(path, dump(sequence, identity))
+
+
+@contextmanager
+def _drafter(
+    request: Request, out: Output, sequence: Sequence, generation: GenerationSettings
+) -> Iterator[Drafter | None]:
+    speculation, sampling = request.speculation, generation.sampling
+    guessing = speculation.lookup or speculation.draft is not None
+    if guessing and sampling.greedy and not sampling.plain:
+        out.note("no guessing ahead: with penalties and the like a greedy answer could change")
+    elif speculation.lookup:
+        yield Lookup()
+        return
+    elif speculation.draft is not None:
+        n_ctx = sequence.context.n_ctx
+        settings = replace(request.context, n_ctx=n_ctx)
+        with (
+            open_checked(speculation.draft, request.gpu_layers, n_ctx) as model,
+            open_context(model, settings) as context,
+        ):
+            yield DraftModel(Sequence(context), sequence, speculation.draft_min_p)
+        return
+    yield None
+
+
 def _context(request: Request, model: Model, prompt: int) -> ContextSettings:
     if request.context.n_ctx:
         return request.context
-    wanted = max(_DEFAULT_CONTEXT, prompt + max(request.n_predict, 0))
+    wanted = max(_DEFAULT_CONTEXT, prompt + max(request.generation["n_predict"], 0))
     # a model that was trained on less than this gives nonsense beyond
     return replace(request.context, n_ctx=min(wanted, max(model.n_ctx_train, 8)))
 
@@ -79,13 +152,15 @@ def _finish(request: Request, out: Output, result: Generation, device: str) -> N
                 "prompt": request.prompt,
                 "text": result.text,
                 "tokens": result.tokens,
-                "finish_reason": result.finish_reason,
+                "finish_reason": _REASONS.get(result.finish_reason, result.finish_reason),
                 "seed": seed,
                 "prompt_tokens": result.prompt_tokens,
                 "prompt_tokens_per_second": round(result.prompt_tokens_per_second, 2),
                 "tokens_per_second": round(result.tokens_per_second, 2),
                 "time_to_first_token_s": round(result.first_token_seconds, 4),
                 "device": device,
+                "prompt_tokens_reused": result.reused_tokens,
+                **_guesses(result),
             }
         )
         return
@@ -98,3 +173,12 @@ def _finish(request: Request, out: Output, result: Generation, device: str) -> N
             f"{result.prompt_tokens} at {result.prompt_tokens_per_second:.1f}/s, first after "
             f"{result.first_token_seconds:.3f} s; seed {seed}; {result.finish_reason}; {device}"
         )
+        guesses = _guesses(result)
+        if guesses:
+            out.note("guessed ahead: {accepted} of {drafted} tokens accepted".format(**guesses))
+
+
+def _guesses(result: Generation) -> dict[str, int]:
+    if result.speculation is None:
+        return {}
+    return {"drafted": result.speculation.drafted, "accepted": result.speculation.accepted}

@@ -164,8 +164,12 @@ class Context:
 
     def decode(self, batch: Batch) -> None:
         """Run the model on a batch. Releases the GIL."""
+        self.decode_struct(batch.struct())
+
+    def decode_struct(self, batch: api.llama_batch) -> None:
+        """The same for llama.cpp's own struct."""
         with interrupts.deferred() if self._hooked else nullcontext():
-            status = api.llama_decode(self.handle, batch.struct())
+            status = api.llama_decode(self.handle, batch)
         if status == 1:
             raise OutOfResources("the context is full", "raise --ctx")
         if status != 0:

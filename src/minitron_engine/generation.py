@@ -7,20 +7,29 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from minitron_engine.context import Batch, Context
+from minitron_engine.context import Context
 from minitron_engine.errors import Usage
 from minitron_engine.model import Model, Tokens
-from minitron_engine.sampler import open_sampler
+from minitron_engine.sampler import Sampler, open_sampler
 from minitron_engine.sampling import SamplingSettings
+from minitron_engine.sequence import Sequence
+from minitron_engine.speculation import Drafter, Exact, Speculation, common_prefix
 
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """How much to generate and when to stop; `n_predict` in tokens, below 0 for no limit."""
+    """How much to generate and when to stop; `n_predict` in tokens, below 0 for no limit.
+
+    When the context is full, the answer ends, or with `context_shift` goes on without the older
+    half of what follows the prompt's first `keep` tokens (below 0: all of the prompt).
+    """
 
     sampling: SamplingSettings
     n_predict: int = 128
     stop: tuple[str, ...] = ()
+    context_shift: bool = False
+    keep: int = 0
+    draft_max: int = 8
 
 
 @dataclass
@@ -28,9 +37,11 @@ class Generation:
     """What happened, filled in while the text streams; times in seconds."""
 
     prompt_tokens: int = 0
+    reused_tokens: int = 0
     tokens: list[int] = field(default_factory=list)
     text: str = ""
     finish_reason: str = "length"
+    speculation: Speculation | None = None
     prompt_seconds: float = 0.0
     first_token_seconds: float = 0.0
     generation_seconds: float = 0.0
@@ -38,7 +49,8 @@ class Generation:
     @property
     def prompt_tokens_per_second(self) -> float:
         """Prompt processing speed."""
-        return self.prompt_tokens / self.prompt_seconds if self.prompt_seconds else 0.0
+        computed = self.prompt_tokens - self.reused_tokens
+        return computed / self.prompt_seconds if self.prompt_seconds else 0.0
 
     @property
     def tokens_per_second(self) -> float:
@@ -93,22 +105,30 @@ def prompt_tokens(model: Model, prompt: str) -> Tokens:
 
 
 def generate(
-    context: Context, tokens: Tokens, settings: GenerationSettings, result: Generation
+    context: Context,
+    tokens: Tokens,
+    settings: GenerationSettings,
+    result: Generation,
+    *,
+    sequence: Sequence | None = None,
+    drafter: Drafter | None = None,
 ) -> Iterator[str]:
     """Decode a prompt and yield text as it comes, never half a character, no stop string in it.
 
-    Fills `result` on the way, also when the consumer stops early or Ctrl-C is pressed.
+    sequence: one that may have computed the beginning of the prompt already; it holds everything
+    at the end. Fills `result` on the way, also when the consumer stops early or Ctrl-C is pressed.
     """
     if len(tokens) > context.n_ctx - 1:
         raise Usage(
             f"the prompt has {len(tokens)} tokens, and the context takes {context.n_ctx}",
             f"raise --ctx above {len(tokens)}, or shorten the prompt",
         )
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     held = StopBuffer(settings.stop)
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     result.prompt_tokens = len(tokens)
+    sequence = Sequence(context) if sequence is None else sequence
     try:
-        for piece in _pieces(context, tokens, settings, result):
+        for piece in _pieces(sequence, tokens.tolist(), settings, result, drafter):
             shown = held.push(decoder.decode(piece))
             result.text += shown
             if shown:
@@ -125,25 +145,23 @@ def generate(
 
 
 def _pieces(
-    context: Context, tokens: Tokens, settings: GenerationSettings, result: Generation
+    sequence: Sequence,
+    prompt: list[int],
+    settings: GenerationSettings,
+    result: Generation,
+    drafter: Drafter | None,
 ) -> Iterator[bytes]:
-    model = context.model
+    model = sequence.context.model
     with open_sampler(model, settings.sampling) as sampler:
-        sampler.accept_prompt(tokens.tolist())
+        sampler.accept_prompt(prompt)
         started = time.perf_counter()
-        position = _decode_prompt(context, tokens)
-        one = Batch(1)
-        wanted = np.ones(1, dtype=np.bool_)
-        while settings.n_predict != len(result.tokens):
-            if result.tokens:
-                if position >= context.n_ctx:
-                    result.finish_reason = "context"
-                    return
-                one.clear()
-                one.add(np.array(result.tokens[-1:], dtype=np.int32), position, 0, wanted)
-                context.decode(one)
-                position += 1
-            token = sampler.sample(context.handle)
+        result.reused_tokens = min(common_prefix(sequence.tokens, prompt), len(prompt) - 1)
+        sequence.forget(result.reused_tokens)
+        sequence.append(prompt[result.reused_tokens :])
+        result.speculation = _speculation(sequence, settings, drafter)
+        if settings.n_predict == 0:
+            return
+        for token in _chosen(sequence, sampler, settings, result, len(prompt)):
             now = time.perf_counter()
             if not result.tokens:
                 # the logits are waited for by the first sample, not by the decode before it
@@ -157,14 +175,46 @@ def _pieces(
                 return
             result.tokens.append(token)
             yield model.piece(token)
+            if len(result.tokens) == settings.n_predict:
+                return
 
 
-def _decode_prompt(context: Context, tokens: Tokens, step: int = 2048) -> int:
-    for start in range(0, len(tokens), step):
-        part = tokens[start : start + step]
-        batch = Batch(len(part))
-        output = np.zeros(len(part), dtype=np.bool_)
-        output[-1] = start + len(part) == len(tokens)
-        batch.add(part, start, 0, output)
-        context.decode(batch)
-    return len(tokens)
+def _speculation(
+    sequence: Sequence, settings: GenerationSettings, drafter: Drafter | None
+) -> Speculation | None:
+    if drafter is None:
+        return None
+    sampling = settings.sampling
+    if sampling.greedy and not sampling.plain:
+        # the lead of the likeliest token says nothing where its logit is changed afterwards
+        return None
+    exact = Exact(sequence, settings.draft_max + 1) if sampling.greedy else None
+    return Speculation(drafter, settings.draft_max, exact)
+
+
+def _chosen(
+    sequence: Sequence,
+    sampler: Sampler,
+    settings: GenerationSettings,
+    result: Generation,
+    prompt: int,
+) -> Iterator[int | None]:
+    """Tokens without end, or until the context is full."""
+    handle, n_ctx = sequence.context.handle, sequence.context.n_ctx
+    keep = settings.keep + sequence.context.model.add_bos
+    keep = keep if 0 <= settings.keep <= prompt else prompt
+    token = sampler.sample(handle)
+    yield token
+    while token is not None:
+        if len(sequence) + 1 >= n_ctx and not (settings.context_shift and sequence.shift(keep)):
+            result.finish_reason = "context"
+            return
+        if result.speculation is None:
+            sequence.append([token])
+            token = sampler.sample(handle)
+            yield token
+            continue
+        room = settings.n_predict - len(result.tokens) if settings.n_predict >= 0 else n_ctx
+        for following in result.speculation.follow(sequence, sampler, token, room):
+            token = following
+            yield token

@@ -36,6 +36,11 @@ _RECOMMENDED = {
     "mirostat_lr": "mirostat_eta",
 }
 _ALIASES = {"nucleus": "top_p", "temp": "temperature", "typ": "typ_p"}
+# settings that, away from their defaults, can make another token the likeliest
+_CHANGES = (
+    *("repeat_penalty", "presence_penalty", "frequency_penalty", "dry_multiplier"),
+    *("typical", "xtc_probability", "mirostat", "logit_bias", "ignore_eos", "grammar"),
+)
 _LONGEST_WINDOW = 1 << 20
 
 
@@ -90,6 +95,21 @@ class SamplingSettings:
                 raise Usage(f"{name} must be between 0 and {_LONGEST_WINDOW}")
         if self.mirostat not in (0, 1, 2):
             raise Usage("mirostat is 0 (off), 1 or 2")
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is always taken, nothing is drawn."""
+        return not self.mirostat and (
+            ("temperature" in self.samplers and self.temperature <= 0)
+            or ("top_k" in self.samplers and self.top_k == 1)
+        )
+
+    @property
+    def plain(self) -> bool:
+        """Whether the likeliest token is so by the model's own logits: nothing changes them."""
+        off = SamplingSettings(seed=0)
+        same = all(getattr(self, name) == getattr(off, name) for name in _CHANGES)
+        return same and "adaptive_p" not in self.samplers
 
 
 def sampler_name(text: str) -> str:

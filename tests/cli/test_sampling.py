@@ -1,5 +1,6 @@
 """Every knob of sampling, by its option: equal to recordings of llama-completion."""
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,7 +17,7 @@ from minitron_engine.generation import Generation, GenerationSettings, generate,
 from minitron_engine.model import ModelSettings, open_model
 from minitron_engine.sampler import open_sampler
 from minitron_engine.sampling import SAMPLERS, SamplingSettings, settings_for
-from support import recorded
+from support import fails, recorded
 
 RECORDED = recorded("sampling.json")
 MODELS = tuple(RECORDED["models"])
@@ -136,3 +137,51 @@ def test_options_say_what_they_mean(tmp_path: Path) -> None:
     for words in (("-l", "x+1"), ("-l", "5"), ("--mirostat", "3"), ("--temp", "-1")):
         with pytest.raises(typer.BadParameter):
             given(*words)
+
+
+class TestGenerate:
+    def test_a_prompt_cache_is_used_again(
+        self, minitron: Any, nano_llama: Path, nano_nemotron: Path, tmp_path: Path
+    ) -> None:
+        cache = tmp_path / "prompt.cache"
+        words = ("The old house stood in", "-n", 4, "--seed", 1, "--prompt-cache", cache)
+        first = minitron("generate", nano_llama, *words, "--json")
+        second = minitron("generate", nano_llama, *words, "--json")
+        assert (first.code, second.code) == (0, 0)
+        before, after = json.loads(first.out), json.loads(second.out)
+        assert before["prompt_tokens_reused"] == 0
+        assert after["prompt_tokens_reused"] == after["prompt_tokens"] - 1
+        assert after["text"] == before["text"]
+        kept = cache.read_bytes()
+        other = minitron("generate", nano_nemotron, *words, "--prompt-cache-ro")
+        assert other.code == 0 and "another model" in other.err
+        assert cache.read_bytes() == kept
+
+    def test_guesses_are_counted(self, minitron: Any, nano_llama: Path) -> None:
+        words = ("one two three one two three one", "-n", 96, "--temp", 0)
+        plain = json.loads(minitron("generate", nano_llama, *words, "--json").out)
+        for guesses in (("--lookup",), ("--draft", nano_llama, "--draft-min-p", 0.2)):
+            found = json.loads(minitron("generate", nano_llama, *words, *guesses, "--json").out)
+            assert found["tokens"] == plain["tokens"]
+            assert 0 < found["accepted"] <= found["drafted"]
+        assert "accepted" not in plain
+        fails(
+            minitron("generate", nano_llama, "x", "--lookup", "--draft", nano_llama), 2, "exclude"
+        )
+
+    def test_a_full_context_is_the_contracts_length(self, minitron: Any, nano_llama: Path) -> None:
+        ran = minitron("generate", nano_llama, "The", "-n", -1, "-c", 256, "--temp", 0, "--json")
+        document = json.loads(ran.out)
+        assert document["finish_reason"] == "length"
+        assert document["prompt_tokens"] + len(document["tokens"]) == 256
+
+    def test_bad_adapters_and_grammars(
+        self, minitron: Any, nano_llama: Path, tmp_path: Path
+    ) -> None:
+        bad = tmp_path / "bad.gguf"
+        bad.write_bytes(b"GGUF\3\0\0\0")
+        fails(minitron("generate", nano_llama, "x", "--lora", bad), 8, "bad.gguf")
+        fails(minitron("generate", nano_llama, "x", "--lora", nano_llama), 8, "adapter")
+        fails(minitron("generate", nano_llama, "x", "--lora", tmp_path / "no.gguf"), 3, "no.gguf")
+        bad.write_text("root ::= (")
+        fails(minitron("generate", nano_llama, "x", "--grammar", bad), 2, "line 1")

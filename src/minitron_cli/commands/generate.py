@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from minitron_cli.generation_options import AdapterOptions, SpeculationOptions
 from minitron_cli.option_groups import expanded
 from minitron_cli.parameters import (
     CacheType,
@@ -23,6 +24,8 @@ EXAMPLES = """minitron generate out/nano-llama-Q4_K_M.gguf "The old house stood"
 minitron generate someone/Minitron-4B-Base-GGUF:Q4_K_M "The old house stood"
 minitron generate model.gguf "Once" -n 256 --temp 0 --stats
 echo "Dear Sir," | minitron generate model.gguf --seed 7 --stop "Yours"
+minitron generate model-Q8_0.gguf "Once" --temp 0 --draft model-Q2_K.gguf --stats
+minitron generate model.gguf -f long.txt --prompt-cache long.cache --lora-scaled style.gguf=0.5
 minitron generate model.gguf -f prompt.txt --json-schema schema.json --json"""
 
 
@@ -30,6 +33,8 @@ minitron generate model.gguf -f prompt.txt --json-schema schema.json --json"""
 def generate(
     model: ModelPath,
     sampling: SamplingOptions,
+    speculation: SpeculationOptions,
+    adapters: AdapterOptions,
     prompt: Annotated[str | None, typer.Argument(help="What to continue.")] = None,
     file: Annotated[
         Path | None, typer.Option("-f", "--file", help="A file with the prompt; - is stdin.")
@@ -43,6 +48,18 @@ def generate(
     ctx: Annotated[
         int | None, typer.Option("--ctx", "-c", min=8, help="Context in tokens; 4096 or what fits.")
     ] = None,
+    context_shift: Annotated[
+        bool, typer.Option("--context-shift", help="Drop old tokens when the context is full.")
+    ] = False,
+    keep: Annotated[
+        int, typer.Option(min=-1, help="Tokens of the prompt that are not dropped; -1: all.")
+    ] = 0,
+    prompt_cache: Annotated[
+        Path | None, typer.Option(help="Keep what was computed in this file, and reuse it.")
+    ] = None,
+    prompt_cache_ro: Annotated[
+        bool, typer.Option("--prompt-cache-ro", help="Do not write the prompt cache.")
+    ] = False,
     layers: GpuLayers = "auto",
     cache_type_k: Annotated[CacheType, typer.Option(help="Type of the K cache.")] = "f16",
     cache_type_v: Annotated[CacheType, typer.Option(help="Type of the V cache.")] = "f16",
@@ -68,8 +85,16 @@ def generate(
         model=local_model(model, out),
         prompt=_read_prompt(prompt, file),
         sampling=sampling.given(),
-        n_predict=n_predict,
-        stop=tuple(stop or ()),
+        generation={
+            "n_predict": n_predict,
+            "stop": tuple(stop or ()),
+            "context_shift": context_shift,
+            "keep": keep,
+        },
+        adapters=adapters.adapters(),
+        speculation=speculation.resolved(out),
+        prompt_cache=prompt_cache,
+        prompt_cache_ro=prompt_cache_ro,
         context=ContextSettings(
             n_ctx=ctx or 0,
             n_batch=2048,
