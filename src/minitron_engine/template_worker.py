@@ -8,6 +8,7 @@ long. Run as a file: imports nothing of the package.
 import json
 import resource
 import sys
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -65,7 +66,8 @@ def _render(request: dict[str, Any]) -> dict[str, str]:
 
 def main() -> None:
     """Answer requests until there are no more."""
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    with suppress(ValueError, OSError):  # not every system can
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     for line in sys.stdin:
         sys.stdout.write(json.dumps(_render(json.loads(line))) + "\n")
         sys.stdout.flush()

@@ -94,8 +94,11 @@ def _line_within(stream: IO[bytes], seconds: float) -> bytes:
 
 
 @contextmanager
-def open_template(model: Model, seconds: float = 5.0) -> Iterator[ChatTemplate]:
-    """The model's own template. Unsupported: it has none. A rendering may take `seconds`."""
+def open_template(model: Model, seconds: float = 10.0) -> Iterator[ChatTemplate]:
+    """The model's own template. Unsupported: it has none.
+
+    seconds: what a rendering may take, the start of its process included.
+    """
     source = model.chat_template
     if not source:
         raise Unsupported(

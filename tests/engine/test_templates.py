@@ -23,7 +23,7 @@ ASK = [{"role": "user", "content": " Häns & <Co> "}]
 @pytest.fixture
 def template() -> Iterator[ChatTemplate]:
     """A template to be given its source by a test."""
-    found = ChatTemplate("", {"bos_token": "<s>", "add_generation_prompt": True}, 1.0)
+    found = ChatTemplate("", {"bos_token": "<s>", "add_generation_prompt": True}, 60.0)
     yield found
     found.close()
 
@@ -67,13 +67,13 @@ def test_a_hostile_template_is_refused(template: ChatTemplate, source: str) -> N
 
 def test_a_template_that_loops_is_ended(template: ChatTemplate) -> None:
     loops = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
-    template._seconds = 0.5
     render(template, "warm")
+    template._seconds = 0.5
     started = time.monotonic()
     with pytest.raises(Damaged, match="does not end"):
         render(template, loops)
-    assert time.monotonic() - started < 5
-    template._seconds = 5
+    assert time.monotonic() - started < 20
+    template._seconds = 60
     assert render(template, "still here") == "still here"
 
 
