@@ -128,11 +128,12 @@ def _settings(quantize: QuantizeSettings, options: DialOptions) -> SizeSettings:
         options.sensitivity or _nearby(quantize),
         options.wanted,
         Restrictions(types, excluded, tuple(pins), floors),
-        None if options.no_verify or options.curve else _held_out(quantize, options),
+        None if options.no_verify or options.curve else held_out_settings(quantize, options),
     )
 
 
-def _held_out(quantize: QuantizeSettings, options: DialOptions) -> MeasureSettings:
+def held_out_settings(quantize: QuantizeSettings, options: DialOptions) -> MeasureSettings:
+    """What proves a file: the text of --held-out, beside the source; Usage without one."""
     if options.held_out is None:
         raise Usage(
             "on which text is the mix to be proved?",

@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from minitron_cli.models import open_checked
 from minitron_cli.output import Output
 from minitron_engine.errors import Usage
 
 if TYPE_CHECKING:
+    from minitron_cli.dialing import DialOptions
+    from minitron_quant.quantize.feedback.proof import Proved
     from minitron_quant.quantize.job import QuantizeSettings
 
 
@@ -64,3 +66,55 @@ def with_covariance(
     ):
         collect_covariance(model, collecting, path, listener)
     return replace(settings, covariance=path)
+
+
+def show_proved(out: Output, settings: "QuantizeSettings", options: "DialOptions") -> None:
+    """Make levels with feedback, proved on --held-out text, and show what it gained."""
+    from minitron_cli.dialing import held_out_settings
+    from minitron_cli.sizes import show_mib
+    from minitron_quant.quantize.feedback.proof import make_proved
+
+    with out.progress() as listener:
+        made = make_proved(settings, held_out_settings(settings, options), listener)
+    if out.as_json:
+        out.document({"levels": [_document(each) for each in made]})
+        return
+    rows = []
+    for each in made:
+        proof, result = each.proof, each.result
+        low, high = (
+            100 * end / proof.plain for end in (proof.difference.low, proof.difference.high)
+        )
+        rows.append(
+            [
+                result.level,
+                show_mib(result.bytes / 2**20),
+                f"{proof.plain:.5f}",
+                f"{proof.feedback:.5f}",
+                f"{proof.change_pct:+.1f} %",
+                f"{low:+.1f} … {high:+.1f} %",
+                str(result.path),
+            ]
+        )
+        if not proof.better:
+            out.note(f"{result.level}: feedback is no better on {proof.text}; the plain file stays")
+    headers = ["Level", "MiB", "KLD, plain", "Feedback", "Change", "95 % interval", "File"]
+    out.table(headers, rows)
+
+
+def _document(made: "Proved") -> dict[str, Any]:
+    proof, result = made.proof, made.result
+    return {
+        "level": result.level,
+        "path": str(result.path),
+        "bytes": result.bytes,
+        "bpw": result.bits_per_weight,
+        "sha256": result.sha256,
+        "kept": "feedback" if proof.better else "plain",
+        "text": proof.text,
+        "chunks": proof.chunks,
+        "plain_kld": proof.plain,
+        "feedback_kld": proof.feedback,
+        "change_pct": proof.change_pct,
+        "difference": [proof.difference.mean, proof.difference.low, proof.difference.high],
+    }

@@ -49,3 +49,11 @@ def test_from_a_text_to_a_file_that_is_kept(
     (level,) = ran.document["levels"]
     assert not level["kept"]
     assert minitron(*given).document["levels"][0]["kept"]
+    held_out = ("--held-out", EXAMPLES / "held-out.txt", "--chunks", 2)
+    (proved,) = minitron(*given, *held_out).document["levels"]
+    assert proved["kept"] in ("feedback", "plain")
+    assert proved["change_pct"] == pytest.approx(
+        100 * (proved["feedback_kld"] / proved["plain_kld"] - 1)
+    )
+    low, high = proved["difference"][1:]
+    assert low <= proved["difference"][0] <= high

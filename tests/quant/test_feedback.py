@@ -1,19 +1,22 @@
 """Quantization with error feedback: ordinary files of the same size, better, and resumable."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from minitron_convert.gguf_file import TYPE, TYPE_ID, open_gguf
-from minitron_engine.errors import Damaged, MinitronError
+from minitron_engine.errors import Damaged, MinitronError, Usage
 from minitron_engine.model import ModelSettings, open_model
 from minitron_engine.progress import Event
 from minitron_quant.chunks import ChunkSettings
 from minitron_quant.covariance.collect import CovarianceSettings, collect_covariance
 from minitron_quant.covariance.files import Covariance, open_covariance
 from minitron_quant.levels import parse_levels
+from minitron_quant.measure.settings import MeasureSettings
 from minitron_quant.quantize.batch import LevelResult, run
+from minitron_quant.quantize.feedback import proof
 from minitron_quant.quantize.feedback.blocks import decoded
 from minitron_quant.quantize.feedback.factor import error_of, factor_block
 from minitron_quant.quantize.feedback.job import Feedback
@@ -145,6 +148,45 @@ def test_too_little_text_is_said_and_damped(nano_llama: Path, tmp_path: Path) ->
     assert "128 tokens are little" in feedback.notes[0]
     dampings = [b.damping for b in feedback.blocks("blk.3.ffn_down.weight") or []]
     assert not dampings or min(dampings) >= 0.1
+
+
+def test_a_level_is_proved_on_another_text_or_stays_plain(
+    nano_llama: Path, covariance: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = QuantizeSettings(
+        nano_llama, tuple(parse_levels(["Q4_0"])), tmp_path, covariance=covariance
+    )
+    chunks = ChunkSettings(n_ctx=128, n_batch=256, limit=2, threads=1)
+    held_out = MeasureSettings((), EXAMPLES / "held-out.txt", chunks, reference=nano_llama)
+    (made,) = proof.make_proved(settings, held_out)
+    assert made.proof.better
+    assert made.proof.change_pct < -20
+    assert made.proof.difference.mean == pytest.approx(made.proof.feedback - made.proof.plain)
+    assert "minitron.feedback.texts" in open_gguf(made.result.path).metadata
+    (again,) = proof.make_proved(settings, held_out)
+    assert again.result.kept
+    assert again.proof == made.proof
+
+    monkeypatch.setattr(proof.Proof, "better", False)
+    (worse,) = proof.make_proved(replace(settings, replace="outdated"), held_out)
+    assert "minitron.feedback.texts" not in open_gguf(worse.result.path).metadata
+    assert worse.result.bytes < made.result.bytes
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "nano-llama-Q4_0.feedback.json",
+        "nano-llama-Q4_0.gguf",
+        "nano-llama.manifest.json",
+    ]
+
+
+def test_the_calibration_text_proves_nothing(
+    nano_llama: Path, covariance: Path, tmp_path: Path
+) -> None:
+    settings = QuantizeSettings(
+        nano_llama, tuple(parse_levels(["Q4_0"])), tmp_path, covariance=covariance
+    )
+    held_out = MeasureSettings((), EXAMPLES / "calibration.txt", ChunkSettings())
+    with pytest.raises(Usage, match="proves nothing"):
+        proof.make_proved(settings, held_out)
 
 
 def test_the_dial_reckons_with_what_feedback_leaves_of_costs(

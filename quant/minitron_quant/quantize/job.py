@@ -47,7 +47,8 @@ _FULL_TYPES = ("F16", "BF16", "F32")
 class QuantizeSettings:
     """What to make of which model. `output` names the file of a single level; else `directory`.
 
-    covariance: of the inputs, to choose codes with error feedback; without an imatrix it is one.
+    covariance: of the inputs, to choose codes with error feedback; without an imatrix it is one,
+    and without `refine` nothing else.
     errors: where to write how much each encoding hurts. replace: what may be overwritten:
     nothing, files made from something else, or all.
     """
@@ -61,6 +62,7 @@ class QuantizeSettings:
     exclude: tuple[str, ...] = ()
     options: QuantizeOptions = QuantizeOptions()
     covariance: Path | None = None
+    refine: bool = True
     errors: Path | None = None
     threads: int | None = None
     replace: Replace = "never"
@@ -169,7 +171,8 @@ def prepare(settings: QuantizeSettings) -> Batch:
     importance = load_importance(settings.imatrix, settings.include, settings.exclude)
     if feedback is not None:
         own = importance.weights or feedback.weights
-        importance = replace(importance, weights=own, keys=(*importance.keys, *feedback.keys))
+        keys = feedback.keys if settings.refine else ()
+        importance = replace(importance, weights=own, keys=(*importance.keys, *keys))
     plan = make_plan(shards, settings.levels, settings.options, bool(importance.weights))
     tensors = {name: info for name, (_, info) in plan.tensors.items()}
     weights = match_importance(importance, tensors, plan.levels)

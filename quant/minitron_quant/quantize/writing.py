@@ -90,7 +90,8 @@ class Writing:
                 shard, info = self._batch.plan.tensors[name]
                 weights = self._batch.weights.get(name)
                 metric = ColumnErrors(weights) if measure else None
-                refine = self._batch.feedback.of(name) if self._batch.feedback else None
+                feedback = self._batch.feedback if self._batch.settings.refine else None
+                refine = feedback.of(name) if feedback else None
                 yield Job(info, shard.data(info), tuple(types), weights, metric, refine)
 
     def _write(self) -> None:

@@ -17,7 +17,7 @@ minitron quantize nvidia/Minitron-4B-Base Q4_K_M Q8_0 --dry-run
 minitron quantize model-F16.gguf --size 1.5G --held-out held-out.txt
 minitron quantize model-F16.gguf --like Q3_K_M --types=-iq1_s,-iq1_m --no-verify
 minitron quantize model-F16.gguf --curve
-minitron quantize model-F16.gguf Q4_K_M IQ2_M --feedback -f calibration.txt"""
+minitron quantize model-F16.gguf Q4_K_M IQ2_M --feedback -f calibration.txt --held-out other.txt"""
 
 
 def quantize(
@@ -127,7 +127,7 @@ def quantize(
 ) -> None:
     """Quantize a model to one or many levels; run it again to finish what is missing."""
     from minitron_cli.dialing import DialOptions, turn
-    from minitron_cli.feedback import FeedbackOptions, with_covariance
+    from minitron_cli.feedback import FeedbackOptions, show_proved, with_covariance
     from minitron_cli.models import folder_for_results
     from minitron_cli.output import Output
     from minitron_cli.planning import quantize_source
@@ -190,6 +190,9 @@ def quantize(
             out.note(note)
         if dry_run:
             _show_plan(out, batch)
+            return
+        if correcting.asked and held_out is not None:
+            show_proved(out, batch.settings, dial)
             return
         with out.progress() as listener:
             results = run(batch, listener, lambda result: _show_level(out, result))
