@@ -12,6 +12,7 @@ from minitron_cli.models import DEFAULT_CONTEXT, open_checked, tell_missing_gpu
 from minitron_cli.output import Output
 from minitron_cli.turns import reader, turns
 from minitron_engine import interrupts
+from minitron_engine.adapters import Adapter, apply_adapters
 from minitron_engine.context import ContextSettings, open_context
 from minitron_engine.conversation import Conversation
 from minitron_engine.devices import GpuLayers
@@ -49,6 +50,7 @@ class ChatRequest:
     stop: tuple[str, ...]
     context: ContextSettings
     gpu_layers: GpuLayers
+    adapters: tuple[Adapter, ...] = ()
 
 
 def converse(request: ChatRequest, out: Output) -> int:
@@ -62,6 +64,7 @@ def converse(request: ChatRequest, out: Output) -> int:
             n_ctx = min(n_ctx, max(model.n_ctx_train, 8))
         settings = replace(request.context, n_ctx=n_ctx)
         context = stack.enter_context(open_context(model, settings))
+        apply_adapters(context, request.adapters)
         slots = Slots(context, 1, settings.n_batch)
         stack.callback(slots.close)
         sampling = settings_for(model, request.sampling)

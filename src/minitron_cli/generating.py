@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from minitron_cli.generation_options import SpeculationOptions
-from minitron_cli.models import open_checked
+from minitron_cli.models import DEFAULT_CONTEXT, open_checked, tell_missing_gpu
 from minitron_cli.output import Output
 from minitron_engine.adapters import Adapter, apply_adapters
 from minitron_engine.context import Context, ContextSettings, open_context
-from minitron_engine.devices import GpuLayers, missing_gpu_build
+from minitron_engine.devices import GpuLayers
 from minitron_engine.generation import Generation, GenerationSettings, generate, prompt_tokens
 from minitron_engine.model import Model, Tokens
 from minitron_engine.prompt_cache import Identity, dump, model_hash, restore
@@ -20,7 +20,6 @@ from minitron_engine.sequence import Sequence
 from minitron_engine.speculation import Drafter, DraftModel, Lookup
 from minitron_quant.whole_files import write_whole
 
-_DEFAULT_CONTEXT = 4096
 _REASONS = {"context": "length"}
 
 
@@ -50,10 +49,8 @@ class Request:
 def answer(request: Request, out: Output) -> int:
     """Generate and print; returns the exit code: 130 after Ctrl-C, with what came until then."""
     result = Generation()
-    hint = missing_gpu_build()
-    if hint:
-        out.note(hint)
-    n_ctx = request.context.n_ctx or _DEFAULT_CONTEXT
+    tell_missing_gpu(out)
+    n_ctx = request.context.n_ctx or DEFAULT_CONTEXT
     with open_checked(request.model, request.gpu_layers, n_ctx) as model:
         if out.interactive:
             out.note(f"running on {model.device}")
@@ -138,7 +135,7 @@ def _drafter(
 def _context(request: Request, model: Model, prompt: int) -> ContextSettings:
     if request.context.n_ctx:
         return request.context
-    wanted = max(_DEFAULT_CONTEXT, prompt + max(request.generation["n_predict"], 0))
+    wanted = max(DEFAULT_CONTEXT, prompt + max(request.generation["n_predict"], 0))
     # a model that was trained on less than this gives nonsense beyond
     return replace(request.context, n_ctx=min(wanted, max(model.n_ctx_train, 8)))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from minitron_cli.models import DEFAULT_CONTEXT, open_checked, tell_missing_gpu
 from minitron_cli.output import Output
+from minitron_engine.adapters import Adapter, apply_adapters
 from minitron_engine.context import ContextSettings, open_context
 from minitron_engine.devices import GpuLayers
 from minitron_engine.errors import MinitronError, Unsupported, Usage
@@ -42,6 +43,7 @@ class ServeRequest:
     waiting: int
     context: ContextSettings
     gpu_layers: GpuLayers
+    adapters: tuple[Adapter, ...] = ()
 
 
 def serve_model(request: ServeRequest, out: Output) -> None:
@@ -56,6 +58,7 @@ def serve_model(request: ServeRequest, out: Output) -> None:
             whole = min(n_ctx, max(model.n_ctx_train, 8)) * request.parallel
         settings = replace(request.context, n_ctx=whole, n_seq=request.parallel)
         context = stack.enter_context(open_context(model, settings))
+        apply_adapters(context, request.adapters)
         template = _template(model, stack.enter_context, out)
         worker = Worker(Slots(context, request.parallel, settings.n_batch), request.waiting)
         stack.callback(worker.stop)

@@ -12,15 +12,13 @@ from minitron_engine.errors import MinitronError, Usage
 from minitron_engine.generation import Generation, GenerationSettings, StopBuffer
 from minitron_engine.model import Tokens
 from minitron_engine.sampler import Sampler, open_sampler
+from minitron_engine.speculation import common_prefix
 
 _NONE = np.zeros(1, dtype=np.bool_)
 
 
 class Job:
-    """A prompt and its answer, which `Slots.step` fills in; `error` where it had to be given up.
-
-    reused: how many tokens of the prompt were in the cache from an earlier job.
-    """
+    """A prompt and its answer, which `Slots.step` fills in; `error` where it had to be given up."""
 
     def __init__(
         self, tokens: Tokens, settings: GenerationSettings, result: Generation | None = None
@@ -28,7 +26,6 @@ class Job:
         self.tokens, self.settings = tokens, settings
         self.result = Generation() if result is None else result
         self.result.prompt_tokens = len(tokens)
-        self.reused = 0
         self.error: MinitronError | None = None
         self.done = False
 
@@ -135,20 +132,19 @@ class _Slot:
 
     def common(self, tokens: Tokens) -> int:
         """How much of a prompt is in the cache; its last token is always decoded anew."""
-        length = min(len(self.cached), len(tokens) - 1)
-        differs = np.flatnonzero(np.array(self.cached[:length], np.int32) != tokens[:length])
-        return int(differs[0]) if len(differs) else length
+        return min(common_prefix(self.cached, tokens.tolist()), len(tokens) - 1)
 
     def start(self, job: Job) -> None:
         """Take a job on, with what the cache has of its prompt."""
         self.job = job
-        job.reused = self.common(job.tokens)
-        if not self._context.truncate(job.reused, self.sequence):
+        reused = self.common(job.tokens)
+        if not self._context.truncate(reused, self.sequence):
             # a model whose cache cannot be cut
             self._context.truncate(0, self.sequence)
-            job.reused = 0
-        del self.cached[job.reused :]
-        self.todo = job.tokens[job.reused :]
+            reused = 0
+        del self.cached[reused:]
+        self.todo = job.tokens[reused:]
+        job.result.reused_tokens = reused
         opened = open_sampler(self._model, job.settings.sampling)
         self._sampler: Sampler = self._resources.enter_context(opened)
         self._sampler.accept_prompt(job.tokens.tolist())

@@ -97,6 +97,7 @@ def test_a_model_without_a_template_is_offered_raw(chat: Any, nano_llama: Path) 
     ran = chat("The old\nAnd then\n", nano_llama, "--raw", "--json")
     assert len(ran.document["messages"]) == 4
     fails(chat("", nano_llama, "--raw", "--system", "x"), 2, "--system")
+    fails(chat("Hello\n", nano_llama, "--raw", "--lora", nano_llama), 8, "adapter")
 
 
 def test_a_long_conversation_forgets_its_beginning(chat: Any, model: Path) -> None:

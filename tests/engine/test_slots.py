@@ -75,8 +75,8 @@ def test_what_is_cached_is_not_computed_again(context: Context, slots: Slots) ->
     again = job(context, PROMPTS[0] + first.result.text + " and")
     longer = job(context, PROMPTS[1])
     finish(slots, again, longer)
-    assert again.reused >= len(first.tokens) + 12
-    assert longer.reused == len(longer.tokens) - 1
+    assert again.result.reused_tokens >= len(first.tokens) + 12
+    assert longer.result.reused_tokens == len(longer.tokens) - 1
     assert longer.result.tokens == other.result.tokens
 
 

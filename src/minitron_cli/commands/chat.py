@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from minitron_cli.generation_options import AdapterOptions
 from minitron_cli.option_groups import expanded
 from minitron_cli.parameters import (
     CacheTypeK,
@@ -28,6 +29,7 @@ printf 'Who are you?\\nSay it shorter.\\n' | minitron chat model.gguf -q"""
 @expanded
 def chat(
     model: ModelPath,
+    adapters: AdapterOptions,
     sampling: SamplingOptions,
     system: Annotated[
         str | None, typer.Option("--system", "-sys", help="The instructions of the model.")
@@ -82,5 +84,6 @@ def chat(
         stop=tuple(stop or ()),
         context=context,
         gpu_layers=gpu_layers(layers),
+        adapters=adapters.adapters(),
     )
     raise typer.Exit(converse(request, out))

@@ -2,14 +2,16 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from minitron_cli.generation_options import AdapterOptions, SpeculationOptions
 from minitron_cli.option_groups import expanded
 from minitron_cli.parameters import (
-    CacheType,
+    CacheTypeK,
+    CacheTypeV,
+    FlashAttention,
     GpuLayers,
     Json,
     ModelPath,
@@ -61,11 +63,9 @@ def generate(
         bool, typer.Option("--prompt-cache-ro", help="Do not write the prompt cache.")
     ] = False,
     layers: GpuLayers = "auto",
-    cache_type_k: Annotated[CacheType, typer.Option(help="Type of the K cache.")] = "f16",
-    cache_type_v: Annotated[CacheType, typer.Option(help="Type of the V cache.")] = "f16",
-    flash_attn: Annotated[
-        Literal["auto", "on", "off"], typer.Option(help="Flash attention.")
-    ] = "auto",
+    cache_type_k: CacheTypeK = "f16",
+    cache_type_v: CacheTypeV = "f16",
+    flash_attn: FlashAttention = "auto",
     threads: Threads = None,
     no_stream: Annotated[bool, typer.Option("--no-stream", help="Print at the end.")] = False,
     echo: Annotated[bool, typer.Option("--echo", help="Print the prompt too.")] = False,

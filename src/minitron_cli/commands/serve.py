@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from minitron_cli.generation_options import AdapterOptions
+from minitron_cli.option_groups import expanded
 from minitron_cli.parameters import (
     CacheTypeK,
     CacheTypeV,
@@ -23,8 +25,10 @@ curl http://127.0.0.1:8080/v1/completions -H 'Content-Type: application/json' \\
   -d '{"prompt": "The old house", "max_tokens": 32}'"""
 
 
+@expanded
 def serve(
     model: ModelPath,
+    adapters: AdapterOptions,
     host: Annotated[
         str, typer.Option("--host", help="The address; 0.0.0.0 is all of this machine's.")
     ] = "127.0.0.1",
@@ -88,5 +92,6 @@ def serve(
             cache_type_v=cache_type_v,
         ),
         gpu_layers=gpu_layers(layers),
+        adapters=adapters.adapters(),
     )
     serve_model(request, out)

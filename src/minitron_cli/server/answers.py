@@ -80,7 +80,9 @@ def usage(jobs: Sequence[Job]) -> dict[str, Any]:
         "prompt_tokens": prompt,
         "completion_tokens": answer,
         "total_tokens": prompt + answer,
-        "prompt_tokens_details": {"cached_tokens": min(prompt, sum(job.reused for job in jobs))},
+        "prompt_tokens_details": {
+            "cached_tokens": min(prompt, sum(job.result.reused_tokens for job in jobs))
+        },
     }
 
 
