@@ -1,43 +1,59 @@
-"""Time `minitron ppl` beside llama-perplexity: perplexity alone, and divergence of Q4_K_M."""
+"""Time `minitron ppl` beside llama-perplexity: perplexity alone, and a table of levels."""
 
 import json
 import re
 import sys
+from pathlib import Path
 
 from harness import EXAMPLES, Case, Setup, main, parser_for, run_once
 
 PARSER = parser_for(__doc__)
 PARSER.add_argument("--text", default=EXAMPLES / "held-out.txt")
 PARSER.add_argument("--chunks", type=int, default=-1, help="chunks of 512 tokens (default: all)")
+PARSER.add_argument("--levels", nargs="+", default=["Q4_K_M"], help="levels, or `all` (27)")
 THEIR_PPL = re.compile(r"(?:Final estimate: PPL = |Mean PPL\(Q\) +: +)([\d.]+)")
 THEIR_KLD = re.compile(r"Mean +KLD: +([\d.]+)")
 
 
 def cases(setup: Setup) -> list[Case]:
-    """Perplexity of the model, and of its Q4_K_M with the divergence from the model."""
+    """Perplexity of the model, and of levels of it with the divergence from the model."""
     given, model = setup.arguments, setup.model()
     chunks = ("--chunks", given.chunks) if given.chunks > 0 else ()
     common = ("-f", given.text, *chunks, "--threads", setup.threads)
-    q4_k_m, logits = setup.folder / "Q4_K_M.gguf", setup.folder / "logits"
-    run_once([setup.tool("llama-quantize", model, q4_k_m, "Q4_K_M", setup.threads)])
-    base = ("--kl-divergence-base", logits)
+    levels = quantized(setup, model)
+    base = ("--kl-divergence-base", setup.folder / "logits")
+    count = f"{given.chunks if chunks else 'all'} chunks"
     return [
         Case(
-            name=f"{model.stem} perplexity",
+            name=f"{model.stem} perplexity, {count}",
             ours=[setup.minitron("ppl", model, *common, "--json", "-q")],
             theirs=[setup.tool("llama-perplexity", "-m", model, *common)],
             values=values_of,
         ),
         Case(
-            name=f"{model.stem} Q4_K_M divergence",
-            ours=[setup.minitron("ppl", q4_k_m, "--reference", model, *common, "--json", "-q")],
+            name=f"{model.stem} table of {len(levels) + 1} with divergence, {count}",
+            ours=[setup.minitron("ppl", *levels, "--reference", model, *common, "--json", "-q")],
             theirs=[
                 setup.tool("llama-perplexity", "-m", model, *common, *base),
-                setup.tool("llama-perplexity", "-m", q4_k_m, *common, *base, "--kl-divergence"),
+                *(
+                    setup.tool("llama-perplexity", "-m", level, *common, *base, "--kl-divergence")
+                    for level in levels
+                ),
             ],
             values=values_of,
         ),
     ]
+
+
+def quantized(setup: Setup, model: Path) -> list[Path]:
+    """The levels of the model that --levels names, with an importance matrix."""
+    imatrix, folder = setup.folder / "imatrix.gguf", setup.folder / "levels"
+    text = ("-f", EXAMPLES / "calibration.txt", "--chunks", 4)
+    run_once([setup.minitron("imatrix", model, *text, "-o", imatrix, "-q")])
+    levels = setup.arguments.levels
+    options = ("--imatrix", imatrix, "-d", folder, "-q")
+    run_once([setup.minitron("quantize", model, *levels, *options)])
+    return sorted(folder.glob("*.gguf"))
 
 
 def values_of(output: str) -> dict[str, float]:

@@ -83,10 +83,16 @@ class Divergence:
 
 
 def reference_chunk(
-    pool: ThreadPoolExecutor, logits: Logits, targets: NDArray[np.int32]
+    pool: ThreadPoolExecutor,
+    logits: Logits,
+    targets: NDArray[np.int32],
+    space: NDArray[np.float32] | None = None,
 ) -> ReferenceChunk:
-    """Keep what is needed of the reference's logits, [rows, n_vocab], of one chunk."""
-    p = np.empty(logits.shape, dtype=np.float32)
+    """Keep what is needed of the reference's logits, [rows, n_vocab], of one chunk.
+
+    space: memory of that shape for p; new memory takes the system longer than to compute p.
+    """
+    p = np.empty(logits.shape, dtype=np.float32) if space is None else space
 
     def work(rows: slice) -> tuple[Array, Array, NDArray[np.int64], Array]:
         return _reference_block(logits[rows], targets[rows], p[rows])

@@ -3,8 +3,11 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from minitron_convert.gguf_file import Gguf
 from minitron_engine.context import Context, Logits, open_context
@@ -50,6 +53,7 @@ class Pass:
     chunks: ChunkSettings
     pool: ThreadPoolExecutor
     state: State
+    _space: list[NDArray[np.float32]] = field(default_factory=list)
 
     def starts(self, keys: Sequence[str]) -> list[int]:
         """The first chunks of the parts that are not known of every one of the keys."""
@@ -72,9 +76,17 @@ class Pass:
         return self.part(start)[:, self.chunks.first_output + 1 :]
 
     def refer(self, opened: Opened, start: int) -> list[ReferenceChunk]:
-        """Run the reference on a part: what models are compared with; its own scores are kept."""
-        pairs = zip(opened.logits(self.part(start)), self.targets(start), strict=True)
-        base = [reference_chunk(self.pool, logits, targets) for logits, targets in pairs]
+        """Run the reference on a part: what models are compared with, valid until the next part.
+
+        Its own scores are kept.
+        """
+        targets = self.targets(start)
+        base = []
+        for number, logits in enumerate(opened.logits(self.part(start))):
+            if number == len(self._space):
+                self._space.append(np.empty(logits.shape, np.float32))
+            space = self._space[number]
+            base.append(reference_chunk(self.pool, logits, targets[number], space))
         if not self.known(opened.key, start):
             self.state.put(opened.key, start, [TokenScores.alone(chunk.nll) for chunk in base])
         return base
