@@ -103,6 +103,9 @@ def test_more_chunks_and_more_models_add_to_what_is_there(
     decodes.clear()
     assert len(list(measure(settings))) == 4
     assert decodes.count(settings.models[0].name) == 1
+    # a part of another size is computed anew: its last digits may differ
+    two = replace(first, chunks=replace(CHUNKS, limit=2))
+    assert everything(list(measure(two))) == everything(list(measure(replace(two, state=None))))
 
 
 def test_other_settings_texts_and_files_are_other_rows(
@@ -141,6 +144,13 @@ def tell(event):
     print(event.done, flush=True)
 list(measure(MeasureSettings((model,), text, chunks, reference=reference, state=state), tell))
 """
+
+
+def test_a_reference_that_was_measured_alone_before(settings: MeasureSettings) -> None:
+    settings = replace(settings, chunks=replace(CHUNKS, limit=4), models=settings.paths[:1])
+    (alone,) = measure(replace(settings, reference=None))
+    (row,) = measure(settings)
+    assert row.noise is None and row.ppl == alone.ppl and row.accuracy_pct == 100
 
 
 def test_kill_nine(nano_nemotron: Path, levels: list[Path], tmp_path: Path) -> None:

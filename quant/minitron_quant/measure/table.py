@@ -69,7 +69,8 @@ def measure(settings: MeasureSettings, progress: Progress = ignore) -> Iterator[
             continue
         if reference is None:
             reference, base = row, nll
-            row = replace(row, noise=statistics(result.noise, base[: len(result.noise)]))
+            noise = result.noise
+            row = replace(row, noise=statistics(noise, base[: len(noise)]) if noise else None)
         else:
             row = replace(
                 row,

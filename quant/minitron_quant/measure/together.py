@@ -131,8 +131,10 @@ class _Run:
         key = self._keys[path]
         about = self._state.about(key)
         assert about is not None
-        scores = self._state.scores(key)[: self._limited(about.chunks)]
-        return Measured(self._shards[path], about.device, scores, self._state.scores(_noise(key)))
+        scores, noise = (
+            self._state.scores(each)[: self._limited(about.chunks)] for each in (key, _noise(key))
+        )
+        return Measured(self._shards[path], about.device, scores, noise)
 
     def alone(self, path: Path, number: int) -> None:
         """Score a model that is compared with nothing: the one of that number."""
