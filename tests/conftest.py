@@ -1,13 +1,17 @@
 """What the tests of all packages share: the bundled models, converted and quantized once."""
 
+import io
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from minitron_cli.main import main
 from minitron_convert.convert import ConvertSettings, convert
 from minitron_convert.gguf_file import GgufWriter, TensorSpec, open_gguf
 from minitron_quant.quantize.batch import LevelResult
-from support import EXAMPLES, RECORDED, quantize
+from support import EXAMPLES, RECORDED, Ran, quantize
 
 
 @pytest.fixture(scope="session")
@@ -61,3 +65,23 @@ def nemotron_levels(
     folder = tmp_path_factory.mktemp("nemotron-levels")
     imatrix = RECORDED / "nano-nemotron.imatrix.gguf"
     return quantize(nano_nemotron, folder, "all", imatrix=imatrix)
+
+
+@pytest.fixture
+def minitron(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Any:
+    """Run a command in this process, as the console script does."""
+
+    def run(*arguments: object) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["minitron", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+        monkeypatch.setenv("COLUMNS", "120")
+        capfd.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as leave:
+            code = leave.code if isinstance(leave.code, int) else 0
+        captured = capfd.readouterr()
+        return Ran(code, captured.out, captured.err)
+
+    return run
