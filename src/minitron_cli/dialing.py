@@ -8,7 +8,7 @@ from typing import Any
 from minitron_cli.curves import draw
 from minitron_cli.output import Output
 from minitron_cli.sizes import parse_size, show_mib
-from minitron_convert.gguf_file import TYPE
+from minitron_convert.gguf_file import F32, TYPE
 from minitron_engine.errors import NotFound, Unsupported, Usage
 from minitron_engine.type_support import types_without_kernel
 from minitron_quant.chunks import ChunkSettings
@@ -63,11 +63,12 @@ class DialOptions:
 
 def turn(out: Output, quantize: QuantizeSettings, options: DialOptions) -> None:
     """Make the file that is wanted and show what became of it; with --curve show what could be."""
-    plain = quantize.options
-    if plain.pure or plain.overrides or quantize.include or quantize.exclude or quantize.output:
+    given = quantize.options
+    chosen = given.pure or given.overrides or given.keep_split
+    if chosen or quantize.include or quantize.exclude or quantize.output:
         raise Usage(
-            "a solved mix goes without -o, --pure, --override-kv, --include-weights and "
-            "--exclude-weights"
+            "a solved mix goes without -o, --pure, --override-kv, --keep-split, --include-weights "
+            "and --exclude-weights"
         )
     settings = _settings(quantize, options)
     if options.curve:
@@ -122,12 +123,14 @@ def _settings(quantize: QuantizeSettings, options: DialOptions) -> SizeSettings:
         pins.insert(0, (r"^output\.weight$", given.output_type))
     if given.embedding_type is not None:
         pins.insert(0, (r"^token_embd\.weight$", given.embedding_type))
-    floors = tuple(map(parse_tensor_type, options.floors))
+    floors = list(map(parse_tensor_type, options.floors))
+    if given.leave_output:
+        floors.insert(0, (r"^output\.weight$", F32))
     return SizeSettings(
         quantize,
         options.sensitivity or _nearby(quantize),
         options.wanted,
-        Restrictions(types, excluded, tuple(pins), floors),
+        Restrictions(types, excluded, tuple(pins), tuple(floors)),
         None if options.no_verify or options.curve else held_out_settings(quantize, options),
     )
 

@@ -23,12 +23,14 @@ source = "{examples}/nano-nemotron"
 [calibration]
 text = ["{examples}/calibration.txt"]
 chunks = 2
+ctx = 64
 [quantize]
 levels = ["Q4_0"]
 sizes = ["2.5M", "like:Q4_0", "like:Q4_0"]
 [measure]
 text = "{examples}/held-out.txt"
-chunks = 1
+chunks = 4
+ctx = 64
 divergence = true
 [output]
 directory = "out"

@@ -11,15 +11,18 @@ from minitron_convert.gguf_file import TYPE, TYPE_ID, open_gguf
 from minitron_engine.errors import Damaged, NotFound, Usage
 from minitron_quant.chunks import ChunkSettings
 from minitron_quant.levels import level_named, parse_levels
+from minitron_quant.measure.paired import Difference
 from minitron_quant.measure.settings import MeasureSettings
 from minitron_quant.measure.table import measure
 from minitron_quant.quantize.job import QuantizeSettings
+from minitron_quant.quantize.journal import file_sha256
 from minitron_quant.quantize.recipe import make_recipe
 from minitron_quant.sensitivity import make as make_module
 from minitron_quant.sensitivity.dial import Restrictions, SizeDial
 from minitron_quant.sensitivity.files import Sensitivity, write_sensitivity
 from minitron_quant.sensitivity.make import Maker, SizeSettings, Wanted, beside
 from minitron_quant.sensitivity.measure import SensitivitySettings
+from minitron_quant.sensitivity.proof import Beside, Proof
 from support import EXAMPLES, RECORDED, library_quantize
 
 Q3, Q4, Q6 = (TYPE_ID[name] for name in ("q3_K", "q4_0", "q6_K"))
@@ -166,16 +169,17 @@ def test_the_proof_is_measured_once_and_stored(
 def test_a_preset_that_is_better_is_kept(
     job: SizeSettings, held_out: MeasureSettings, tmp_path: Path
 ) -> None:
-    job = replace(job, held_out=held_out)
-    made = Maker(replace(job, held_out=None)).make()
-    stored = Maker(job)._measure_beside(made.result, held_out).document()
-    stored["kld"] = stored["preset"]["kld"] + 1e-6
-    beside(made.result.path, "proof.json").write_text(json.dumps(stored))
-    made = Maker(job).make()
-    assert made.kept is not None and made.kept.level == stored["preset"]["level"]
-    assert made.kept.path.is_file() and not made.result.path.exists()
+    solved = Maker(job).make().result
+    other = Beside("Q4_0", 2_400_000, 0.5, Difference(0.1, 0.05, 0.15))
+    hashes = file_sha256(held_out.text), solved.sha256
+    proof = Proof(held_out.text.name, *hashes, 6, 0.6, 0.01, other, other)
+    beside(solved.path, "proof.json").write_text(json.dumps(proof.document()))
+    made = Maker(replace(job, held_out=held_out)).make()
+    assert made.proof == proof and made.kept is not None and made.kept.level == "Q4_0"
+    assert made.kept.path.is_file()
+    assert not made.result.path.exists() and not made.recipe_file.exists()
     manifest = json.loads(next(tmp_path.glob("*.manifest.json")).read_text())
-    assert list(manifest["levels"]) == [made.kept.level]
+    assert list(manifest["levels"]) == ["Q4_0"]
 
 
 def test_a_divergence_is_corrected_by_what_is_measured(

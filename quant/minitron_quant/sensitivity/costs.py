@@ -90,13 +90,12 @@ def costs(
     errors: Errors = {}
     total = sum(info.n_elements for _, info in material.tensors.values())
     done = 0
-    for slab in encode(_jobs(material), threads or default_threads()):
+    for slab in encode((job for job, _ in sampled_jobs(material)), threads or default_threads()):
         add_errors(errors, slab.errors)
         if slab.last:
             name = slab.job.info.name
             info = material.tensors[name][1]
-            # each matrix has as many sampled rows as the others
-            scale = info.rows / slab.job.info.rows if name != EMBEDDING else 1 / _ROWS
+            scale = _scale(info, slab.job.info.rows)
             found[name] = {
                 kind: scale * error
                 for kind, (error, signal) in errors.items()
@@ -119,7 +118,13 @@ def candidate_types(info: TensorInfo, importance: bool) -> list[int]:
     ]
 
 
-def _jobs(material: Material) -> Iterator[Job]:
+def _scale(info: TensorInfo, sampled: int) -> float:
+    # each matrix has as many sampled rows as the others; those of the embedding are tokens
+    return 1 / _ROWS if info.name == EMBEDDING else info.rows / sampled
+
+
+def sampled_jobs(material: Material) -> Iterator[tuple[Job, float]]:
+    """Every tensor's sampled rows in all types, and by what to multiply what they give."""
     for name, (shard, info) in material.tensors.items():
         weights = material.weights.get(name)
         inputs = material.inputs.get(name) or Inputs.unknown(info.shape[0])
@@ -129,7 +134,8 @@ def _jobs(material: Material) -> Iterator[Job]:
         shape = (info.shape[0], len(rows) // matrices, matrices)
         sampled = replace(info, shape=shape, nbytes=data.nbytes)
         types = tuple(candidate_types(info, weights is not None))
-        yield Job(sampled, data.reshape(-1), types, weights, OutputErrors(inputs))
+        job = Job(sampled, data.reshape(-1), types, weights, OutputErrors(inputs))
+        yield job, _scale(info, len(rows))
 
 
 def _sample(info: TensorInfo, frequency: NDArray[np.float64]) -> NDArray[np.int64]:

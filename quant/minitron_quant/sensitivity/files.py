@@ -14,22 +14,24 @@ import numpy as np
 
 from minitron_convert.gguf_file import TYPE, TYPE_ID
 from minitron_engine.errors import Damaged, Denied, NotFound, Usage
+from minitron_quant.sensitivity.activations import block_of
 from minitron_quant.whole_files import write_whole
 
 _FORMAT = 1
-_Q8 = TYPE_ID["q8_0"]
 
 
 @dataclass
 class TensorSensitivity:
     """What is known of one tensor.
 
-    costs: by type (ggml id). probe_cost: that of the probe's type. divergences: from the full
-    model with this tensor probed, the mean of each chunk measured so far.
+    costs: by type (ggml id). probe_cost: that of the probe's type. rounding: the cost of inputs
+    rounded to 8 bits, by size of block. divergences: from the full model with this tensor probed,
+    the mean of each chunk measured so far.
     """
 
     costs: dict[int, float]
     probe_cost: float
+    rounding: dict[int, float] = field(default_factory=dict)
     divergences: list[float] = field(default_factory=list)
 
     @property
@@ -48,10 +50,7 @@ class TensorSensitivity:
 
 @dataclass
 class Sensitivity:
-    """A measured model. model, text and imatrix have a name and a sha256, of the files.
-
-    activation: what 8-bit inputs add, as a multiple of what q8_0 weights do; None: not measured.
-    """
+    """A measured model. model, text and imatrix have a name and a sha256, of the files."""
 
     model: dict[str, str]
     text: dict[str, str]
@@ -61,7 +60,6 @@ class Sensitivity:
     tensors: dict[str, TensorSensitivity]
     complete: bool = False
     device: str = ""
-    activation: float | None = None
 
     @property
     def chunks(self) -> int:
@@ -73,8 +71,8 @@ class Sensitivity:
         tensor = self.tensors.get(name)
         if tensor is None or TYPE[kind].block_elements == 1:
             return 0.0
-        inputs = (self.activation or 0.0) * tensor.costs.get(_Q8, 0.0)
-        return tensor.alpha * (tensor.costs.get(kind, math.inf) + inputs)
+        rounding = tensor.rounding.get(block_of(kind, self.device), 0.0)
+        return tensor.alpha * (tensor.costs.get(kind, math.inf) + rounding)
 
     def predict(self, types: Mapping[str, int]) -> float:
         """The divergence of a mix: the sum over its tensors."""
@@ -101,12 +99,12 @@ def write_sensitivity(path: Path, sensitivity: Sensitivity) -> None:
         "probe": sensitivity.probe,
         "device": sensitivity.device,
         "complete": sensitivity.complete,
-        "activation": sensitivity.activation,
         "tensors": {
             name: {
                 "alpha": tensor.alpha if tensor.divergences else None,
                 "divergences": tensor.divergences,
                 "probe_cost": tensor.probe_cost,
+                "rounding": tensor.rounding,
                 "costs": {TYPE[kind].name: cost for kind, cost in tensor.costs.items()},
             }
             for name, tensor in sensitivity.tensors.items()
@@ -141,6 +139,7 @@ def _parsed(document: dict[str, Any]) -> Sensitivity:
         str(name): TensorSensitivity(
             {TYPE_ID[kind]: _finite(cost) for kind, cost in entry["costs"].items()},
             _finite(entry["probe_cost"]),
+            {int(block): _finite(cost) for block, cost in entry["rounding"].items()},
             [_finite(value) for value in entry["divergences"]],
         )
         for name, entry in document["tensors"].items()
@@ -156,7 +155,6 @@ def _parsed(document: dict[str, Any]) -> Sensitivity:
         tensors=tensors,
         complete=bool(document["complete"]),
         device=str(document["device"]),
-        activation=None if document["activation"] is None else _finite(document["activation"]),
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from minitron_convert.gguf_file import TYPE, Gguf, TensorInfo
-from minitron_engine.devices import GpuLayers
+from minitron_engine.devices import GpuLayers, default_threads
 from minitron_engine.errors import Damaged
 from minitron_engine.model import Model, ModelSettings, Tokens, open_model
 from minitron_engine.progress import Event, Progress, ignore
@@ -21,14 +21,13 @@ from minitron_quant.imatrix.files import read_imatrix, write_imatrix
 from minitron_quant.imatrix.matrix import ImportanceMatrix
 from minitron_quant.imatrix.origin import model_fingerprint
 from minitron_quant.levels import level_named
-from minitron_quant.measure.settings import MeasureSettings
 from minitron_quant.models import open_model_files
 from minitron_quant.quantize.importance import Importance, match_importance
 from minitron_quant.quantize.journal import file_sha256, fingerprint
 from minitron_quant.quantize.options import QuantizeOptions
 from minitron_quant.quantize.plan import make_plan
-from minitron_quant.sensitivity.activations import activation_ratio
-from minitron_quant.sensitivity.costs import Inputs, Material, costs
+from minitron_quant.sensitivity.activations import Noise, rounding_costs, rounding_noise
+from minitron_quant.sensitivity.costs import Inputs, Material, costs, sampled_jobs
 from minitron_quant.sensitivity.files import (
     Sensitivity,
     TensorSensitivity,
@@ -86,32 +85,22 @@ def measure_sensitivity(settings: SensitivitySettings, progress: Progress = igno
         if known is None:
             matrix = _importance(settings, shards, model, tensors, progress)
             write_imatrix(settings.imatrix_output, matrix)
-        else:
-            matrix = read_imatrix(settings.imatrix_output)
+        matrix = read_imatrix(settings.imatrix_output)
         material = _material(matrix, tensors, chunks, model.n_vocab)
-        sensitivity = known or _begun(settings, shards, material, progress)
-        sensitivity.device = model.device
         order = np.random.default_rng(0).permutation(len(chunks))
+        if known is None:
+            noise = rounding_noise(model, chunks[order[:_ROUND]], settings.chunks)
+            known = _begun(settings, shards, material, noise, progress)
+        sensitivity = known
+        sensitivity.device = model.device
         tokens = chunks.size if settings.tokens is None else settings.tokens
         wanted = max(1, tokens // settings.chunks.n_ctx)
         with open_prober(model, settings.chunks, material.weights) as prober:
             run = Run(settings, sensitivity, tensors, prober, until, progress)
             run.measure(chunks[order[:wanted]])
-    if sensitivity.activation is None:
-        sensitivity.activation = _activation(settings, sensitivity, progress)
     sensitivity.complete = True
     write_sensitivity(settings.output, sensitivity)
     return sensitivity
-
-
-def _activation(
-    settings: SensitivitySettings, sensitivity: Sensitivity, progress: Progress
-) -> float:
-    limited = replace(settings.chunks, limit=min(_ROUND, sensitivity.chunks))
-    measuring = MeasureSettings(
-        (), settings.text, limited, settings.gpu_layers, reference=settings.model
-    )
-    return activation_ratio(sensitivity, settings.imatrix_output, measuring, progress)
 
 
 def _material(matrix: ImportanceMatrix, tensors: Tensors, chunks: Tokens, n_vocab: int) -> Material:
@@ -231,9 +220,12 @@ def _begun(
     settings: SensitivitySettings,
     shards: list[Gguf],
     material: Material,
+    noise: dict[str, dict[int, Noise]],
     progress: Progress,
 ) -> Sensitivity:
-    found = costs(material, settings.chunks.threads, progress)
+    threads = settings.chunks.threads or default_threads()
+    found = costs(material, threads, progress)
+    rounding = rounding_costs(sampled_jobs(material), noise, threads)
     return Sensitivity(
         model={"name": settings.model.name, "sha256": model_sha256(shards)},
         text={"name": settings.text.name, "sha256": file_sha256(settings.text)},
@@ -243,6 +235,7 @@ def _begun(
         ctx=settings.chunks.n_ctx,
         probe=TYPE[PROBE].name,
         tensors={
-            name: TensorSensitivity(by_type, by_type[PROBE]) for name, by_type in found.items()
+            name: TensorSensitivity(by_type, by_type[PROBE], rounding.get(name, {}))
+            for name, by_type in found.items()
         },
     )
