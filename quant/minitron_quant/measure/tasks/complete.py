@@ -69,6 +69,7 @@ def complete(
         n_batch=settings.n_batch,
         n_seq=slots + 1,
         unified=True,
+        n_outputs=slots + 1,
         threads=settings.threads,
     )
     texts = [""] * len(tokens)

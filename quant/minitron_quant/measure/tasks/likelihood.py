@@ -20,8 +20,8 @@ from minitron_engine.model import Model
 from minitron_quant.measure.perplexity import normalizers
 from minitron_quant.measure.tasks.layout import Continuation, Layout, group, lay_out
 
-# the memory that the logits of one decode may take
-_LOGITS_BYTES = 256 << 20
+# the memory that the logits of one decode may take; llama.cpp computes them in as much again
+_LOGITS_BYTES = 128 << 20
 
 Array = NDArray[np.float64]
 
