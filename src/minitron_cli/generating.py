@@ -14,6 +14,7 @@ from minitron_engine.context import Context, ContextSettings, open_context
 from minitron_engine.devices import GpuLayers
 from minitron_engine.generation import Generation, GenerationSettings, generate, prompt_tokens
 from minitron_engine.model import Model, Tokens
+from minitron_engine.placement import Placement
 from minitron_engine.prompt_cache import Identity, dump, model_hash, restore
 from minitron_engine.sampling import settings_for
 from minitron_engine.sequence import Sequence
@@ -37,6 +38,7 @@ class Request:
     generation: Mapping[str, Any]
     context: ContextSettings
     gpu_layers: GpuLayers
+    placement: Placement
     adapters: tuple[Adapter, ...]
     speculation: SpeculationOptions
     prompt_cache: Path | None
@@ -51,9 +53,9 @@ def answer(request: Request, out: Output) -> int:
     result = Generation()
     tell_missing_gpu(out)
     n_ctx = request.context.n_ctx or DEFAULT_CONTEXT
-    with open_checked(request.model, request.gpu_layers, n_ctx) as model:
+    with open_checked(request.model, request.gpu_layers, n_ctx, request.placement) as model:
         if out.interactive:
-            out.note(f"running on {model.device}")
+            out.note(f"running on {model.device}" + (f" ({model.reason})" if model.reason else ""))
         tokens = prompt_tokens(model, request.prompt)
         settings = _context(request, model, len(tokens))
         if request.echo and not out.as_json:
@@ -124,7 +126,7 @@ def _drafter(
         n_ctx = sequence.context.n_ctx
         settings = replace(request.context, n_ctx=n_ctx)
         with (
-            open_checked(speculation.draft, request.gpu_layers, n_ctx) as model,
+            open_checked(speculation.draft, request.gpu_layers, n_ctx, request.placement) as model,
             open_context(model, settings) as context,
         ):
             yield DraftModel(Sequence(context), sequence, speculation.draft_min_p)

@@ -1,17 +1,19 @@
-"""Groups of options of `generate`: adapters, and how to guess ahead."""
+"""Groups of options of `generate`: adapters, devices, and how to guess ahead."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 if TYPE_CHECKING:
     from minitron_cli.output import Output
     from minitron_engine.adapters import Adapter
+    from minitron_engine.placement import Placement
 
+_DEVICES = "Several devices"
 _GUESSING = "Speculative decoding"
 
 
@@ -75,6 +77,57 @@ class AdapterOptions:
         for adapter in found:
             open_gguf(adapter.path)
         return tuple(found)
+
+
+@dataclass(frozen=True)
+class DeviceOptions:
+    """How a model is spread over devices."""
+
+    device: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,…",
+            help="GPUs to use, as doctor names them; none: the CPU.",
+            rich_help_panel=_DEVICES,
+        ),
+    ] = None
+    split_mode: Annotated[
+        Literal["none", "layer", "row", "tensor"],
+        typer.Option(help="How several GPUs share a model.", rich_help_panel=_DEVICES),
+    ] = "layer"
+    tensor_split: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,…", help="Shares of the GPUs.", rich_help_panel=_DEVICES),
+    ] = None
+    main_gpu: Annotated[
+        int, typer.Option(min=0, help="The GPU of split mode none.", rich_help_panel=_DEVICES)
+    ] = 0
+    rpc: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT,…",
+            help="Devices of llama.cpp's RPC servers too; in a private network only.",
+            rich_help_panel=_DEVICES,
+        ),
+    ] = None
+
+    def placement(self, out: Output) -> Placement:
+        """What the engine takes; RPC servers are known afterwards."""
+        from minitron_engine.placement import RPC_WARNING, Placement, add_rpc_servers
+
+        if self.rpc is not None:
+            out.note(RPC_WARNING)
+            add_rpc_servers(tuple(self.rpc.split(",")))
+        names = None if self.device is None else tuple(self.device.split(","))
+        try:
+            shares = tuple(map(float, (self.tensor_split or "").split(",")))
+        except ValueError:
+            if self.tensor_split is not None:
+                raise typer.BadParameter(f"{self.tensor_split!r} is no list of shares.") from None
+            shares = ()
+        return Placement(
+            self.split_mode, shares, self.main_gpu, () if names == ("none",) else names
+        )
 
 
 def _scaled(text: str) -> tuple[Path, float]:

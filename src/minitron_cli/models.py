@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from minitron_cli.output import Output
 from minitron_engine.devices import GpuLayers, missing_gpu_build
 from minitron_engine.model import Model, ModelSettings, open_model
+from minitron_engine.placement import EVERY_GPU, Placement
 from minitron_quant.models import is_imatrix, open_model_files
 
 if TYPE_CHECKING:
@@ -71,11 +72,14 @@ def tell_missing_gpu(out: Output) -> None:
 
 
 @contextmanager
-def open_checked(path: Path, gpu_layers: GpuLayers, n_ctx: int) -> Iterator[Model]:
+def open_checked(
+    path: Path, gpu_layers: GpuLayers, n_ctx: int, placement: Placement = EVERY_GPU
+) -> Iterator[Model]:
     """A loaded model. llama.cpp aborts on some damaged files, so their headers are read first.
 
     n_ctx: the tokens whose KV cache must fit on a GPU beside the weights.
     """
     open_model_files(path)
-    with open_model(ModelSettings(path, gpu_layers, n_ctx)) as model:
+    settings = ModelSettings(path, gpu_layers, n_ctx, placement=placement)
+    with open_model(settings) as model:
         yield model

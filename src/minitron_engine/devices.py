@@ -75,9 +75,10 @@ def layers_that_fit(weights: int, layers: int, cache: int, free: int) -> int:
     return 0 if room <= 0 else min(layers + 1, math.floor(room / per_layer))
 
 
-def resolve_layers(wanted: GpuLayers, weights: int, layers: int, cache: int) -> int:
-    """The number of layers to offload: as asked, or as many as the GPUs have free memory for."""
-    available = gpus()
+def resolve_layers(
+    wanted: GpuLayers, weights: int, layers: int, cache: int, available: list[Device]
+) -> int:
+    """The number of layers to offload: as asked, or as many as these GPUs have free memory for."""
     if not available or wanted == 0:
         return 0
     if wanted == "all":

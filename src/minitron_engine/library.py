@@ -98,6 +98,10 @@ _BASE_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
 _REGISTRY_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "ggml_backend_dev_count": (c_size_t, []),
     "ggml_backend_dev_get": (c_void_p, [c_size_t]),
+    "ggml_backend_dev_by_name": (c_void_p, [c_char_p]),
+    "ggml_backend_reg_by_name": (c_void_p, [c_char_p]),
+    "ggml_backend_reg_get_proc_address": (c_void_p, [c_void_p, c_char_p]),
+    "ggml_backend_register": (None, [c_void_p]),
 }
 _CPU_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "ggml_cpu_init": (None, []),

@@ -1,7 +1,7 @@
 """A loaded model: its weights, its vocabulary, its facts."""
 
 import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from minitron_engine import devices, interrupts, log
 from minitron_engine.binding import api
 from minitron_engine.errors import Damaged, MinitronError, NotFound, OutOfResources
+from minitron_engine.placement import EVERY_GPU, Placement
 
 Tokens = NDArray[np.int32]
 LoadProgress = Callable[[float], None]
@@ -30,12 +31,15 @@ class ModelSettings:
     n_ctx: int = 4096
     vocab_only: bool = False
     writable: bool = False
+    placement: Placement = EVERY_GPU
 
 
 class Model:
     """A model held by llama.cpp; made by `open_model`, which also frees it."""
 
-    def __init__(self, handle: int, path: Path, offloaded: int) -> None:
+    def __init__(
+        self, handle: int, path: Path, offloaded: int, gpus: Sequence[devices.Device] = ()
+    ) -> None:
         self.handle = handle
         self.path = path
         self.vocab = api.llama_model_get_vocab(handle)
@@ -49,13 +53,15 @@ class Model:
         self.size: int = api.llama_model_size(handle)
         self.n_params: int = api.llama_model_n_params(handle)
         self.offloaded = min(offloaded, self.n_layers + 1)
+        self._gpus = gpus
+        self.reason = ""  # why that many layers are on GPUs, for the user
 
     @property
     def device(self) -> str:
         """Where the layers run, for the user."""
         if self.offloaded == 0:
             return "CPU"
-        names = " + ".join(f"{gpu.name} ({gpu.description})" for gpu in devices.gpus())
+        names = " + ".join(f"{gpu.name} ({gpu.description})" for gpu in self._gpus)
         if self.offloaded > self.n_layers:
             return names
         return f"{names} for {self.offloaded} of {self.n_layers + 1} layers, CPU for the rest"
@@ -133,23 +139,26 @@ def open_model(settings: ModelSettings, progress: LoadProgress | None = None) ->
     devices.start()
     if not settings.path.is_file():
         raise NotFound(f"{settings.path} does not exist")
-    layers = 0
-    if devices.gpus() and not settings.vocab_only:
+    layers, gpus, reason = 0, settings.placement.chosen(), ""
+    if gpus and not settings.vocab_only:
         with _loaded(settings.path, api.llama_model_default_params(), measure=True) as measured:
-            layers = devices.resolve_layers(
-                settings.gpu_layers,
-                api.llama_model_size(measured),
-                api.llama_model_n_layer(measured),
-                _cache_bytes(measured, settings.n_ctx),
-            )
+            weights: int = api.llama_model_size(measured)
+            cache = _cache_bytes(measured, settings.n_ctx)
+            count: int = api.llama_model_n_layer(measured)
+            layers = devices.resolve_layers(settings.gpu_layers, weights, count, cache, gpus)
+            reason = _reason(settings.gpu_layers, weights, cache, gpus)
     parameters = api.llama_model_default_params()
     parameters.n_gpu_layers = layers
     parameters.vocab_only = settings.vocab_only
     if settings.writable:
         parameters.load_mode = api.LLAMA_LOAD_MODE_NONE
         parameters.use_extra_bufts = False
+    kept = settings.placement.apply(parameters)
     with _loaded(settings.path, parameters, progress=progress) as handle:
-        yield Model(handle, settings.path, layers)
+        kept.clear()
+        model = Model(handle, settings.path, layers, gpus)
+        model.reason = reason
+        yield model
 
 
 @contextmanager
@@ -209,6 +218,16 @@ def _cache_bytes(handle: int, n_ctx: int) -> int:
     size = int(head_size) if head_size else api.llama_model_n_embd(handle) // heads
     per_token: int = 4 * api.llama_model_n_layer(handle) * api.llama_model_n_head_kv(handle) * size
     return per_token * n_ctx
+
+
+def _reason(
+    wanted: devices.GpuLayers, weights: int, cache: int, gpus: Sequence[devices.Device]
+) -> str:
+    if wanted != "auto":
+        return f"--gpu-layers {wanted}"
+    free = sum(gpu.free for gpu in gpus)
+    weights_gib, cache_gib, free_gib = (size / (1 << 30) for size in (weights, cache, free))
+    return f"{weights_gib:.1f} GiB of weights, {cache_gib:.1f} of KV cache, {free_gib:.1f} free"
 
 
 def _metadata(handle: int, key: str) -> str:

@@ -104,20 +104,18 @@ def test_layers_that_fit(free: int, expected: int) -> None:
     assert devices.layers_that_fit(weights=1000, layers=10, cache=100, free=free) == expected
 
 
-def test_without_a_gpu_nothing_is_offloaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "gpus", list)
-    assert devices.resolve_layers("all", 1000, 10, 100) == 0
+def test_without_a_gpu_nothing_is_offloaded() -> None:
+    assert devices.resolve_layers("all", 1000, 10, 100, []) == 0
 
 
-def test_with_a_gpu_as_many_layers_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    card = devices.Device("CUDA0", "a card", "gpu", (1 << 30) + 450, 1 << 31)
-    monkeypatch.setattr(devices, "gpus", lambda: [card])
-    assert devices.resolve_layers("auto", 1000, 10, 100) == 4
-    assert devices.resolve_layers(7, 1000, 10, 100) == 7
-    assert devices.resolve_layers("all", 1000, 10, 100) == devices.ALL_LAYERS
-    roomy = devices.Device("CUDA0", "a card", "gpu", 1 << 33, 1 << 33)
-    monkeypatch.setattr(devices, "gpus", lambda: [roomy])
-    assert devices.resolve_layers("auto", 1000, 10, 100) == devices.ALL_LAYERS
+def test_with_a_gpu_as_many_layers_as_fit() -> None:
+    cards = [devices.Device("CUDA0", "a card", "gpu", (1 << 30) + 450, 1 << 31)]
+    assert devices.resolve_layers("auto", 1000, 10, 100, cards) == 4
+    assert devices.resolve_layers("auto", 1000, 10, 100, cards * 2) == 8
+    assert devices.resolve_layers(7, 1000, 10, 100, cards) == 7
+    assert devices.resolve_layers("all", 1000, 10, 100, cards) == devices.ALL_LAYERS
+    roomy = [devices.Device("CUDA0", "a card", "gpu", 1 << 33, 1 << 33)]
+    assert devices.resolve_layers("auto", 1000, 10, 100, roomy) == devices.ALL_LAYERS
 
 
 def test_log_joins_the_pieces_of_a_line() -> None:

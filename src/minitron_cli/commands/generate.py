@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from minitron_cli.generation_options import AdapterOptions, SpeculationOptions
+from minitron_cli.generation_options import AdapterOptions, DeviceOptions, SpeculationOptions
 from minitron_cli.option_groups import expanded
 from minitron_cli.parameters import (
     CacheTypeK,
@@ -37,6 +37,7 @@ def generate(
     sampling: SamplingOptions,
     speculation: SpeculationOptions,
     adapters: AdapterOptions,
+    spread: DeviceOptions,
     prompt: Annotated[str | None, typer.Argument(help="What to continue.")] = None,
     file: Annotated[
         Path | None, typer.Option("-f", "--file", help="A file with the prompt; - is stdin.")
@@ -104,6 +105,7 @@ def generate(
             cache_type_v=cache_type_v,
         ),
         gpu_layers=gpu_layers(layers),
+        placement=spread.placement(out),
         stream=not (no_stream or as_json),
         echo=echo,
         stats=stats,

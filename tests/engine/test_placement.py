@@ -1,0 +1,64 @@
+"""Devices by name, and how a model is split between them; all of it without a GPU."""
+
+import ctypes
+import socket
+from typing import Any
+
+import pytest
+
+from minitron_engine import devices
+from minitron_engine.binding import api
+from minitron_engine.errors import Denied, Unsupported, Usage
+from minitron_engine.placement import Placement, add_rpc_servers
+
+CARDS = [devices.Device(f"CUDA{n}", "a card", "gpu", 1 << 33, 1 << 33) for n in range(3)]
+
+
+@pytest.fixture
+def cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "gpus", lambda: CARDS)
+
+
+def test_devices_are_chosen_by_name_and_number(cards: None) -> None:
+    assert Placement().chosen() == CARDS
+    assert Placement(names=("CUDA2", "CUDA0")).chosen() == [CARDS[2], CARDS[0]]
+    assert Placement("none", main_gpu=1).chosen() == [CARDS[1]]
+    assert Placement(names=()).chosen() == []
+    with pytest.raises(Usage, match="no device CUDA7"):
+        Placement(names=("CUDA7",)).chosen()
+    with pytest.raises(Usage, match="no GPU 3"):
+        Placement(main_gpu=3).chosen()
+
+
+@pytest.mark.parametrize("shares", [(-1.0,), (0.0, 0.0), (float("nan"),), (1.0,) * 1000])
+def test_impossible_shares_are_refused(shares: tuple[float, ...]) -> None:
+    with pytest.raises(Usage):
+        Placement(tensor_split=shares)
+
+
+def test_llama_cpps_parameters() -> None:
+    parameters: Any = api.llama_model_default_params()
+    kept = Placement("row", (3.0, 1.0), 1, ("CPU",)).apply(parameters)
+    assert (parameters.split_mode, parameters.main_gpu) == (api.LLAMA_SPLIT_MODE_ROW, 1)
+    assert list(parameters.tensor_split[: api.llama_max_devices()])[:3] == [3.0, 1.0, 0.0]
+    handles = ctypes.cast(parameters.devices, ctypes.POINTER(ctypes.c_void_p))
+    assert handles[0] and not handles[1]
+    assert len(kept) == 2
+
+
+@pytest.mark.skipif(bool(api.llama_supports_rpc()), reason="this build has RPC")
+def test_a_build_without_rpc_says_so() -> None:
+    with pytest.raises(Unsupported, match="no RPC") as caught:
+        add_rpc_servers(("localhost:50052",))
+    assert "RPC=1" in caught.value.hint
+
+
+@pytest.mark.skipif(not api.llama_supports_rpc(), reason="this build has no RPC")
+def test_servers_out_of_reach_are_refused() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(Denied, match="answers"):
+        add_rpc_servers((f"127.0.0.1:{port}",))
+    with pytest.raises(Usage, match="HOST:PORT"):
+        add_rpc_servers(("localhost",))
