@@ -1,17 +1,17 @@
 """convert → imatrix → quantize → measure → report: the stages of a job, each done only once."""
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from minitron_cli.errors import explain
 from minitron_cli.executors import Executor, Here
 from minitron_cli.jobs import Job
 from minitron_cli.output import Listener, Output
 from minitron_cli.report import Findings, write_reports
+from minitron_cli.run_state import State
 from minitron_cli.sizing import check_sizes, make_sizes
 from minitron_cli.sources import open_checkpoint_source
 from minitron_cli.trials import Document, try_speed, try_tasks
@@ -28,7 +28,6 @@ from minitron_quant.measure.table import Row, mark_dominated, relate, sort_by_si
 from minitron_quant.quantize.batch import LevelResult, run
 from minitron_quant.quantize.job import QuantizeSettings, model_name, prepare
 from minitron_quant.quantize.journal import file_sha256, fingerprint
-from minitron_quant.whole_files import write_whole
 
 Outcome = Literal["done", "up to date", "failed", "skipped"]
 STAGES = ("convert", "imatrix", "quantize", "measure", "tasks", "speed", "report")
@@ -269,27 +268,6 @@ def run_jobs(
             out.note(f"model: {job.model.source}")
         finished.append(Pipeline(job, out, listener, executor or Here()).run())
     return finished
-
-
-class State:
-    """What a job has done, in one small file that is replaced whole."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        try:
-            loaded = json.loads(path.read_text())
-        except (OSError, ValueError):
-            loaded = {}
-        self._entries: dict[str, Any] = loaded if isinstance(loaded, dict) else {}
-
-    def get(self, key: str) -> Any:
-        """The entry, or None."""
-        return self._entries.get(key)
-
-    def put(self, key: str, value: Any) -> None:
-        """Record an entry durably."""
-        self._entries[key] = value
-        write_whole(self._path, json.dumps(self._entries))
 
 
 def _hashed(full: Path, results: list[LevelResult]) -> dict[Path, str]:
