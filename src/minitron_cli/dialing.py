@@ -1,11 +1,10 @@
 """minitron quantize --size and its kin: what is asked of the size dial, and what it answers."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from minitron_cli.curves import draw
+from minitron_cli.dial_options import DialOptions
 from minitron_cli.output import Output
 from minitron_cli.sizes import parse_size, show_mib
 from minitron_convert.gguf_file import F32, TYPE
@@ -22,43 +21,14 @@ from minitron_quant.sensitivity.make import Made, Maker, SizeSettings, Wanted
 _CURVE_POINTS = 24
 
 
-@dataclass(frozen=True)
-class DialOptions:
-    """The options of the dial beside those that every quantization has."""
-
-    size: str | None
-    bpw: float | None
-    max_kld: float | None
-    like: str | None
-    curve: bool
-    sensitivity: Path | None
-    types: str | None
-    floors: tuple[str, ...]
-    held_out: Path | None
-    chunks: int | None
-    no_verify: bool
-
-    def asked(self, levels: Sequence[str]) -> bool:
-        """Whether a size is asked for, not levels; Usage for both, or several, or neither."""
-        wanted = (self.size, self.bpw, self.max_kld, self.like)
-        count = sum(value is not None for value in wanted)
-        if levels and (count or self.curve):
-            raise Usage("give levels, or a size, but not both")
-        if count > 1:
-            raise Usage("--size, --bpw, --max-kld and --like exclude each other")
-        if not (levels or count or self.curve):
-            raise Usage("what is to be made? Give levels, or a size", "minitron quantize --help")
-        return not levels
-
-    @property
-    def wanted(self) -> Wanted:
-        """What the file is to be."""
-        return Wanted(
-            None if self.size is None else parse_size(self.size),
-            self.bpw,
-            None if self.like is None else level_named(self.like),
-            self.max_kld,
-        )
+def _wanted(options: DialOptions) -> Wanted:
+    """What the file is to be."""
+    return Wanted(
+        None if options.size is None else parse_size(options.size),
+        options.bpw,
+        None if options.like is None else level_named(options.like),
+        options.max_kld,
+    )
 
 
 def turn(out: Output, quantize: QuantizeSettings, options: DialOptions) -> None:
@@ -129,7 +99,7 @@ def _settings(quantize: QuantizeSettings, options: DialOptions) -> SizeSettings:
     return SizeSettings(
         quantize,
         options.sensitivity or _nearby(quantize),
-        options.wanted,
+        _wanted(options),
         Restrictions(types, excluded, tuple(pins), tuple(floors)),
         None if options.no_verify or options.curve else held_out_settings(quantize, options),
     )

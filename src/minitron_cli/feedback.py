@@ -9,7 +9,7 @@ from minitron_cli.output import Output
 from minitron_engine.errors import Usage
 
 if TYPE_CHECKING:
-    from minitron_cli.dialing import DialOptions
+    from minitron_cli.dial_options import DialOptions
     from minitron_quant.quantize.feedback.proof import Proved
     from minitron_quant.quantize.job import QuantizeSettings
 

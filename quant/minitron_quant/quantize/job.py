@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,6 @@ from minitron_convert.gguf_file import (
 from minitron_engine.errors import Usage
 from minitron_quant.levels import Level
 from minitron_quant.models import open_model_files
-from minitron_quant.quantize.feedback.job import Feedback
 from minitron_quant.quantize.importance import (
     Importance,
     foreign_matrix,
@@ -38,6 +37,9 @@ from minitron_quant.quantize.plan import (
     make_plan,
     split_metadata,
 )
+
+if TYPE_CHECKING:
+    from minitron_quant.quantize.feedback.job import Feedback
 
 Replace = Literal["never", "outdated", "always"]
 _FULL_TYPES = ("F16", "BF16", "F32")
@@ -111,7 +113,7 @@ class Batch:
     weights: dict[str, NDArray[np.float32]]
     targets: list[Target]
     notes: tuple[str, ...]
-    feedback: Feedback | None = None
+    feedback: "Feedback | None" = None
 
     @property
     def elements(self) -> int:
@@ -167,7 +169,7 @@ def prepare(settings: QuantizeSettings) -> Batch:
     if settings.output is not None and len(settings.levels) != 1:
         raise Usage("-o names one file, but several levels are asked for", "use -d DIR")
     shards = open_model_files(settings.source)
-    feedback = Feedback(settings.covariance, shards) if settings.covariance else None
+    feedback = _feedback(settings.covariance, shards) if settings.covariance else None
     importance = load_importance(settings.imatrix, settings.include, settings.exclude)
     if feedback is not None:
         own = importance.weights or feedback.weights
@@ -181,6 +183,13 @@ def prepare(settings: QuantizeSettings) -> Batch:
     notes += foreign_matrix(importance, shards)
     notes += feedback.notes if feedback else ()
     return Batch(settings, shards, plan, weights, targets, notes, feedback)
+
+
+def _feedback(covariance: Path, shards: list[Gguf]) -> "Feedback":
+    # what it needs takes as long to load as all the rest
+    from minitron_quant.quantize.feedback.job import Feedback
+
+    return Feedback(covariance, shards)
 
 
 def manifest_path(settings: QuantizeSettings) -> Path:

@@ -126,7 +126,7 @@ def quantize(
     quiet: Quiet = False,
 ) -> None:
     """Quantize a model to one or many levels; run it again to finish what is missing."""
-    from minitron_cli.dialing import DialOptions, turn
+    from minitron_cli.dial_options import DialOptions
     from minitron_cli.feedback import FeedbackOptions, show_proved, with_covariance
     from minitron_cli.models import folder_for_results
     from minitron_cli.output import Output
@@ -181,6 +181,8 @@ def quantize(
         no_verify,
     )
     if dial.asked(levels or ()):
+        from minitron_cli.dialing import turn
+
         with quantize_source(model, out, plan_only=False) as source:
             turn(out, with_covariance(replace(settings, source=source), correcting, out), dial)
         return
