@@ -93,15 +93,21 @@ class _Parser:
     def sequence(self, nested: bool) -> Sequence:
         items: Sequence = []
         last: Sequence = []
+        rules = 1  # that the last item stands for, as llama.cpp counts them against its limit
         while char := self.peek():
             if char in "*+?{":
                 if not last:
                     raise self.fail(f"nothing stands before {char}")
                 least, most = self.bounds(char)
+                rules *= most or least or 1
+                if rules > MOST_REPETITIONS:
+                    raise self.fail(f"more than {MOST_REPETITIONS} repetitions of repetitions")
                 last = self.repeated(last, least, most)
             elif char in '"[<!(.' or _NAME.match(char):
                 items += last
+                before = len(self.rules)
                 last = self.item(char)
+                rules = max(1, len(self.rules) - before)
             else:
                 break
             self.skip(lines=nested)

@@ -185,3 +185,12 @@ class TestGenerate:
         fails(minitron("generate", nano_llama, "x", "--lora", tmp_path / "no.gguf"), 3, "no.gguf")
         bad.write_text("root ::= (")
         fails(minitron("generate", nano_llama, "x", "--grammar", bad), 2, "line 1")
+
+    def test_a_model_of_nothing_but_nan(
+        self, minitron: Any, nano_llama: Path, tmp_path: Path
+    ) -> None:
+        data = bytearray(nano_llama.read_bytes())
+        data[-2_000_000:] = b"\x00\x7e" * 1_000_000  # f16 NaN
+        path = tmp_path / "nan.gguf"
+        path.write_bytes(data)
+        fails(minitron("generate", path, "The"), 8, "NaN")

@@ -30,6 +30,7 @@ BAD = {
     'first ::= "a"': "no rule named root",
     "root ::= *": r"nothing stands before \*",
     'root ::= "a"{2001}': "more than 2000",
+    'root ::= ("a"{0,1000}){0,1000}': "repetitions of repetitions",
     'root ::= "a"{x}': "expected a repetition",
     'root ::= root "a"': "rule root begins with itself",
     'root ::= a root "z" | "x"\na ::= b\nb ::= "" | "y"': "begins with itself",
