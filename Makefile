@@ -9,7 +9,7 @@ LLAMA_CMAKE := $(if $(CUDA),-DGGML_CUDA=on) $(if $(RPC),-DGGML_RPC=on)
 LLAMA := llama-cpp-python==0.3.36
 STAMP := $(if $(CUDA)$(RPC),$(VENV)/.installed-$(BACKEND),$(VENV)/.installed)
 
-.PHONY: install demo test harden check bench clean
+.PHONY: install demo test harden check manual bench clean
 install: $(STAMP)
 
 $(BIN)/python:
@@ -43,6 +43,9 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+manual: install
+	$(BIN)/python -m minitron_cli.manual
 
 bench: install
 	$(BIN)/python benchmarks/run_all.py
