@@ -27,7 +27,7 @@ from minitron_quant.models import open_model_files
 from minitron_quant.quantize.journal import file_sha256, fingerprint
 from minitron_quant.whole_files import write_whole
 
-# columns of a diagonal block: benchmarks/feedback.py measures what wider ones gain
+# columns of a diagonal block: benchmarks/results/feedback_width.md has what wider ones gain
 BLOCK = 1024
 FULL = 1 << 20
 
