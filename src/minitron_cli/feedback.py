@@ -38,13 +38,19 @@ class FeedbackOptions:
 
 
 def with_covariance(
-    settings: "QuantizeSettings", options: FeedbackOptions, out: Output
+    settings: "QuantizeSettings", options: FeedbackOptions, out: Output, plan_only: bool = False
 ) -> "QuantizeSettings":
-    """The settings with the covariance that the options ask for; it is collected if need be."""
+    """The settings with the covariance that the options ask for; it is collected if need be.
+
+    For a plan nothing is collected: feedback changes no size.
+    """
     if not options.asked:
         return settings
     if options.covariance is not None:
         return replace(settings, covariance=options.covariance)
+    if plan_only:
+        out.note("the covariance is collected when files are made; it changes no size")
+        return settings
     from minitron_quant.chunks import ChunkSettings
     from minitron_quant.covariance.collect import (
         BLOCK,

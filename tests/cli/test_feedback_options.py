@@ -57,3 +57,11 @@ def test_from_a_text_to_a_file_that_is_kept(
     )
     low, high = proved["difference"][1:]
     assert low <= proved["difference"][0] <= high
+
+
+def test_a_plan_collects_nothing(minitron: Any, nano_llama: Path, tmp_path: Path) -> None:
+    given = ("quantize", nano_llama, "Q4_0", "-d", tmp_path, "--feedback", "-f", "none.txt")
+    ran = minitron(*given, "--dry-run")
+    assert ran.code == 0, ran.err
+    assert "changes no size" in ran.err
+    assert not any(tmp_path.iterdir())

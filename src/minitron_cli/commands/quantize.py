@@ -187,7 +187,8 @@ def quantize(
             turn(out, with_covariance(replace(settings, source=source), correcting, out), dial)
         return
     with quantize_source(model, out, plan_only=dry_run) as source:
-        batch = prepare(with_covariance(replace(settings, source=source), correcting, out))
+        asked = with_covariance(replace(settings, source=source), correcting, out, dry_run)
+        batch = prepare(asked)
         for note in batch.notes:
             out.note(note)
         if dry_run:
