@@ -1,6 +1,7 @@
 """What the tests of all packages share: the bundled models, converted and quantized once."""
 
 import io
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,10 @@ def minitron(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str])
             main()
         except SystemExit as leave:
             code = leave.code if isinstance(leave.code, int) else 0
+        # --verbose logs to the stream of this test, which is closed after it
+        logger = logging.getLogger("minitron")
+        for handler in logger.handlers[:]:
+            logger.removeHandler(handler)
         captured = capfd.readouterr()
         return Ran(code, captured.out, captured.err)
 

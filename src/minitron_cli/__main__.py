@@ -1,6 +1,6 @@
 """`python -m minitron_cli` is the `minitron` command."""
 
-from minitron_cli.main import main
+from minitron_cli.entry import main
 
 if __name__ == "__main__":
     main()

@@ -184,6 +184,7 @@ def test_generate(minitron: Any, nano_llama: Path, monkeypatch: pytest.MonkeyPat
         "seed",
         "prompt_tokens",
         "prompt_tokens_per_second",
+        "prompt_tokens_reused",
         "tokens_per_second",
         "time_to_first_token_s",
         "device",
