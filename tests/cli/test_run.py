@@ -22,17 +22,18 @@ from support import EXAMPLES, RECORDED
 WITHOUT_TRIALS = ["done"] * 4 + ["skipped"] * 2 + ["done"]
 SMALL = """
 [model]
-source = "{examples}/nano-llama"
+source = "{examples}/nano-nemotron"
 outtype = "f16"
 [calibration]
-text = ["{examples}/calibration.txt"]
+text = ["calibration.txt"]
 chunks = 2
+ctx = 64
 [quantize]
-levels = ["Q2_K", "q4_0"]
+levels = ["Q4_0", "q5_0"]
 [measure]
-text = "{examples}/held-out.txt"
+text = "held-out.txt"
 ctx = 128
-chunks = 3
+chunks = 2
 [output]
 directory = "out"
 report = ["md", "csv", "json"]
@@ -41,6 +42,8 @@ report = ["md", "csv", "json"]
 
 @pytest.fixture
 def job_file(tmp_path: Path) -> Path:
+    for name in ("calibration.txt", "held-out.txt"):
+        (tmp_path / name).write_text((EXAMPLES / name).read_text()[:3000])
     path = tmp_path / "job.toml"
     path.write_text(SMALL.format(examples=EXAMPLES))
     return path
@@ -62,7 +65,7 @@ def run(path: Path) -> tuple[list[str], list[str]]:
 
 def test_a_job_from_checkpoint_to_report(job_file: Path) -> None:
     levels, worked = run(job_file)
-    assert levels == ["Q2_K", "Q4_0", "F16"]
+    assert levels == ["Q4_0", "Q5_0", "F16"]
     assert worked == ["convert", "imatrix", "quantize", "perplexity"]
     out = job_file.parent / "out"
     markdown = (out / "report.md").read_text()
@@ -88,9 +91,9 @@ def test_running_again_does_only_what_changed(job_file: Path) -> None:
     assert run(job_file) == (first, ["quantize"])  # the same bytes need no new measurement
     job_file.write_text(job_file.read_text().replace("ctx = 128", "ctx = 64"))
     assert run(job_file)[1] == ["perplexity"]
-    job_file.write_text(job_file.read_text().replace('"q4_0"', '"q8_0"'))
+    job_file.write_text(job_file.read_text().replace('"q5_0"', '"q8_0"'))
     levels, worked = run(job_file)
-    assert levels == ["Q2_K", "Q8_0", "F16"] and worked == ["quantize", "perplexity"]
+    assert levels == ["Q4_0", "Q8_0", "F16"] and worked == ["quantize", "perplexity"]
 
 
 def test_an_earlier_run_must_be_resumed(job_file: Path) -> None:
@@ -128,8 +131,8 @@ def test_a_dry_run_tells_what_a_run_writes(job_file: Path, minitron: Any) -> Non
 
 def test_content_decides_and_not_time(job_file: Path, tmp_path: Path) -> None:
     source = tmp_path / "nano"
-    shutil.copytree(EXAMPLES / "nano-llama", source)
-    text = job_file.read_text().replace(f"{EXAMPLES}/nano-llama", str(source))
+    shutil.copytree(EXAMPLES / "nano-nemotron", source)
+    text = job_file.read_text().replace(f"{EXAMPLES}/nano-nemotron", str(source))
     job_file.write_text(text.replace('report = ["md", "csv", "json"]', 'report = ["json"]'))
     run(job_file)
     weights = source / "model.safetensors"
@@ -148,16 +151,16 @@ def test_one_model_that_fails_does_not_lose_the_other(job_file: Path, minitron: 
     broken.mkdir()
     (broken / "config.json").write_text('{"architectures": ["GPT2LMHeadModel"]}')
     text = job_file.read_text()
-    sources = f'source = ["broken", "{EXAMPLES}/nano-llama"]'
-    job_file.write_text(text.replace(f'source = "{EXAMPLES}/nano-llama"', sources))
+    sources = f'source = ["broken", "{EXAMPLES}/nano-nemotron"]'
+    job_file.write_text(text.replace(f'source = "{EXAMPLES}/nano-nemotron"', sources))
     ran = minitron("run", job_file, "--json", "-q")
     assert ran.code == 4
     assert "error: broken: " in ran.err and "GPT2LMHeadModel" in ran.err
     failed, done = ran.document
     outcomes = [[stage["outcome"] for stage in each["stages"]] for each in (failed, done)]
     assert outcomes == [["failed"] + ["skipped"] * 6, WITHOUT_TRIALS]
-    assert [row["level"] for row in done["rows"]] == ["Q2_K", "Q4_0", "F16"]
-    assert (job_file.parent / "out" / "nano-llama" / "report.json").exists()
+    assert [row["level"] for row in done["rows"]] == ["Q4_0", "Q5_0", "F16"]
+    assert (job_file.parent / "out" / "nano-nemotron" / "report.json").exists()
     assert not (job_file.parent / "out" / "broken").exists()
 
 
@@ -228,7 +231,7 @@ def test_a_missing_job_file(tmp_path: Path) -> None:
 
 
 def test_tasks_and_speed_are_stages_of_their_own(job_file: Path, minitron: Any) -> None:
-    text = job_file.read_text().replace('["Q2_K", "q4_0"]', '["q4_0"]')
+    text = job_file.read_text().replace('["Q4_0", "q5_0"]', '["q4_0"]')
     data = RECORDED / "hellaswag.txt"
     job_file.write_text(
         text.replace('["md", "csv", "json"]', '["md", "html", "json"]')
