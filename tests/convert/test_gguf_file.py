@@ -278,7 +278,7 @@ def test_impossible_tensors_are_refused(tmp_path: Path) -> None:
     assert "256" in _damaged(tmp_path, ragged)
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.tuples(st.integers(4, 700), st.integers(0, 255)), max_size=4), st.integers(0, 900)
 )

@@ -251,7 +251,7 @@ def test_memory_is_not_taken_on_the_word_of_a_pickle() -> None:
             load(data, {})
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), min_size=1, max_size=4))
 def test_no_damage_raises_anything_else(tmp_path: Path, changes: list[tuple[int, int]]) -> None:
     path = tmp_path / "pytorch_model.bin"
