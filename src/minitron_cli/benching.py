@@ -11,8 +11,8 @@ from typing import Any
 import typer
 
 from minitron_cli.models import open_checked
+from minitron_cli.options.parameters import gpu_layers
 from minitron_cli.output import Listener
-from minitron_cli.parameters import gpu_layers
 from minitron_engine.context import CACHE_TYPES, FLASH_ATTENTION, ContextSettings
 from minitron_engine.devices import Device, GpuLayers, default_threads, devices
 from minitron_engine.errors import Usage

@@ -26,6 +26,6 @@ def convert_to(
     if isinstance(outtype, str):
         return convert(replace(settings, outtype=outtype), listener)
     # llama.cpp is loaded only where it is needed
-    from minitron_cli.direct import convert_to_level
+    from minitron_cli.quantizing.direct import convert_to_level
 
     return convert_to_level(settings, outtype, listener)

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from minitron_cli import chatting
+from minitron_cli.generation import chatting
+from minitron_cli.generation.turns import turns
 from minitron_cli.main import main
 from minitron_cli.output import Output
-from minitron_cli.turns import turns
 from minitron_engine.model import ModelSettings, open_model
 from support import Ran, fails, with_template
 
@@ -166,7 +166,7 @@ def test_a_template_that_loops_is_one_line(
 
 
 def test_a_server_does_without_such_a_template(nano_llama: Path, tmp_path: Path) -> None:
-    serving = pytest.importorskip("minitron_cli.serving")
+    serving = pytest.importorskip("minitron_cli.server.serving")
     path = with_template(nano_llama, tmp_path / "hostile.gguf", "{{ 'x' * 10 ** 10 }}")
     with ExitStack() as stack:
         model = stack.enter_context(open_model(ModelSettings(path, vocab_only=True)))

@@ -347,7 +347,7 @@ class TestBadInput:
 def test_internal_mistakes_are_one_line_too(
     minitron: Any, nano_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from minitron_cli import inspecting
+    from minitron_cli.inspection import inspecting
 
     def fail(*_: object) -> None:
         raise RuntimeError("impossible")

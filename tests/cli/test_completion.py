@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from minitron_cli.completion import complete_job, complete_level, complete_model
+from minitron_cli.options.completion import complete_job, complete_level, complete_model
 
 
 def offered(line: str, folder: Path) -> list[str]:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from minitron_cli.direct import convert_to_level
-from minitron_cli.verification import verify_model
+from minitron_cli.inspection.verification import verify_model
+from minitron_cli.quantizing.direct import convert_to_level
 from minitron_convert.convert import ConvertSettings, convert
 from minitron_convert.errors import Damaged, NoSpace, Unsupported
 from minitron_convert.gguf_file import TYPE, open_gguf, open_shards

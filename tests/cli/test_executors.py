@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from minitron_cli import executors
-from minitron_cli.executors import open_executor
+from minitron_cli.jobs import executors
+from minitron_cli.jobs.executors import open_executor
 from minitron_engine.errors import Denied, MinitronError, Usage
 from support import EXAMPLES
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from minitron_cli.difference import compare, same
+from minitron_cli.inspection.difference import compare, same
 from minitron_convert.gguf_file import GgufWriter, KeyValue, TensorSpec, ValueType, open_gguf
 from minitron_quant.quantize.batch import LevelResult
 

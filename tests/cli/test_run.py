@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minitron_cli import executors
-from minitron_cli.jobs import Job, load_jobs
+from minitron_cli.jobs import executors
+from minitron_cli.jobs.job_file import Job, load_jobs
+from minitron_cli.jobs.pipeline import STAGES, refuse_used_folders, run_jobs
 from minitron_cli.output import Output
-from minitron_cli.pipeline import STAGES, refuse_used_folders, run_jobs
 from minitron_cli.tables import PUBLISHED
 from minitron_engine.errors import Damaged, MinitronError, NotFound, Usage
 from minitron_quant.measure.table import measure

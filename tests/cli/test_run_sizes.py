@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from minitron_cli.sizing import parse_wanted
+from minitron_cli.jobs.sizing import parse_wanted
 from minitron_convert.gguf_file import TYPE_ID
 from minitron_engine.errors import MinitronError
 from minitron_quant.chunks import ChunkSettings
@@ -63,7 +63,7 @@ def test_solved_mixes_are_rows_of_the_report(
     monkeypatch.setattr(costs, "ENCODABLE", kinds)
     monkeypatch.setattr(costs, "_ROWS", 32)
     small = partial(SensitivitySettings, tokens=64, chunks=ChunkSettings(n_ctx=64, n_batch=64))
-    monkeypatch.setattr("minitron_cli.sizing.SensitivitySettings", small)
+    monkeypatch.setattr("minitron_cli.jobs.sizing.SensitivitySettings", small)
     job = tmp_path / "job.toml"
     job.write_text(JOB.format(examples=EXAMPLES))
     ran = minitron("run", job)

@@ -10,7 +10,7 @@ import pytest
 import typer
 
 from minitron_cli.main import app
-from minitron_cli.sampling_options import SamplingOptions
+from minitron_cli.options.sampling import SamplingOptions
 from minitron_engine.context import Context, ContextSettings, open_context
 from minitron_engine.errors import Damaged, Usage
 from minitron_engine.generation import Generation, GenerationSettings, generate, prompt_tokens

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from minitron_cli.parameters import CacheType, Json, Quiet, Verbose
+from minitron_cli.options.parameters import CacheType, Json, Quiet, Verbose
 
 EXAMPLES = """minitron advise out --vram 6G
 minitron advise model-F16.gguf --vram 8G --ctx 32768 --ram 16G

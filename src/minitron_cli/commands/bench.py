@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from minitron_cli.completion import complete_model
-from minitron_cli.parameters import Json, Quiet, Verbose
+from minitron_cli.options.completion import complete_model
+from minitron_cli.options.parameters import Json, Quiet, Verbose
 
 EXAMPLES = """minitron bench out/nano-llama-Q4_K_M.gguf
 minitron bench out/nano-llama-*.gguf -p 512 -n 0 --format md

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from minitron_cli.parameters import Force, Json, Quiet, Verbose
+from minitron_cli.options.parameters import Force, Json, Quiet, Verbose
 
 EXAMPLES = """minitron card out
 minitron card out --base-model nvidia/Llama-3.1-Minitron-4B-Width-Base --author me
@@ -30,8 +30,8 @@ def card(
     quiet: Quiet = False,
 ) -> None:
     """Write README.md: the files with what was measured, and which one to choose."""
-    from minitron_cli.card import CardSettings, write_card
     from minitron_cli.output import Output
+    from minitron_cli.publishing.card import CardSettings, write_card
 
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
     path = write_card(CardSettings(folder, base_model, author, source_card, force))

@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
-from minitron_cli.generation_options import AdapterOptions
-from minitron_cli.option_groups import expanded
-from minitron_cli.parameters import (
+from minitron_cli.options.generation import AdapterOptions
+from minitron_cli.options.groups import expanded
+from minitron_cli.options.parameters import (
     CacheTypeK,
     CacheTypeV,
     FlashAttention,
@@ -18,7 +18,7 @@ from minitron_cli.parameters import (
     Verbose,
     gpu_layers,
 )
-from minitron_cli.sampling_options import SamplingOptions
+from minitron_cli.options.sampling import SamplingOptions
 
 EXAMPLES = """minitron chat someone/Nemotron-Mini-4B-Instruct-GGUF:Q4_K_M
 minitron chat model.gguf --system "Answer in one sentence." --temp 0.2
@@ -56,7 +56,7 @@ def chat(
     quiet: Quiet = False,
 ) -> None:
     """Talk with a model through its own chat template; lines of a pipe are turns, too."""
-    from minitron_cli.chatting import ChatRequest, converse
+    from minitron_cli.generation.chatting import ChatRequest, converse
     from minitron_cli.models import local_model
     from minitron_cli.output import Output
     from minitron_engine.context import ContextSettings

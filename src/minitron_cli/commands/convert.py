@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from minitron_cli.parameters import Force, Json, Quiet, Revision, SourceName, Verbose
+from minitron_cli.options.parameters import Force, Json, Quiet, Revision, SourceName, Verbose
 
 EXAMPLES = """minitron convert examples/nano-llama
 minitron convert Llama-3.1-Minitron-4B-Width-Base --outtype bf16 -o width.gguf

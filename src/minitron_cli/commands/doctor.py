@@ -5,7 +5,7 @@ from typing import Any
 
 import typer
 
-from minitron_cli.parameters import Json, Quiet, Verbose
+from minitron_cli.options.parameters import Json, Quiet, Verbose
 
 EXAMPLES = """minitron doctor
 minitron doctor --json"""

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from minitron_cli.generation_options import AdapterOptions, DeviceOptions, SpeculationOptions
-from minitron_cli.option_groups import expanded
-from minitron_cli.parameters import (
+from minitron_cli.options.generation import AdapterOptions, DeviceOptions, SpeculationOptions
+from minitron_cli.options.groups import expanded
+from minitron_cli.options.parameters import (
     CacheTypeK,
     CacheTypeV,
     FlashAttention,
@@ -20,7 +20,7 @@ from minitron_cli.parameters import (
     Verbose,
     gpu_layers,
 )
-from minitron_cli.sampling_options import SamplingOptions
+from minitron_cli.options.sampling import SamplingOptions
 
 EXAMPLES = """minitron generate out/nano-llama-Q4_K_M.gguf "The old house stood"
 minitron generate someone/Minitron-4B-Base-GGUF:Q4_K_M "The old house stood"
@@ -76,7 +76,7 @@ def generate(
     quiet: Quiet = False,
 ) -> None:
     """Generate text with llama.cpp, on a GPU where there is one."""
-    from minitron_cli.generating import Request, answer
+    from minitron_cli.generation.generating import Request, answer
     from minitron_cli.models import local_model
     from minitron_cli.output import Output
     from minitron_engine.context import ContextSettings

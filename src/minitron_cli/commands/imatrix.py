@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from minitron_cli.parameters import (
+from minitron_cli.options.parameters import (
     Force,
     GpuLayers,
     Json,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from minitron_cli.parameters import Force, Json, Quiet, Verbose
+from minitron_cli.options.parameters import Force, Json, Quiet, Verbose
 
 EXAMPLES = """minitron imatrix-merge a.imatrix.gguf b.imatrix.gguf -o both.imatrix.gguf
 minitron imatrix-merge old.dat new.gguf -o all.dat"""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from minitron_cli.parameters import Json, Quiet, Verbose
+from minitron_cli.options.parameters import Json, Quiet, Verbose
 
 EXAMPLES = """minitron imatrix-stats nano-llama.imatrix.gguf
 minitron imatrix-stats nano-llama.imatrix.gguf --json"""

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from minitron_cli.parameters import Json, ModelPath, Quiet, Verbose
+from minitron_cli.options.parameters import Json, ModelPath, Quiet, Verbose
 
 EXAMPLES = """minitron inspect out/nano-llama-Q4_K_M.gguf
 minitron inspect out/nano-llama-Q4_K_M.gguf --tensors
@@ -30,7 +30,7 @@ def inspect(
     quiet: Quiet = False,
 ) -> None:
     """Show what is in a GGUF file, from its header alone; or how two of them differ."""
-    from minitron_cli.inspecting import show_description, show_difference
+    from minitron_cli.inspection.inspecting import show_description, show_difference
     from minitron_cli.output import Output
     from minitron_engine.errors import Usage
 

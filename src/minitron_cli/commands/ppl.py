@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from minitron_cli.completion import complete_model
-from minitron_cli.parameters import GpuLayers, Json, Quiet, Threads, Verbose, gpu_layers
+from minitron_cli.options.completion import complete_model
+from minitron_cli.options.parameters import GpuLayers, Json, Quiet, Threads, Verbose, gpu_layers
 
 EXAMPLES = """minitron ppl out/nano-llama-Q4_K_M.gguf -f examples/held-out.txt
 minitron ppl out/nano-llama-*.gguf -f examples/held-out.txt --format md

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from minitron_cli.parameters import Json, Quiet, Verbose
+from minitron_cli.options.parameters import Json, Quiet, Verbose
 
 EXAMPLES = """minitron card out && minitron push out me/nano-llama-GGUF
 minitron push out me/nano-llama-GGUF --dry-run
@@ -25,8 +25,9 @@ def push(
     """Upload a folder with its card; only files that are new or changed, resumable."""
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
-    from minitron_cli import card, publishing
     from minitron_cli.output import Output
+    from minitron_cli.publishing import card
+    from minitron_cli.publishing import upload as publishing
     from minitron_cli.sizes import show_size
     from minitron_engine.errors import Usage
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from minitron_cli.completion import complete_level
-from minitron_cli.parameters import Force, Json, ModelPath, Quiet, Threads, Verbose
+from minitron_cli.options.completion import complete_level
+from minitron_cli.options.parameters import Force, Json, ModelPath, Quiet, Threads, Verbose
 
 EXAMPLES = """minitron quantize nano-llama-F16.gguf Q4_K_M
 minitron quantize nano-llama-F16.gguf all --imatrix nano-llama.imatrix.gguf -d out
@@ -126,11 +126,11 @@ def quantize(
     quiet: Quiet = False,
 ) -> None:
     """Quantize a model to one or many levels; run it again to finish what is missing."""
-    from minitron_cli.dial_options import DialOptions
-    from minitron_cli.feedback import FeedbackOptions, show_proved, with_covariance
     from minitron_cli.models import folder_for_results
+    from minitron_cli.options.dial import DialOptions
     from minitron_cli.output import Output
-    from minitron_cli.planning import quantize_source
+    from minitron_cli.quantizing.feedback import FeedbackOptions, show_proved, with_covariance
+    from minitron_cli.quantizing.planning import quantize_source
     from minitron_quant.levels import parse_levels
     from minitron_quant.quantize.batch import run
     from minitron_quant.quantize.job import QuantizeSettings, prepare
@@ -181,7 +181,7 @@ def quantize(
         no_verify,
     )
     if dial.asked(levels or ()):
-        from minitron_cli.dialing import turn
+        from minitron_cli.quantizing.dialing import turn
 
         with quantize_source(model, out, plan_only=False) as source:
             turn(out, with_covariance(replace(settings, source=source), correcting, out), dial)

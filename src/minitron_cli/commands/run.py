@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from minitron_cli.completion import complete_job
-from minitron_cli.parameters import Json, Quiet, Verbose
+from minitron_cli.options.completion import complete_job
+from minitron_cli.options.parameters import Json, Quiet, Verbose
 
 EXAMPLES = """minitron run examples/nano.toml
 minitron run job.toml --resume
@@ -34,11 +34,11 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Convert, calibrate, quantize, measure and report, as a job file says."""
-    from minitron_cli.executors import open_executor
-    from minitron_cli.jobs import load_jobs
+    from minitron_cli.jobs.executors import open_executor
+    from minitron_cli.jobs.job_file import load_jobs
+    from minitron_cli.jobs.pipeline import refuse_used_folders, run_jobs
+    from minitron_cli.jobs.running import check_needs, finish, show_forecast
     from minitron_cli.output import Output
-    from minitron_cli.pipeline import refuse_used_folders, run_jobs
-    from minitron_cli.running import check_needs, finish, show_forecast
 
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
     jobs = load_jobs(job)

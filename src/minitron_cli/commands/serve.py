@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
-from minitron_cli.generation_options import AdapterOptions
-from minitron_cli.option_groups import expanded
-from minitron_cli.parameters import (
+from minitron_cli.options.generation import AdapterOptions
+from minitron_cli.options.groups import expanded
+from minitron_cli.options.parameters import (
     CacheTypeK,
     CacheTypeV,
     FlashAttention,
@@ -68,7 +68,7 @@ def serve(
     """Serve the OpenAI API: completions, chat, models, streams; many clients in one decode."""
     from minitron_cli.models import local_model
     from minitron_cli.output import Output
-    from minitron_cli.serving import ServeRequest, serve_model
+    from minitron_cli.server.serving import ServeRequest, serve_model
     from minitron_engine.context import ContextSettings
 
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)

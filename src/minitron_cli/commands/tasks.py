@@ -5,8 +5,16 @@ from typing import Annotated, Literal
 
 import typer
 
-from minitron_cli.completion import complete_model
-from minitron_cli.parameters import Force, GpuLayers, Json, Quiet, Threads, Verbose, gpu_layers
+from minitron_cli.options.completion import complete_model
+from minitron_cli.options.parameters import (
+    Force,
+    GpuLayers,
+    Json,
+    Quiet,
+    Threads,
+    Verbose,
+    gpu_layers,
+)
 
 EXAMPLES = """minitron tasks model-Q4_K_M.gguf --task hellaswag --data hellaswag_val.txt --limit 400
 minitron tasks out/*.gguf --reference F16.gguf --task winogrande --data winogrande.csv

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from minitron_cli.parameters import Json, Quiet, Revision, Verbose
+from minitron_cli.options.parameters import Json, Quiet, Revision, Verbose
 
 EXAMPLES = """minitron verify examples/nano-llama Nano-Llama-8.0M-BF16.gguf
 minitron verify nvidia/Minitron-4B-Base minitron-4b-Q4_K_M.gguf --no-logits --json
@@ -40,8 +40,8 @@ def verify(
     quiet: Quiet = False,
 ) -> None:
     """Compare a GGUF file with its checkpoint: keys, tensors, values, token ids, logits."""
+    from minitron_cli.inspection.verifying import against_checkpoint, against_manifest
     from minitron_cli.output import Output
-    from minitron_cli.verifying import against_checkpoint, against_manifest
     from minitron_engine.errors import Usage
 
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from minitron_cli.inspection import describe, plain
+from minitron_cli.inspection.description import describe, plain
 from minitron_convert.gguf_file import Gguf, iterate_tensors, open_shards
 
 _LAYER = re.compile(r"^blk\.\d+\.")

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from minitron_cli.completion import complete_model
+from minitron_cli.options.completion import complete_model
 
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Show llama.cpp's own log.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Only results and errors.")]

@@ -3,11 +3,11 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from minitron_cli.integrity import check_manifest
+from minitron_cli.inspection.integrity import check_manifest
+from minitron_cli.inspection.verification import verify_model
 from minitron_cli.models import local_model
 from minitron_cli.output import Output
 from minitron_cli.sources import open_checkpoint_source
-from minitron_cli.verification import verify_model
 from minitron_convert.convert import ConvertSettings
 
 _FAILED, _DAMAGED = 1, 8

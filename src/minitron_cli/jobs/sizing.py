@@ -7,9 +7,9 @@ from pathlib import Path
 
 import typer
 
-from minitron_cli.dialing import parse_types
-from minitron_cli.jobs import Job
+from minitron_cli.jobs.job_file import Job
 from minitron_cli.output import Listener
+from minitron_cli.quantizing.dialing import parse_types
 from minitron_cli.sizes import parse_size
 from minitron_engine.errors import Usage
 from minitron_quant.levels import level_named

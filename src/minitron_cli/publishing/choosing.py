@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from minitron_cli.plots import pareto
+from minitron_cli.reports.plots import pareto
 from minitron_cli.sizes import show_size
 
 # what people ask for, as the accuracy or divergence that a file must keep to

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from minitron_cli.direct import header_alone
-from minitron_cli.jobs import Job
-from minitron_cli.pipeline import STAGES
+from minitron_cli.jobs.job_file import Job
+from minitron_cli.jobs.pipeline import STAGES
+from minitron_cli.quantizing.direct import header_alone
 from minitron_cli.sizes import show_size, show_time
 from minitron_cli.sources import open_checkpoint_source
 from minitron_convert.convert import ConvertSettings, plan

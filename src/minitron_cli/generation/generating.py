@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from minitron_cli.generation_options import SpeculationOptions
 from minitron_cli.models import DEFAULT_CONTEXT, open_checked, tell_missing_gpu
+from minitron_cli.options.generation import SpeculationOptions
 from minitron_cli.output import Output
 from minitron_engine.adapters import Adapter, apply_adapters
 from minitron_engine.context import Context, ContextSettings, open_context

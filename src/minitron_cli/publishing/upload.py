@@ -14,7 +14,7 @@ from typing import Literal
 import huggingface_hub
 from huggingface_hub import errors
 
-from minitron_cli import card
+from minitron_cli.publishing import card
 from minitron_convert.hub import Repository
 from minitron_engine.errors import Denied, NotFound
 from minitron_quant.models import models_in

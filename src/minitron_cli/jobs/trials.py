@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from minitron_cli.benching import BenchPlan, plan_tests
-from minitron_cli.jobs import SpeedSection, TasksSection
+from minitron_cli.jobs.job_file import SpeedSection, TasksSection
 from minitron_cli.output import Listener
 from minitron_engine.context import ContextSettings
 from minitron_quant.measure.tasks.evaluate import TasksSettings, evaluate

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from minitron_cli.jobs.trials import speeds_of
 from minitron_cli.tables import COMPARED, PUBLISHED, compared_cells, published_cells
-from minitron_cli.trials import speeds_of
 from minitron_quant.measure.table import Row
 
 Cells = tuple[list[str], list[list[str]]]

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from minitron_cli.errors import explain
-from minitron_cli.forecast import forecast, forecast_lines
-from minitron_cli.jobs import Job
+from minitron_cli.jobs.forecast import forecast, forecast_lines
+from minitron_cli.jobs.job_file import Job
+from minitron_cli.jobs.pipeline import Finished
 from minitron_cli.output import Output
-from minitron_cli.pipeline import Finished
-from minitron_cli.plots import require_matplotlib
+from minitron_cli.reports.plots import require_matplotlib
 from minitron_cli.sizes import show_time
 from minitron_cli.tables import PUBLISHED, measured_document, published_cells, show_notes
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from minitron_cli.generation.turns import reader, turns
 from minitron_cli.models import DEFAULT_CONTEXT, open_checked, tell_missing_gpu
 from minitron_cli.output import Output
-from minitron_cli.turns import reader, turns
 from minitron_engine import interrupts
 from minitron_engine.adapters import Adapter, apply_adapters
 from minitron_engine.context import ContextSettings, open_context

@@ -9,7 +9,7 @@ from minitron_cli.output import Output
 from minitron_engine.errors import Usage
 
 if TYPE_CHECKING:
-    from minitron_cli.dial_options import DialOptions
+    from minitron_cli.options.dial import DialOptions
     from minitron_quant.quantize.feedback.proof import Proved
     from minitron_quant.quantize.job import QuantizeSettings
 
@@ -76,7 +76,7 @@ def with_covariance(
 
 def show_proved(out: Output, settings: "QuantizeSettings", options: "DialOptions") -> None:
     """Make levels with feedback, proved on --held-out text, and show what it gained."""
-    from minitron_cli.dialing import held_out_settings
+    from minitron_cli.quantizing.dialing import held_out_settings
     from minitron_cli.sizes import show_mib
     from minitron_quant.quantize.feedback.proof import make_proved
 

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from minitron_cli.errors import explain
-from minitron_cli.executors import Executor, Here
-from minitron_cli.jobs import Job
+from minitron_cli.jobs.executors import Executor, Here
+from minitron_cli.jobs.job_file import Job
+from minitron_cli.jobs.sizing import check_sizes, make_sizes
+from minitron_cli.jobs.state import State
+from minitron_cli.jobs.trials import Document, try_speed, try_tasks
 from minitron_cli.output import Listener, Output
-from minitron_cli.report import Findings, write_reports
-from minitron_cli.run_state import State
-from minitron_cli.sizing import check_sizes, make_sizes
+from minitron_cli.reports.report import Findings, write_reports
 from minitron_cli.sources import open_checkpoint_source
-from minitron_cli.trials import Document, try_speed, try_tasks
 from minitron_convert.convert import ConvertSettings, plan
 from minitron_convert.hub import Source
 from minitron_engine.errors import MinitronError

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minitron_cli.choosing import advice_lines
 from minitron_cli.output import markdown_table
+from minitron_cli.publishing.choosing import advice_lines
 from minitron_cli.sizes import show_size
 from minitron_convert.gguf_file import Gguf
 from minitron_engine.errors import Damaged, MinitronError, NotFound

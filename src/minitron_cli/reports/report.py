@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minitron_cli import html, plots
 from minitron_cli.doctor import versions
-from minitron_cli.jobs import Job
+from minitron_cli.jobs.job_file import Job
+from minitron_cli.jobs.sizing import parse_wanted
 from minitron_cli.output import csv_table, markdown_table
-from minitron_cli.report_tables import main_table, task_table, task_title
-from minitron_cli.sizing import parse_wanted
+from minitron_cli.reports import html, plots
+from minitron_cli.reports.tables import main_table, task_table, task_title
 from minitron_cli.tables import PUBLISHED, measured_document, notes_of, published_cells
 from minitron_quant.imatrix.files import read_imatrix
 from minitron_quant.imatrix.statistics import weight_statistics

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from minitron_cli.difference import compare, same
-from minitron_cli.inspection import describe, short_value
+from minitron_cli.inspection.description import describe, short_value
+from minitron_cli.inspection.difference import compare, same
 from minitron_cli.models import local_model, model_header
 from minitron_cli.output import Output
 from minitron_cli.sizes import show_size

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from minitron_cli.curves import draw
-from minitron_cli.dial_options import DialOptions
+from minitron_cli.options.dial import DialOptions
 from minitron_cli.output import Output
+from minitron_cli.quantizing.curves import draw
 from minitron_cli.sizes import parse_size, show_mib
 from minitron_convert.gguf_file import F32, TYPE
 from minitron_engine.errors import NotFound, Unsupported, Usage

@@ -1,0 +1,1 @@
+"""What `minitron quantize` asks of the size dial, error feedback, and a checkpoint's header."""

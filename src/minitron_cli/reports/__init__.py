@@ -1,0 +1,1 @@
+"""What a job measured, as a page that a person reads."""
