@@ -6,25 +6,34 @@ BIN := $(VENV)/bin
 # `make install CUDA=1` (or RPC=1) rebuilds llama.cpp with that backend; the stamp remembers which build is installed.
 BACKEND := cpu$(if $(CUDA),-cuda)$(if $(RPC),-rpc)
 LLAMA_CMAKE := $(if $(CUDA),-DGGML_CUDA=on) $(if $(RPC),-DGGML_RPC=on)
-LLAMA := llama-cpp-python==0.3.36
+# versions and hashes of everything that is installed; `make lock` writes them anew
+LOCKS := requirements-build.lock requirements.lock
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+  --no-emit-package colorama --no-emit-package httpx2-jsfetch $(if $(UPGRADE),--upgrade)
 STAMP := $(if $(CUDA)$(RPC),$(VENV)/.installed-$(BACKEND),$(VENV)/.installed)
 
-.PHONY: install demo test harden check manual bench clean
+.PHONY: install demo test harden check manual lock bench clean
 install: $(STAMP)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Minitron needs Python 3.11 or newer: make PYTHON=python3.11 …"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+# no isolated builds: pip would fetch what compiles llama-cpp-python without asking for hashes
+$(VENV)/.installed: pyproject.toml $(LOCKS) | $(BIN)/python
 	@echo "Installing; llama.cpp is compiled once, which takes a few minutes"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(PIP) --require-hashes --only-binary :all: -r requirements-build.lock
+	PATH="$(abspath $(BIN)):$$PATH" $(PIP) --require-hashes --no-build-isolation -r requirements.lock
+	$(PIP) --no-deps --no-build-isolation --no-index -e .
 	@touch $@
 
 ifneq ($(CUDA)$(RPC),)
 $(STAMP): $(VENV)/.installed
 	$(if $(CUDA),@command -v nvcc >/dev/null || { echo "CUDA=1 needs the CUDA toolkit: nvcc is not on the PATH"; exit 1; })
-	CMAKE_ARGS="$(CMAKE_ARGS) $(LLAMA_CMAKE)" $(BIN)/python -m pip install --no-cache-dir --force-reinstall --no-deps $(LLAMA)
+	sed -n '/^llama-cpp-python==/,/[^\\]$$/p' requirements.lock | PATH="$(abspath $(BIN)):$$PATH" \
+	  CMAKE_ARGS="$(CMAKE_ARGS) $(LLAMA_CMAKE)" $(PIP) --require-hashes --no-build-isolation \
+	  --no-cache-dir --force-reinstall --no-deps -r /dev/stdin
 	@rm -f $(VENV)/.installed-cpu-*; touch $@
 endif
 
@@ -46,6 +55,13 @@ check: install
 
 manual: install
 	$(BIN)/python -m minitron_cli.manual
+
+lock: install
+	$(PYTHON) -m venv build/lock && build/lock/bin/pip install --quiet uv==0.13.9
+	build/lock/bin/$(COMPILE) --group build --output-file requirements-build.lock
+	build/lock/bin/$(COMPILE) --extra dev pyproject.toml --output-file requirements.lock
+	$(MAKE) install
+	$(BIN)/python .ci/third_party.py
 
 bench: install
 	$(BIN)/python benchmarks/run_all.py
