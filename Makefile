@@ -3,15 +3,18 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-# `make install CUDA=1` (or RPC=1) rebuilds llama.cpp with that backend; the stamp remembers which build is installed.
+# `make install CUDA=1` rebuilds llama.cpp for NVIDIA GPUs, with CUDA_ARCH=90 for one kind of them and FA=OFF for a quick
+# build. Every build has the RPC backend; where pip had one without it in its cache, RPC=1 rebuilds. The stamp remembers
+# which build is installed.
 BACKEND := cpu$(if $(CUDA),-cuda)$(if $(RPC),-rpc)
-LLAMA_CMAKE := $(if $(CUDA),-DGGML_CUDA=on) $(if $(RPC),-DGGML_RPC=on)
 # versions and hashes of everything that is installed; `make lock` writes them anew
 LOCKS := requirements-build.lock requirements.lock
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
   --no-emit-package colorama --no-emit-package httpx2-jsfetch $(if $(UPGRADE),--upgrade)
+LLAMA_CMAKE := $(CMAKE_ARGS) -DGGML_RPC=on
 STAMP := $(if $(CUDA)$(RPC),$(VENV)/.installed-$(BACKEND),$(VENV)/.installed)
+export CUDA_ARCH FA
 
 .PHONY: install demo test harden check manual lock bench clean
 install: $(STAMP)
@@ -24,15 +27,15 @@ $(BIN)/python:
 $(VENV)/.installed: pyproject.toml $(LOCKS) | $(BIN)/python
 	@echo "Installing; llama.cpp is compiled once, which takes a few minutes"
 	$(PIP) --require-hashes --only-binary :all: -r requirements-build.lock
-	PATH="$(abspath $(BIN)):$$PATH" $(PIP) --require-hashes --no-build-isolation -r requirements.lock
+	PATH="$(abspath $(BIN)):$$PATH" CMAKE_ARGS="$(LLAMA_CMAKE)" $(PIP) --require-hashes --no-build-isolation -r requirements.lock
 	$(PIP) --no-deps --no-build-isolation --no-index -e .
 	@touch $@
 
 ifneq ($(CUDA)$(RPC),)
 $(STAMP): $(VENV)/.installed
-	$(if $(CUDA),@command -v nvcc >/dev/null || { echo "CUDA=1 needs the CUDA toolkit: nvcc is not on the PATH"; exit 1; })
+	$(if $(CUDA),cuda=$$($(BIN)/python scripts/cuda_flags.py) && )\
 	sed -n '/^llama-cpp-python==/,/[^\\]$$/p' requirements.lock | PATH="$(abspath $(BIN)):$$PATH" \
-	  CMAKE_ARGS="$(CMAKE_ARGS) $(LLAMA_CMAKE)" $(PIP) --require-hashes --no-build-isolation \
+	  CMAKE_ARGS="$(LLAMA_CMAKE) -DLLAVA_BUILD=off $$cuda" $(PIP) --require-hashes --no-build-isolation \
 	  --no-cache-dir --force-reinstall --no-deps -r /dev/stdin
 	@rm -f $(VENV)/.installed-cpu-*; touch $@
 endif

@@ -3,7 +3,7 @@
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -45,10 +45,11 @@ class BenchPlan:
         for path in self.models:
             open_model_files(path)  # a name that is wrong shall not come to light hours later
         n_ctx = max(test.n_prompt + test.n_gen + test.n_depth for test in self.tests)
+        largest = replace(max(self.contexts, key=lambda one: one.n_ubatch), n_ctx=n_ctx)
         for path, layers in itertools.product(self.models, self.layers):
             reset_peak_memory()
             free = _free_on_cards()
-            with open_checked(path, layers, n_ctx) as model:
+            with open_checked(path, layers, largest) as model:
                 facts = _facts_of(path, model)
                 for settings, test in itertools.product(self.contexts, self.tests):
                     name, number = f"{path.name} {test.name}", next(done)

@@ -40,7 +40,7 @@ def examine(folder: Path) -> dict[str, Any]:
     problems = []
     if version("llama_cpp_python") != PINNED_BINDING:
         problems.append(f"llama-cpp-python {PINNED_BINDING} is needed: make install")
-    missing = devices.missing_gpu_build()
+    missing = devices.missing_gpu()
     if missing:
         problems.append(missing)
     return {

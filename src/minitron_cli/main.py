@@ -22,12 +22,14 @@ from minitron_cli.commands import (
     ppl,
     push,
     quantize,
+    rpc_server,
     run,
     sensitivity,
     serve,
     tasks,
     verify,
 )
+from minitron_engine.aborts import on_abort
 
 app = typer.Typer(
     name="minitron",
@@ -56,6 +58,7 @@ for _command, _examples in (
     (generate.generate, generate.EXAMPLES),
     (chat.chat, chat.EXAMPLES),
     (serve.serve, serve.EXAMPLES),
+    (rpc_server.rpc_server, rpc_server.EXAMPLES),
     (bench.bench, bench.EXAMPLES),
     (run.run, run.EXAMPLES),
     (verify.verify, verify.EXAMPLES),
@@ -90,6 +93,7 @@ def _options(
 
 def main() -> None:
     """Run the command line and leave with an exit code of the contract."""
+    on_abort(_leave)
     try:
         app()
     except BrokenPipeError:
@@ -102,6 +106,16 @@ def main() -> None:
         if os.environ.get("MINITRON_DEBUG") == "1":
             raise
         sys.exit(_report(error))
+
+
+def _leave(error: Exception) -> None:
+    # llama.cpp aborts the process when this returns, and another thread may be in the middle of it
+    code = 1
+    try:
+        sys.stdout.flush()
+        code = _report(error)
+    finally:
+        os._exit(code)
 
 
 def _report(error: Exception) -> int:

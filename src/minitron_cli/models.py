@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minitron_cli.output import Output
-from minitron_engine.devices import GpuLayers, missing_gpu_build
+from minitron_engine.context import ContextSettings
+from minitron_engine.devices import GpuLayers, missing_gpu
 from minitron_engine.model import Model, ModelSettings, open_model
 from minitron_engine.placement import EVERY_GPU, Placement
 from minitron_quant.models import is_imatrix, open_model_files
@@ -64,22 +65,31 @@ def folder_for_results(model: Path) -> Path:
     return model.parent if model.is_file() or model.suffix == ".gguf" else Path()
 
 
-def tell_missing_gpu(out: Output) -> None:
-    """One line where this machine has a GPU that the build of llama.cpp cannot use."""
-    told = missing_gpu_build()
+def tell_missing_gpu(out: Output, wanted: GpuLayers = "auto") -> None:
+    """One line where a GPU, or a build for it, is missing; nothing if the CPU was asked for."""
+    told = missing_gpu() if wanted != 0 else ""
     if told:
         out.note(told)
 
 
+def tell_full_gpu(out: Output, model: Model) -> None:
+    """One line where there are GPUs, but without room for any layer."""
+    if model.reason and not model.offloaded:
+        out.note(f"nothing is offloaded, no layer fits: {model.reason}")
+
+
 @contextmanager
 def open_checked(
-    path: Path, gpu_layers: GpuLayers, n_ctx: int, placement: Placement = EVERY_GPU
+    path: Path,
+    gpu_layers: GpuLayers,
+    context: ContextSettings,
+    placement: Placement = EVERY_GPU,
 ) -> Iterator[Model]:
     """A loaded model. llama.cpp aborts on some damaged files, so their headers are read first.
 
-    n_ctx: the tokens whose KV cache must fit on a GPU beside the weights.
+    context: what must fit on the GPUs beside the weights.
     """
     open_model_files(path)
-    settings = ModelSettings(path, gpu_layers, n_ctx, placement=placement)
+    settings = ModelSettings(path, gpu_layers, placement=placement, context=context)
     with open_model(settings) as model:
         yield model

@@ -1,4 +1,4 @@
-"""The devices of this build of llama.cpp, and how many layers to put on them."""
+"""The devices of this build of llama.cpp, and what this process may use of the machine."""
 
 import ctypes
 import math
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from minitron_engine import log
+from minitron_engine import aborts, log
 from minitron_engine.binding import api
 from minitron_engine.library import ggml, registry
 
@@ -16,9 +16,6 @@ GpuLayers = int | Literal["auto", "all"]
 
 _KINDS = {0: "cpu", 1: "gpu", 2: "igpu", 3: "accelerator"}
 ALL_LAYERS = 999
-# what compute buffers, the CUDA context and fragmentation take besides weights and KV cache;
-# llama.cpp's own -fit keeps the same margin free on every device
-_MARGIN = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -35,6 +32,7 @@ class Device:
 def start() -> None:
     """Initialize the backends and take over llama.cpp's log; harmless when repeated."""
     log.install()
+    aborts.install(ggml())
     api.llama_backend_init()
 
 
@@ -58,35 +56,16 @@ def gpus() -> list[Device]:
     return [device for device in devices() if device.kind in ("gpu", "igpu")]
 
 
-def missing_gpu_build() -> str:
-    """One line for the user if this machine has an NVIDIA GPU that the build cannot use."""
-    if gpus() or not (shutil.which("nvidia-smi") and Path("/dev/nvidiactl").exists()):
+def missing_gpu() -> str:
+    """One line for the user where a GPU, or a build with CUDA, is there without the other."""
+    if gpus():
         return ""
-    return "an NVIDIA GPU is present, but this build of llama.cpp has no CUDA: make install CUDA=1"
-
-
-def layers_that_fit(weights: int, layers: int, cache: int, free: int) -> int:
-    """How many of a model's layers fit into `free` bytes, KV cache included.
-
-    weights and cache are the bytes of the whole model; the output layer counts as one more.
-    """
-    per_layer = (weights + cache) / (layers + 1)
-    room = free - _MARGIN
-    return 0 if room <= 0 else min(layers + 1, math.floor(room / per_layer))
-
-
-def resolve_layers(
-    wanted: GpuLayers, weights: int, layers: int, cache: int, available: list[Device]
-) -> int:
-    """The number of layers to offload: as asked, or as many as these GPUs have free memory for."""
-    if not available or wanted == 0:
-        return 0
-    if wanted == "all":
-        return ALL_LAYERS
-    if isinstance(wanted, int):
-        return wanted
-    fitting = sum(layers_that_fit(weights, layers, cache, device.free) for device in available)
-    return ALL_LAYERS if fitting > layers else fitting
+    if registry().ggml_backend_reg_by_name(b"CUDA"):
+        reason = log.last_error().removeprefix("ggml_cuda_init: ") or "no GPU is present"
+        return f"llama.cpp is built with CUDA, but nothing is offloaded: {reason}"
+    if shutil.which("nvidia-smi") and Path("/dev/nvidiactl").exists():
+        return "an NVIDIA GPU is present, but this build has no CUDA: make install CUDA=1"
+    return ""
 
 
 def default_threads() -> int:

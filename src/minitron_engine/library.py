@@ -67,6 +67,12 @@ class InitParameters(ctypes.Structure):
     _fields_ = (("mem_size", c_size_t), ("mem_buffer", c_void_p), ("no_alloc", c_bool))
 
 
+class GgufParameters(ctypes.Structure):
+    """struct gguf_init_params of gguf.h."""
+
+    _fields_ = (("no_alloc", c_bool), ("ctx", c_void_p))
+
+
 _BASE_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "ggml_quantize_chunk": (
         c_size_t,
@@ -94,6 +100,12 @@ _BASE_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
         [c_void_p, ctypes.POINTER(c_size_t), ctypes.POINTER(c_size_t)],
     ),
     "ggml_backend_dev_type": (c_int, [c_void_p]),
+    "ggml_set_abort_callback": (c_void_p, [c_void_p]),
+    "gguf_init_from_file": (c_void_p, [c_char_p, GgufParameters]),
+    "gguf_free": (None, [c_void_p]),
+    "gguf_get_n_tensors": (c_int64, [c_void_p]),
+    "gguf_get_tensor_name": (c_char_p, [c_void_p, c_int64]),
+    "gguf_get_tensor_size": (c_size_t, [c_void_p, c_int64]),
 }
 _REGISTRY_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "ggml_backend_dev_count": (c_size_t, []),

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from minitron_engine.binding import api
 from minitron_engine.errors import Damaged, MinitronError, NotFound, OutOfResources
 from minitron_engine.placement import EVERY_GPU, Placement
 
+if TYPE_CHECKING:
+    from minitron_engine.context import ContextSettings
+
 Tokens = NDArray[np.int32]
 LoadProgress = Callable[[float], None]
 
@@ -23,6 +26,7 @@ LoadProgress = Callable[[float], None]
 class ModelSettings:
     """What to load and where; the KV cache of `n_ctx` tokens must fit beside the weights.
 
+    context: the context to be opened, which `auto` then measures; one of n_ctx tokens otherwise.
     writable: in memory of its own and laid out as in the file, so that weights can be replaced.
     """
 
@@ -32,6 +36,7 @@ class ModelSettings:
     vocab_only: bool = False
     writable: bool = False
     placement: Placement = EVERY_GPU
+    context: "ContextSettings | None" = None
 
 
 class Model:
@@ -139,21 +144,20 @@ def open_model(settings: ModelSettings, progress: LoadProgress | None = None) ->
     devices.start()
     if not settings.path.is_file():
         raise NotFound(f"{settings.path} does not exist")
-    layers, gpus, reason = 0, settings.placement.chosen(), ""
-    if gpus and not settings.vocab_only:
-        with _loaded(settings.path, api.llama_model_default_params(), measure=True) as measured:
-            weights: int = api.llama_model_size(measured)
-            cache = _cache_bytes(measured, settings.n_ctx)
-            count: int = api.llama_model_n_layer(measured)
-            layers = devices.resolve_layers(settings.gpu_layers, weights, count, cache, gpus)
-            reason = _reason(settings.gpu_layers, weights, cache, gpus)
+    gpus = settings.placement.chosen()
+    layers, placement, reason = 0, settings.placement, ""
+    if gpus and settings.gpu_layers != 0 and not settings.vocab_only:
+        from minitron_engine.fitting import choose_layers  # it measures with a model of its own
+
+        choice = choose_layers(settings, gpus)
+        layers, placement, reason = choice.layers, choice.placement, choice.reason
     parameters = api.llama_model_default_params()
     parameters.n_gpu_layers = layers
     parameters.vocab_only = settings.vocab_only
     if settings.writable:
         parameters.load_mode = api.LLAMA_LOAD_MODE_NONE
         parameters.use_extra_bufts = False
-    kept = settings.placement.apply(parameters)
+    kept = placement.apply(parameters)
     with _loaded(settings.path, parameters, progress=progress) as handle:
         kept.clear()
         model = Model(handle, settings.path, layers, gpus)
@@ -162,12 +166,18 @@ def open_model(settings: ModelSettings, progress: LoadProgress | None = None) ->
 
 
 @contextmanager
-def measured_model(path: Path) -> Iterator[Model]:
+def measured_model(
+    path: Path, layers: int = devices.ALL_LAYERS, placement: Placement = EVERY_GPU
+) -> Iterator[Model]:
     """A model without its weights: for sizes only, it cannot decode. Errors: as open_model."""
     devices.start()
     if not path.is_file():
         raise NotFound(f"{path} does not exist")
-    with _loaded(path, api.llama_model_default_params(), measure=True) as handle:
+    parameters = api.llama_model_default_params()
+    parameters.n_gpu_layers = layers
+    kept = placement.apply(parameters)
+    with _loaded(path, parameters, measure=True) as handle:
+        kept.clear()
         yield Model(handle, path, 0)
 
 
@@ -208,26 +218,6 @@ def _loaded(
     finally:
         if handle:
             api.llama_model_free(handle)
-
-
-def _cache_bytes(handle: int, n_ctx: int) -> int:
-    """Bytes of an f16 KV cache: 2 (K and V) · layers · tokens · KV heads · head size · 2."""
-    architecture = _metadata(handle, "general.architecture")
-    head_size = _metadata(handle, f"{architecture}.attention.key_length")
-    heads = max(api.llama_model_n_head(handle), 1)
-    size = int(head_size) if head_size else api.llama_model_n_embd(handle) // heads
-    per_token: int = 4 * api.llama_model_n_layer(handle) * api.llama_model_n_head_kv(handle) * size
-    return per_token * n_ctx
-
-
-def _reason(
-    wanted: devices.GpuLayers, weights: int, cache: int, gpus: Sequence[devices.Device]
-) -> str:
-    if wanted != "auto":
-        return f"--gpu-layers {wanted}"
-    free = sum(gpu.free for gpu in gpus)
-    weights_gib, cache_gib, free_gib = (size / (1 << 30) for size in (weights, cache, free))
-    return f"{weights_gib:.1f} GiB of weights, {cache_gib:.1f} of KV cache, {free_gib:.1f} free"
 
 
 def _metadata(handle: int, key: str) -> str:

@@ -2,22 +2,17 @@
 
 import ctypes
 import math
-import socket
-from ctypes import c_char_p, c_void_p
+from ctypes import c_void_p
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from minitron_engine import devices
 from minitron_engine.binding import api
-from minitron_engine.errors import Denied, Unsupported, Usage
+from minitron_engine.errors import Usage
 from minitron_engine.library import registry
 
 SplitMode = Literal["none", "layer", "row", "tensor"]
 _SPLIT_MODES = {"none": 0, "layer": 1, "row": 2, "tensor": 3}
-_PATIENCE = 5.0  # seconds for a connection
-RPC_WARNING = (
-    "RPC servers are trusted without a password or encryption: use them in a private network only"
-)
 
 
 @dataclass(frozen=True)
@@ -43,7 +38,7 @@ class Placement:
 
     def chosen(self) -> list[devices.Device]:
         """The GPUs that layers may go to. Raises Usage for a name or a number that is none."""
-        gpus = devices.gpus()
+        gpus = _in_order(devices.gpus())
         if self.names is not None:
             names = {gpu.name: gpu for gpu in gpus}
             for name in self.names:
@@ -75,28 +70,11 @@ class Placement:
         return kept
 
 
+def _in_order(gpus: list[devices.Device]) -> list[devices.Device]:
+    """llama.cpp's order: RPC servers first, so that the output is made here; igpus if need be."""
+    remote = [gpu for gpu in gpus if gpu.name.startswith("RPC")]
+    local = [gpu for gpu in gpus if not gpu.name.startswith("RPC")]
+    return remote + ([gpu for gpu in local if gpu.kind == "gpu"] or local)
+
+
 EVERY_GPU = Placement()
-
-
-def add_rpc_servers(servers: tuple[str, ...]) -> None:
-    """Make the devices of RPC servers (HOST:PORT) known, like local GPUs.
-
-    Raises Unsupported where the build has no RPC, Usage, and Denied for a server out of reach:
-    llama.cpp itself would end the process then.
-    """
-    devices.start()
-    library = registry()
-    backend = library.ggml_backend_reg_by_name(b"RPC")
-    if not backend:
-        raise Unsupported("this build of llama.cpp has no RPC", "make install RPC=1")
-    address = library.ggml_backend_reg_get_proc_address(backend, b"ggml_backend_rpc_add_server")
-    add = ctypes.CFUNCTYPE(c_void_p, c_char_p)(address)
-    for server in servers:
-        host, _, port = server.rpartition(":")
-        if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
-            raise Usage(f"{server!r} is not HOST:PORT")
-        try:
-            socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
-        except OSError as error:
-            raise Denied(f"no RPC server answers at {server}: {error}") from error
-        library.ggml_backend_register(add(server.encode()))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minitron_engine import devices, library, log
+from minitron_engine import library, log
 from minitron_engine.context import Batch, ContextSettings, open_context
 from minitron_engine.errors import Damaged, MinitronError, NotFound
 from minitron_engine.model import ModelSettings, open_model
@@ -95,29 +95,6 @@ def test_decode_of_rows_is_exact() -> None:
     assert not library.decode(24, values.ctypes.data, decoded.ctypes.data, 128)
 
 
-@pytest.mark.parametrize(
-    ("free", "expected"),
-    [(0, 0), (1 << 30, 0), ((1 << 30) + 330, 3), (1 << 40, 11)],
-)
-def test_layers_that_fit(free: int, expected: int) -> None:
-    # ten layers and the output of 100 bytes each, weights and cache together
-    assert devices.layers_that_fit(weights=1000, layers=10, cache=100, free=free) == expected
-
-
-def test_without_a_gpu_nothing_is_offloaded() -> None:
-    assert devices.resolve_layers("all", 1000, 10, 100, []) == 0
-
-
-def test_with_a_gpu_as_many_layers_as_fit() -> None:
-    cards = [devices.Device("CUDA0", "a card", "gpu", (1 << 30) + 450, 1 << 31)]
-    assert devices.resolve_layers("auto", 1000, 10, 100, cards) == 4
-    assert devices.resolve_layers("auto", 1000, 10, 100, cards * 2) == 8
-    assert devices.resolve_layers(7, 1000, 10, 100, cards) == 7
-    assert devices.resolve_layers("all", 1000, 10, 100, cards) == devices.ALL_LAYERS
-    roomy = [devices.Device("CUDA0", "a card", "gpu", 1 << 33, 1 << 33)]
-    assert devices.resolve_layers("auto", 1000, 10, 100, roomy) == devices.ALL_LAYERS
-
-
 def test_log_joins_the_pieces_of_a_line() -> None:
     with log.capture() as lines:
         for level, text in ((2, b"one "), (5, b"line\nand "), (5, b"another\n")):
@@ -125,12 +102,3 @@ def test_log_joins_the_pieces_of_a_line() -> None:
     assert lines == ["one line", "and another"]
     log._callback(4, b"it broke\n", ctypes.c_void_p())
     assert log.last_error() == "it broke"
-
-
-def test_a_model_is_measured_before_layers_are_chosen(
-    monkeypatch: pytest.MonkeyPatch, nano_llama: Path
-) -> None:
-    card = devices.Device("CUDA0", "a card", "gpu", 8 << 30, 8 << 30)
-    monkeypatch.setattr(devices, "gpus", lambda: [card])
-    with open_model(ModelSettings(nano_llama)) as model:
-        assert model.offloaded == model.n_layers + 1

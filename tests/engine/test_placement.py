@@ -1,15 +1,14 @@
 """Devices by name, and how a model is split between them; all of it without a GPU."""
 
 import ctypes
-import socket
 from typing import Any
 
 import pytest
 
 from minitron_engine import devices
 from minitron_engine.binding import api
-from minitron_engine.errors import Denied, Unsupported, Usage
-from minitron_engine.placement import Placement, add_rpc_servers
+from minitron_engine.errors import Usage
+from minitron_engine.placement import Placement
 
 CARDS = [devices.Device(f"CUDA{n}", "a card", "gpu", 1 << 33, 1 << 33) for n in range(3)]
 
@@ -46,19 +45,12 @@ def test_llama_cpps_parameters() -> None:
     assert len(kept) == 2
 
 
-@pytest.mark.skipif(bool(api.llama_supports_rpc()), reason="this build has RPC")
-def test_a_build_without_rpc_says_so() -> None:
-    with pytest.raises(Unsupported, match="no RPC") as caught:
-        add_rpc_servers(("localhost:50052",))
-    assert "RPC=1" in caught.value.hint
-
-
-@pytest.mark.skipif(not api.llama_supports_rpc(), reason="this build has no RPC")
-def test_servers_out_of_reach_are_refused() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with pytest.raises(Denied, match="answers"):
-        add_rpc_servers((f"127.0.0.1:{port}",))
-    with pytest.raises(Usage, match="HOST:PORT"):
-        add_rpc_servers(("localhost",))
+def test_rpc_servers_come_first_and_integrated_gpus_only_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    remote = devices.Device("RPC0", "127.0.0.1:50052", "gpu", 1 << 33, 1 << 33)
+    shared = devices.Device("Vulkan0", "part of the processor", "igpu", 1 << 33, 1 << 33)
+    monkeypatch.setattr(devices, "gpus", lambda: [CARDS[0], shared, remote])
+    assert Placement().chosen() == [remote, CARDS[0]]
+    monkeypatch.setattr(devices, "gpus", lambda: [shared, remote])
+    assert Placement().chosen() == [remote, shared]

@@ -113,7 +113,7 @@ def open_for(
 ) -> Opened:
     """Open a model and a context that takes as many chunks at once as the settings say."""
     context = chunks.context()
-    model = stack.enter_context(open_model(ModelSettings(path, gpu_layers, context.n_ctx)))
+    model = stack.enter_context(open_model(ModelSettings(path, gpu_layers, context=context)))
     check_trained_context(model, chunks.n_ctx)
     return Opened(path, key, model, stack.enter_context(open_context(model, context)), chunks)
 

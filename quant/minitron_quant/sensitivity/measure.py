@@ -79,7 +79,8 @@ def measure_sensitivity(settings: SensitivitySettings, progress: Progress = igno
     shards = open_model_files(settings.model)
     known = _resumed(settings, shards)
     tensors = quantizable(shards)
-    load = ModelSettings(settings.model, settings.gpu_layers, settings.chunks.n_ctx, writable=True)
+    context = settings.chunks.context()
+    load = ModelSettings(settings.model, settings.gpu_layers, writable=True, context=context)
     with open_model(load) as model:
         chunks = chunk_text(model, read_text(settings.text), settings.chunks, settings.text.name)
         if known is None:

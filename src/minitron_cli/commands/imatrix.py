@@ -1,5 +1,6 @@
 """minitron imatrix: what a calibration text says about the importance of weights."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -127,11 +128,13 @@ def imatrix(
         sums,
         ppl,
     )
-    cache = max(ctx * (SLOTS if own else 1), batch)
+    context = settings.chunks.context()
+    if own is not None:
+        context = replace(context, n_ctx=max(ctx * SLOTS, context.n_ctx))
     keep = Keep(path, "continue" if resume else "anew", save_every)
     with (
         out.progress() as listener,
-        open_checked(found, gpu_layers(layers), cache) as loaded,
+        open_checked(found, gpu_layers(layers), context) as loaded,
     ):
         if own is not None:
             own.write(loaded, SelfSettings(own.tokens, ctx, seed, threads), listener)

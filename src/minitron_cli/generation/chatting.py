@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from minitron_cli.generation.turns import reader, turns
-from minitron_cli.models import DEFAULT_CONTEXT, open_checked, tell_missing_gpu
+from minitron_cli.models import DEFAULT_CONTEXT, open_checked, tell_full_gpu, tell_missing_gpu
 from minitron_cli.output import Output
 from minitron_engine import interrupts
 from minitron_engine.adapters import Adapter, apply_adapters
@@ -55,14 +55,14 @@ class ChatRequest:
 
 def converse(request: ChatRequest, out: Output) -> int:
     """Answer every turn until the input ends; returns the exit code."""
-    tell_missing_gpu(out)
-    n_ctx = request.context.n_ctx or DEFAULT_CONTEXT
+    tell_missing_gpu(out, request.gpu_layers)
+    settings = replace(request.context, n_ctx=request.context.n_ctx or DEFAULT_CONTEXT)
     with ExitStack() as stack:
-        model = stack.enter_context(open_checked(request.model, request.gpu_layers, n_ctx))
+        model = stack.enter_context(open_checked(request.model, request.gpu_layers, settings))
+        tell_full_gpu(out, model)
         template = None if request.raw else stack.enter_context(open_template(model))
         if not request.context.n_ctx:
-            n_ctx = min(n_ctx, max(model.n_ctx_train, 8))
-        settings = replace(request.context, n_ctx=n_ctx)
+            settings = replace(settings, n_ctx=min(settings.n_ctx, max(model.n_ctx_train, 8)))
         context = stack.enter_context(open_context(model, settings))
         apply_adapters(context, request.adapters)
         slots = Slots(context, 1, settings.n_batch)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from minitron_cli.models import DEFAULT_CONTEXT, open_checked, tell_missing_gpu
+from minitron_cli.models import DEFAULT_CONTEXT, open_checked, tell_full_gpu, tell_missing_gpu
 from minitron_cli.options.generation import SpeculationOptions
 from minitron_cli.output import Output
 from minitron_engine.adapters import Adapter, apply_adapters
@@ -51,9 +51,10 @@ class Request:
 def answer(request: Request, out: Output) -> int:
     """Generate and print; returns the exit code: 130 after Ctrl-C, with what came until then."""
     result = Generation()
-    tell_missing_gpu(out)
-    n_ctx = request.context.n_ctx or DEFAULT_CONTEXT
-    with open_checked(request.model, request.gpu_layers, n_ctx, request.placement) as model:
+    tell_missing_gpu(out, request.gpu_layers)
+    planned = replace(request.context, n_ctx=request.context.n_ctx or DEFAULT_CONTEXT)
+    with open_checked(request.model, request.gpu_layers, planned, request.placement) as model:
+        tell_full_gpu(out, model)
         if out.interactive:
             out.note(f"running on {model.device}" + (f" ({model.reason})" if model.reason else ""))
         tokens = prompt_tokens(model, request.prompt)
@@ -123,10 +124,10 @@ def _drafter(
         yield Lookup()
         return
     elif speculation.draft is not None:
-        n_ctx = sequence.context.n_ctx
-        settings = replace(request.context, n_ctx=n_ctx)
+        settings = replace(request.context, n_ctx=sequence.context.n_ctx)
+        layers, placement = request.gpu_layers, request.placement
         with (
-            open_checked(speculation.draft, request.gpu_layers, n_ctx, request.placement) as model,
+            open_checked(speculation.draft, layers, settings, placement) as model,
             open_context(model, settings) as context,
         ):
             yield DraftModel(Sequence(context), sequence, speculation.draft_min_p)

@@ -113,7 +113,8 @@ class DeviceOptions:
 
     def placement(self, out: Output) -> Placement:
         """What the engine takes; RPC servers are known afterwards."""
-        from minitron_engine.placement import RPC_WARNING, Placement, add_rpc_servers
+        from minitron_engine.placement import Placement
+        from minitron_engine.rpc import RPC_WARNING, add_rpc_servers
 
         if self.rpc is not None:
             out.note(RPC_WARNING)

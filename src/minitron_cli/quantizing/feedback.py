@@ -68,7 +68,7 @@ def with_covariance(
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
         out.progress() as listener,
-        open_checked(settings.source, "auto", chunks.context().n_ctx) as model,
+        open_checked(settings.source, "auto", chunks.context()) as model,
     ):
         collect_covariance(model, collecting, path, listener)
     return replace(settings, covariance=path)

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from minitron_cli.models import DEFAULT_CONTEXT, open_checked, tell_missing_gpu
+from minitron_cli.models import DEFAULT_CONTEXT, open_checked, tell_full_gpu, tell_missing_gpu
 from minitron_cli.output import Output
 from minitron_engine.adapters import Adapter, apply_adapters
 from minitron_engine.context import ContextSettings, open_context
@@ -48,15 +48,16 @@ class ServeRequest:
 
 def serve_model(request: ServeRequest, out: Output) -> None:
     """Serve until Ctrl-C. The port is taken before the model is loaded."""
-    tell_missing_gpu(out)
+    tell_missing_gpu(out, request.gpu_layers)
     with ExitStack() as stack:
         listener = stack.enter_context(_listen(request.host, request.port))
-        n_ctx = request.context.n_ctx or DEFAULT_CONTEXT
-        whole = n_ctx * request.parallel
-        model = stack.enter_context(open_checked(request.model, request.gpu_layers, whole))
+        n_ctx, parallel = request.context.n_ctx or DEFAULT_CONTEXT, request.parallel
+        settings = replace(request.context, n_ctx=n_ctx * parallel, n_seq=parallel)
+        model = stack.enter_context(open_checked(request.model, request.gpu_layers, settings))
+        tell_full_gpu(out, model)
         if not request.context.n_ctx:
-            whole = min(n_ctx, max(model.n_ctx_train, 8)) * request.parallel
-        settings = replace(request.context, n_ctx=whole, n_seq=request.parallel)
+            n_ctx = min(n_ctx, max(model.n_ctx_train, 8))
+            settings = replace(settings, n_ctx=n_ctx * parallel)
         context = stack.enter_context(open_context(model, settings))
         apply_adapters(context, request.adapters)
         template = _template(model, stack.enter_context, out)

@@ -1,0 +1,113 @@
+"""How many layers go to the GPUs, with cards that are not there and llama.cpp's own sizes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from minitron_convert.gguf_file import open_gguf
+from minitron_engine import devices, fitting
+from minitron_engine.context import ContextSettings
+from minitron_engine.devices import ALL_LAYERS, Device
+from minitron_engine.fitting import MARGIN, choose_layers, layer_bytes, most_layers
+from minitron_engine.memory import Needs, measure_needs
+from minitron_engine.model import ModelSettings, open_model
+from minitron_engine.placement import EVERY_GPU, Placement
+
+# four layers of 100 bytes with a cache of 10 each, and an output of 150
+WEIGHTS = (100, 100, 100, 100, 150)
+NEEDS = Needs(layers=4, cache=40, compute=30)
+
+
+def card(room: int, number: int = 0) -> Device:
+    return Device(f"CUDA{number}", "a card", "gpu", MARGIN + room, 1 << 40)
+
+
+@pytest.mark.parametrize(
+    ("room", "expected"),
+    [(-MARGIN, 0), (0, 0), (179, 0), (180, 1), (289, 1), (290, 2), (619, 4), (620, 5)],
+)
+def test_weights_cache_and_buffers_fit_on_one_card(room: int, expected: int) -> None:
+    assert most_layers(WEIGHTS, NEEDS, [30], [card(room)], EVERY_GPU)[0] == expected
+
+
+def test_several_cards_share_by_the_room_they_have() -> None:
+    # 330 and 260 bytes of room: three layers on the first, one and the output on the second
+    cards = [card(360, 0), card(290, 1)]
+    layers, placement = most_layers(WEIGHTS, NEEDS, [30, 30], cards, EVERY_GPU)
+    assert layers == 5
+    assert placement == Placement(names=("CUDA0", "CUDA1"), tensor_split=(330.0, 260.0))
+    # a card without room takes nothing, and does not keep the other from taking all
+    layers, placement = most_layers(WEIGHTS, NEEDS, [30, 30], [card(700), card(20, 1)], EVERY_GPU)
+    assert (layers, placement.tensor_split) == (5, (670.0, 0.0))
+    assert most_layers(WEIGHTS, NEEDS, [30, 30], [card(0), card(0, 1)], EVERY_GPU)[0] == 0
+
+
+def test_a_given_split_is_kept() -> None:
+    cards = [card(360, 0), card(290, 1)]
+    even = Placement(tensor_split=(1.0, 1.0))
+    # halves of four: two layers, and a layer with the output; five would be three and two
+    assert most_layers(WEIGHTS, NEEDS, [30, 30], cards, even) == (5, even)
+    uneven = Placement(tensor_split=(0.0, 1.0))
+    assert most_layers(WEIGHTS, NEEDS, [30, 30], cards, uneven) == (2, uneven)
+    rows = Placement("row", (1.0, 1.0))
+    assert most_layers(WEIGHTS, NEEDS, [30, 30], cards, rows) == (4, rows)
+
+
+def test_sizes_of_layers_are_those_of_the_file(nano_llama: Path, nano_nemotron: Path) -> None:
+    for path in (nano_llama, nano_nemotron):
+        tensors = {info.name: info.nbytes for info in open_gguf(path).tensors}
+        sizes = layer_bytes(path)
+        own_output = "output.weight" in tensors
+        expected = sum(tensors.values()) - (tensors["token_embd.weight"] if own_output else 0)
+        assert sum(sizes) == expected
+        first = sum(size for name, size in tensors.items() if name.startswith("blk.0."))
+        assert sizes[0] == first
+        assert len(sizes) == max(int(n.split(".")[1]) for n in tensors if n[:4] == "blk.") + 2
+
+
+def test_all_that_a_dry_load_tells_must_fit(
+    monkeypatch: pytest.MonkeyPatch, nano_llama: Path
+) -> None:
+    context = ContextSettings(4096, 512)
+    needs = measure_needs(nano_llama, context)
+    whole = sum(layer_bytes(nano_llama)) + needs.cache + needs.compute
+    # llama.cpp knows the device by this name, so the buffers are those that it measures
+    exact = Device("CPU", "stands for a card", "gpu", MARGIN + whole, 1 << 40)
+    settings = ModelSettings(nano_llama, context=context)
+    choice = choose_layers(settings, [exact])
+    assert choice.layers == ALL_LAYERS
+    assert "GiB of weights" in choice.reason and "of buffers" in choice.reason
+    tight = replace(exact, free=exact.free - 1)
+    assert choose_layers(settings, [tight]).layers == len(layer_bytes(nano_llama)) - 1
+    # a longer context needs more of everything
+    longer = replace(settings, context=replace(context, n_ctx=8192))
+    assert choose_layers(longer, [exact]).layers < len(layer_bytes(nano_llama))
+    asked = choose_layers(replace(settings, gpu_layers=2), [tight])
+    assert (asked.layers, asked.reason) == (2, "--gpu-layers 2")
+    assert choose_layers(replace(settings, gpu_layers="all"), [tight]).layers == ALL_LAYERS
+
+
+def test_a_model_is_measured_before_it_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, nano_llama: Path
+) -> None:
+    monkeypatch.setattr(devices, "gpus", lambda: [card(8 << 30)])
+    with open_model(ModelSettings(nano_llama)) as model:
+        assert model.offloaded == model.n_layers + 1
+    monkeypatch.setattr(devices, "gpus", lambda: [card(0)])
+    with open_model(ModelSettings(nano_llama)) as model:
+        assert (model.offloaded, model.device) == (0, "CPU")
+        assert "free" in model.reason
+    with open_model(ModelSettings(nano_llama, gpu_layers=0)) as model:
+        assert (model.offloaded, model.reason) == (0, "")
+    monkeypatch.setattr(devices, "gpus", list)
+    monkeypatch.setattr(fitting, "measure_needs", None)  # nothing is measured without a GPU
+    with open_model(ModelSettings(nano_llama)) as model:
+        assert model.offloaded == 0
+
+
+def test_buffers_are_found_by_the_name_of_their_device() -> None:
+    needs = Needs(4, 40, 12, {"CUDA0": 5, "CUDA_Host": 1, "RPC0[127.0.0.1:50052]": 6})
+    assert needs.buffer(card(0)) == 5
+    assert needs.buffer(card(0, 1)) == 0
+    assert needs.buffer(Device("RPC1", "127.0.0.1:50052", "gpu", 0, 0)) == 6
