@@ -24,6 +24,13 @@ def recorded(name: str) -> Any:
     return json.loads((RECORDED / name).read_text())
 
 
+def beginning(folder: Path, size: int = 20_000) -> Path:
+    """The first bytes of held-out.txt: a text that takes no time to cut into tokens."""
+    text = folder / "beginning.txt"
+    text.write_bytes((EXAMPLES / "held-out.txt").read_bytes()[:size])
+    return text
+
+
 def quantize(source: Path, folder: Path, *levels: str, **more: Any) -> dict[str, LevelResult]:
     """Levels of a model by name; `more` are further settings of the job."""
     settings = QuantizeSettings(source, tuple(parse_levels(levels)), folder, **more)

@@ -16,7 +16,7 @@ from minitron_quant.measure.divergence import Divergence, compare_chunk, referen
 from minitron_quant.measure.settings import MeasureSettings
 from minitron_quant.measure.table import Row, measure
 from minitron_quant.quantize.batch import LevelResult
-from support import EXAMPLES, recorded
+from support import EXAMPLES, beginning, recorded
 
 HELD_OUT = EXAMPLES / "held-out.txt"
 # the names that llama-perplexity prints, and ours
@@ -41,18 +41,23 @@ PRINTED = {
 }
 
 
-def compared(reference: Path, *models: Path, **more: Any) -> list[Row]:
+def compared(text: Path, reference: Path, model: Path, **more: Any) -> list[Row]:
     chunks = ChunkSettings(**more)
-    return list(measure(MeasureSettings(models, HELD_OUT, chunks, reference=reference)))
+    return list(measure(MeasureSettings((model,), text, chunks, reference=reference)))
 
 
 @pytest.fixture(scope="module")
 def rows(nano_llama: Path, llama_levels: dict[str, LevelResult]) -> list[Row]:
-    return compared(nano_llama, llama_levels["Q4_K_M"].path, llama_levels["IQ2_M"].path)
+    return compared(HELD_OUT, nano_llama, llama_levels["Q4_K_M"].path)
+
+
+def recording(level: str) -> dict[str, Any]:
+    entry: dict[str, Any] = recorded("perplexity.json")["models"]["nano-llama"]["divergence"][level]
+    return entry
 
 
 def printed(level: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    entry = recorded("perplexity.json")["models"]["nano-llama"]["divergence"][level]
+    entry = recording(level)
     for title in (
         "Perplexity statistics",
         "KL divergence statistics",
@@ -61,14 +66,11 @@ def printed(level: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield from entry[title].items()
 
 
-@pytest.mark.parametrize("level", ["Q4_K_M", "IQ2_M"])
-def test_every_statistic_equals_llama_perplexity(
-    level: str, rows: list[Row], same_processor: None
-) -> None:
-    row = next(row for row in rows if row.level == level)
+def test_every_statistic_equals_llama_perplexity(rows: list[Row], same_processor: None) -> None:
+    row = rows[1]
     assert row.divergence is not None
     seen = set()
-    for name, value in printed(level):
+    for name, value in printed("Q4_K_M"):
         if name not in PRINTED:
             continue
         seen.add(name)
@@ -82,19 +84,33 @@ def test_every_statistic_equals_llama_perplexity(
 
 
 def test_mean_divergence_to_six_decimals(rows: list[Row], same_processor: None) -> None:
-    for row in rows[1:]:
-        assert row.divergence is not None
-        expected = dict(printed(row.level))["Mean KLD"]
-        assert round(row.divergence.kld_mean, 6) == expected["value"]
-        assert round(row.divergence.kld_error, 6) == expected["error"]
+    found = rows[1].divergence
+    assert found is not None
+    expected = dict(printed("Q4_K_M"))["Mean KLD"]
+    assert round(found.kld_mean, 6) == expected["value"]
+    assert round(found.kld_error, 6) == expected["error"]
+
+
+def test_a_lower_level_diverges_on_the_way_like_llama_perplexity(
+    nano_llama: Path, llama_levels: dict[str, LevelResult], tmp_path: Path, same_processor: None
+) -> None:
+    (_, row) = compared(beginning(tmp_path), nano_llama, llama_levels["IQ2_M"].path, limit=8)
+    assert row.divergence is not None
+    entry = recording("IQ2_M")
+    expected = [chunk[entry["chunk_columns"].index("KL Divergence")] for chunk in entry["chunks"]]
+    means = np.cumsum(row.chunk_kld) / np.arange(1, 9)
+    np.testing.assert_allclose(means, expected[:8], rtol=0, atol=3e-5)
+    last = dict(zip(entry["chunk_columns"], entry["chunks"][7], strict=True))
+    assert row.divergence.same_top_pct == pytest.approx(last["Same top p"], abs=1e-3)
+    assert row.divergence.rms_delta_p_pct == pytest.approx(last["Δp RMS"], abs=2e-3)
 
 
 def test_perplexity_is_the_same_with_and_without_a_reference(rows: list[Row]) -> None:
-    recording = recorded("perplexity.json")["models"]["nano-llama"]["levels"]
-    assert [row.level for row in rows] == ["F16", "Q4_K_M", "IQ2_M"]
-    for row, name in zip(rows, ("f16", "Q4_K_M", "IQ2_M"), strict=True):
-        assert f"{row.ppl:.4f}" == f"{recording[name]['ppl']:.4f}"
-        assert f"{row.ppl_error:.5f}" == f"{recording[name]['error']:.5f}"
+    levels = recorded("perplexity.json")["models"]["nano-llama"]["levels"]
+    assert [row.level for row in rows] == ["F16", "Q4_K_M"]
+    for row, name in zip(rows, ("f16", "Q4_K_M"), strict=True):
+        assert f"{row.ppl:.4f}" == f"{levels[name]['ppl']:.4f}"
+        assert f"{row.ppl_error:.5f}" == f"{levels[name]['error']:.5f}"
     assert rows[0].divergence is None and rows[0].accuracy_pct == 100
 
 
@@ -108,14 +124,16 @@ def test_the_noise_floor_is_far_below_any_level(rows: list[Row]) -> None:
 def test_a_model_does_not_diverge_from_itself(nano_llama: Path, tmp_path: Path) -> None:
     twin = tmp_path / "twin.gguf"
     twin.symlink_to(nano_llama)
-    (_, row) = compared(nano_llama, twin, n_ctx=128, limit=4)
+    (_, row) = compared(beginning(tmp_path), nano_llama, twin, n_ctx=128, limit=4)
     assert row.divergence is not None
     assert abs(row.divergence.kld_mean) < 1e-6 and row.divergence.same_top_pct == 100
 
 
-def test_another_vocabulary_cannot_be_compared(nano_llama: Path, nano_nemotron: Path) -> None:
+def test_another_vocabulary_cannot_be_compared(
+    nano_llama: Path, nano_nemotron: Path, tmp_path: Path
+) -> None:
     with pytest.raises(Unsupported, match="another vocabulary"):
-        compared(nano_llama, nano_nemotron, n_ctx=128, limit=2)
+        compared(beginning(tmp_path), nano_llama, nano_nemotron, n_ctx=128, limit=2)
 
 
 @given(rows=st.integers(1, 40), vocabulary=st.integers(2, 40), seed=st.integers(0, 2**32 - 1))

@@ -14,20 +14,24 @@ from numpy.typing import NDArray
 
 from minitron_engine.context import Batch, ContextSettings, open_context
 from minitron_engine.errors import MinitronError, NotFound, Usage
-from minitron_engine.model import ModelSettings, Tokens, open_model
+from minitron_engine.model import Model, ModelSettings, Tokens, open_model
 from minitron_quant.chunks import ChunkSettings, chunk_text, read_text
 from minitron_quant.measure.perplexity import negative_log_likelihood, summarize
 from minitron_quant.measure.settings import MeasureSettings
 from minitron_quant.measure.table import Row, mark_dominated, measure, sort_by_size
 from minitron_quant.quantize.batch import LevelResult
-from support import EXAMPLES, recorded
+from support import EXAMPLES, beginning, recorded
 
 HELD_OUT = EXAMPLES / "held-out.txt"
-RECORDED_LEVELS = ("IQ1_S", "IQ2_M", "Q2_K", "IQ3_XXS", "IQ4_XS", "Q4_K_M", "Q6_K", "Q8_0")
 
 
-def perplexity(path: Path, settings: ChunkSettings = ChunkSettings()) -> Row:
-    (row,) = measure(MeasureSettings((path,), HELD_OUT, settings))
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return beginning(tmp_path_factory.mktemp("text"))
+
+
+def perplexity(path: Path, text: Path, settings: ChunkSettings = ChunkSettings()) -> Row:
+    (row,) = measure(MeasureSettings((path,), text, settings))
     return row
 
 
@@ -44,31 +48,36 @@ def same(result: Row, entry: dict[str, Any]) -> None:
     np.testing.assert_allclose(running(result), entry["running"], rtol=0, atol=1.01e-4)
 
 
-@pytest.mark.parametrize("level", ["f16", "IQ1_S", "IQ3_XXS", "IQ4_XS", "Q4_K_M", "Q8_0"])
-def test_llama_levels_equal_llama_perplexity(
-    level: str, nano_llama: Path, llama_levels: dict[str, LevelResult], same_processor: None
+def test_llama_equals_llama_perplexity(nano_llama: Path, same_processor: None) -> None:
+    # a level's whole text is compared in test_divergence.py
+    entry = recorded("perplexity.json")["models"]["nano-llama"]["levels"]["f16"]
+    same(perplexity(nano_llama, HELD_OUT), entry)
+
+
+def begins_like(path: Path, text: Path, entry: dict[str, Any]) -> None:
+    """The values on the way, of the first two decodes."""
+    result = perplexity(path, text, ChunkSettings(limit=8))
+    np.testing.assert_allclose(running(result), entry["running"][:8], rtol=0, atol=1.01e-4)
+
+
+@pytest.mark.parametrize("level", ["IQ1_S", "IQ3_XXS", "IQ4_XS", "Q8_0"])
+def test_llama_levels_begin_like_llama_perplexity(
+    level: str, llama_levels: dict[str, LevelResult], text: Path, same_processor: None
 ) -> None:
     entry = recorded("perplexity.json")["models"]["nano-llama"]["levels"][level]
-    same(perplexity(nano_llama if level == "f16" else llama_levels[level].path), entry)
+    begins_like(llama_levels[level].path, text, entry)
 
 
-def begins_like(result: Row, entry: dict[str, Any]) -> None:
-    """The values on the way, of as many chunks as were measured."""
-    expected = entry["running"][: result.chunks]
-    np.testing.assert_allclose(running(result), expected, rtol=0, atol=1.01e-4)
-
-
-def test_nemotron_equals_llama_perplexity(nano_nemotron: Path, same_processor: None) -> None:
-    entries = recorded("perplexity.json")["models"]["nano-nemotron"]["levels"]
-    same(perplexity(nano_nemotron), entries["f16"])
-
-
-@pytest.mark.parametrize("level", ["IQ2_M", "Q6_K"])
-def test_nemotron_levels_begin_like_llama_perplexity(
-    level: str, nemotron_levels: dict[str, LevelResult], same_processor: None
+@pytest.mark.parametrize("level", ["f16", "IQ2_M", "Q6_K"])
+def test_nemotron_begins_like_llama_perplexity(
+    level: str,
+    nano_nemotron: Path,
+    nemotron_levels: dict[str, LevelResult],
+    text: Path,
+    same_processor: None,
 ) -> None:
     entry = recorded("perplexity.json")["models"]["nano-nemotron"]["levels"][level]
-    begins_like(perplexity(nemotron_levels[level].path, ChunkSettings(limit=16)), entry)
+    begins_like(nano_nemotron if level == "f16" else nemotron_levels[level].path, text, entry)
 
 
 def settings_of(command: str) -> ChunkSettings:
@@ -81,22 +90,31 @@ def settings_of(command: str) -> ChunkSettings:
     )
 
 
-@pytest.mark.parametrize("name", ["nano-llama", "nano-nemotron"])
+@pytest.mark.parametrize(
+    ("name", "recordings"),
+    [
+        # some chunks at once and fewer in the last decode; a chunk in two decodes
+        ("nano-llama", ["c256-chunks10", "c512-b1536-chunks7", "c1024-b512-chunks3"]),
+        ("nano-nemotron", ["c128-b512-chunks18", "c1024-b512-chunks3"]),
+    ],
+)
 def test_other_contexts_and_batches(
-    name: str, nano_llama: Path, nano_nemotron: Path, same_processor: None
+    name: str,
+    recordings: list[str],
+    nano_llama: Path,
+    nano_nemotron: Path,
+    text: Path,
+    same_processor: None,
 ) -> None:
     path = nano_llama if name == "nano-llama" else nano_nemotron
-    for entry in recorded("perplexity.json")["models"][name]["f16_settings"].values():
-        settings = settings_of(entry["command"])
-        if settings.limit is None:
-            begins_like(perplexity(path, replace(settings, limit=16)), entry)
-        else:
-            same(perplexity(path, settings), entry)
+    for recording in recordings:
+        entry = recorded("perplexity.json")["models"][name]["f16_settings"][recording]
+        same(perplexity(path, text, settings_of(entry["command"])), entry)
 
 
-def test_a_batch_smaller_than_a_chunk(nano_llama: Path) -> None:
-    whole = perplexity(nano_llama, ChunkSettings(n_ctx=512, n_batch=512, limit=3))
-    parts = perplexity(nano_llama, ChunkSettings(n_ctx=512, n_batch=128, limit=3))
+def test_a_batch_smaller_than_a_chunk(nano_llama: Path, text: Path) -> None:
+    whole = perplexity(nano_llama, text, ChunkSettings(n_ctx=512, n_batch=512, limit=2))
+    parts = perplexity(nano_llama, text, ChunkSettings(n_ctx=512, n_batch=128, limit=2))
     assert parts.ppl == pytest.approx(whole.ppl, rel=1e-4)
 
 
@@ -140,12 +158,10 @@ def test_one_newline_is_left_out_and_bytes_survive(tmp_path: Path) -> None:
     assert read_text(text).encode("utf-8", "surrogateescape") == b"a\xff\r\n"
 
 
-def single_sequence_nll(path: Path, tokens: Tokens) -> NDArray[np.float64]:
+def single_sequence_nll(model: Model, tokens: Tokens) -> NDArray[np.float64]:
     """−ln p of every token but the first, in float64, from one decode of one sequence."""
-    with (
-        open_model(ModelSettings(path)) as model,
-        open_context(model, ContextSettings(n_ctx=len(tokens), n_batch=len(tokens))) as context,
-    ):
+    settings = ContextSettings(n_ctx=len(tokens), n_batch=len(tokens))
+    with open_context(model, settings) as context:
         batch = Batch(len(tokens))
         fed = tokens.copy()
         fed[0] = model.bos if model.add_bos else fed[0]
@@ -159,46 +175,48 @@ def single_sequence_nll(path: Path, tokens: Tokens) -> NDArray[np.float64]:
 
 @pytest.mark.parametrize(("n_ctx", "stride"), [(64, 16), (48, 20), (32, 31), (32, 1)])
 def test_a_stride_scores_every_token_once_with_context(
-    n_ctx: int, stride: int, nano_nemotron: Path
+    n_ctx: int, stride: int, nano_nemotron: Path, text: Path
 ) -> None:
     windows, settings = 5, ChunkSettings(n_ctx, 3 * n_ctx, limit=5, stride=stride)
-    with open_model(ModelSettings(nano_nemotron, vocab_only=True)) as model:
-        tokens = model.tokenize(read_text(HELD_OUT), add_special=True, parse_special=False)
     nll = []
-    # token i, from the first one with n_ctx − stride tokens before it, in its own window
-    for token in range(n_ctx - stride, n_ctx - stride + windows * stride, stride):
-        start = token - (n_ctx - stride)
-        window = single_sequence_nll(nano_nemotron, tokens[start : start + n_ctx])
-        nll += list(window[-stride:])
-    row = perplexity(nano_nemotron, settings)
+    with open_model(ModelSettings(nano_nemotron)) as model:
+        tokens = model.tokenize(read_text(text), add_special=True, parse_special=False)
+        # token i, from the first one with n_ctx − stride tokens before it, in its own window
+        for token in range(n_ctx - stride, n_ctx - stride + windows * stride, stride):
+            start = token - (n_ctx - stride)
+            window = single_sequence_nll(model, tokens[start : start + n_ctx])
+            nll += list(window[-stride:])
+    row = perplexity(nano_nemotron, text, settings)
     ppl, error = summarize(np.array(nll))
     assert row.chunks == windows and len(nll) == windows * stride
     assert row.ppl == pytest.approx(ppl, rel=1e-5)
     assert row.ppl_error == pytest.approx(error, rel=1e-4)
 
 
-def test_half_a_chunk_as_stride_is_close_to_chunks_side_by_side(nano_nemotron: Path) -> None:
-    strided = perplexity(nano_nemotron, ChunkSettings(128, limit=15, stride=64))
-    plain = perplexity(nano_nemotron, ChunkSettings(128, limit=8))
+def test_half_a_chunk_as_stride_is_close_to_chunks_side_by_side(
+    nano_nemotron: Path, text: Path
+) -> None:
+    strided = perplexity(nano_nemotron, text, ChunkSettings(128, limit=15, stride=64))
+    plain = perplexity(nano_nemotron, text, ChunkSettings(128, limit=8))
     # every second window is a chunk; it scores one token more
     assert np.mean(strided.chunk_nll[::2]) == pytest.approx(np.mean(plain.chunk_nll), rel=0.05)
     assert strided.ppl_error < plain.ppl_error
 
 
 @pytest.mark.parametrize("stride", [64, 65, 0, -1])
-def test_a_stride_leaves_some_context(stride: int, nano_nemotron: Path) -> None:
+def test_a_stride_leaves_some_context(stride: int, nano_nemotron: Path, text: Path) -> None:
     with pytest.raises(Usage, match="a stride is from 1 to 63"):
-        perplexity(nano_nemotron, ChunkSettings(64, stride=stride))
+        perplexity(nano_nemotron, text, ChunkSettings(64, stride=stride))
 
 
 def test_a_context_that_the_model_was_not_trained_on(nano_nemotron: Path) -> None:
     with pytest.raises(Usage, match="trained on 4096 tokens of context; chunks of 4097") as caught:
-        perplexity(nano_nemotron, ChunkSettings(4097))
+        perplexity(nano_nemotron, HELD_OUT, ChunkSettings(4097))
     assert "--ctx 4096" in caught.value.hint
 
 
-def test_levels_that_another_one_beats(nano_nemotron: Path) -> None:
-    row = perplexity(nano_nemotron, ChunkSettings(64, limit=2))
+def test_levels_that_another_one_beats(nano_nemotron: Path, text: Path) -> None:
+    row = perplexity(nano_nemotron, text, ChunkSettings(64, limit=2))
     sizes = {"a": (1, 9), "b": (2, 7), "c": (3, 8), "d": (3, 6), "e": (4, 6), "f": (5, 6.5)}
     rows = [
         replace(row, model=name, level="Q4_0", size_mib=size, ppl=ppl)
@@ -212,16 +230,14 @@ def test_levels_that_another_one_beats(nano_nemotron: Path) -> None:
 
 
 def test_the_table_relates_to_the_reference(
-    nano_llama: Path, llama_levels: dict[str, LevelResult]
+    nano_llama: Path, llama_levels: dict[str, LevelResult], text: Path
 ) -> None:
     paths = (llama_levels["Q8_0"].path, llama_levels["IQ1_S"].path)
-    settings = MeasureSettings(
-        paths, HELD_OUT, ChunkSettings(n_ctx=128, limit=4), reference=nano_llama
-    )
+    settings = MeasureSettings(paths, text, ChunkSettings(n_ctx=128, limit=4), reference=nano_llama)
     rows = list(measure(settings))
     assert [row.level for row in rows] == ["F16", "Q8_0", "IQ1_S"]
     assert rows[0].accuracy_pct == rows[0].size_pct == 100
     assert rows[2].accuracy_pct == pytest.approx(100 * rows[0].ppl / rows[2].ppl)
     assert [row.level for row in sort_by_size(rows)] == ["IQ1_S", "Q8_0", "F16"]
-    alone = next(iter(measure(MeasureSettings(paths, HELD_OUT, settings.chunks))))
+    alone = next(iter(measure(MeasureSettings(paths, text, settings.chunks))))
     assert alone.accuracy_pct is None and alone.size_pct is None

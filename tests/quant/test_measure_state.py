@@ -25,9 +25,8 @@ from minitron_quant.measure.settings import MeasureSettings
 from minitron_quant.measure.state import About, open_state
 from minitron_quant.measure.table import Row, measure
 from minitron_quant.models import open_model_files
-from support import EXAMPLES, quantize
+from support import beginning, quantize
 
-HELD_OUT = EXAMPLES / "held-out.txt"
 CHUNKS = ChunkSettings(n_ctx=64, n_batch=256, limit=10)
 
 
@@ -37,10 +36,17 @@ def levels(nano_nemotron: Path, tmp_path_factory: pytest.TempPathFactory) -> lis
     return [made[level].path for level in ("Q8_0", "Q4_0", "Q5_0")]
 
 
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return beginning(tmp_path_factory.mktemp("text"), 8000)
+
+
 @pytest.fixture
-def settings(nano_nemotron: Path, levels: list[Path], tmp_path: Path) -> MeasureSettings:
+def settings(
+    nano_nemotron: Path, levels: list[Path], text: Path, tmp_path: Path
+) -> MeasureSettings:
     state = tmp_path / "rows.sqlite"
-    return MeasureSettings(tuple(levels), HELD_OUT, CHUNKS, reference=nano_nemotron, state=state)
+    return MeasureSettings(tuple(levels[:2]), text, CHUNKS, reference=nano_nemotron, state=state)
 
 
 @pytest.fixture
@@ -101,7 +107,7 @@ def test_more_chunks_and_more_models_add_to_what_is_there(
     fewer = list(measure(first))
     assert fewer[1].chunks == 4 and len(decodes) == 2
     decodes.clear()
-    assert len(list(measure(settings))) == 4
+    assert len(list(measure(settings))) == 3
     assert decodes.count(settings.models[0].name) == 1
     # a part of another size is computed anew: its last digits may differ
     two = replace(first, chunks=replace(CHUNKS, limit=2))
@@ -114,7 +120,7 @@ def test_other_settings_texts_and_files_are_other_rows(
     settings = replace(settings, models=settings.models[:1], chunks=replace(CHUNKS, limit=4))
     list(measure(settings))
     text = tmp_path / "other.txt"
-    text.write_bytes(HELD_OUT.read_bytes()[100:20000])
+    text.write_bytes(settings.text.read_bytes()[100:])
     for other in (
         replace(settings, text=text),
         replace(settings, chunks=replace(settings.chunks, n_batch=128)),
@@ -139,7 +145,7 @@ from minitron_quant.chunks import ChunkSettings
 from minitron_quant.measure.settings import MeasureSettings
 from minitron_quant.measure.table import measure
 reference, model, text, state = map(Path, sys.argv[1:])
-chunks = ChunkSettings(n_ctx=64, n_batch=64, limit=40)
+chunks = ChunkSettings(n_ctx=64, n_batch=64, limit=20)
 def tell(event):
     print(event.done, flush=True)
 list(measure(MeasureSettings((model,), text, chunks, reference=reference, state=state), tell))
@@ -153,9 +159,9 @@ def test_a_reference_that_was_measured_alone_before(settings: MeasureSettings) -
     assert row.noise is None and row.ppl == alone.ppl and row.accuracy_pct == 100
 
 
-def test_kill_nine(nano_nemotron: Path, levels: list[Path], tmp_path: Path) -> None:
+def test_kill_nine(nano_nemotron: Path, levels: list[Path], text: Path, tmp_path: Path) -> None:
     state = tmp_path / "state"
-    words = [nano_nemotron, levels[0], HELD_OUT, state]
+    words = [nano_nemotron, levels[0], text, state]
     with subprocess.Popen(
         [sys.executable, "-c", KILLED, *map(str, words)], stdout=subprocess.PIPE
     ) as process:
@@ -164,11 +170,11 @@ def test_kill_nine(nano_nemotron: Path, levels: list[Path], tmp_path: Path) -> N
             process.stdout.readline()
         os.kill(process.pid, signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
-    chunks = ChunkSettings(n_ctx=64, n_batch=64, limit=40)
-    settings = MeasureSettings((levels[0],), HELD_OUT, chunks, reference=nano_nemotron)
+    chunks = ChunkSettings(n_ctx=64, n_batch=64, limit=20)
+    settings = MeasureSettings((levels[0],), text, chunks, reference=nano_nemotron)
     events: list[Any] = []
     resumed = list(measure(replace(settings, state=state), events.append))
-    assert 0 < len(events) <= 37
+    assert 0 < len(events) <= 17
     assert everything(resumed) == everything(list(measure(settings)))
 
 

@@ -11,7 +11,7 @@ from minitron_quant.measure.paired import compare_all, paired_difference, paired
 from minitron_quant.measure.settings import MeasureSettings
 from minitron_quant.measure.table import measure
 from minitron_quant.quantize.batch import LevelResult
-from support import EXAMPLES
+from support import beginning
 
 
 def test_a_constant_difference_has_no_spread() -> None:
@@ -49,11 +49,13 @@ def test_shapes_that_cannot_be_paired() -> None:
         paired_difference([], [])
 
 
-def test_levels_of_a_model_compared(nano_llama: Path, llama_levels: dict[str, LevelResult]) -> None:
+def test_levels_of_a_model_compared(
+    nano_llama: Path, llama_levels: dict[str, LevelResult], tmp_path: Path
+) -> None:
     paths = tuple(llama_levels[level].path for level in ("Q8_0", "Q2_K", "IQ1_S"))
     settings = MeasureSettings(
         paths,
-        EXAMPLES / "held-out.txt",
+        beginning(tmp_path),
         ChunkSettings(n_ctx=128, limit=12),
         reference=nano_llama,
     )
