@@ -1,6 +1,6 @@
 """One pass over a text with models in memory: a chunk's logits are scored and forgotten."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -21,7 +21,9 @@ from minitron_quant.measure.divergence import (
     compare_chunk,
     reference_chunk,
 )
+from minitron_quant.measure.overlap import Job, Jobs, Score, scored
 from minitron_quant.measure.perplexity import negative_log_likelihood
+from minitron_quant.measure.reference_cache import ReferenceCache
 from minitron_quant.measure.state import State
 
 
@@ -45,7 +47,8 @@ class Opened:
 class Pass:
     """What all parts of a pass share: the chunks of the text, [chunks, n_ctx], threads, results.
 
-    total: how many chunks there are without a limit.
+    total: how many chunks there are without a limit. overlap: score one batch while the next one
+    is decoded.
     """
 
     tokens: Tokens
@@ -53,6 +56,8 @@ class Pass:
     chunks: ChunkSettings
     pool: ThreadPoolExecutor
     state: State
+    overlap: bool
+    _base: list[ReferenceChunk] = field(default_factory=list)
     _space: list[NDArray[np.float32]] = field(default_factory=list)
 
     def starts(self, keys: Sequence[str]) -> list[int]:
@@ -75,37 +80,73 @@ class Pass:
         """The tokens that the scored rows of a part predict, [chunks, rows]."""
         return self.part(start)[:, self.chunks.first_output + 1 :]
 
-    def refer(self, opened: Opened, start: int) -> list[ReferenceChunk]:
-        """Run the reference on a part: what models are compared with, valid until the next part.
+    def refer(self, opened: Opened, start: int, cache: ReferenceCache | None = None) -> Job:
+        """The reference on a part: what jobs after it are compared with. A cache keeps it, too."""
+        targets = self.targets(start)
 
-        Its own scores are kept.
+        def score(chunks: Iterable[Logits]) -> list[TokenScores]:
+            self._base.clear()
+            for number, logits in enumerate(chunks):
+                if number == len(self._space):
+                    self._space.append(np.empty_like(logits))
+                space = self._space[number]
+                self._base.append(reference_chunk(self.pool, logits, targets[number], space))
+            if cache is not None:
+                cache.put(start, self._base)
+            return [TokenScores.alone(chunk.nll) for chunk in self._base]
+
+        return self._job(opened, start, score)
+
+    def compare(
+        self, models: Sequence[Opened], start: int, cache: ReferenceCache | None = None
+    ) -> Jobs:
+        """Models on a part, as far as it is not known of them, against the reference.
+
+        That is what the cache has of it, or else what the job `refer` before has left.
         """
+        unknown = [opened for opened in models if not self.known(opened.key, start)]
         targets = self.targets(start)
-        base = []
-        for number, logits in enumerate(opened.logits(self.part(start))):
-            if number == len(self._space):
-                self._space.append(np.empty(logits.shape, np.float32))
-            space = self._space[number]
-            base.append(reference_chunk(self.pool, logits, targets[number], space))
-        if not self.known(opened.key, start):
-            self.state.put(opened.key, start, [TokenScores.alone(chunk.nll) for chunk in base])
-        return base
 
-    def score(
-        self, opened: Opened, start: int, base: Sequence[ReferenceChunk] | None = None
-    ) -> None:
-        """Run a model on a part, unless it is known, and compare it with a reference."""
-        if self.known(opened.key, start):
-            return
+        def load_and_score(chunks: Iterable[Logits]) -> list[TokenScores]:
+            if cache is not None:
+                self._base[:] = cache.get(start)
+            return score(chunks)
+
+        def score(chunks: Iterable[Logits]) -> list[TokenScores]:
+            return [
+                compare_chunk(self.pool, *each)
+                for each in zip(chunks, targets, self._base, strict=True)
+            ]
+
+        for number, opened in enumerate(unknown):
+            yield self._job(opened, start, score if number else load_and_score)
+
+    def alone(self, opened: Opened, start: int) -> Job:
+        """A model on a part, compared with nothing."""
         targets = self.targets(start)
-        scores = []
-        for number, logits in enumerate(opened.logits(self.part(start))):
-            if base is None:
-                nll = negative_log_likelihood(self.pool, logits, targets[number])
-                scores.append(TokenScores.alone(nll))
-            else:
-                scores.append(compare_chunk(self.pool, logits, targets[number], base[number]))
-        self.state.put(opened.key, start, scores)
+
+        def score(chunks: Iterable[Logits]) -> list[TokenScores]:
+            return [
+                TokenScores.alone(negative_log_likelihood(self.pool, *each))
+                for each in zip(chunks, targets, strict=True)
+            ]
+
+        return self._job(opened, start, score)
+
+    def _job(self, opened: Opened, start: int, score: Score) -> Job:
+        return Job(opened.key, start, opened.logits(self.part(start)), score)
+
+    def run(self, jobs: Jobs) -> Iterator[Job]:
+        """Do jobs in order and keep their scores; gives each one when it is done."""
+        for job, scores in scored(jobs, self.overlap):
+            if not self.known(job.key, job.start):
+                self.state.put(job.key, job.start, scores)
+            yield job
+
+    def finish(self, jobs: Jobs) -> None:
+        """Do all jobs."""
+        for _ in self.run(jobs):
+            pass
 
 
 def open_for(

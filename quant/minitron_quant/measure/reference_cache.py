@@ -26,6 +26,7 @@ class ReferenceCache:
     def __init__(self, folder: Path, budget: int) -> None:
         self._folder = folder
         self._budget = budget
+        self._size = 0
         self._parts: dict[int, list[tuple[int, ReferenceChunk]]] = {}
 
     def __enter__(self) -> Self:
@@ -51,7 +52,7 @@ class ReferenceCache:
     @property
     def full(self) -> bool:
         """Whether no more should be put in."""
-        return self._file.seek(0, os.SEEK_END) >= self._budget
+        return self._size >= self._budget
 
     def put(self, start: int, chunks: list[ReferenceChunk]) -> None:
         """Add a part; OutOfResources on a full disk."""
@@ -71,6 +72,7 @@ class ReferenceCache:
             self._file.write(chunk.p[kept].tobytes())
         except OSError as error:
             raise write_error(self._folder, error) from error
+        self._size = self._file.tell()
         return offset
 
     def _read(self, offset: int, chunk: ReferenceChunk) -> ReferenceChunk:

@@ -19,7 +19,7 @@ from minitron_convert.gguf_file import Gguf
 from minitron_engine.devices import default_threads
 from minitron_engine.progress import Event, Progress, ignore
 from minitron_quant.chunks import chunk_text, read_text
-from minitron_quant.measure.divergence import ReferenceChunk, TokenScores
+from minitron_quant.measure.divergence import TokenScores
 from minitron_quant.measure.fitting import (
     bytes_needed,
     cache_budget,
@@ -27,6 +27,7 @@ from minitron_quant.measure.fitting import (
     memory_for,
     plan_memory,
 )
+from minitron_quant.measure.overlap import Jobs
 from minitron_quant.measure.passes import Opened, Pass, check_vocabulary, open_for, other_shape
 from minitron_quant.measure.reference_cache import ReferenceCache
 from minitron_quant.measure.settings import MeasureSettings
@@ -142,10 +143,10 @@ class _Run:
         with ExitStack() as stack:
             opened = self._open(path, stack)
             work = self._pass(opened)
-            for start in work.starts([opened.key]):
-                work.score(opened, start)
+            starts = work.starts([opened.key])
+            for job in work.run(work.alone(opened, start) for start in starts):
                 running = np.exp(np.mean([s.nll.mean() for s in self._state.scores(opened.key)]))
-                share = number + (start + len(work.part(start))) / len(work.tokens)
+                share = number + (job.start + len(work.part(job.start))) / len(work.tokens)
                 detail = f"{path.name}: PPL {running:.4f}"
                 self._progress(Event("perplexity", share, models, "models", detail))
 
@@ -164,12 +165,15 @@ class _Run:
             opened = self._open(reference, stack)
             work = self._pass(opened)
             others = [self._open_beside(path, work, stack) for path in paths]
-            starts = work.starts([opened.key, *(other.key for other in others)])
-            for done, start in enumerate(starts, 1):
-                base = self._refer(work, opened, start)
-                for other in others:
-                    work.score(other, start, base)
-                self._progress(Event("divergence", done, len(starts), "parts"))
+            work.finish(self._jobs_beside(work, opened, others))
+
+    def _jobs_beside(self, work: Pass, opened: Opened, others: Sequence[Opened]) -> Jobs:
+        starts = work.starts([opened.key, *(other.key for other in others)])
+        for done, start in enumerate(starts, 1):
+            yield work.refer(opened, start)
+            yield from self._noise_of(work, opened, start)
+            yield from work.compare(others, start)
+            self._progress(Event("divergence", done, len(starts), "parts"))
 
     def _from_disk(self, reference: Path, groups: Sequence[Sequence[Path]]) -> None:
         folder = cache_folder(self._settings.state)
@@ -182,10 +186,7 @@ class _Run:
                     work = self._pass(opened)
                     starts = work.starts(keys)
                     total = total or len(starts)
-                    for start in starts:
-                        cache.put(start, self._refer(work, opened, start))
-                        if cache.full:
-                            break
+                    work.finish(self._jobs_to_disk(work, opened, starts, cache))
                 left = len(starts) - len(cache.starts)
                 for number, group in enumerate(groups):
                     self._score_group(work, group, cache)
@@ -193,21 +194,26 @@ class _Run:
                     done = total - len(starts) + share
                     self._progress(Event("divergence", done, total, "parts", "reference on disk"))
 
+    def _jobs_to_disk(
+        self, work: Pass, opened: Opened, starts: Sequence[int], cache: ReferenceCache
+    ) -> Jobs:
+        for start in starts:
+            yield work.refer(opened, start, cache)
+            yield from self._noise_of(work, opened, start)
+            if cache.full:
+                return
+
     def _score_group(self, work: Pass, group: Sequence[Path], cache: ReferenceCache) -> None:
         with ExitStack() as stack:
             others = [self._open_beside(path, work, stack) for path in group]
-            for start in cache.starts:
-                base = cache.get(start)
-                for other in others:
-                    work.score(other, start, base)
+            work.finish(job for start in cache.starts for job in work.compare(others, start, cache))
 
-    def _refer(self, work: Pass, opened: Opened, start: int) -> list[ReferenceChunk]:
-        base = work.refer(opened, start)
+    def _noise_of(self, work: Pass, opened: Opened, start: int) -> Jobs:
+        """The reference against itself in other batch shapes, on the first part."""
         noise = _noise(opened.key)
         if start == 0 and not work.known(noise, 0):
             with ExitStack() as stack:
-                work.score(other_shape(opened, noise, stack), 0, base)
-        return base
+                yield from work.compare([other_shape(opened, noise, stack)], 0)
 
     def _open(self, path: Path, stack: ExitStack) -> Opened:
         chunks, layers = self._settings.chunks, self._settings.gpu_layers
@@ -224,7 +230,8 @@ class _Run:
         tokens = chunk_text(opened.model, self._text, every, self._settings.text.name)
         self._state.describe(opened.key, About(opened.model.device, len(tokens)))
         limited = tokens[: settings.limit]
-        return Pass(limited, len(tokens), settings, self._pool, self._state)
+        overlap = opened.model.offloaded > 0
+        return Pass(limited, len(tokens), settings, self._pool, self._state, overlap)
 
 
 def _noise(key: str) -> str:
