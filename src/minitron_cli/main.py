@@ -2,73 +2,87 @@
 
 import os
 import sys
-from collections.abc import Callable
-from typing import Annotated, Any
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Annotated, Any, cast
 
 import typer
+from typer.core import TyperGroup
 
-from minitron_cli.commands import (
-    advise,
-    bench,
-    card,
-    chat,
-    convert,
-    doctor,
-    generate,
-    imatrix,
-    imatrix_merge,
-    imatrix_stats,
-    inspect,
-    ppl,
-    push,
-    quantize,
-    rpc_server,
-    run,
-    sensitivity,
-    serve,
-    tasks,
-    verify,
-)
 from minitron_engine.aborts import on_abort
+
+# in the order of --help; each is a module of the same name, and a function in it
+COMMANDS = (
+    "convert",
+    "imatrix",
+    "imatrix-merge",
+    "imatrix-stats",
+    "sensitivity",
+    "quantize",
+    "ppl",
+    "tasks",
+    "generate",
+    "chat",
+    "serve",
+    "rpc-server",
+    "bench",
+    "run",
+    "verify",
+    "inspect",
+    "advise",
+    "card",
+    "push",
+    "doctor",
+)
+_SETTINGS: dict[str, Any] = {
+    "rich_markup_mode": "rich",
+    "pretty_exceptions_enable": False,
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+}
+
+
+class _Loaded(Mapping[str, Any]):
+    """The commands, each loaded when it is asked for: a third of the time until it starts."""
+
+    def __init__(self) -> None:
+        self._commands: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in COMMANDS:
+            raise KeyError(name)
+        if name not in self._commands:
+            self._commands[name] = self._load(name)
+        return self._commands[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+    @staticmethod
+    def _load(name: str) -> Any:
+        function = name.replace("-", "_")
+        module = import_module(f"minitron_cli.commands.{function}")
+        lines = "\n\n".join(f"  {line}" for line in module.EXAMPLES.splitlines())
+        alone = typer.Typer(add_completion=False, **_SETTINGS)
+        alone.command(name, epilog=f"[bold]Examples[/]\n\n{lines}")(getattr(module, function))
+        return typer.main.get_command(alone)
+
+
+class _Group(TyperGroup):
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = cast(Any, _Loaded())
+
 
 app = typer.Typer(
     name="minitron",
+    cls=_Group,
     help="Convert, quantize, measure and run Minitron models as GGUF.",
     no_args_is_help=True,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    **_SETTINGS,
 )
-
-
-def _register(command: Callable[..., Any], examples: str) -> None:
-    lines = "\n\n".join(f"  {line}" for line in examples.splitlines())
-    app.command(epilog=f"[bold]Examples[/]\n\n{lines}")(command)
-
-
-for _command, _examples in (
-    (convert.convert, convert.EXAMPLES),
-    (imatrix.imatrix, imatrix.EXAMPLES),
-    (imatrix_merge.imatrix_merge, imatrix_merge.EXAMPLES),
-    (imatrix_stats.imatrix_stats, imatrix_stats.EXAMPLES),
-    (sensitivity.sensitivity, sensitivity.EXAMPLES),
-    (quantize.quantize, quantize.EXAMPLES),
-    (ppl.ppl, ppl.EXAMPLES),
-    (tasks.tasks, tasks.EXAMPLES),
-    (generate.generate, generate.EXAMPLES),
-    (chat.chat, chat.EXAMPLES),
-    (serve.serve, serve.EXAMPLES),
-    (rpc_server.rpc_server, rpc_server.EXAMPLES),
-    (bench.bench, bench.EXAMPLES),
-    (run.run, run.EXAMPLES),
-    (verify.verify, verify.EXAMPLES),
-    (inspect.inspect, inspect.EXAMPLES),
-    (advise.advise, advise.EXAMPLES),
-    (card.card, card.EXAMPLES),
-    (push.push, push.EXAMPLES),
-    (doctor.doctor, doctor.EXAMPLES),
-):
-    _register(_command, _examples)
 
 
 def _print_version(wanted: bool) -> None:

@@ -7,15 +7,13 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, Protocol
-
-from rich.cells import cell_len
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from minitron_cli.columns import column_groups
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 TableFormat = Literal["table", "md", "csv"]
 # off a terminal lines are as long as they need to be: whoever reads them may cut them
@@ -50,21 +48,29 @@ class Output:
         self.quiet = quiet
         self.verbose = verbose
         self.as_json = as_json
-        self._err = Console(stderr=True, highlight=False)
         if verbose:
             handler = logging.StreamHandler(sys.stderr)
             handler.setFormatter(logging.Formatter("%(message)s"))
             logging.getLogger("minitron").addHandler(handler)
             logging.getLogger("minitron").setLevel(logging.INFO)
 
+    @cached_property
+    def _err(self) -> "Console":
+        # rich is loaded where something is to be said: a quiet command starts sooner
+        from rich.console import Console
+
+        return Console(stderr=True, highlight=False)
+
     @property
     def interactive(self) -> bool:
         """Whether a person is reading along."""
-        return self._err.is_terminal
+        return sys.stderr.isatty() and self._err.is_terminal
 
     def note(self, text: str) -> None:
         """Something worth knowing, on stderr; not with --quiet."""
         if not self.quiet:
+            from rich.markup import escape
+
             self._err.print(escape(text), style="dim", soft_wrap=True)
 
     def detail(self, text: str) -> None:
@@ -74,6 +80,8 @@ class Output:
 
     def error(self, message: str, hint: str = "") -> None:
         """Why it failed and what to do next, on stderr."""
+        from rich.markup import escape
+
         self._err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
         if hint:
             self._err.print(f"[bold]hint:[/] {escape(hint)}", soft_wrap=True)
@@ -112,6 +120,11 @@ class Output:
     def _print_table(
         self, headers: Sequence[str], rows: Sequence[Sequence[str]], left: int
     ) -> None:
+        from rich.cells import cell_len
+        from rich.console import Console
+        from rich.markup import escape
+        from rich.table import Table
+
         console = Console(highlight=False)
         if not console.is_terminal:
             console = Console(highlight=False, width=_UNLIMITED)
@@ -131,9 +144,18 @@ class Output:
     @contextmanager
     def progress(self) -> Iterator[Listener]:
         """Bars with the time left, one per stage, gone at the end; nothing off a terminal."""
-        if self.quiet or not self._err.is_terminal:
+        if self.quiet or not self.interactive:
             yield lambda event: None
             return
+        from rich.markup import escape
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            TaskProgressColumn,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
