@@ -10,7 +10,7 @@ import pytest
 
 from minitron_cli.main import main
 from minitron_convert.convert import ConvertSettings, convert
-from minitron_convert.gguf_file import GgufWriter, TensorSpec, open_gguf
+from minitron_convert.gguf_file import GgufWriter, KeyValue, TensorSpec, ValueType, open_gguf
 from minitron_quant.quantize.batch import LevelResult
 from support import EXAMPLES, RECORDED, Ran, quantize
 
@@ -28,6 +28,21 @@ def nano_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """examples/nano-llama as an F16 file."""
     path = tmp_path_factory.mktemp("nano-llama") / "nano-llama-F16.gguf"
     convert(ConvertSettings(EXAMPLES / "nano-llama", path, outtype="f16"))
+    return path
+
+
+@pytest.fixture(scope="session")
+def short_llama(nano_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """nano-llama's first two blocks: all of its shapes for less than half of the work."""
+    file = open_gguf(nano_llama)
+    entries = dict(file.metadata)
+    entries["llama.block_count"] = KeyValue.of("llama.block_count", ValueType.UINT32, 2)
+    kept = [i for i in file.tensors if not i.name.startswith(("blk.2", "blk.3", "blk.4", "blk.5"))]
+    path = tmp_path_factory.mktemp("short-llama") / nano_llama.name
+    specs = [TensorSpec(info.name, info.shape, info.type) for info in kept]
+    with GgufWriter(path, [*entries.values()], specs) as writer:
+        for info in kept:
+            writer.write(file.data(info))
     return path
 
 

@@ -141,11 +141,16 @@ class Output:
                 table.add_row(*(escape(row[number]) for number in group))
             console.print(table)
 
+    def _say(self, event: ProgressEvent) -> None:
+        text = getattr(event, "note", "")  # not every package's events have one
+        if text:
+            self.note(text)
+
     @contextmanager
     def progress(self) -> Iterator[Listener]:
-        """Bars with the time left, one per stage, gone at the end; nothing off a terminal."""
+        """Bars with the time left, one per stage, gone at the end; off a terminal only notes."""
         if self.quiet or not self.interactive:
-            yield lambda event: None
+            yield self._say
             return
         from rich.markup import escape
         from rich.progress import (
@@ -167,6 +172,7 @@ class Output:
             tasks: dict[str, Any] = {}
 
             def listen(event: ProgressEvent) -> None:
+                self._say(event)
                 if event.stage not in tasks:
                     tasks[event.stage] = bars.add_task(event.stage, detail="")
                 bars.update(

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Event:
-    """A stage has `done` of `total` units; `detail` names the thing in work."""
+    """A stage has `done` of `total` units; detail: the thing in work; note: what to read."""
 
     stage: str
     done: float
     total: float
     unit: str = ""
     detail: str = ""
+    note: str = ""
 
 
 Progress = Callable[[Event], None]

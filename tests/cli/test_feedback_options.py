@@ -19,28 +19,33 @@ from support import EXAMPLES, fails
     ],
 )
 def test_options_that_do_not_go_together(
-    options: tuple[str, ...], words: str, minitron: Any, nano_llama: Path, tmp_path: Path
+    options: tuple[str, ...], words: str, minitron: Any, short_llama: Path, tmp_path: Path
 ) -> None:
-    fails(minitron("quantize", nano_llama, "Q4_0", "-d", tmp_path, *options), 2, words)
+    fails(minitron("quantize", short_llama, "Q4_0", "-d", tmp_path, *options), 2, words)
 
 
-def test_a_covariance_that_is_not_there(minitron: Any, nano_llama: Path, tmp_path: Path) -> None:
+def test_a_covariance_that_is_not_there(minitron: Any, short_llama: Path, tmp_path: Path) -> None:
     ran = minitron(
-        "quantize", nano_llama, "Q4_0", "-d", tmp_path, "--feedback", "--covariance", "c.gguf"
+        "quantize", short_llama, "Q4_0", "-d", tmp_path, "--feedback", "--covariance", "c.gguf"
     )
     fails(ran, 3, "c.gguf does not exist")
 
 
 def test_from_a_text_to_a_file_that_is_kept(
-    minitron: Any, nano_llama: Path, tmp_path: Path
+    minitron: Any, short_llama: Path, tmp_path: Path
 ) -> None:
     text = tmp_path / "short.txt"
     text.write_text((EXAMPLES / "calibration.txt").read_text()[:9000])
     folder = tmp_path / "out"
-    given = ("quantize", nano_llama, "Q4_0", "-d", folder, "--feedback", "-f", text, "--json")
+    given = ("quantize", short_llama, "Q4_0", "-d", folder, "--feedback", "-f", text, "--json")
+    plan = minitron(*given, "--dry-run")
+    assert "collected when files are made" in plan.err and not folder.exists()
     ran = minitron(*given)
     assert ran.code == 0, ran.err
     assert "tokens are little" in ran.err
+    assert [v["bytes"] for v in ran.document["levels"]] == [
+        v["bytes"] for v in plan.document["levels"]
+    ]
     assert sorted(file.name for file in folder.iterdir()) == [
         "nano-llama-Q4_0.gguf",
         "nano-llama.covariance.gguf",
@@ -59,9 +64,11 @@ def test_from_a_text_to_a_file_that_is_kept(
     assert low <= proved["difference"][0] <= high
 
 
-def test_a_plan_collects_nothing(minitron: Any, nano_llama: Path, tmp_path: Path) -> None:
-    given = ("quantize", nano_llama, "Q4_0", "-d", tmp_path, "--feedback", "-f", "none.txt")
-    ran = minitron(*given, "--dry-run")
+def test_a_plan_needs_no_importance_matrix_where_the_job_needs_none(
+    minitron: Any, short_llama: Path, tmp_path: Path
+) -> None:
+    given = ("quantize", short_llama, "IQ2_XXS", "-d", tmp_path, "--dry-run")
+    fails(minitron(*given), 5, "importance matrix")
+    ran = minitron(*given, "--feedback", "-f", "none.txt")
     assert ran.code == 0, ran.err
-    assert "changes no size" in ran.err
     assert not any(tmp_path.iterdir())

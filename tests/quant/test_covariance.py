@@ -31,12 +31,12 @@ def collected(source: Path, path: Path, progress: object = ignore, **more: objec
 
 
 @pytest.fixture(scope="module")
-def blocks(nano_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Covariance:
-    return collected(nano_llama, tmp_path_factory.mktemp("covariance") / "blocks.gguf")
+def blocks(short_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Covariance:
+    return collected(short_llama, tmp_path_factory.mktemp("covariance") / "blocks.gguf")
 
 
-def test_the_diagonal_is_the_importance_matrix(nano_llama: Path, blocks: Covariance) -> None:
-    with open_model(ModelSettings(nano_llama, n_ctx=128)) as model:
+def test_the_diagonal_is_the_importance_matrix(short_llama: Path, blocks: Covariance) -> None:
+    with open_model(ModelSettings(short_llama, n_ctx=128)) as model:
         matrix = collect(model, CollectSettings((TEXT,), CHUNKS, process_output=True))
     weights = matrix.weights()
     assert weights.keys() == blocks.taken_by.keys()
@@ -55,10 +55,10 @@ def test_shared_inputs_are_kept_once(blocks: Covariance) -> None:
 
 
 def test_blocks_are_those_of_the_full_matrix(
-    nano_llama: Path, blocks: Covariance, tmp_path: Path
+    short_llama: Path, blocks: Covariance, tmp_path: Path
 ) -> None:
-    full = collected(nano_llama, tmp_path / "full.gguf", block=FULL)
-    name = "blk.2.ffn_down.weight"
+    full = collected(short_llama, tmp_path / "full.gguf", block=FULL)
+    name = "blk.1.ffn_down.weight"
     assert full.edges(name, 768) == [(0, 768)]
     assert blocks.edges(name, 768) == [(0, 256), (256, 512), (512, 768)]
     whole = full.mean(name, 0, (1,))
@@ -69,11 +69,11 @@ def test_blocks_are_those_of_the_full_matrix(
 
 
 def test_little_memory_means_more_runs_and_the_same_sums(
-    nano_llama: Path, blocks: Covariance, tmp_path: Path
+    short_llama: Path, blocks: Covariance, tmp_path: Path
 ) -> None:
     stages: list[float] = []
     small = collected(
-        nano_llama, tmp_path / "s.gguf", lambda e: stages.append(e.total), memory=6 << 20
+        short_llama, tmp_path / "s.gguf", lambda e: stages.append(e.total), memory=3 << 20
     )
     assert stages[0] > 2
     assert {info.name for info in small.file.tensors} == {i.name for i in blocks.file.tensors}
@@ -87,7 +87,7 @@ class Stop(Exception):
 
 
 def test_an_interrupted_run_goes_on_with_the_next_part(
-    nano_llama: Path, blocks: Covariance, tmp_path: Path
+    short_llama: Path, blocks: Covariance, tmp_path: Path
 ) -> None:
     path = tmp_path / "c.gguf"
 
@@ -96,32 +96,32 @@ def test_an_interrupted_run_goes_on_with_the_next_part(
             raise Stop
 
     with pytest.raises(Stop):
-        collected(nano_llama, path, stop)
+        collected(short_llama, path, stop)
     assert not path.exists()
     seen: list[float] = []
-    collected(nano_llama, path, lambda event: seen.append(event.done))
+    collected(short_llama, path, lambda event: seen.append(event.done))
     assert min(seen) > 1
     assert path.read_bytes() == blocks.file.path.read_bytes()
     assert [file.name for file in tmp_path.iterdir()] == ["c.gguf"]
 
 
 def test_a_file_made_from_the_same_is_kept_and_another_replaced(
-    nano_llama: Path, tmp_path: Path
+    short_llama: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "c.gguf"
-    collected(nano_llama, path)
+    collected(short_llama, path)
     before = path.stat().st_mtime_ns
-    collected(nano_llama, path)
+    collected(short_llama, path)
     assert path.stat().st_mtime_ns == before
-    again = collected(nano_llama, path, chunks=ChunkSettings(n_ctx=64, limit=3))
+    again = collected(short_llama, path, chunks=ChunkSettings(n_ctx=64, limit=3))
     assert again.origin.tokens == (128, 64)
 
 
-def test_a_block_that_cannot_be_held_is_refused(nano_llama: Path, tmp_path: Path) -> None:
+def test_a_block_that_cannot_be_held_is_refused(short_llama: Path, tmp_path: Path) -> None:
     with pytest.raises(OutOfResources, match="memory"):
-        collected(nano_llama, tmp_path / "c.gguf", memory=1000)
+        collected(short_llama, tmp_path / "c.gguf", memory=1000)
     with pytest.raises(Usage, match="too little text"):
-        collected(nano_llama, tmp_path / "c.gguf", chunks=ChunkSettings(n_ctx=64, limit=1))
+        collected(short_llama, tmp_path / "c.gguf", chunks=ChunkSettings(n_ctx=64, limit=1))
 
 
 def test_blocks_are_even_and_whole_super_blocks() -> None:

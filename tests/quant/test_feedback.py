@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,10 +30,10 @@ LEVELS = ("Q2_K", "Q4_0")
 
 
 @pytest.fixture(scope="module")
-def covariance(nano_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def covariance(short_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("covariance") / "nano-llama.covariance.gguf"
-    chunks = ChunkSettings(n_ctx=256, n_batch=512, limit=12, threads=1)
-    with open_model(ModelSettings(nano_llama, n_ctx=512)) as model:
+    chunks = ChunkSettings(n_ctx=256, n_batch=512, limit=8, threads=1)
+    with open_model(ModelSettings(short_llama, n_ctx=512)) as model:
         settings = CovarianceSettings((EXAMPLES / "calibration.txt",), chunks)
         collect_covariance(model, settings, path)
     return path
@@ -40,23 +41,28 @@ def covariance(nano_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="module")
 def made(
-    nano_llama: Path, covariance: Path, tmp_path_factory: pytest.TempPathFactory
+    short_llama: Path, covariance: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, LevelResult]:
     folder = tmp_path_factory.mktemp("feedback")
-    return quantize(nano_llama, folder, *LEVELS, covariance=covariance, threads=2)
+    return quantize(short_llama, folder, *LEVELS, covariance=covariance, threads=2)
+
+
+@pytest.fixture(scope="module")
+def plain(short_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, LevelResult]:
+    return quantize(short_llama, tmp_path_factory.mktemp("plain"), *LEVELS)
 
 
 def test_the_files_are_ordinary_ones_of_the_same_size(
-    nano_llama: Path, made: dict[str, LevelResult], llama_levels: dict[str, LevelResult]
+    made: dict[str, LevelResult], plain: dict[str, LevelResult]
 ) -> None:
     for level in LEVELS:
-        ours, theirs = open_gguf(made[level].path), open_gguf(llama_levels[level].path)
+        ours, theirs = open_gguf(made[level].path), open_gguf(plain[level].path)
         assert [(i.name, i.type, i.shape) for i in ours.tensors] == [
             (i.name, i.type, i.shape) for i in theirs.tensors
         ]
         assert ours.get("general.file_type") == theirs.get("general.file_type")
         assert ours.get("minitron.feedback.texts") == ["calibration.txt"]
-        assert ours.get("minitron.feedback.tokens") == 12 * 256
+        assert ours.get("minitron.feedback.tokens") == 8 * 256
         assert "minitron.feedback.texts" not in theirs.metadata
         with open_model(ModelSettings(made[level].path, n_ctx=64)) as model:
             assert model.n_vocab == 4096
@@ -81,12 +87,16 @@ def errors(path: Path, source: Path, covariance: Covariance) -> dict[str, float]
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_every_tensor_errs_less_where_it_matters(
-    level: str, nano_llama: Path, made: dict[str, LevelResult], covariance: Path, tmp_path: Path
+    level: str,
+    short_llama: Path,
+    made: dict[str, LevelResult],
+    plain: dict[str, LevelResult],
+    covariance: Path,
 ) -> None:
     opened = open_covariance(covariance)
-    before = quantize(nano_llama, tmp_path, level)[level].path
-    plain, ours = errors(before, nano_llama, opened), errors(made[level].path, nano_llama, opened)
-    ratios = [ours[name] / plain[name] for name in ours]
+    before = errors(plain[level].path, short_llama, opened)
+    after = errors(made[level].path, short_llama, opened)
+    ratios = [after[name] / before[name] for name in after]
     assert max(ratios) < 0.9
     assert np.median(ratios) < 0.6
 
@@ -96,10 +106,10 @@ class Stop(BaseException):
 
 
 def test_an_interrupted_job_ends_in_the_same_bytes_whatever_the_threads(
-    nano_llama: Path, made: dict[str, LevelResult], covariance: Path, tmp_path: Path
+    short_llama: Path, made: dict[str, LevelResult], covariance: Path, tmp_path: Path
 ) -> None:
     settings = QuantizeSettings(
-        nano_llama, tuple(parse_levels(["Q4_0"])), tmp_path, covariance=covariance, threads=1
+        short_llama, tuple(parse_levels(["Q4_0"])), tmp_path, covariance=covariance, threads=1
     )
 
     def stop(event: Event) -> None:
@@ -114,18 +124,18 @@ def test_an_interrupted_job_ends_in_the_same_bytes_whatever_the_threads(
 
 
 def test_a_plain_file_is_not_taken_for_one_with_feedback(
-    nano_llama: Path, covariance: Path, tmp_path: Path
+    short_llama: Path, covariance: Path, tmp_path: Path
 ) -> None:
-    quantize(nano_llama, tmp_path, "Q4_0")
+    quantize(short_llama, tmp_path, "Q4_0")
     with pytest.raises(MinitronError, match="exists"):
-        quantize(nano_llama, tmp_path, "Q4_0", covariance=covariance)
+        quantize(short_llama, tmp_path, "Q4_0", covariance=covariance)
 
 
 def test_a_covariance_is_an_importance_matrix_too(
-    nano_llama: Path, covariance: Path, tmp_path: Path
+    short_llama: Path, covariance: Path, tmp_path: Path
 ) -> None:
     settings = QuantizeSettings(
-        nano_llama, tuple(parse_levels(["IQ2_XXS"])), tmp_path, covariance=covariance
+        short_llama, tuple(parse_levels(["IQ2_XXS"])), tmp_path, covariance=covariance
     )
     types = prepare(settings).targets[0].planned.types
     assert TYPE[types["blk.0.ffn_up.weight"]].name == "iq2_xxs"
@@ -138,26 +148,48 @@ def test_a_covariance_of_another_model_is_refused(
         quantize(nano_nemotron, tmp_path, "Q4_0", covariance=covariance)
 
 
-def test_too_little_text_is_said_and_damped(nano_llama: Path, tmp_path: Path) -> None:
+def test_too_little_text_is_said_and_damped(short_llama: Path, tmp_path: Path) -> None:
     path = tmp_path / "little.gguf"
     chunks = ChunkSettings(n_ctx=64, n_batch=128, limit=2, threads=1)
-    with open_model(ModelSettings(nano_llama, n_ctx=128)) as model:
+    with open_model(ModelSettings(short_llama, n_ctx=128)) as model:
         settings = CovarianceSettings((EXAMPLES / "calibration.txt",), chunks)
         collect_covariance(model, settings, path)
-    feedback = Feedback(path, [open_gguf(nano_llama)])
+    feedback = Feedback(path, [open_gguf(short_llama)])
     assert "128 tokens are little" in feedback.notes[0]
-    dampings = [b.damping for b in feedback.blocks("blk.3.ffn_down.weight") or []]
+    dampings = [b.damping for b in feedback.blocks("blk.1.ffn_down.weight") or []]
     assert not dampings or min(dampings) >= 0.1
 
 
+def test_a_singular_covariance_is_damped_more_and_told(
+    short_llama: Path, covariance: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, mean = "blk.0.attn_q.weight", Covariance.mean
+
+    def negative(self: Covariance, source: str, start: int, parts: tuple[int, ...]) -> Any:
+        """With eigenvalues that no damping which is tried makes positive."""
+        found = mean(self, source, start, parts)
+        return found if source != name else np.full_like(found, 9) - 8.5 * np.eye(len(found))
+
+    monkeypatch.setattr(Covariance, "mean", negative)
+    monkeypatch.setattr(Feedback, "_damping", lambda *_: 0.01)
+    told: list[str] = []
+    levels = tuple(parse_levels(["Q4_0"]))
+    batch = prepare(QuantizeSettings(short_llama, levels, tmp_path, covariance=covariance))
+    run(batch, lambda event: told.append(event.note))
+    (note,) = filter(None, told)
+    assert note.startswith(f"the covariance of the inputs of {name} is singular: the damping")
+    assert batch.feedback is not None
+    assert all(block.damping > 0.01 for block in batch.feedback.blocks(name) or [])
+
+
 def test_a_level_is_proved_on_another_text_or_stays_plain(
-    nano_llama: Path, covariance: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short_llama: Path, covariance: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = QuantizeSettings(
-        nano_llama, tuple(parse_levels(["Q4_0"])), tmp_path, covariance=covariance
+        short_llama, tuple(parse_levels(["Q4_0"])), tmp_path, covariance=covariance
     )
     chunks = ChunkSettings(n_ctx=128, n_batch=256, limit=2, threads=1)
-    held_out = MeasureSettings((), EXAMPLES / "held-out.txt", chunks, reference=nano_llama)
+    held_out = MeasureSettings((), EXAMPLES / "held-out.txt", chunks, reference=short_llama)
     (made,) = proof.make_proved(settings, held_out)
     assert made.proof.better
     assert made.proof.change_pct < -20
@@ -179,10 +211,10 @@ def test_a_level_is_proved_on_another_text_or_stays_plain(
 
 
 def test_the_calibration_text_proves_nothing(
-    nano_llama: Path, covariance: Path, tmp_path: Path
+    short_llama: Path, covariance: Path, tmp_path: Path
 ) -> None:
     settings = QuantizeSettings(
-        nano_llama, tuple(parse_levels(["Q4_0"])), tmp_path, covariance=covariance
+        short_llama, tuple(parse_levels(["Q4_0"])), tmp_path, covariance=covariance
     )
     held_out = MeasureSettings((), EXAMPLES / "calibration.txt", ChunkSettings())
     with pytest.raises(Usage, match="proves nothing"):
@@ -190,9 +222,9 @@ def test_the_calibration_text_proves_nothing(
 
 
 def test_the_dial_reckons_with_what_feedback_leaves_of_costs(
-    nano_llama: Path, covariance: Path
+    short_llama: Path, covariance: Path
 ) -> None:
-    feedback = Feedback(covariance, [open_gguf(nano_llama)])
+    feedback = Feedback(covariance, [open_gguf(short_llama)])
     kinds = {TYPE_ID[name]: 2.0 for name in ("q4_0", "q3_K", "f16")}
     names = ("blk.0.attn_q.weight", "blk.0.attn_k.weight", "token_embd.weight")
     tensors = {name: TensorSensitivity(kinds, 1.0, [1.0]) for name in names}

@@ -18,6 +18,7 @@ from minitron_engine.context import open_context
 from minitron_engine.errors import MinitronError, OutOfResources, Usage
 from minitron_engine.model import Model, Tokens
 from minitron_engine.progress import Event, Progress, ignore
+from minitron_quant.arrays import best_arrays
 from minitron_quant.chunks import ChunkSettings, chunk_text, decode_chunks, read_text
 from minitron_quant.covariance.files import PARTS, Covariance, Origin, open_covariance, specs_of
 from minitron_quant.covariance.sums import Sums, block_edges
@@ -164,7 +165,7 @@ class _Job:
         number: int,
         progress: Progress,
     ) -> None:
-        sums = Sums(unit.blocks)
+        sums = Sums(unit.blocks, best_arrays())
         watch = InputWatch([*unit.blocks], sums.add)
         how = self._settings.chunks
         try:
@@ -183,16 +184,16 @@ class _Job:
 def _units(settings: CovarianceSettings, inputs: Inputs) -> Iterator[_Unit]:
     """Groups of inputs whose sums fit the memory, each with both parts of the text."""
     group: dict[str, list[tuple[int, int]]] = {}
-    used = 0
+    memory, used = best_arrays().room(settings.memory), 0
     for name, columns in inputs.columns.items():
         edges = block_edges(columns, settings.block)
         size = sum(4 * (end - start) ** 2 for start, end in edges)
-        if size > settings.memory:
+        if size > memory:
             raise OutOfResources(
                 f"the covariance of {name} needs {size / 1e9:.1f} GB of memory",
                 "collect it in blocks: --effort normal",
             )
-        if group and used + size > settings.memory:
+        if group and used + size > memory:
             yield from (_Unit(part, group) for part in range(PARTS))
             group, used = {}, 0
         group[name] = edges

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minitron_engine.errors import MinitronError
+from minitron_quant.arrays import NUMPY, Arrays, to_numpy
 from minitron_quant.covariance.watch import Rows
 
 Square = NDArray[np.float32]
@@ -32,11 +33,11 @@ def block_edges(columns: int, largest: int) -> list[tuple[int, int]]:
 class Sums:
     """The sums of some inputs, float32; `add` returns at once, `take` waits for the rest."""
 
-    def __init__(self, blocks: dict[str, list[tuple[int, int]]]) -> None:
-        self._blocks = blocks
+    def __init__(self, blocks: dict[str, list[tuple[int, int]]], arrays: Arrays = NUMPY) -> None:
+        self._blocks, self._arrays = blocks, arrays
         self._sums = {
-            name: [np.zeros((end - start, end - start), np.float32) for start, end in edges]
-            for name, edges in blocks.items()
+            name: [arrays.put(np.zeros((end - start, end - start), np.float32)) for start, end in e]
+            for name, e in blocks.items()
         }
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="covariance")
         self._waiting: deque[Future[None]] = deque()
@@ -49,9 +50,9 @@ class Sums:
 
     def _add(self, name: str, rows: Rows) -> None:
         for total, (start, end) in zip(self._sums[name], self._blocks[name], strict=True):
-            part = np.ascontiguousarray(rows[:, start:end])
+            part = self._arrays.put(np.ascontiguousarray(rows[:, start:end]))
             total += part.T @ part
-            if not np.isfinite(total.diagonal()).all():
+            if not self._arrays.module.isfinite(total.diagonal()).all():
                 raise MinitronError(
                     f"the inputs of {name} are not finite: the model or the text breaks it",
                     "check the model with minitron verify, or use F32 or BF16 weights",
@@ -62,7 +63,7 @@ class Sums:
         while self._waiting:
             self._waiting.popleft().result()
         for totals in self._sums.values():
-            yield from totals
+            yield from map(to_numpy, totals)
             for total in totals:
                 total[:] = 0
 

@@ -24,8 +24,6 @@ SLAB_ELEMENTS = 1 << 23
 _SLABS_AHEAD = 3
 # a task is at least what llama-quantize gives a thread, and small enough to share a tensor
 _MIN_TASK, _MAX_TASK = 32 * 512, 1 << 18
-# rows are refined together whatever the threads, so that their number changes no byte
-_REFINED_ROWS = 512
 
 
 class Source(Protocol):
@@ -73,7 +71,8 @@ class Job:
     """A tensor to encode: its bytes, the types wanted, the importance of its columns.
 
     weights: [matrices, columns] float32, or None. metric: what to measure on what was encoded.
-    refine: what improves on ggml's encoding, if anything.
+    refine: what improves on ggml's encoding, if anything, of so many rows at a time whatever the
+    threads, whose number so changes no byte.
     """
 
     info: TensorInfo
@@ -82,6 +81,7 @@ class Job:
     weights: Values | None
     metric: Metric | None = None
     refine: Refine | None = None
+    refined_rows: int = 512
 
 
 # by type: what the metric gave, summed over the rows
@@ -149,7 +149,7 @@ def _slabs(job: Job, threads: int) -> Iterator[tuple[Slab, list[Run]]]:
         }
         slab = Slab(job, count * columns, first + count == rows, blocks, {})
         task = min(max(slab.elements // (threads * 4), _MIN_TASK), _MAX_TASK)
-        run = _REFINED_ROWS if job.refine is not None else max(1, task // columns)
+        run = job.refined_rows if job.refine is not None else max(1, task // columns)
         yield slab, list(_runs(info, source, first, count, run))
 
 

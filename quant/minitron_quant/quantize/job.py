@@ -40,6 +40,7 @@ from minitron_quant.quantize.plan import (
 
 if TYPE_CHECKING:
     from minitron_quant.quantize.feedback.job import Feedback
+    from minitron_quant.quantize.feedback.planned import PlannedFeedback
 
 Replace = Literal["never", "outdated", "always"]
 _FULL_TYPES = ("F16", "BF16", "F32")
@@ -50,7 +51,8 @@ class QuantizeSettings:
     """What to make of which model. `output` names the file of a single level; else `directory`.
 
     covariance: of the inputs, to choose codes with error feedback; without an imatrix it is one,
-    and without `refine` nothing else.
+    and without `refine` nothing else. uncollected: the texts of one that is not there yet, for a
+    plan.
     errors: where to write how much each encoding hurts. replace: what may be overwritten:
     nothing, files made from something else, or all.
     """
@@ -64,6 +66,7 @@ class QuantizeSettings:
     exclude: tuple[str, ...] = ()
     options: QuantizeOptions = QuantizeOptions()
     covariance: Path | None = None
+    uncollected: tuple[Path, ...] = ()
     refine: bool = True
     errors: Path | None = None
     threads: int | None = None
@@ -171,9 +174,10 @@ def prepare(settings: QuantizeSettings) -> Batch:
     shards = open_model_files(settings.source)
     feedback = _feedback(settings.covariance, shards) if settings.covariance else None
     importance = load_importance(settings.imatrix, settings.include, settings.exclude)
-    if feedback is not None:
-        own = importance.weights or feedback.weights
-        keys = feedback.keys if settings.refine else ()
+    source = feedback or _planned(settings.uncollected, shards)
+    if source is not None:
+        own = importance.weights or source.weights
+        keys = source.keys if settings.refine else ()
         importance = replace(importance, weights=own, keys=(*importance.keys, *keys))
     plan = make_plan(shards, settings.levels, settings.options, bool(importance.weights))
     tensors = {name: info for name, (_, info) in plan.tensors.items()}
@@ -190,6 +194,14 @@ def _feedback(covariance: Path, shards: list[Gguf]) -> "Feedback":
     from minitron_quant.quantize.feedback.job import Feedback
 
     return Feedback(covariance, shards)
+
+
+def _planned(texts: Sequence[Path], shards: list[Gguf]) -> "PlannedFeedback | None":
+    if not texts:
+        return None
+    from minitron_quant.quantize.feedback.planned import PlannedFeedback
+
+    return PlannedFeedback([text.name for text in texts], shards)
 
 
 def manifest_path(settings: QuantizeSettings) -> Path:

@@ -92,7 +92,8 @@ class Writing:
                 metric = ColumnErrors(weights) if measure else None
                 feedback = self._batch.feedback if self._batch.settings.refine else None
                 refine = feedback.of(name) if feedback else None
-                yield Job(info, shard.data(info), tuple(types), weights, metric, refine)
+                rows = feedback.arrays.rows if feedback else 0
+                yield Job(info, shard.data(info), tuple(types), weights, metric, refine, rows)
 
     def _write(self) -> None:
         total = sum(job.info.n_elements * len(job.types) for job in self._jobs())
@@ -106,6 +107,9 @@ class Writing:
                 read = 0
                 for shard in self._batch.shards:
                     shard.release()
+        feedback = self._batch.feedback
+        if feedback is not None and feedback.raised:
+            self._progress(Event("quantize", done, total, "weights", note=feedback.raised))
 
     def _write_slab(self, slab: Slab) -> None:
         name = slab.job.info.name

@@ -42,15 +42,15 @@ def with_covariance(
 ) -> "QuantizeSettings":
     """The settings with the covariance that the options ask for; it is collected if need be.
 
-    For a plan nothing is collected: feedback changes no size.
+    For a plan nothing is collected.
     """
     if not options.asked:
         return settings
     if options.covariance is not None:
         return replace(settings, covariance=options.covariance)
     if plan_only:
-        out.note("the covariance is collected when files are made; it changes no size")
-        return settings
+        out.note("the covariance is collected when files are made")
+        return replace(settings, uncollected=options.texts)
     from minitron_quant.chunks import ChunkSettings
     from minitron_quant.covariance.collect import (
         BLOCK,

@@ -2,6 +2,7 @@
 
 from minitron_convert.gguf_file import TYPE
 from minitron_engine.library import ggml
+from minitron_quant.arrays import NUMPY, Arrays
 from minitron_quant.quantize.feedback.blocks import Bytes, Floats, decoded
 from minitron_quant.quantize.feedback.factor import BlockFactor, error_of
 from minitron_quant.quantize.feedback.lattice import LatticeCoder
@@ -16,23 +17,28 @@ def supports(kind: int) -> bool:
     return TYPE[kind].name in LAYOUTS or TYPE[kind].name in LATTICES
 
 
-def coder_of(kind: int, plain: Bytes, rows: int) -> ScalarCoder | LatticeCoder:
+def coder_of(
+    kind: int, plain: Bytes, rows: int, arrays: Arrays = NUMPY
+) -> ScalarCoder | LatticeCoder:
     """What chooses the codes of rows that are encoded already."""
     name, blocks = TYPE[kind].name, plain.reshape(-1, TYPE[kind].block_bytes)
     if name in LAYOUTS:
-        return ScalarCoder(LAYOUTS[name], blocks, rows)
-    return LatticeCoder(name, blocks, rows)
+        return ScalarCoder(LAYOUTS[name], blocks, rows, arrays)
+    return LatticeCoder(name, blocks, rows, arrays)
 
 
-def encode_rows(kind: int, values: Floats, plain: Bytes, blocks: list[BlockFactor]) -> Bytes:
+def encode_rows(
+    kind: int, values: Floats, plain: Bytes, blocks: list[BlockFactor], arrays: Arrays = NUMPY
+) -> Bytes:
     """The rows [rows, columns] encoded with feedback, as bytes.
 
     plain: the same rows as ggml encodes them; their scales are where the search starts, and a row
     whose error e H eᵀ is not smaller than theirs stays as it is.
     """
-    coder = coder_of(kind, plain, len(values))
-    solve(coder, values, blocks)
-    packed = coder.pack().reshape(len(values), -1)
+    with arrays.active():
+        coder = coder_of(kind, plain, len(values), arrays)
+        solve(coder, values, blocks, arrays)
+        packed = coder.pack().reshape(len(values), -1)
     kept = plain.reshape(len(values), -1)
     before, after = (
         error_of(decoded(kind, data, values.shape) - values, blocks) for data in (kept, packed)

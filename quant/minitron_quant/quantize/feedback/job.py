@@ -8,14 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from minitron_convert.gguf_file import TYPE, TYPE_ID, Gguf, KeyValue, ValueType
+from minitron_convert.gguf_file import TYPE, TYPE_ID, Gguf, KeyValue
 from minitron_engine.errors import Damaged
+from minitron_quant.arrays import best_arrays
 from minitron_quant.covariance.files import Covariance, open_covariance
 from minitron_quant.imatrix.origin import model_fingerprint
 from minitron_quant.quantize.encode import Refine
 from minitron_quant.quantize.feedback.blocks import Bytes, Floats, decoded
 from minitron_quant.quantize.feedback.encode import encode_rows, supports
 from minitron_quant.quantize.feedback.factor import BlockFactor, factor_block
+from minitron_quant.quantize.feedback.planned import feedback_keys
 from minitron_quant.quantize.feedback.trial import Trial
 
 # rows of a weight that dampings are tried on, and the types, by the width of the rows
@@ -23,7 +25,6 @@ _SAMPLE_ROWS = 32
 _TRIED_TYPES = (TYPE_ID["q3_K"], TYPE_ID["q4_0"])
 # below so many tokens for each column of a block a covariance is mostly noise
 _TOKENS_PER_COLUMN = 4
-_KEYS = "minitron.feedback."
 _LEAST = np.float32(1e-6)
 # factors of inputs that are kept, for the weights that share one and the ones encoded ahead
 _KEPT = 3
@@ -47,25 +48,19 @@ class Feedback:
             for name, source in self.covariance.taken_by.items()
             if name in tensors
         }
+        self.arrays = best_arrays()
         self._lock = threading.Lock()
         self._factors: OrderedDict[str, list[BlockFactor] | None] = OrderedDict()
         self._dampings: dict[str, float | None] = {}
         self._gains: dict[tuple[str, int], float] = {}
+        self._raised: list[str] = []
+        self._last_trial: tuple[str, Trial] | None = None
 
     @property
     def keys(self) -> tuple[KeyValue, ...]:
         """The metadata that tells how the codes were chosen."""
         origin = self.covariance.origin
-        numbers = {"tokens": sum(origin.tokens), "block": self.covariance.block}
-        return (
-            KeyValue.of(
-                "minitron.feedback.texts", ValueType.ARRAY, [*origin.names], ValueType.STRING
-            ),
-            *(
-                KeyValue.of(f"minitron.feedback.{key}", ValueType.UINT32, number)
-                for key, number in numbers.items()
-            ),
-        )
+        return feedback_keys(origin.names, sum(origin.tokens), self.covariance.block)
 
     @cached_property
     def weights(self) -> dict[str, Floats]:
@@ -91,13 +86,24 @@ class Feedback:
             "raised, and the gain is smaller than more text would give",
         )
 
+    @property
+    def raised(self) -> str:
+        """One line on the singular covariances that were met so far; empty where none was."""
+        if not self._raised:
+            return ""
+        more = f" and {len(self._raised) - 1} more" if len(self._raised) > 1 else ""
+        return (
+            f"the covariance of the inputs of {self._raised[0]}{more} is singular: the damping "
+            "was raised there, and the gain is smaller"
+        )
+
     def of(self, name: str) -> Refine | None:
         """What encodes the rows of a tensor with feedback; None where its inputs are not known."""
         return partial(self._refine, name) if name in self._edges else None
 
     def _refine(self, name: str, kind: int, values: Floats, plain: Bytes) -> Bytes:
         blocks = self.blocks(name) if supports(kind) else None
-        return plain if blocks is None else encode_rows(kind, values, plain, blocks)
+        return plain if blocks is None else encode_rows(kind, values, plain, blocks, self.arrays)
 
     def blocks(self, name: str) -> list[BlockFactor] | None:
         """The factors of a tensor's input; None where feedback would not help on another text."""
@@ -105,9 +111,10 @@ class Feedback:
         with self._lock:
             if source not in self._factors:
                 damping = self._damping(source)
-                self._factors[source] = (
-                    None if damping is None else self._factor(source, (0, 1), damping)
-                )
+                blocks = None if damping is None else self._factor(source, (0, 1), damping)
+                self._factors[source] = blocks
+                if damping is not None and any(b.damping > damping for b in blocks or ()):
+                    self._raised.append(source)
                 while len(self._factors) > _KEPT:
                     self._factors.popitem(last=False)
             return self._factors[source]
@@ -137,12 +144,16 @@ class Feedback:
         return self._dampings[source]
 
     def _trial(self, source: str) -> Trial:
-        name = self._taking(source)
-        return Trial(
-            self._sample(name),
-            self.weights[name][0],
-            lambda part, damping: self._factor(source, (part,), damping),
-        )
+        """The trial of an input; the last is kept, since types are tried one after the other."""
+        if self._last_trial is None or self._last_trial[0] != source:
+            name = self._taking(source)
+            trial = Trial(
+                self._sample(name),
+                self.weights[name][0],
+                lambda part, damping: self._factor(source, (part,), damping),
+            )
+            self._last_trial = source, trial
+        return self._last_trial[1]
 
     def _factor(self, source: str, parts: tuple[int, ...], damping: float) -> list[BlockFactor]:
         return [

@@ -110,7 +110,7 @@ LATTICES: dict[str, Lattice] = {
 
 def factors(d: Floats, scales: Floats, unit: float) -> Floats:
     """What codewords are multiplied with: d · (2 · scale + 1) · unit."""
-    product: Floats = d * (2 * scales + 1) * np.float32(unit)
+    product: Floats = d * (2 * scales + 1) * unit
     return product
 
 

@@ -7,41 +7,40 @@ quadratic part depends only on codeword and signs, so it is a table, and the res
 import numpy as np
 from numpy.typing import NDArray
 
+from minitron_quant.arrays import Arrays
 from minitron_quant.quantize.feedback.blocks import Floats
 from minitron_quant.quantize.feedback.lattices import SHIFT, Lattice
 
 Numbers = NDArray[np.int32]
 
-# losses that are compared at a time: what the caches hold
-_COMPARED = 1 << 18
-_BITS = 1 << np.arange(8, dtype=np.int32)
-
 
 class Octet:
     """Eight columns of one block: their R [8, 8], and the tables of the losses for it."""
 
-    def __init__(self, lattice: Lattice, table: Floats, upper: Floats) -> None:
+    def __init__(self, arrays: Arrays, lattice: Lattice, table: Floats, upper: Floats) -> None:
+        self._xp = xp = arrays.module
         self._lattice = lattice
         self._table = table
         self.upper = upper
-        self.inverse: Floats = np.linalg.inv(upper)
+        self.inverse: Floats = xp.linalg.inv(upper)
+        self._powers = 2.0 ** xp.arange(8, dtype=xp.float32)
         self._parts = [
-            _Part(lattice, table, upper[k : k + lattice.vector, k : k + lattice.vector])
+            _Part(arrays, lattice, table, upper[k : k + lattice.vector, k : k + lattice.vector])
             for k in range(0, 8, lattice.vector)
         ]
 
     def nearest(
-        self, targets: Floats, factors: Floats, down: NDArray[np.bool_]
+        self, targets: Floats, factors: Floats, down: Numbers
     ) -> tuple[Floats, Numbers, Numbers]:
         """Values [8, n], codewords [8 / vector, n] and signs or shifts [n] as bits.
 
-        targets: [8, n]. factors: [n]. down: where a group shares a shift, whether it goes down.
+        targets: [8, n]. factors: [n]. down: 1 where a group shares a shift and it goes down.
         """
         if self._lattice.shifts is not None:
-            return self._shifted(targets, factors, down.astype(np.int32))
+            return self._shifted(targets, factors, down)
         values, index, signs = self._free(targets, factors)
         if self._lattice.even:
-            odd = np.flatnonzero(np.bitwise_count(signs) & 1)
+            odd = self._xp.where(_odd(signs))[0]
             chosen = signs[odd] ^ self._cheapest_flip(targets[:, odd], values[:, odd])
             signs[odd] = chosen
             values[:, odd], index[:, odd] = self._codewords(targets[:, odd], factors[odd], chosen)
@@ -62,16 +61,19 @@ class Octet:
     def loss(self, targets: Floats, values: Floats) -> Floats:
         """What values cost, [n]."""
         left = self.upper.T @ (targets - values)
-        loss: Floats = np.einsum("ij,ij->j", left, left)
+        loss: Floats = self._xp.einsum("ij,ij->j", left, left)
         return loss
 
     def _free(self, targets: Floats, factors: Floats) -> tuple[Floats, Numbers, Numbers]:
         """With the signs of the targets, part by part."""
-        signs = np.zeros(targets.shape[1], np.int32)
-        values, index = np.empty_like(targets), np.empty((len(self._parts), signs.size), np.int32)
+        xp = self._xp
+        signs = xp.zeros(targets.shape[1], dtype=xp.int32)
+        values = xp.empty_like(targets)
+        index = xp.empty((len(self._parts), len(signs)), dtype=xp.int32)
         for k, part in enumerate(self._parts):
             columns, wanted = self._wanted(k, targets, values)
-            bits = _BITS[: len(wanted)] @ (wanted * factors < 0).astype(np.int32)
+            bits = self._powers[: len(wanted)] @ xp.asarray(wanted * factors < 0, dtype=xp.float32)
+            bits = xp.asarray(bits, dtype=xp.int32)
             values[columns], index[k] = part.nearest(wanted, factors, bits)
             signs |= bits << columns.start
         return values, index, signs
@@ -80,8 +82,9 @@ class Octet:
         self, targets: Floats, factors: Floats, patterns: Numbers
     ) -> tuple[Floats, Numbers]:
         """With signs or shifts that are given."""
-        values = np.empty_like(targets)
-        index = np.empty((len(self._parts), patterns.size), np.int32)
+        xp = self._xp
+        values = xp.empty_like(targets)
+        index = xp.empty((len(self._parts), len(patterns)), dtype=xp.int32)
         for k, part in enumerate(self._parts):
             columns, wanted = self._wanted(k, targets, values)
             bits = (patterns >> columns.start) & ((1 << len(wanted)) - 1)
@@ -103,47 +106,51 @@ class Octet:
         metric = self.upper @ self.upper.T
         left = metric @ (targets - values)
         cost = values * (left + values * metric.diagonal()[:, None])
-        flips: Numbers = _BITS[cost.argmin(0)]
+        flips: Numbers = 1 << self._xp.asarray(cost.argmin(0), dtype=self._xp.int32)
         return flips
 
 
 class _Part:
     """The columns of one codeword: R [vector, vector] and the quadratic part of the losses."""
 
-    def __init__(self, lattice: Lattice, table: Floats, upper: Floats) -> None:
-        self.inverse = np.linalg.inv(upper)
+    def __init__(self, arrays: Arrays, lattice: Lattice, table: Floats, upper: Floats) -> None:
+        self._xp = xp = arrays.module
+        self._cells = arrays.cells
+        self.inverse = xp.linalg.inv(upper)
         self._metric = upper @ upper.T
         self._table = table
-        size = lattice.vector
+        self._lattice, size = lattice, lattice.vector
         if lattice.signs is None:
-            self._turns = np.ones((2, size), np.float32)
-            self._moves = np.array([[SHIFT], [-SHIFT]], np.float32)
+            self._turns = xp.ones((2, size), dtype=xp.float32)
+            self._moves = xp.asarray([[SHIFT], [-SHIFT]], dtype=xp.float32)
         else:
-            patterns = np.arange(1 << size)[:, None] >> np.arange(size)
-            self._turns = (1 - 2 * (patterns & 1)).astype(np.float32)
-            self._moves = np.zeros((1 << size, 1), np.float32)
+            patterns = xp.arange(1 << size)[:, None] >> xp.arange(size)
+            self._turns = xp.asarray(1 - 2 * (patterns & 1), dtype=xp.float32)
+            self._moves = xp.zeros((1 << size, 1), dtype=xp.float32)
         self._square = self._squares()
 
     def _squares(self) -> Floats:
         """x M xᵀ of every pattern and codeword, [patterns, codewords]."""
-        if not self._moves.any():
-            pairs = np.einsum("ni,nj->nij", self._table, self._table).reshape(len(self._table), -1)
-            turned = np.einsum("pi,ij,pj->pij", self._turns, self._metric, self._turns)
-            squares: Floats = turned.reshape(len(self._turns), -1) @ pairs.T
+        if self._lattice.shifts is None:
+            table, turns = self._table, self._turns
+            pairs = (table[:, :, None] * table[:, None]).reshape(len(table), -1)
+            turned = turns[:, :, None] * self._metric * turns[:, None]
+            squares: Floats = turned.reshape(len(turns), -1) @ pairs.T
             return squares
         words = self._table + self._moves[:, :, None]
-        shifted: Floats = np.einsum("pni,ij,pnj->pn", words, self._metric, words, optimize=True)
+        shifted: Floats = ((words @ self._metric) * words).sum(2)
         return shifted
 
     def nearest(
         self, targets: Floats, factors: Floats, patterns: Numbers
     ) -> tuple[Floats, Numbers]:
         """Values [vector, n] and codewords [n] of the least loss, signs or shifts given."""
-        count = len(patterns)
-        index = np.empty(count, np.int32)
-        doubled = np.divide(2, factors, out=np.zeros_like(factors), where=factors != 0)
+        xp, count = self._xp, len(patterns)
+        index = xp.empty(count, dtype=xp.int32)
+        # zero where a factor is
+        doubled = (factors != 0) / xp.where(factors != 0, factors / 2, 1)
         slopes = (self._metric @ targets) * doubled * self._turns[patterns].T
-        step = max(1, _COMPARED // len(self._table))
+        step = max(1, self._cells // len(self._table))
         for start in range(0, count, step):
             some = slice(start, start + step)
             losses = self._square[patterns[some]]
@@ -151,3 +158,11 @@ class _Part:
             index[some] = losses.argmin(1)
         words = self._table[index].T * self._turns[patterns].T + self._moves[patterns].T
         return words * factors, index
+
+
+def _odd(numbers: Numbers) -> NDArray[np.bool_]:
+    """Whether the number of ones among eight bits is odd."""
+    for shift in (4, 2, 1):
+        numbers = numbers ^ (numbers >> shift)
+    odd: NDArray[np.bool_] = (numbers & 1) != 0
+    return odd

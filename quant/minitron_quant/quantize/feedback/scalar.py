@@ -7,12 +7,13 @@ from numpy.typing import NDArray
 
 from minitron_convert.gguf_file import TYPE_ID
 from minitron_engine.library import decode
+from minitron_quant.arrays import NUMPY, Arrays, to_numpy
 from minitron_quant.quantize.feedback.factor import Floats
 from minitron_quant.quantize.feedback.fields import Bytes, Ints, read, write
 from minitron_quant.quantize.feedback.layouts import Scalar
 
 # how far an f16 scale is moved by one step of the search
-_STEP = np.float32(0.02)
+_STEP = 0.02
 _LEVELS = 256  # levels are whole numbers from −128 to 127
 
 
@@ -23,26 +24,29 @@ _STEPS = (0, -1, 1, -2, 2)
 class ScalarCoder:
     """The blocks of a run of rows in one scalar type, and what is chosen for them."""
 
-    def __init__(self, layout: Scalar, blocks: Bytes, rows: int) -> None:
+    def __init__(self, layout: Scalar, blocks: Bytes, rows: int, arrays: Arrays = NUMPY) -> None:
         self._layout = layout
         self._blocks = blocks
+        self._xp = arrays.module
         self.group = layout.group
         self._levels = levels_of(layout)
         self._low, self._high = float(self._levels.min()), float(self._levels.max())
-        self._nearest = _nearest_table(self._levels) if layout.levels is None else None
-        self._scales = _Factor(layout, blocks, rows, minimum=False)
-        self._mins = None if layout.dmin is None else _Factor(layout, blocks, rows, minimum=True)
-        self._chosen = np.zeros((rows, self._scales.values.shape[1], self.group), np.int8)
+        table = _nearest_table(self._levels) if layout.levels is None else None
+        self._nearest = None if table is None else arrays.put(table)
+        self._scales = _Factor(layout, blocks, rows, False, arrays)
+        self._mins = None if layout.dmin is None else _Factor(layout, blocks, rows, True, arrays)
+        shape = (rows, self._scales.values.shape[1], self.group)
+        self._chosen = self._xp.zeros(shape, dtype=self._xp.int8)
 
     def choose(self, index: int, weights: Floats, targets: Floats, upper: Floats) -> Floats:
         """Codes and scale of one group: of all scales tried, that of the least error."""
         moves = [(s, m) for s in _STEPS for m in (_STEPS if self._mins else (0,))]
         scales, factors = self._scales.tried(index, [s for s, _ in moves])
-        mins, bases = None, np.zeros((1, 1), np.float32)
+        mins, bases = None, self._xp.zeros((1, 1), dtype=self._xp.float32)
         if self._mins is not None:
             mins, bases = self._mins.tried(index, [m for _, m in moves])
         loss, errors, levels = self._try(weights, targets, upper, factors, bases)
-        best = loss.argmin(0), np.arange(loss.shape[1])
+        best = loss.argmin(0), self._xp.arange(loss.shape[1])
         self._chosen[:, index] = levels[:, *best].T
         self._scales.values[:, index] = scales[best]
         if self._mins is not None and mins is not None:
@@ -54,11 +58,12 @@ class ScalarCoder:
         self, weights: Floats, targets: Floats, upper: Floats, factors: Floats, bases: Floats
     ) -> tuple[Floats, Floats, NDArray[np.int8]]:
         """Round column after column with every scale: losses [tried, rows], errors and levels."""
-        shape = (len(weights), *factors.shape)
-        errors = np.empty(shape, np.float32)
-        levels = np.empty(shape, np.int8)
-        loss = np.zeros(factors.shape, np.float32)
-        inverse = np.divide(1, factors, out=np.zeros_like(factors), where=factors != 0)
+        xp, shape = self._xp, (len(weights), *factors.shape)
+        errors = xp.empty(shape, dtype=xp.float32)
+        levels = xp.empty(shape, dtype=xp.int8)
+        loss = xp.zeros_like(factors)
+        # zero where a factor is
+        inverse = (factors != 0) / xp.where(factors != 0, factors, 1)
         flat = errors.reshape(len(weights), -1)
         diagonal = upper.diagonal()
         for column, weight in enumerate(weights):
@@ -70,7 +75,7 @@ class ScalarCoder:
             levels[column] = level
             level *= factors
             level += bases
-            np.subtract(weight, level, out=errors[column])
+            xp.subtract(weight, level, out=errors[column])
             level -= target
             level *= diagonal[column]
             level *= level
@@ -78,18 +83,21 @@ class ScalarCoder:
         return loss, errors, levels
 
     def _round(self, values: Floats) -> Floats:
+        xp = self._xp
         if self._nearest is None:
-            np.rint(values, out=values)
-            return np.clip(values, self._low, self._high, out=values)
-        half_steps = np.clip(np.floor(values * 2), -_LEVELS, _LEVELS - 1).astype(np.int16)
-        return self._nearest[half_steps + _LEVELS]
+            xp.round(values, out=values)
+            rounded: Floats = xp.clip(values, self._low, self._high, out=values)
+            return rounded
+        half_steps = xp.clip(xp.floor(values * 2), -_LEVELS, _LEVELS - 1)
+        nearest: Floats = self._nearest[xp.asarray(half_steps + _LEVELS, dtype=xp.int32)]
+        return nearest
 
     def pack(self) -> Bytes:
         """The blocks with everything that was chosen."""
         blocks = self._blocks.copy()
         codes = np.zeros(_LEVELS, np.int32)
         codes[self._levels.astype(np.int64) + 128] = np.arange(len(self._levels))
-        levels = self._chosen.reshape(len(blocks), -1)
+        levels = to_numpy(self._chosen).reshape(len(blocks), -1)
         write(blocks, self._layout.codes, codes[levels.astype(np.int16) + 128])
         self._scales.pack(blocks)
         if self._mins is not None:
@@ -103,41 +111,46 @@ class _Factor:
     values: the integers as they are multiplied, or the f16 themselves, [rows, groups].
     """
 
-    def __init__(self, layout: Scalar, blocks: Bytes, rows: int, minimum: bool) -> None:
-        self._layout = layout
+    def __init__(
+        self, layout: Scalar, blocks: Bytes, rows: int, minimum: bool, arrays: Arrays
+    ) -> None:
+        self._arrays, self._layout = arrays, layout
         self._field = layout.mins if minimum else layout.scales
         offset = layout.dmin if minimum else layout.d
         assert offset is not None
         self._half = slice(offset, offset + 2)
-        self._sign = np.float32(layout.min_sign if minimum else 1)
+        self._sign = layout.min_sign if minimum else 1
         self._centre = 0 if minimum else layout.centre
         half = np.ascontiguousarray(blocks[:, self._half]).view("<f2").astype(np.float32)
         if self._field is None:
-            self.values: NDArray[np.float32] = half.reshape(rows, -1)
-            self._half_of = np.ones_like(self.values)
+            self.values: Floats = arrays.put(half.reshape(rows, -1))
+            self._half_of = arrays.module.ones_like(self.values)
             return
         numbers = read(blocks, self._field)
         if layout.signed:
             numbers = numbers.astype(np.int8).astype(np.int32)
-        self._half_of = np.repeat(half, numbers.shape[1], 1).reshape(rows, -1)
-        self.values = (numbers - self._centre).astype(np.float32).reshape(rows, -1)
+        self._half_of = arrays.put(np.repeat(half, numbers.shape[1], 1).reshape(rows, -1))
+        values = (numbers - self._centre).astype(np.float32)
+        self.values = arrays.put(values.reshape(rows, -1))
         bits = layout.scale_bits
         centre = 1 << (bits - 1) if layout.signed else self._centre
         self._low, self._high = -centre, (1 << bits) - 1 - centre
 
     def tried(self, index: int, steps: list[int]) -> tuple[Floats, Floats]:
         """What is tried for a group, and the factors that it gives: [steps, rows] each."""
-        moves = np.array(steps, np.float32)[:, None]
+        xp = self._arrays.module
+        moves = xp.asarray(steps, dtype=xp.float32)[:, None]
         now = self.values[:, index]
         if self._field is None:
-            values = (now * (1 + _STEP * moves)).astype(np.float16).astype(np.float32)
+            halves = xp.asarray(now * (1 + _STEP * moves), dtype=xp.float16)
+            values = xp.asarray(halves, dtype=xp.float32)
         else:
-            values = np.clip(now + moves, self._low, self._high)
+            values = xp.clip(now + moves, self._low, self._high)
         return values, self._sign * (self._half_of[:, index] * values)
 
     def pack(self, blocks: Bytes) -> None:
         """Write the values into their blocks."""
-        values = self.values.reshape(len(blocks), -1)
+        values = to_numpy(self.values).reshape(len(blocks), -1)
         if self._field is None:
             blocks[:, self._half] = values.astype("<f2").view(np.uint8)
         else:

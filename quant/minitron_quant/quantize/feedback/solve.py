@@ -4,6 +4,7 @@ from typing import Protocol
 
 import numpy as np
 
+from minitron_quant.arrays import NUMPY, Arrays, to_numpy
 from minitron_quant.quantize.feedback.factor import BlockFactor, Floats
 
 # columns whose feedback is brought up to date by one large product
@@ -26,38 +27,29 @@ class GroupCoder(Protocol):
         ...
 
 
-def solve(coder: GroupCoder, values: Floats, blocks: list[BlockFactor]) -> Floats:
+def solve(
+    coder: GroupCoder, values: Floats, blocks: list[BlockFactor], arrays: Arrays = NUMPY
+) -> Floats:
     """Choose all codes of the rows [rows, columns] of a run; returns rows − values chosen."""
     remains = np.empty_like(values)
     for block in blocks:
         part = values[:, block.start : block.end]
-        weights = np.ascontiguousarray(part.T[block.order])
-        errors = np.zeros_like(weights)
+        weights = arrays.put(np.ascontiguousarray(part.T[block.order]))
+        upper, unit = arrays.put(block.upper), arrays.put(block.unit)
+        groups = (block.start + block.order) // coder.group
+        errors = arrays.module.zeros_like(weights)
         for start in range(0, len(weights), _STRIP):
             end = min(start + _STRIP, len(weights))
-            targets = weights[start:end].copy()
+            targets = weights[start:end]
             if start:
-                targets += block.unit[:start, start:end].T @ errors[:start]
-            _solve_strip(coder, block, weights, targets, errors, start)
-        remains[:, block.start + block.order] = errors.T
+                targets = targets + unit[:start, start:end].T @ errors[:start]
+            for first in range(start, end, coder.group):
+                columns = slice(first, first + coder.group)
+                wanted = targets[first - start : columns.stop - start]
+                if first > start:
+                    wanted = wanted + unit[start:first, columns].T @ errors[start:first]
+                errors[columns] = coder.choose(
+                    int(groups[first]), weights[columns], wanted, upper[columns, columns]
+                )
+        remains[:, block.start + block.order] = to_numpy(errors).T
     return remains
-
-
-def _solve_strip(
-    coder: GroupCoder,
-    block: BlockFactor,
-    weights: Floats,
-    targets: Floats,
-    errors: Floats,
-    start: int,
-) -> None:
-    size = coder.group
-    for first in range(start, start + len(targets), size):
-        columns = slice(first, first + size)
-        wanted = targets[first - start : first - start + size]
-        if first > start:
-            wanted = wanted + block.unit[start:first, columns].T @ errors[start:first]
-        index = (block.start + int(block.order[first])) // size
-        errors[columns] = coder.choose(
-            index, weights[columns], wanted, block.upper[columns, columns]
-        )

@@ -28,10 +28,13 @@ class Trial:
 
     def __init__(self, values: Floats, importance: Floats, factors: Factors) -> None:
         self._values, self._importance, self._factors = values, importance, factors
+        self._halves: tuple[float, list[list[BlockFactor]]] | None = None
 
     def ratio(self, kind: int, damping: float, both: bool = False) -> float:
         """The error with feedback over that without it; `both`: with the halves exchanged, too."""
-        halves = [self._factors(part, damping) for part in range(PARTS)]
+        if self._halves is None or self._halves[0] != damping:
+            self._halves = damping, [self._factors(part, damping) for part in range(PARTS)]
+        halves = self._halves[1]
         data = plain(kind, self._values, self._importance)
         before = after = 0.0
         for fit, judge in (halves, halves[::-1])[: 1 + both]:
