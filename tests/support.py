@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -98,3 +99,22 @@ def with_template(source: Path, target: Path, template: str) -> Path:
         for info in file.tensors:
             writer.write(file.data(info))
     return target
+
+
+Answers = list[tuple[str, int]]
+
+
+def packed_choices(questions: list[tuple[str, Answers, Answers]]) -> bytes:
+    """llama.cpp's binary file of multiple-choice questions: (text, answers, answers unused)."""
+
+    def text(value: str) -> bytes:
+        return struct.pack("<I", len(value.encode())) + value.encode()
+
+    def answers(some: Answers) -> bytes:
+        labels = struct.pack(f"<{len(some)}i", *(label for _, label in some))
+        return struct.pack("<I", len(some)) + b"".join(text(t) for t, _ in some) + labels
+
+    bodies = [text(q) + answers(first) + answers(second) for q, first, second in questions]
+    start = 4 + 4 * len(bodies)
+    offsets = [start + sum(map(len, bodies[:n])) for n in range(len(bodies))]
+    return struct.pack(f"<{len(bodies) + 1}I", len(bodies), *offsets) + b"".join(bodies)

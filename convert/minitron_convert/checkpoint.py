@@ -14,6 +14,8 @@ from minitron_convert.safetensors_file import read_header
 from minitron_convert.tensor_ref import TensorRef
 from minitron_convert.torch_file import read_pickle
 
+MAX_NAME_BYTES = 255  # the limit of file systems
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -120,12 +122,14 @@ def _inside(folder: Path, index: Path, name: str) -> Path:
     The Hub's cache holds links to blobs elsewhere in the cache, so a link is followed only if it
     stays within the folder, or within a cache folder of that layout (snapshots beside blobs).
     """
+    plain = len(PurePosixPath(name).parts) == 1 and name not in ("", ".", "..") and "\\" not in name
+    if not plain or not name.isprintable() or len(name.encode()) > MAX_NAME_BYTES:
+        raise Damaged(f"{index} names {name!r}, which is no file name, or outside the folder.")
     path = folder / name
     home = folder.resolve()
     allowed = [home]
     if home.parent.name == "snapshots":
         allowed.append(home.parent.parent / "blobs")
-    plain = len(PurePosixPath(name).parts) == 1 and name not in ("", ".", "..") and "\\" not in name
-    if not plain or not any(path.resolve().is_relative_to(place) for place in allowed):
+    if not any(path.resolve().is_relative_to(place) for place in allowed):
         raise Damaged(f"{index} names {name!r}, which is outside the folder.")
     return path

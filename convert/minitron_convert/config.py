@@ -9,6 +9,8 @@ from typing import Any
 from minitron_convert.errors import Damaged, Unsupported
 from minitron_convert.tensor_ref import TensorRef
 
+MAX_LAYERS = 512  # LLAMA_MAX_LAYERS of llama.cpp
+
 
 @dataclass(frozen=True)
 class Config:
@@ -86,8 +88,11 @@ def read_dimensions(
     query = tensors.get("model.layers.0.self_attn.q_proj.weight")
     if query is not None and query.shape[0] % heads == 0:
         head_dim = query.shape[0] // heads
+    layers = config.whole("num_hidden_layers")
+    if layers > MAX_LAYERS:
+        raise Unsupported(f"{config.where} gives {layers} layers; llama.cpp takes {MAX_LAYERS}.")
     return Dimensions(
-        layers=config.whole("num_hidden_layers"),
+        layers=layers,
         context=config.whole("max_position_embeddings", default=defaults.context),
         hidden=hidden,
         ffn=config.whole("intermediate_size"),

@@ -11,6 +11,7 @@ from minitron_convert.json_files import parse_object
 from minitron_convert.tensor_ref import DTYPES, TensorRef
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
+MAX_DIMENSIONS = 64  # the limit of numpy
 
 
 def read_header(path: Path) -> list[TensorRef]:
@@ -44,6 +45,8 @@ def _tensor(path: Path, name: str, entry: Any, start: int) -> TensorRef:
     offsets: Any
     dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not _whole_numbers(shape) or not _whole_numbers(offsets) or len(offsets) != 2:
+        raise damaged
+    if not isinstance(dtype, str) or len(shape) > MAX_DIMENSIONS:
         raise damaged
     if dtype not in DTYPES:
         raise Unsupported(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import struct
 import zipfile
 import zlib
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 
 from minitron_convert.errors import Damaged, Unsupported, from_os_error
 from minitron_convert.pickle_values import Name, PersistentId, RefusedPickle, load
+from minitron_convert.safetensors_file import MAX_DIMENSIONS
 from minitron_convert.tensor_ref import DTYPES, TensorRef
 
 MAX_PICKLE_BYTES = 64 << 20
@@ -58,9 +60,9 @@ def read_pickle(path: Path) -> list[TensorRef]:
     try:
         with zipfile.ZipFile(path) as archive:
             return _read_archive(path, archive)
-    except OSError as error:
-        raise from_os_error(error, path, "read") from error
-    except _NO_ARCHIVE as error:
+    except (OSError, *_NO_ARCHIVE) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a place before the file
+            raise from_os_error(error, path, "read") from error
         with path.open("rb") as file:
             old = file.read(2) == b"\x80\x02"
         if old:
@@ -92,10 +94,10 @@ def _read_archive(path: Path, archive: zipfile.ZipFile) -> list[TensorRef]:
     if prefix is None:
         raise Damaged(f"{path} is no torch file: it holds no data.pkl.", "Download it again.")
     pickled = entries[f"{prefix}data.pkl"]
-    if pickled.compress_type != zipfile.ZIP_STORED or pickled.file_size > MAX_PICKLE_BYTES:
+    if not _is_plain(pickled, min(MAX_PICKLE_BYTES, path.stat().st_size)):
         raise Damaged(f"{path} is no torch file: its data.pkl is not plain.", "Download it again.")
     order = entries.get(f"{prefix}byteorder")
-    if order is not None and (order.file_size > 8 or archive.read(order) != b"little"):
+    if order is not None and (not _is_plain(order, 8) or archive.read(order) != b"little"):
         raise Unsupported(f"{path} is big-endian.")
     try:
         state = load(archive.read(pickled), _CALLS)
@@ -137,12 +139,20 @@ def _tensor(
     return TensorRef(name, value.shape, dtype, path, offset)
 
 
+def _is_plain(entry: zipfile.ZipInfo, most: int) -> bool:
+    """Whether an entry is stored as it is, and says that it has at most so many bytes."""
+    stored = entry.compress_type == zipfile.ZIP_STORED
+    return stored and max(entry.file_size, entry.compress_size) <= most
+
+
 def _is_sound(value: _Tensor) -> bool:
+    if not isinstance(value.shape, tuple) or not isinstance(value.strides, tuple):
+        return False
     numbers = (value.offset, *value.shape, *value.strides)
     reference = value.storage.value if isinstance(value.storage, PersistentId) else None
     return (
         all(type(number) is int and 0 <= number < 2**62 for number in numbers)
-        and len(value.shape) == len(value.strides)
+        and len(value.shape) == len(value.strides) <= MAX_DIMENSIONS
         and isinstance(reference, tuple)
         and len(reference) == 5
         and reference[0] == "storage"

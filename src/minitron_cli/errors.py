@@ -3,6 +3,8 @@
 import errno
 from typing import NamedTuple
 
+from minitron_cli.shown import one_line
+
 
 class Failure(NamedTuple):
     """What the user reads, and what the shell gets."""
@@ -19,7 +21,7 @@ def explain(error: BaseException) -> Failure | None:
     """
     code = getattr(error, "exit_code", None)
     if isinstance(code, int):
-        return Failure(str(error), str(getattr(error, "hint", "")), code)
+        return Failure(one_line(str(error)), one_line(str(getattr(error, "hint", ""))), code)
     if isinstance(error, MemoryError):
         return Failure("there is not enough memory", "close other programs, or use a --batch", 6)
     if isinstance(error, OSError):
@@ -40,4 +42,4 @@ def _explain_system(error: OSError) -> Failure:
         errno.EPERM: 7,
         errno.EROFS: 7,
     }
-    return Failure(f"{where}{what}", "", codes.get(error.errno or 0, 1))
+    return Failure(one_line(f"{where}{what}"), "", codes.get(error.errno or 0, 1))

@@ -1,5 +1,6 @@
 """The `minitron` command: registration, and the one place where errors end."""
 
+import io
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -108,6 +109,9 @@ def _options(
 def main() -> None:
     """Run the command line and leave with an exit code of the contract."""
     on_abort(_leave)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # names in a file may be no Unicode, and a terminal may know few characters
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except BrokenPipeError:

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from minitron_cli.columns import column_groups
+from minitron_cli.shown import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -71,7 +72,8 @@ class Output:
         if not self.quiet:
             from rich.markup import escape
 
-            self._err.print(escape(text), style="dim", soft_wrap=True)
+            lines = "\n".join(map(printable, text.split("\n")))
+            self._err.print(escape(lines), style="dim", soft_wrap=True)
 
     def detail(self, text: str) -> None:
         """What is for someone who watches: a note on a terminal, or with --verbose."""
@@ -110,6 +112,7 @@ class Output:
         left: int = 1,
     ) -> None:
         """A table; the first `left` columns are aligned to the left, the others to the right."""
+        rows = [[printable(cell) for cell in row] for row in rows]
         if table_format == "md":
             self.text(markdown_table(headers, rows, left), end="")
         elif table_format == "csv":

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hardening.fuzz.json_values import damaged
 from minitron_convert.convert import ConvertSettings, convert
 from minitron_convert.errors import ConvertError
 
 ROUNDS = 30
-JUNK = ["null", "0", "1", "-1", "3.5", "1e308", "Infinity", "1" + 30 * "0", "true", '""', '"x"']
-JUNK += ['"<s>"', '"\\ud800"', "[]", "{}", "[1]", "[null]", "[[]]", '["a", "b"]', '{"a": 1}']
 EXTRA = {
     "generation_config.json": '{"temperature": 0.5, "top_k": 5, "eos_token_id": [1, 2]}',
     "added_tokens.json": '{"<a>": 5}',
@@ -35,34 +33,6 @@ CARD = (
     "a: *unknown",
     "- 1",
 )
-
-
-def places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Every place in a JSON value, the first few of long lists."""
-    yield place
-    items: list[Any] = []
-    if isinstance(value, dict):
-        items = list(value)[:40]
-    elif isinstance(value, list):
-        items = list(range(min(len(value), 6)))
-    for item in items:
-        yield from places(value[item], (*place, item))
-
-
-def damaged(text: str, choose: random.Random) -> str:
-    """The JSON text with junk in one place, or without it."""
-    value = json.loads(text)
-    place = choose.choice(list(places(value)))
-    if not place:
-        return choose.choice(JUNK)
-    parent = value
-    for item in place[:-1]:
-        parent = parent[item]
-    if choose.random() < 0.2:
-        del parent[place[-1]]
-    else:
-        parent[place[-1]] = json.loads(choose.choice(JUNK))
-    return json.dumps(value)
 
 
 def attempt(folder: Path, out: Path, **settings: Any) -> None:

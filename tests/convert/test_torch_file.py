@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pickle
@@ -23,78 +22,9 @@ from minitron_convert.errors import ConvertError, Damaged, Unsupported
 from minitron_convert.gguf_file import open_gguf
 from minitron_convert.pickle_values import RefusedPickle, load
 from minitron_convert.torch_file import read_pickle
+from torch_archive import ORDERED, REBUILD, Global, Reduce, pickled, tensor, write_torch
 
 KINDS = {"F32": ("FloatStorage", 4), "F16": ("HalfStorage", 2), "BF16": ("BFloat16Storage", 2)}
-
-
-class _Global:
-    """Pickles as a reference to a global of torch."""
-
-    def __init__(self, module: str, name: str) -> None:
-        self.module, self.name = module, name
-
-
-class _Storage:
-    def __init__(self, kind: str, key: str, numel: int) -> None:
-        self.parts = ("storage", _Global("torch", kind), key, "cpu", numel)
-
-
-class _Reduce:
-    def __init__(self, function: _Global, arguments: tuple[Any, ...]) -> None:
-        self.function, self.arguments = function, arguments
-
-
-class _Pickler(pickle._Pickler):  # type: ignore[misc]
-    """torch's pickles without torch: protocol 2, storages as persistent ids."""
-
-    def persistent_id(self, value: object) -> object:
-        return value.parts if isinstance(value, _Storage) else None
-
-    def save(self, value: object, save_persistent_id: bool = True) -> None:
-        if isinstance(value, _Global):
-            self.write(b"c" + f"{value.module}\n{value.name}\n".encode())
-        elif isinstance(value, _Reduce):
-            self.save(value.function)
-            self.save(value.arguments)
-            self.write(b"R")
-        else:
-            super().save(value, save_persistent_id)
-
-
-REBUILD = _Global("torch._utils", "_rebuild_tensor_v2")
-ORDERED = _Reduce(_Global("collections", "OrderedDict"), ())
-
-
-def tensor(
-    kind: str,
-    key: str,
-    shape: tuple[int, ...],
-    strides: tuple[int, ...] | None = None,
-    numel: int | None = None,
-    offset: int = 0,
-) -> _Reduce:
-    """A tensor's entry in the pickle."""
-    if strides is None:
-        strides = tuple(int(np.prod(shape[i + 1 :])) for i in range(len(shape)))
-    storage = _Storage(kind, key, int(np.prod(shape)) if numel is None else numel)
-    return _Reduce(REBUILD, (storage, offset, shape, strides, False, ORDERED))
-
-
-def pickled(value: object) -> bytes:
-    """The bytes of a pickle."""
-    out = io.BytesIO()
-    _Pickler(out, 2).dump(value)
-    return out.getvalue()
-
-
-def write_torch(path: Path, state: bytes, storages: dict[str, bytes]) -> None:
-    """A torch archive."""
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("model/data.pkl", state)
-        archive.writestr("model/byteorder", "little")
-        for key, data in storages.items():
-            archive.writestr(f"model/data/{key}", data)
-        archive.writestr("model/version", "3\n")
 
 
 def as_torch(folder: Path, synthetic: ModuleType, name: str) -> None:
@@ -153,8 +83,8 @@ def test_views_into_a_shared_storage(tmp_path: Path) -> None:
     data = np.arange(12, dtype=np.float32)
     state = {
         "a": tensor("FloatStorage", "0", (2, 3), numel=12),
-        "b": _Reduce(
-            _Global("torch._utils", "_rebuild_parameter"),
+        "b": Reduce(
+            Global("torch._utils", "_rebuild_parameter"),
             (tensor("FloatStorage", "0", (3, 2), numel=12, offset=6), True, ORDERED),
         ),
     }
@@ -183,7 +113,7 @@ def test_a_pickle_that_calls_code_is_refused(protocol: int, tmp_path: Path) -> N
 
 def test_the_refusal_names_the_function(tmp_path: Path) -> None:
     path = tmp_path / "pytorch_model.bin"
-    write_torch(path, pickled({"a": _Reduce(_Global("builtins", "eval"), ("1",))}), {})
+    write_torch(path, pickled({"a": Reduce(Global("builtins", "eval"), ("1",))}), {})
     with pytest.raises(Damaged, match=r"builtins\.eval"):
         read_pickle(path)
 
@@ -199,8 +129,8 @@ def test_the_refusal_names_the_function(tmp_path: Path) -> None:
         (tensor("FloatStorage", "0", (2**40, 2**40)), Damaged),
         (tensor("FloatStorage", "0", (2, 2), strides=(1, 2)), Unsupported),
         (tensor("ComplexFloatStorage", "0", (1, 2)), Unsupported),
-        (_Reduce(REBUILD, ("text", 0, (1,), (1,))), Damaged),
-        (_Reduce(REBUILD, (1,)), Damaged),
+        (Reduce(REBUILD, ("text", 0, (1,), (1,))), Damaged),
+        (Reduce(REBUILD, (1,)), Damaged),
         (5, Damaged),
     ],
 )

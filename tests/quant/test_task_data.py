@@ -19,7 +19,7 @@ from minitron_quant.measure.tasks import (
     multiple_choice,
     winogrande,
 )
-from support import RECORDED
+from support import RECORDED, Answers, packed_choices
 
 SIX = "A man sits.\n2\nis one.\nis two.\nis three.\nis four.\n"
 
@@ -123,23 +123,6 @@ def test_a_missing_file(tmp_path: Path) -> None:
             load(tmp_path)
 
 
-Answers = list[tuple[str, int]]
-
-
-def packed(questions: list[tuple[str, Answers, Answers]]) -> bytes:
-    def text(value: str) -> bytes:
-        return struct.pack("<I", len(value.encode())) + value.encode()
-
-    def answers(some: Answers) -> bytes:
-        labels = struct.pack(f"<{len(some)}i", *(label for _, label in some))
-        return struct.pack("<I", len(some)) + b"".join(text(t) for t, _ in some) + labels
-
-    bodies = [text(q) + answers(first) + answers(second) for q, first, second in questions]
-    start = 4 + 4 * len(bodies)
-    offsets = [start + sum(map(len, bodies[:n])) for n in range(len(bodies))]
-    return struct.pack(f"<{len(bodies) + 1}I", len(bodies), *offsets) + b"".join(bodies)
-
-
 words = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8)
 one_right = st.lists(words, min_size=2, max_size=5).flatmap(
     lambda some: st.permutations([1] + [0] * (len(some) - 1)).map(
@@ -153,7 +136,7 @@ questions = st.lists(st.tuples(words, one_right, several), min_size=1, max_size=
 @given(questions)
 def test_choices_survive(some: list[tuple[str, Answers, Answers]]) -> None:
     path = RECORDED / "choices.bin"
-    loaded = multiple_choice.parse(path, packed(some))
+    loaded = multiple_choice.parse(path, packed_choices(some))
     assert len(loaded) == len(some)
     for question, (text, answers, _) in zip(loaded, some, strict=True):
         assert question.choices == tuple((text, f" {answer}") for answer, _ in answers)
@@ -164,11 +147,11 @@ def test_choices_survive(some: list[tuple[str, Answers, Answers]]) -> None:
 def test_lying_bytes_are_an_error_or_other_questions(
     some: list[tuple[str, Answers, Answers]], data: st.DataObject
 ) -> None:
-    whole = bytearray(packed(some))
+    whole = bytearray(packed_choices(some))
     at = 4 * data.draw(st.integers(0, len(whole) // 4 - 1))
     whole[at : at + 4] = struct.pack("<I", data.draw(st.integers(0, 2**32 - 1)))
     end = data.draw(st.integers(0, len(whole)))
-    for damaged in (bytes(whole), packed(some)[:end]):
+    for damaged in (bytes(whole), packed_choices(some)[:end]):
         try:
             loaded = multiple_choice.parse(RECORDED / "choices.bin", damaged)
         except MinitronError as error:
@@ -184,9 +167,12 @@ def test_lying_bytes_are_an_error_or_other_questions(
         (struct.pack("<I", 0) + b"    ", "header: no questions"),
         (struct.pack("<I", 1 << 30), "header: the file ends where 4294967296 bytes"),
         (struct.pack("<II", 1, 0) + b"    ", "question 1: its offset 0 points outside"),
-        (packed([("q", [("a", 0), ("b", 0)], [])]), "question 1: no answer is labelled 1"),
-        (packed([("q", [("a", 1)], [])]), "question 1: an empty question or answer, or fewer"),
-        (packed([("q", [("a", 1)] * 101, [])]), "question 1: 101 answers"),
+        (packed_choices([("q", [("a", 0), ("b", 0)], [])]), "question 1: no answer is labelled 1"),
+        (
+            packed_choices([("q", [("a", 1)], [])]),
+            "question 1: an empty question or answer, or fewer",
+        ),
+        (packed_choices([("q", [("a", 1)] * 101, [])]), "question 1: 101 answers"),
     ],
 )
 def test_bad_choices(data: bytes, message: str, tmp_path: Path) -> None:

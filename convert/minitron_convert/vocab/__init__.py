@@ -14,12 +14,16 @@ from minitron_convert.vocab.tokens import TokenType, Vocabulary, added_tokens
 
 __all__ = ["SpecialTokens", "TokenType", "Vocabulary", "read_vocabulary", "vocabulary_keys"]
 
+_FEW_TOKENS = 1 << 16
+
 
 def read_vocabulary(folder: Path, size: int) -> Vocabulary:
     """The vocabulary of a checkpoint's folder, `size` tokens. NotFound, Damaged, Unsupported."""
     path = folder / "tokenizer.json"
     if (folder / "tokenizer.model").is_file():
-        return sentencepiece.build(folder, size, _added_to_pieces(folder, size))
+        pieces = _added_to_pieces(folder, size)
+        _check_size(folder / "tokenizer.model", size)
+        return sentencepiece.build(folder, size, pieces)
     if not path.is_file():
         if (folder / "tekken.json").is_file():
             raise Unsupported(
@@ -30,6 +34,7 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
             f"{folder} has no tokenizer.", "Looked for tokenizer.model and tokenizer.json."
         )
     tokenizer = _read_tokenizer(path)
+    _check_size(path, size)
     added = added_tokens(tokenizer.get("added_tokens"))
     for i, token in _added_in_settings(folder).items():
         added.setdefault(i, token)
@@ -45,6 +50,15 @@ def vocabulary_keys(folder: Path, config: dict[str, Any], vocabulary: Vocabulary
     tokenizer = read_optional(folder / "tokenizer.json")
     special = read_special(folder, config, settings, tokenizer, vocabulary)
     return [*vocabulary.prefix_keys(), *vocabulary.keys(), *special.keys()]
+
+
+def _check_size(path: Path, size: int) -> None:
+    """Damaged where the model's vocabulary is one that no such file can hold."""
+    if size > max(path.stat().st_size, _FEW_TOKENS):  # a token takes several bytes
+        raise Damaged(
+            f"{path} is too small for the vocabulary of {size} that config.json gives.",
+            "Check vocab_size in config.json, or download the tokenizer again.",
+        )
 
 
 def _read_tokenizer(path: Path) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def build(
     for i, (token, special) in added.items():
         put_added(vocabulary, i, token, special)
         scores[i] = ADDED_SCORE
-    if unknown in ids:
+    if isinstance(unknown, str) and unknown in ids:
         vocabulary.types[ids[unknown]] = TokenType.UNKNOWN
     vocabulary.scores = scores
     vocabulary.add_space_prefix = None if _adds_prefix(tokenizer) else False

@@ -33,6 +33,7 @@ _DATASETS, _CHUNKS, _CHUNK_SIZE = (
 )
 _MODEL, _TEXTS = "minitron.imatrix.model", "minitron.imatrix.texts"
 _MAX_NAME = 4096
+_MAX_COUNT = 2.0**53
 
 
 def read_imatrix(path: Path) -> ImportanceMatrix:
@@ -87,8 +88,8 @@ def _entry(
     count, squares = _floats(file, counts), _floats(file, sums)
     if not len(count) or not len(squares) or len(squares) % len(count):
         raise Damaged(f"{file.path}: {len(squares)} sums for {len(count)} counts of {weight}")
-    if (count < 0).any():
-        raise Damaged(f"{file.path}: {counts.name} is negative")
+    if (count < 0).any() or (count > _MAX_COUNT).any():
+        raise Damaged(f"{file.path}: {counts.name} is negative or too large")
     entry = Entry(squares.reshape(len(count), -1).copy(), count.astype(np.int64))
     if totals is not None:
         plain = _floats(file, totals)

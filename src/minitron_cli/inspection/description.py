@@ -71,7 +71,7 @@ def plain(entry: KeyValue) -> Any:
     value = entry.value
     if entry.element_type is None:
         return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
-    items = [item.item() if hasattr(item, "item") else item for item in value[:_LONG_ARRAY]]
+    items = [item.tolist() if hasattr(item, "tolist") else item for item in value[:_LONG_ARRAY]]
     if len(value) <= _LONG_ARRAY:
         return items
     return {"length": len(value), "first": items[:4]}

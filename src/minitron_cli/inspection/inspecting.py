@@ -7,6 +7,7 @@ from minitron_cli.inspection.description import describe, short_value
 from minitron_cli.inspection.difference import compare, same
 from minitron_cli.models import local_model, model_header
 from minitron_cli.output import Output
+from minitron_cli.shown import printable
 from minitron_cli.sizes import show_size
 from minitron_quant.quantize.journal import file_sha256
 
@@ -24,7 +25,7 @@ def show_description(out: Output, model: Path, with_tensors: bool, with_hashes: 
         out.document(description)
         return
     for name, value in _facts(description):
-        out.text(f"{name:16} {value}")
+        out.text(f"{name:16} {printable(value)}")
     out.text("")
     rows = [[key, short_value(value)] for key, value in description["metadata"].items()]
     out.table(["Key", "Value"], rows, left=2)

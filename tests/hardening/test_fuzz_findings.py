@@ -1,0 +1,147 @@
+"""What damaged inputs have broken once, each as the smallest input that did."""
+
+import io
+import json
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hardening.fuzz import seeds
+from hardening.fuzz.targets import TARGETS
+from minitron_cli.errors import explain
+from minitron_cli.inspection.description import describe
+from minitron_convert.errors import ConvertError
+from minitron_convert.gguf_file import F32, GgufWriter, KeyValue, TensorSpec, ValueType
+from minitron_engine.errors import MinitronError
+
+
+def header(**changes: Any) -> bytes:
+    """A safetensors file of one tensor, described with changes."""
+    entry = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} | changes
+    text = json.dumps({"a": entry}).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(8)
+
+
+def index(name: str) -> bytes:
+    """An index that names a file."""
+    return json.dumps({"weight_map": {"a": name}}).encode()
+
+
+def config(**changes: Any) -> bytes:
+    """A sound config with changes."""
+    return json.dumps(seeds.config("llama-tied") | changes).encode()
+
+
+def tokenizer(**changes: Any) -> bytes:
+    """A SentencePiece model as tokenizer.json, with changes."""
+    document = json.loads(seeds.tokenizers()[2])
+    document["model"] |= changes
+    return json.dumps(document).encode()
+
+
+def archive(change: Callable[[zipfile.ZipFile], object]) -> bytes:
+    """A torch archive with its directory changed when it is written."""
+    out = io.BytesIO(seeds.torch_archives()[0])
+    with zipfile.ZipFile(out, "a") as opened:
+        change(opened)
+        opened.writestr("model/more", b"")
+    return out.getvalue()
+
+
+def entry(opened: zipfile.ZipFile, name: str, **values: int) -> None:
+    """Change what the directory says of an entry."""
+    for key, value in values.items():
+        setattr(opened.getinfo(f"model/{name}"), key, value)
+
+
+def shapes(shape: object) -> bytes:
+    """A torch archive of one tensor of this shape."""
+    found = seeds.tensor("FloatStorage", "0", (2, 3))
+    state = seeds.pickled(
+        {"a": seeds.Reduce(found.function, (found.arguments[0], 0, shape, (), 0, {}))}
+    )
+    return seeds.written(lambda path: seeds.write_torch(path, state, {"0": bytes(24)}))
+
+
+def counts(value: float) -> bytes:
+    """An importance matrix with this count."""
+    keys = [
+        KeyValue.of("imatrix.datasets", ValueType.ARRAY, ["t"]),
+        KeyValue.of("imatrix.chunk_count", ValueType.UINT32, 1),
+        KeyValue.of("imatrix.chunk_size", ValueType.UINT32, 8),
+    ]
+    specs = [TensorSpec("w.in_sum2", (2,), F32), TensorSpec("w.counts", (1,), F32)]
+
+    def write(path: Path) -> None:
+        with GgufWriter(path, keys, specs) as writer:
+            writer.write(bytes(8))
+            writer.write(struct.pack("<f", value))
+
+    return seeds.written(write)
+
+
+REFUSED: dict[str, tuple[str, bytes]] = {
+    "a data type that is a list": ("safetensors", header(dtype=[])),
+    "more dimensions than numpy has": (
+        "safetensors",
+        header(shape=[1] * 99, data_offsets=[0, 4]),
+    ),
+    "a file name with a NUL": ("index.json", index("a\0b")),
+    "a file name that is no Unicode": ("index.json", index("\ud800")),
+    "a file name that is too long": ("index.json", index("y" * 5000)),
+    "two thousand million layers": ("config.json", config(num_hidden_layers=2**31 - 1)),
+    "two thousand million tokens": ("config.json", config(vocab_size=2**31 - 1)),
+    "a shape that is no tuple": ("torch .bin", shapes(True)),
+    "a pickle that says it is larger than its file": (
+        "torch .bin",
+        archive(lambda opened: entry(opened, "data.pkl", compress_size=2**31, file_size=2**20)),
+    ),
+    "a directory that points before the file": (
+        "torch .bin",
+        seeds.torch_archives()[0][:-6] + b"\xff\xff\xff\x00\x00\x00",
+    ),
+    "a byte order that unpacks to a gigabyte": (
+        "torch .bin",
+        archive(lambda opened: entry(opened, "byteorder", compress_type=zipfile.ZIP_DEFLATED)),
+    ),
+    "counts beyond all numbers": ("imatrix GGUF", counts(1e30)),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name: str, tmp_path: Path) -> None:
+    target, data = REFUSED[name]
+    with pytest.raises((ConvertError, MinitronError)) as caught:
+        TARGETS[target].prepare(tmp_path)(data)
+    failure = explain(caught.value)
+    assert failure is not None and failure.exit_code in (2, 4, 8)
+    assert failure.message.isprintable() and len(failure.message) <= 1200
+
+
+@pytest.mark.parametrize("unknown", [{}, [1], 5])
+def test_an_unknown_token_that_is_no_text(unknown: object, tmp_path: Path) -> None:
+    TARGETS["tokenizer.json"].prepare(tmp_path)(tokenizer(unk_token=unknown))
+
+
+def test_nested_arrays_are_described(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(seeds.ggufs()[0])
+    assert describe(path, with_tensors=True)["metadata"]["a.nested"] == [[0], [0]]
+
+
+def test_what_a_terminal_would_obey_is_not_shown(minitron: Any, tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    entry = KeyValue.of("general.name", ValueType.STRING, b"\x1b[2J\x07\xff")
+    with GgufWriter(path, [entry], []):
+        pass
+    for words in ([], ["--json"]):
+        ran = minitron("inspect", path, *words)
+        assert ran.code == 0, ran.err
+        assert "\x1b" not in ran.out + ran.err and "\x07" not in ran.out + ran.err
+    path.write_bytes(index("\x1b[2J\n" + "long" * 1000))
+    ran = minitron("convert", path)
+    assert ran.code == 3 and "\x1b" not in ran.err
