@@ -19,7 +19,8 @@ from minitron_convert.tensor_ref import Array
 Encode = Callable[[str], list[int]]
 Logits = Callable[[list[int]], Array]
 
-EXACT = {"f32": 24, "f16": 11, "bf16": 8}  # bits of a mantissa, the hidden one included
+# bits of a mantissa, the hidden one included, and the exponent of the smallest number
+EXACT = {"f32": (24, -149), "f16": (11, -24), "bf16": (8, -133)}
 LARGEST_ERROR = 0.9
 LOGITS_ERROR = 0.02  # of a file in floats: llama.cpp multiplies and caches in 16 bits
 ROWS = 64
@@ -125,7 +126,8 @@ def _check_values(planned: Plan, shards: list[Gguf], progress: Progress) -> Chec
             continue
         worst = max(worst, (error, info.name))
         if not error <= tolerance(info.type):
-            wrong.append(f"{info.name} ({TYPE[info.type].name}) is off by {error:.2g}")
+            told = f"off by {error:.2g}" if error < math.inf else "not the source's, rounded"
+            wrong.append(f"{info.name} ({TYPE[info.type].name}) is {told}")
     told = f"{len(tensors) - skipped} tensors agree, "
     told += f"{worst[1]} least, to {worst[0]:.2g}" if worst[0] else "all exactly"
     if skipped:
@@ -141,7 +143,7 @@ def tolerance(tensor_type: int) -> float:
     """
     kind = TYPE[tensor_type]
     if kind.name in EXACT:
-        return float(2.0 ** -EXACT[kind.name])
+        return float(2.0 ** -EXACT[kind.name][0])
     if kind.name.startswith("tq"):
         return LARGEST_ERROR  # three values for weights that were not trained for them
     bits = 8 * kind.block_bytes / kind.block_elements
@@ -149,7 +151,10 @@ def tolerance(tensor_type: int) -> float:
 
 
 def tensor_error(source: PlannedTensor, data: Array, info: TensorInfo) -> float | None:
-    """RMS of (file − source) over RMS of the source; None if the type cannot be decoded here."""
+    """RMS of (file − source) over RMS of the source; None if the type cannot be decoded here.
+
+    Of floats every single value must be the source's, rounded: infinite where one is not.
+    """
     total = difference = 0.0
     rows = source.source.shape[0]
     step = max(1, ROWS // source.source.step) * source.source.step
@@ -161,11 +166,22 @@ def tensor_error(source: PlannedTensor, data: Array, info: TensorInfo) -> float 
             found = decode(data[start * row_bytes : stop * row_bytes], info.type)
         except NotImplementedError:
             return None
+        off = np.abs(found.reshape(wanted.shape) - wanted)
+        if (off > _half_a_unit(wanted, info.type)).any():
+            return math.inf
         total += float((wanted**2).sum())
-        difference += float(((found.reshape(wanted.shape) - wanted) ** 2).sum())
+        difference += float((off**2).sum())
     if math.isnan(difference):
         return math.inf
     return math.sqrt(difference / total) if total else math.sqrt(difference)
+
+
+def _half_a_unit(values: Array, tensor_type: int) -> Array:
+    """What rounding to a float type may change; without bounds for types of blocks."""
+    if TYPE[tensor_type].name not in EXACT:
+        return np.full_like(values, math.inf)
+    bits, smallest = EXACT[TYPE[tensor_type].name]
+    return np.abs(values) * 2.0**-bits + 2.0 ** (smallest - 1)
 
 
 def decode(data: Array, tensor_type: int) -> Array:

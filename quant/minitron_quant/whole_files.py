@@ -1,10 +1,16 @@
-"""Small files that appear whole or not at all."""
+"""Small files that appear whole or not at all, and such that notice when they were changed."""
 
 import errno
+import hashlib
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 from minitron_engine.errors import Denied, MinitronError, OutOfResources
+
+_SEAL = b',\n "seal": "%s"\n}\n'
+_SEAL_BYTES = len(_SEAL) - 2 + 64
 
 
 def write_whole(path: Path, data: str | bytes) -> None:
@@ -29,3 +35,19 @@ def write_error(path: Path, error: OSError) -> MinitronError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return OutOfResources(f"the disk is full: {path} was not written", "free some space")
     return Denied(f"{path} cannot be written: {error.strerror}", "choose another folder")
+
+
+def write_sealed(path: Path, document: dict[str, Any]) -> None:
+    """Write a JSON object that ends in the SHA-256 of all before it, as `write_whole` does."""
+    body = json.dumps(document, indent=1).encode().removesuffix(b"\n}")
+    write_whole(path, body + _SEAL % hashlib.sha256(body).hexdigest().encode())
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """The object of a sealed file; ValueError where a bit of it differs from what was written."""
+    data = path.read_bytes()
+    body = data[:-_SEAL_BYTES]
+    if data[len(body) :] != _SEAL % hashlib.sha256(body).hexdigest().encode():
+        raise ValueError(f"{path.name} has another seal")
+    document: dict[str, Any] = json.loads(body + b"\n}")
+    return document

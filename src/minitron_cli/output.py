@@ -4,11 +4,13 @@ import csv
 import io
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from minitron_cli.columns import column_groups
 from minitron_cli.shown import printable
@@ -40,6 +42,35 @@ class Listener(Protocol):
     def __call__(self, event: ProgressEvent, /) -> None: ...
 
 
+class _Steady:
+    """stderr as it is now. Where it ends (a closed terminal, a full disk) the work goes on."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return sys.stderr.write(text)
+        except OSError:
+            self._give_up()
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            sys.stderr.flush()
+        except OSError:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        # what is still buffered must not fail once more, at the end
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stderr.fileno())
+
+
+def _stderr() -> IO[str]:
+    return cast("IO[str]", _Steady())
+
+
 class Output:
     """How a command talks; `as_json` keeps stdout for one document."""
 
@@ -50,7 +81,7 @@ class Output:
         self.verbose = verbose
         self.as_json = as_json
         if verbose:
-            handler = logging.StreamHandler(sys.stderr)
+            handler = logging.StreamHandler(_stderr())
             handler.setFormatter(logging.Formatter("%(message)s"))
             logging.getLogger("minitron").addHandler(handler)
             logging.getLogger("minitron").setLevel(logging.INFO)
@@ -60,7 +91,7 @@ class Output:
         # rich is loaded where something is to be said: a quiet command starts sooner
         from rich.console import Console
 
-        return Console(stderr=True, highlight=False)
+        return Console(file=_stderr(), highlight=False)
 
     @property
     def interactive(self) -> bool:

@@ -1,7 +1,7 @@
-"""Ctrl-C while llama.cpp runs and calls back into Python.
+"""Ctrl-C and requests to end, while llama.cpp runs and calls back into Python.
 
-A KeyboardInterrupt that is raised inside a ctypes callback is printed and lost, and the work goes
-on with garbage. So around such calls the signal only sets a flag, and is raised afterwards.
+An exception that a signal raises inside a ctypes callback is printed and lost, and the work goes
+on with garbage. So around such calls the signal only sets a flag, and is delivered afterwards.
 """
 
 import signal
@@ -9,30 +9,56 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
+INTERRUPTED = 130
 _pending = threading.Event()
 
 
+def end_cleanly() -> None:
+    """Let SIGTERM, and SIGHUP where it is not ignored, end the process as Ctrl-C would.
+
+    By an exception, so that files are closed and what is done can be continued; it is a SystemExit,
+    which nothing takes for the Ctrl-C that only stops one answer.
+    """
+    for number in _ENDING:
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _leave)
+
+
+def _leave(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(INTERRUPTED)
+
+
 def pending() -> bool:
-    """Whether Ctrl-C was pressed inside a `deferred` block: callbacks may end the work early."""
+    """Whether a signal came inside a `deferred` block: callbacks may end the work early."""
     return _pending.is_set()
 
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Hold back Ctrl-C inside the block; KeyboardInterrupt is raised at its end."""
+    """Hold back the signals that have handlers in Python; they come at the end of the block."""
     if threading.current_thread() is not threading.main_thread():
         yield  # signals are delivered to the main thread only
         return
+    came: list[int] = []
 
-    def note(_number: int, _frame: FrameType | None) -> None:
+    def note(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
         _pending.set()
 
-    previous = signal.signal(signal.SIGINT, note)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, *_ENDING)}
+    held = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in held:
+        signal.signal(number, note)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
-        if _pending.is_set():
+        for number, handler in held.items():
+            signal.signal(number, handler)
+        if came:  # a flag of a block around this one stays
             _pending.clear()
-            raise KeyboardInterrupt
+        # Ctrl-C last: what ends the process matters more
+        for late in sorted(set(came), key=lambda each: each == signal.SIGINT):
+            signal.raise_signal(late)

@@ -54,7 +54,7 @@ def run(path: Path) -> tuple[list[str], list[str]]:
     worked: list[str] = []
 
     def listen(event: Any) -> None:
-        if event.stage not in worked:
+        if event.stage not in (*worked, "check"):  # that what is there is what was made
             worked.append(event.stage)
 
     (finished,) = run_jobs(load_jobs(path), Output(quiet=True), listen)

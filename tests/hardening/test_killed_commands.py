@@ -1,44 +1,68 @@
-"""Commands killed by the clock, many times; `make harden` runs these, the suite does not."""
+"""Commands killed 200 times; `make harden` runs these, the suite does not.
 
-import hashlib
+Half of the moments are drawn by the clock, half by the lines of our code: those between a file's
+last byte and its name are short, and are hit as often as the work itself.
+"""
+
 import random
-import signal
-import subprocess
-import sys
-import time
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+from hardening import workshop
+from hardening.workshop import COMMANDS, Material, Whole
+
 pytestmark = pytest.mark.harden
 
-LEVELS = ("Q3_K_M", "Q4_0", "Q4_K_M", "Q5_K_M", "Q8_0")
+# rounds by command: 200 in all
+ROUNDS = {
+    "convert": 24,
+    "imatrix": 28,
+    "quantize": 40,
+    "size": 16,
+    "feedback": 16,
+    "ppl": 28,
+    "tasks": 16,
+    "run": 32,
+}
+MOMENTS = [(name, seed) for name, count in ROUNDS.items() for seed in range(count)]
 
 
-def quantizing(source: Path, folder: Path) -> subprocess.Popen[bytes]:
-    words = (sys.executable, "-m", "minitron_cli", "quantize", source, *LEVELS, "-d", folder)
-    return subprocess.Popen([*words, "-q"], stdout=subprocess.DEVNULL)
+@pytest.fixture(scope="session")
+def whole(
+    material: Material, sensitivity: None, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Whole]:
+    """Uninterrupted runs by command, made once."""
+    folder = tmp_path_factory.mktemp("whole")
+    return cache(lambda name: workshop.whole_run(COMMANDS[name], material, folder / name))
 
 
-def hashes(folder: Path) -> dict[str, str]:
-    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.glob("[!.]*.gguf")}
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_quantize_killed_by_the_clock(seed: int, nano_llama: Path, tmp_path: Path) -> None:
-    started = time.monotonic()
-    assert quantizing(nano_llama, tmp_path / "whole").wait() == 0
-    seconds = time.monotonic() - started
-    whole = hashes(tmp_path / "whole")
-    assert len(whole) == len(LEVELS)
-    draw = random.Random(seed)
-    folder = tmp_path / "killed"
-    for _ in range(3):  # and again while it goes on
-        job = quantizing(nano_llama, folder)
-        time.sleep(draw.uniform(0, seconds))
-        job.send_signal(signal.SIGKILL)
-        job.wait()
-        assert hashes(folder).items() <= whole.items()
-    assert quantizing(nano_llama, folder).wait() == 0
-    assert hashes(folder) == whole
-    assert {path.name for path in folder.iterdir()} == {*whole, "nano-llama.manifest.json"}
+@pytest.mark.parametrize(("name", "seed"), MOMENTS)
+def test_killed(
+    name: str, seed: int, whole: Callable[[str], Whole], material: Material, tmp_path: Path
+) -> None:
+    command, expected = COMMANDS[name], whole(name)
+    draw = random.Random(f"{name} {seed}")
+    folder = tmp_path / "job"
+    folder.mkdir()
+    words = command.words(material, folder)
+    if seed % 2:
+        line = draw.randrange(len(expected.lines))
+        times = [at for at, number in enumerate(expected.seen) if number == line]
+        moment = draw.choice(times)
+        where = f"line {expected.lines[line]}, the {moment}th"
+        killed = workshop.kill(workshop.start(words, (moment, tmp_path / "lines")), 300)
+    else:
+        seconds = draw.uniform(0, 0.95) * expected.seconds
+        where = f"{seconds:.3f} s of {expected.seconds:.3f}"
+        killed = workshop.kill(workshop.start(words), seconds)
+    found = workshop.results(folder)
+    assert found.items() <= expected.files.items(), f"killed at {where}"
+    answer = workshop.finish([*words, *command.resume])
+    assert workshop.results(folder) == expected.files, f"resumed after {where}"
+    assert workshop.leftovers(folder) == set(), f"resumed after {where}"
+    if command.answers:
+        assert answer == expected.answer, f"resumed after {where}"
+    print(f"\nKILLED {name} {seed} {'killed' if killed else 'was done'} at {where}")  # noqa: T201

@@ -253,4 +253,6 @@ def test_the_file_is_an_ordinary_database(settings: MeasureSettings) -> None:
     list(measure(settings))
     assert settings.state is not None
     with sqlite3.connect(settings.state) as database:
-        assert database.execute("SELECT device, chunks > 4 FROM models").fetchall() == [("CPU", 1)]
+        assert database.execute("SELECT device, chunks > 4 FROM measured").fetchall() == [
+            ("CPU", 1)
+        ]

@@ -143,7 +143,7 @@ def test_power_fails(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     folder = tmp_path / "out"
     interrupted(source, folder, 0.8)
     recorded, sizes = states[len(states) // 2]
-    assert any(0 < tensors < 20 for _, tensors in recorded.levels.values())
+    assert any(0 < tensors < 20 for _, tensors, _ in recorded.levels.values())
     for name, size in sizes.items():
         os.truncate(folder / name, size)
     write(Journal(folder / ".tiny.quantize.journal"), recorded)

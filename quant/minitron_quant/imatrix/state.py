@@ -1,5 +1,6 @@
 """An unfinished collection on disk: exact sums, so that going on gives the bytes of one run."""
 
+import hashlib
 import io
 import json
 import time
@@ -20,6 +21,7 @@ from minitron_quant.whole_files import write_whole
 Resume = Literal["anew", "continue", "if possible"]
 Identity = Mapping[str, Any]
 _SECONDS = 60.0
+_DIGEST_BYTES = 32
 _UNREADABLE = (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile)
 
 
@@ -111,11 +113,16 @@ def _encoded(saved: Saved, identity: Identity) -> bytes:
     header = json.dumps({"chunks": saved.chunks, "identity": identity})
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, header=np.array(header), **arrays)
-    return buffer.getvalue()
+    data = buffer.getvalue()
+    return hashlib.sha256(data).digest() + data
 
 
 def _read(path: Path) -> tuple[dict[str, Any], Saved]:
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+    found = path.read_bytes()
+    digest, data = found[:_DIGEST_BYTES], found[_DIGEST_BYTES:]
+    if digest != hashlib.sha256(data).digest():
+        raise ValueError("changed since it was written")
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         header = json.loads(str(arrays["header"]))
         saved = Saved(int(header["chunks"]))
         if "nll" in arrays:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,9 +18,11 @@ if TYPE_CHECKING:
     import sqlite3
 
 _TABLES = """
-CREATE TABLE IF NOT EXISTS models (key TEXT PRIMARY KEY, device TEXT, chunks INTEGER);
-CREATE TABLE IF NOT EXISTS scores (
-    key TEXT, chunk INTEGER, together INTEGER, nll BLOB, kld BLOB, same_top BLOB,
+CREATE TABLE IF NOT EXISTS measured (
+    key TEXT PRIMARY KEY, device TEXT, chunks INTEGER, sha256 TEXT
+);
+CREATE TABLE IF NOT EXISTS scored (
+    key TEXT, chunk INTEGER, together INTEGER, nll BLOB, kld BLOB, same_top BLOB, sha256 TEXT,
     PRIMARY KEY (key, chunk)
 ) WITHOUT ROWID;
 """
@@ -46,15 +49,17 @@ class State:
         self._scores: dict[str, dict[int, tuple[int, TokenScores]]] = {}
 
     def load(self, key: str) -> None:
-        """Take over what the file has of a model."""
+        """Take over what the file has of a model; rows that were changed since count as none."""
         chunks = self._scores.setdefault(key, {})
         if self._file is None:
             return
-        found = self._file.execute("SELECT device, chunks FROM models WHERE key = ?", (key,))
-        for device, count in found:
-            self._about[key] = About(device, count)
-        query = "SELECT chunk, together, nll, kld, same_top FROM scores WHERE key = ?"
-        for chunk, together, nll, kld, same_top in self._file.execute(query, (key,)):
+        for row in self._file.execute("SELECT * FROM measured WHERE key = ?", (key,)):
+            if _is_sealed(row):
+                self._about[key] = About(row[1], row[2])
+        for row in self._file.execute("SELECT * FROM scored WHERE key = ?", (key,)):
+            if not _is_sealed(row):
+                continue
+            _, chunk, together, nll, kld, same_top, _ = row
             values = TokenScores(
                 np.frombuffer(nll), np.frombuffer(kld), np.frombuffer(same_top, np.bool_)
             )
@@ -65,8 +70,8 @@ class State:
         self._about[key] = about
         if self._file is not None:
             with self._file:
-                row = (key, about.device, about.chunks)
-                self._file.execute("INSERT OR REPLACE INTO models VALUES (?, ?, ?)", row)
+                row = _sealed(key, about.device, about.chunks)
+                self._file.execute("INSERT OR REPLACE INTO measured VALUES (?, ?, ?, ?)", row)
 
     def about(self, key: str) -> About | None:
         """What `describe` was told, now or in an earlier run."""
@@ -84,11 +89,11 @@ class State:
             self._scores[key][chunk] = (count, values)
         if self._file is not None:
             rows = [
-                (key, chunk, count, s.nll.tobytes(), s.kld.tobytes(), s.same_top.tobytes())
+                _sealed(key, chunk, count, s.nll.tobytes(), s.kld.tobytes(), s.same_top.tobytes())
                 for chunk, s in enumerate(scores, start)
             ]
             with self._file:
-                self._file.executemany("INSERT OR REPLACE INTO scores VALUES (?,?,?,?,?,?)", rows)
+                self._file.executemany("INSERT OR REPLACE INTO scored VALUES (?,?,?,?,?,?,?)", rows)
 
     def scores(self, key: str) -> list[TokenScores]:
         """The chunks of a model from the first on, as far as they are known without a gap."""
@@ -97,6 +102,15 @@ class State:
         while len(found) in chunks:
             found.append(chunks[len(found)][1])
         return found
+
+
+def _sealed(*values: object) -> tuple[object, ...]:
+    """A row with the SHA-256 of its values at its end."""
+    return (*values, hashlib.sha256(repr(values).encode()).hexdigest())
+
+
+def _is_sealed(row: Sequence[object]) -> bool:
+    return tuple(row) == _sealed(*row[:-1])
 
 
 @contextmanager

@@ -3,13 +3,15 @@
 import json
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from minitron_convert.gguf_file import TYPE
+from minitron_engine.devices import default_threads
 from minitron_engine.errors import MinitronError
-from minitron_engine.progress import Progress, ignore
+from minitron_engine.progress import Event, Progress, ignore
 from minitron_quant.quantize.encode import Errors
 from minitron_quant.quantize.identity import Identity, identified
 from minitron_quant.quantize.job import (
@@ -23,6 +25,7 @@ from minitron_quant.quantize.job import (
     options_document,
 )
 from minitron_quant.quantize.journal import (
+    NOTHING,
     Journal,
     Recorded,
     exclusive,
@@ -30,7 +33,7 @@ from minitron_quant.quantize.journal import (
     read_manifest,
 )
 from minitron_quant.quantize.writing import Writing
-from minitron_quant.whole_files import write_error, write_whole
+from minitron_quant.whole_files import write_error, write_sealed, write_whole
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def discard(settings: QuantizeSettings, names: Sequence[str]) -> None:
         for file in entry.get("files", []):
             (folder_of(settings) / file["name"]).unlink(missing_ok=True)
     if names and manifest:
-        write_whole(path, json.dumps(manifest, indent=1) + "\n")
+        write_sealed(path, manifest)
 
 
 def _run_alone(
@@ -95,8 +98,10 @@ def _run_alone(
     there = levels if batch.settings.replace != "always" else {}
     recorded = journal.read()
     started = time.monotonic()
-    with identified(batch, manifest) as identity:
-        left = [target for target in batch.targets if not _up_to_date(target, there, identity)]
+    with identified(batch) as identity:
+        kept = [target for target in batch.targets if _up_to_date(target, there, identity)]
+        kept = _unchanged(batch, kept, there, progress)
+        left = [target for target in batch.targets if target not in kept]
         # complete but not yet in the manifest: the job before was killed in between
         complete = [target for target in left if _is_complete(target, recorded, batch, identity)]
         missing = [target for target in left if target not in complete]
@@ -119,9 +124,13 @@ def _run_alone(
 
 
 def _is_complete(target: Target, recorded: Recorded, batch: Batch, identity: Identity) -> bool:
-    made_from, tensors = recorded.levels.get(target.planned.level.name, ("", 0))
-    whole = tensors == len(batch.plan.order) and _all_there(target)
-    return whole and made_from == identity.fingerprint(target)
+    done = recorded.levels.get(target.planned.level.name, NOTHING)
+    whole = done.tensors == len(batch.plan.order) and _all_there(target)
+    return (
+        whole
+        and done.made_from == identity.fingerprint(target)
+        and [file_sha256(file.path) for file in target.files] == list(done.sha256)
+    )
 
 
 def _up_to_date(target: Target, finished: dict[str, Any], identity: Identity) -> bool:
@@ -132,6 +141,28 @@ def _up_to_date(target: Target, finished: dict[str, Any], identity: Identity) ->
         and _all_there(target)
         and bool(entry.get("fingerprint") == identity.fingerprint(target))
     )
+
+
+def _unchanged(
+    batch: Batch, kept: list[Target], finished: dict[str, Any], progress: Progress
+) -> list[Target]:
+    """Those of finished targets whose bytes are still what the manifest says: all are read."""
+
+    def check(target: Target) -> bool:
+        files = finished[target.planned.level.name]["files"]
+        return all(
+            file_sha256(file.path) == entry["sha256"]
+            for file, entry in zip(target.files, files, strict=True)
+        )
+
+    found, done = [], 0
+    total = sum(target.bytes for target in kept)
+    with ThreadPoolExecutor(batch.settings.threads or default_threads()) as pool:
+        for target, same in zip(kept, pool.map(check, kept), strict=True):
+            done += target.bytes
+            progress(Event("check", done, total, "bytes", target.path.name))
+            found += [target] if same else []
+    return found
 
 
 def _all_there(target: Target) -> bool:
@@ -145,7 +176,7 @@ def _refuse_collisions(settings: QuantizeSettings, missing: Sequence[Target]) ->
     if existing and settings.replace == "never":
         more = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""
         raise MinitronError(
-            f"{existing[0]}{more} exists and was made from something else",
+            f"{existing[0]}{more} exists and was made from something else, or was changed",
             "--force replaces it; or choose another folder with -d",
         )
 
@@ -186,7 +217,7 @@ def _entry(
 
 def _record(batch: Batch, identity: Identity, levels: dict[str, Any]) -> None:
     document = {**identity.document, "levels": levels}
-    write_whole(manifest_path(batch.settings), json.dumps(document, indent=1) + "\n")
+    write_sealed(manifest_path(batch.settings), document)
 
 
 def _result(batch: Batch, target: Target, levels: dict[str, Any], kept: bool) -> LevelResult:

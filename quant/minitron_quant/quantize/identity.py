@@ -40,15 +40,8 @@ class Identity:
 
 
 @contextmanager
-def identified(batch: Batch, manifest: dict[str, Any]) -> Iterator[Identity]:
-    """Hash the inputs; a file of the size and time that the manifest has is not read again.
-
-    At the end of the block what is not hashed yet is given up.
-    """
-    known = {
-        (entry["name"], entry["bytes"], entry["modified_ns"]): entry["sha256"]
-        for entry in manifest.get("source", [])
-    }
+def identified(batch: Batch) -> Iterator[Identity]:
+    """Hash the inputs; at the end of the block what is not hashed yet is given up."""
     document: dict[str, Any] = {
         "versions": {
             "minitron": version("minitron"),
@@ -63,15 +56,8 @@ def identified(batch: Batch, manifest: dict[str, Any]) -> Iterator[Identity]:
     source = []
     with ThreadPoolExecutor(1, thread_name_prefix="hash") as pool:
         for shard in batch.shards:
-            stat = shard.path.stat()
-            key = (shard.path.name, stat.st_size, stat.st_mtime_ns)
-            entry = dict(zip(("name", "bytes", "modified_ns"), key, strict=True))
-            sha256 = pool.submit(
-                lambda path, found: found or file_sha256(path, given_up),
-                shard.path,
-                known.get(key),
-            )
-            source.append((entry, sha256))
+            entry = {"name": shard.path.name, "bytes": shard.path.stat().st_size}
+            source.append((entry, pool.submit(file_sha256, shard.path, given_up)))
         try:
             yield Identity(document, tuple(source))
         finally:

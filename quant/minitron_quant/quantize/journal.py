@@ -6,30 +6,41 @@ unfinished file are durable. The manifest stays: for every finished file what it
 
 import fcntl
 import hashlib
-import json
 import threading
 from collections.abc import Collection, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from minitron_engine.errors import Damaged, Denied, MinitronError
-from minitron_quant.whole_files import write_error, write_whole
+from minitron_quant.whole_files import read_sealed, write_error, write_sealed
 
 _CHUNK_BYTES = 1 << 18
+
+
+class Done(NamedTuple):
+    """How far a level is: the fingerprint of what it is made from, how many tensors are durable,
+    and the SHA-256 of each of its files up to there.
+    """
+
+    made_from: str
+    tensors: int
+    sha256: tuple[str, ...] = ()
+
+
+NOTHING = Done("", 0)
 
 
 @dataclass(frozen=True)
 class Recorded:
     """What a journal says.
 
-    levels: {level: (fingerprint of what it is made from, tensors done)}. errors: for tensors that
-    are done, the sums of encoding errors by type, see encode.Errors.
+    errors: for tensors that are done, the sums of encoding errors by type, see encode.Errors.
     """
 
-    levels: dict[str, tuple[str, int]] = field(default_factory=dict)
+    levels: dict[str, Done] = field(default_factory=dict)
     errors: dict[str, dict[int, tuple[float, float]]] = field(default_factory=dict)
 
 
@@ -40,12 +51,15 @@ class Journal:
     path: Path
 
     def read(self) -> Recorded:
-        """What was written last; a journal that cannot be read counts as none."""
+        """What was written last; a journal that cannot be read, or was changed, counts as none."""
         try:
-            document = json.loads(self.path.read_text())
-            levels = {str(k): (str(v[0]), int(v[1])) for k, v in document["levels"].items()}
+            document = read_sealed(self.path)
+            levels = {
+                name: Done(made_from, tensors, tuple(sha256))
+                for name, (made_from, tensors, sha256) in document["levels"].items()
+            }
             errors = {
-                str(name): {int(k): (float(v[0]), float(v[1])) for k, v in sums.items()}
+                name: {int(kind): (error, weight) for kind, (error, weight) in sums.items()}
                 for name, sums in document["errors"].items()
             }
         except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError):
@@ -54,7 +68,7 @@ class Journal:
 
     def write(self, recorded: Recorded) -> None:
         """Replace what was written before, durably."""
-        write_whole(self.path, json.dumps(asdict(recorded)))
+        write_sealed(self.path, asdict(recorded))
 
     def remove(self, levels: Collection[str]) -> None:
         """These levels are over; without others, which an earlier job has left, so is the file."""
@@ -67,20 +81,18 @@ class Journal:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest, or an empty one where there is none; Damaged if it is no manifest."""
+    """The manifest, or an empty one where there is none; Damaged if it is not as written."""
     try:
-        text = path.read_text()
+        return read_sealed(path)
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise Denied(f"{path} cannot be read: {error.strerror}") from error
-    try:
-        manifest = json.loads(text)
-        if isinstance(manifest, dict) and isinstance(manifest.get("levels", {}), dict):
-            return manifest
-    except ValueError:
-        pass
-    raise Damaged(f"{path} is no manifest", "remove it, and use --force to make the files anew")
+    except ValueError as error:
+        raise Damaged(
+            f"{path} is no manifest, or was changed",
+            "remove it, and use --force to make the files anew",
+        ) from error
 
 
 @contextmanager

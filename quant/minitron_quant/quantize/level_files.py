@@ -8,8 +8,8 @@ from copy import deepcopy
 from minitron_quant.quantize.encode import Bytes, Errors
 from minitron_quant.quantize.identity import Identity
 from minitron_quant.quantize.job import Target
-from minitron_quant.quantize.journal import Journal, Recorded
-from minitron_quant.quantize.level_writer import LevelWriter
+from minitron_quant.quantize.journal import Done, Journal, Recorded
+from minitron_quant.quantize.level_writer import LevelWriter, open_level
 
 # the journal is brought up to date after this many seconds of work
 _COMMIT_SECONDS = 2.0
@@ -42,13 +42,14 @@ class LevelFiles:
         self._committing: Future[None] | None = None
         self._committed = time.monotonic()
 
-    def open(self, there: Sequence[int]) -> None:
-        """Begin every level's files, or go on with them after so many tensors."""
-        opening = list(map(self._pool.submit, [LevelWriter] * len(there), self._targets, there))
+    def open(self, there: Sequence[Done]) -> list[int]:
+        """Begin every level's files, or go on with them; gives the tensors that they have each."""
+        opening = list(map(self._pool.submit, [open_level] * len(there), self._targets, there))
         wait(opening)
         self._writers = [opened.result() for opened in opening if opened.exception() is None]
         for opened in opening:
             opened.result()
+        return self._counts()
 
     def write(self, blocks: Sequence[Bytes | None]) -> None:
         """Append bytes to the current tensor of each level; None for a level that has them.
@@ -76,13 +77,13 @@ class LevelFiles:
         self._settle_commit()
         self._settle()
         self._committed = time.monotonic()
-        self._committing = self._pool.submit(self._commit, self._counts(), deepcopy(errors))
+        self._committing = self._pool.submit(self._commit, self._done(), deepcopy(errors))
 
     def commit(self, errors: Mapping[str, Errors]) -> None:
         """The same, and wait for it."""
         self._settle_commit()
         self._settle()
-        self._commit(self._counts(), errors)
+        self._commit(self._done(), errors)
 
     def _settle_commit(self) -> None:
         if self._committing is not None:
@@ -91,15 +92,19 @@ class LevelFiles:
     def _counts(self) -> list[int]:
         return [writer.tensors_written for writer in self._writers]
 
-    def _commit(self, counts: Sequence[int], errors: Mapping[str, Errors]) -> None:
+    def _done(self) -> dict[str, Done]:
+        return {
+            target.planned.level.name: Done(
+                self._identity.fingerprint(target), writer.tensors_written, writer.sha256
+            )
+            for target, writer in zip(self._targets, self._writers, strict=True)
+        }
+
+    def _commit(self, done: Mapping[str, Done], errors: Mapping[str, Errors]) -> None:
         # only what is on the disk may be in the journal, whatever happens next
         for writer in self._writers:
             writer.sync()
-        levels = self._others | {
-            target.planned.level.name: (self._identity.fingerprint(target), count)
-            for target, count in zip(self._targets, counts, strict=True)
-        }
-        self._journal.write(Recorded(levels, dict(errors)))
+        self._journal.write(Recorded({**self._others, **done}, dict(errors)))
 
     def finish(self) -> Iterator[tuple[Target, list[str]]]:
         """Complete the files, level by level; gives the SHA-256 of each level's files."""
@@ -112,7 +117,7 @@ class LevelFiles:
         self._pool.shutdown()
         if keep and len(self._writers) == len(self._targets):
             try:
-                self._commit(self._counts(), errors)
+                self._commit(self._done(), errors)
             except Exception:
                 # a disk too full for the journal: the one written before still holds
                 keep = self._journal.path.is_file()

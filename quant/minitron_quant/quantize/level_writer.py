@@ -4,14 +4,32 @@ import hashlib
 from collections.abc import Callable
 
 from minitron_convert.gguf_file import GgufWriter
+from minitron_engine.errors import Damaged, NotFound
 from minitron_quant.quantize.encode import Bytes
 from minitron_quant.quantize.job import Target
+from minitron_quant.quantize.journal import Done
+
+_NOT_AS_LEFT = (Damaged.exit_code, NotFound.exit_code)
+
+
+def open_level(target: Target, done: Done) -> "LevelWriter":
+    """Go on with the files of an earlier run, or anew where they are not as they were left."""
+    try:
+        writer = LevelWriter(target, done.tensors)
+    except Exception as error:
+        if getattr(error, "exit_code", None) not in _NOT_AS_LEFT:
+            raise
+        return LevelWriter(target)
+    if done.tensors and writer.sha256 != done.sha256:
+        writer.close()
+        return LevelWriter(target)
+    return writer
 
 
 class LevelWriter:
     """Writes a level, in one file or in shards; `done` tensors are there from an earlier run."""
 
-    def __init__(self, target: Target, done: int) -> None:
+    def __init__(self, target: Target, done: int = 0) -> None:
         self._writers: list[GgufWriter] = []
         self._digests = [hashlib.sha256() for _ in target.files]
         start = 0
@@ -24,18 +42,30 @@ class LevelWriter:
                 )
             )
             start += count
+        self._at_last_tensor = self._digests_now()
 
     @property
     def tensors_written(self) -> int:
         """How many tensors are complete."""
         return sum(writer.tensors_written for writer in self._writers)
 
+    @property
+    def sha256(self) -> tuple[str, ...]:
+        """The SHA-256 of each file up to the end of its last complete tensor."""
+        return self._at_last_tensor
+
     def write(self, data: Bytes) -> None:
         """Append bytes of the current tensor."""
         for writer in self._writers:
             if writer.tensors_written < len(writer.tensors):
+                before = writer.tensors_written
                 writer.write(data.data)
+                if writer.tensors_written > before:
+                    self._at_last_tensor = self._digests_now()
                 return
+
+    def _digests_now(self) -> tuple[str, ...]:
+        return tuple(digest.hexdigest() for digest in self._digests)
 
     def sync(self) -> None:
         """Bring what was written to the disk."""
@@ -48,7 +78,7 @@ class LevelWriter:
         """
         for writer in reversed(self._writers):
             writer.finish()
-        return [digest.hexdigest() for digest in self._digests]
+        return list(self._digests_now())
 
     def close(self) -> None:
         """Leave the partial files to be continued."""

@@ -10,7 +10,7 @@ from minitron_engine.progress import Event, Progress
 from minitron_quant.quantize.encode import ColumnErrors, Errors, Job, Slab, add_errors, encode
 from minitron_quant.quantize.identity import Identity
 from minitron_quant.quantize.job import Batch, Target, folder_of
-from minitron_quant.quantize.journal import Journal, Recorded
+from minitron_quant.quantize.journal import NOTHING, Done, Journal, Recorded
 from minitron_quant.quantize.level_files import LevelFiles
 
 # weights that are read before the memory that they fill is given back
@@ -39,7 +39,8 @@ class Writing:
         recorded = journal.read()
         self.errors: dict[str, Errors] = recorded.errors
         self._tensor_errors: Errors = {}
-        self._there = [self._resumable(target, identity, recorded) for target in targets]
+        self._found = [self._resumable(target, identity, recorded) for target in targets]
+        self._there = [done.tensors for done in self._found]
         self._files = LevelFiles(targets, identity, journal, recorded, self._threads)
 
     def run(self) -> Iterator[tuple[Target, list[str]]]:
@@ -49,7 +50,7 @@ class Writing:
         """
         self._check_disk()
         try:
-            self._files.open(self._there)
+            self._there = self._files.open(self._found)
             self._write()
             # between the renames and the manifest the journal is what tells whose files these are
             self._files.commit(self.errors)
@@ -58,12 +59,12 @@ class Writing:
             raise
         yield from self._files.finish()
 
-    def _resumable(self, target: Target, identity: Identity, recorded: Recorded) -> int:
-        """How many tensors of a target are there already, from an interrupted run."""
-        recorded_from, tensors = recorded.levels.get(target.planned.level.name, ("", 0))
+    def _resumable(self, target: Target, identity: Identity, recorded: Recorded) -> Done:
+        """What is there already of a target, from an interrupted run."""
+        done = recorded.levels.get(target.planned.level.name, NOTHING)
         partials = (file.path.with_name(f".{file.path.name}.partial") for file in target.files)
-        possible = 0 < tensors <= len(self._order) and all(map(Path.is_file, partials))
-        return tensors if possible and recorded_from == identity.fingerprint(target) else 0
+        possible = 0 < done.tensors <= len(self._order) and all(map(Path.is_file, partials))
+        return done if possible and done.made_from == identity.fingerprint(target) else NOTHING
 
     def _check_disk(self) -> None:
         folder = folder_of(self._batch.settings)

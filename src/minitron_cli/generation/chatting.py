@@ -24,7 +24,6 @@ from minitron_engine.templates import open_template
 from minitron_quant.whole_files import write_whole
 
 _ROLES = ("system", "user", "assistant")
-INTERRUPTED = 130
 
 HELP = {
     "/help": "show this",
@@ -106,7 +105,7 @@ class _Session:
                     raise
                 self._out.error(str(error), error.hint)
             if self._interrupted and not self._watched:
-                return INTERRUPTED
+                return interrupts.INTERRUPTED
         if self._out.as_json:
             conversation = self._conversation
             document = {"messages": conversation.messages, "context_tokens": conversation.used}

@@ -1,6 +1,5 @@
 """Whether files are still what a manifest says: sizes first, then their SHA-256."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from minitron_cli.output import Listener
 from minitron_engine.errors import Damaged, NotFound
 from minitron_engine.progress import Event
 from minitron_quant.quantize.journal import file_sha256
+from minitron_quant.whole_files import read_sealed
 
 State = Literal["ok", "changed", "missing"]
 
@@ -50,14 +50,15 @@ def _state(path: Path, size: int | None, sha256: str) -> State:
 
 def _read(manifest: Path) -> dict[str, Any]:
     try:
-        document = json.loads(manifest.read_text(encoding="utf-8"))
+        document = read_sealed(manifest)
         list(_entries(document))
     except FileNotFoundError as error:
         raise NotFound(f"{manifest} does not exist") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Damaged(f"{manifest} is no manifest of minitron quantize") from error
-    found: dict[str, Any] = document
-    return found
+        raise Damaged(
+            f"{manifest} is no manifest of minitron quantize, or was changed since"
+        ) from error
+    return document
 
 
 def _entries(document: dict[str, Any]) -> Iterator[tuple[str, int | None, str, bool]]:

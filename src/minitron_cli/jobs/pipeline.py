@@ -104,7 +104,7 @@ class Pipeline:
                 return path, "up to date"
             whole = replace(settings, output=path, force=True)
             self._executor.convert(whole, self._listener)
-            self._state.put("convert", key)
+            self._put_done("convert", key, path)
             return path, "done"
 
         def begin() -> tuple[Path, Outcome]:
@@ -134,7 +134,7 @@ class Pipeline:
             matrix.datasets = [text.name for text in section.text]
             write_imatrix(path, matrix)
             forget(path)
-            self._state.put("imatrix", key)
+            self._put_done("imatrix", key, path)
             return path, "done"
 
         return self._stage("imatrix", work)
@@ -244,8 +244,18 @@ class Pipeline:
             self._out.note(f"{name}: up to date")
         return result
 
+    def _put_done(self, name: str, key: str, path: Path) -> None:
+        self._state.put(name, {"key": key, "sha256": file_sha256(path)})
+
     def _is_done(self, name: str, key: str, path: Path) -> bool:
-        return self._state.get(name) == key and path.is_file()
+        """Whether a stage's file was made from the same, and is still what was made."""
+        found = self._state.get(name) or {}
+        if found.get("key") != key or not path.is_file():
+            return False
+        same = bool(found["sha256"] == file_sha256(path))
+        if not same:
+            self._out.note(f"{path.name} was changed since it was made: it is made anew")
+        return same
 
 
 def _as_far_as_it_goes(rows: Iterator[Row]) -> tuple[list[Row], MinitronError | None]:

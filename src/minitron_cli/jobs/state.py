@@ -1,22 +1,20 @@
 """What a job has done, so that it goes on there."""
 
-import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from minitron_quant.whole_files import write_whole
+from minitron_quant.whole_files import read_sealed, write_sealed
 
 
 class State:
-    """What a job has done, in one small file that is replaced whole."""
+    """What a job has done, in one small file, replaced whole; a changed one is none."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        try:
-            loaded = json.loads(path.read_text())
-        except (OSError, ValueError):
-            loaded = {}
-        self._entries: dict[str, Any] = loaded if isinstance(loaded, dict) else {}
+        self._entries: dict[str, Any] = {}
+        with suppress(OSError, ValueError):
+            self._entries = read_sealed(path)
 
     def get(self, key: str) -> Any:
         """The entry, or None."""
@@ -25,4 +23,4 @@ class State:
     def put(self, key: str, value: Any) -> None:
         """Record an entry durably."""
         self._entries[key] = value
-        write_whole(self._path, json.dumps(self._entries))
+        write_sealed(self._path, self._entries)

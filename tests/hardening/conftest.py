@@ -1,0 +1,40 @@
+"""What the commands of this folder's tests read, made once."""
+
+from pathlib import Path
+
+import pytest
+
+from hardening.workshop import Material
+from minitron_convert.gguf_file import TYPE_ID
+from minitron_quant.chunks import ChunkSettings
+from minitron_quant.sensitivity import costs
+from minitron_quant.sensitivity.measure import SensitivitySettings, measure_sensitivity
+from support import EXAMPLES, quantize
+
+
+@pytest.fixture(scope="session")
+def material(nano_nemotron: Path, tmp_path_factory: pytest.TempPathFactory) -> Material:
+    """A model, a level of it, and short texts."""
+    folder = tmp_path_factory.mktemp("material")
+    model = folder / "nano-F16.gguf"
+    model.symlink_to(nano_nemotron)
+    level = quantize(nano_nemotron, folder, "Q4_0")["Q4_0"].path
+    found = Material(folder, model, level)
+    for path in (found.calibration, found.held_out):
+        path.write_text((EXAMPLES / path.name).read_text()[:9000])
+    return found
+
+
+@pytest.fixture(scope="session")
+def sensitivity(material: Material) -> None:
+    """What the size dial needs beside the material, of few types."""
+    types = frozenset(TYPE_ID[name] for name in ("q4_0", "q5_0", "q8_0"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(costs, "ENCODABLE", types)
+        patch.setattr(costs, "_ROWS", 32)
+        chunks = ChunkSettings(n_ctx=64, n_batch=64)
+        measure_sensitivity(
+            SensitivitySettings(
+                material.model, material.calibration, material.sensitivity, tokens=64, chunks=chunks
+            )
+        )
