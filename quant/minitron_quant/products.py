@@ -32,15 +32,16 @@ def _strided(tensor: Tensor, dtype: type[np.generic]) -> NDArray[np.generic]:
     return np.ndarray(
         shape=tuple(reversed(tensor.ne)),
         dtype=dtype,
-        buffer=_bytes_of(tensor).data,
+        buffer=memoryview(_bytes_of(tensor)),
         strides=tuple(reversed(tensor.nb)),
     )
 
 
-def _bytes_of(tensor: Tensor) -> NDArray[np.uint8]:
+def _bytes_of(tensor: Tensor) -> "ctypes.Array[ctypes.c_uint8]":
     size = ggml().ggml_nbytes(ctypes.addressof(tensor))
+    memory: type[ctypes.Array[ctypes.c_uint8]] = ctypes.c_uint8 * size
     if ggml().ggml_backend_buffer_is_host(tensor.buffer):
-        return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(tensor.data))
-    copy = np.empty(size, dtype=np.uint8)
-    ggml().ggml_backend_tensor_get(ctypes.addressof(tensor), copy.ctypes.data, 0, size)
+        return memory.from_address(tensor.data)
+    copy = memory()
+    ggml().ggml_backend_tensor_get(ctypes.addressof(tensor), ctypes.addressof(copy), 0, size)
     return copy

@@ -189,10 +189,15 @@ def test_quantize_says_that_a_matrix_is_of_another_model(
 def test_output_weight_only_when_asked(nano_llama: Path) -> None:
     chunks = ChunkSettings(n_ctx=128, limit=3)
     plain = collected(nano_llama, CollectSettings((CALIBRATION,), chunks))
-    full = collected(nano_llama, CollectSettings((CALIBRATION,), chunks, process_output=True))
+    settings = CollectSettings((CALIBRATION,), chunks, process_output=True)
+    full = collected(nano_llama, settings)
     assert set(full.entries) - set(plain.entries) == {"output.weight"}
     for name, entry in plain.entries.items():
         np.testing.assert_array_equal(entry.sums, full.entries[name].sums)
+    # with the logits wanted the vocabulary matrix is computed, else only its input
+    whole = replace(settings, perplexity=True)
+    sums = collected(nano_llama, whole).entries["output.weight"].sums
+    np.testing.assert_array_equal(full.entries["output.weight"].sums, sums)
 
 
 def test_several_texts_add_up_and_the_limit_is_for_all(nano_llama: Path) -> None:

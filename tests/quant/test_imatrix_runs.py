@@ -12,8 +12,10 @@ import pytest
 from mixture import EXPERTS, write_mixture
 
 from minitron_convert.gguf_file import GgufWriter, TensorSpec, open_gguf
+from minitron_engine.binding import api
 from minitron_engine.context import open_context
 from minitron_engine.errors import MinitronError
+from minitron_engine.library import OP_MUL_MAT, Tensor
 from minitron_engine.model import ModelSettings, open_model
 from minitron_engine.progress import Event, Progress, ignore
 from minitron_quant.chunks import ChunkSettings, chunk_text, decode_chunks, read_text
@@ -30,6 +32,7 @@ from minitron_quant.imatrix.files import read_imatrix, write_imatrix
 from minitron_quant.imatrix.reduction import Reducer
 from minitron_quant.imatrix.state import state_path
 from minitron_quant.imatrix.statistics import unreached_experts
+from minitron_quant.products import weight_name
 from support import EXAMPLES, recorded
 
 CALIBRATION, HELD_OUT = EXAMPLES / "calibration.txt", EXAMPLES / "held-out.txt"
@@ -189,3 +192,26 @@ def test_a_product_that_shares_the_last_input_is_counted_in_every_decode(
                 collector.check()
     counts = {name: int(entry.counts[0]) for name, entry in collector.entries.items()}
     assert counts == {"blk.5.ffn_gate.weight": 384, "blk.5.ffn_up.weight": 384}
+
+
+def test_the_product_of_the_last_input_is_not_computed(nano_llama: Path) -> None:
+    chunks = ChunkSettings(n_ctx=64, n_batch=64, limit=6, threads=2)
+    collector = Collector(Reducer("float32", means=True), {})
+    computed: list[str] = []
+
+    def watch(address: int, ask: bool, data: object) -> bool:
+        if not ask:
+            node = Tensor.from_address(address)
+            computed.append(weight_name(node) if node.op == OP_MUL_MAT else "")
+        return bool(collector._called(address, ask, data))
+
+    with open_model(ModelSettings(nano_llama)) as model:
+        tokens = chunk_text(model, read_text(CALIBRATION), chunks, "")
+        hook = api.ggml_backend_sched_eval_callback(watch)
+        with open_context(model, chunks.context(), hook) as context:
+            for _ in decode_chunks(context, tokens, chunks, 0, read_logits=False):
+                collector.check()
+    last = "blk.5.ffn_down.weight"
+    # the first decode finds out which it is, the second one which node its input is
+    assert computed.count(last) < 3 and computed.count("") > 3
+    assert collector.entries[last].counts[0] == 384

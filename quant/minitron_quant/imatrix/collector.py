@@ -1,8 +1,8 @@
 """The callback that sees every matrix product of a decode, and what it has summed.
 
 Which products count, and how: IMatrixCollector of tools/imatrix (llama.cpp 0c1e57098), to the
-bit. What is saved is work: products with the same input share one reduction, and a decode ends
-where nothing more is to be seen.
+bit. What is saved is work: products with the same input share one reduction, and a decode ends at
+the last input that is to be seen, without the product that it goes into.
 """
 
 import ctypes
@@ -46,10 +46,10 @@ class Collector:
         self._reducer = reducer
         self._error: BaseException | None = None
         self._shared: _Reduction | None = None
-        # the wanted weights in the order of the first graph, and whether they were credited
-        self._order: dict[str, bool] = {}
+        # the wanted weights in the order of the first graph; None where they were credited
+        self._order: dict[str, _End | None] = {}
         self._learning = True
-        self._last = ""
+        self._end = _End()
 
     def check(self) -> None:
         """Raise what went wrong inside the callback, which itself must not raise."""
@@ -60,16 +60,17 @@ class Collector:
         # an exception here would be swallowed by ctypes and give garbage: keep it for `check`
         try:
             # most nodes are no products: one look has to do for them
-            if ask and ctypes.c_int.from_address(address + _OP).value not in _PRODUCTS:
+            product = ctypes.c_int.from_address(address + _OP).value in _PRODUCTS
+            if ask and not product and address != self._end.address:
                 return False
             if self._error is not None or interrupts.pending():
                 return False
             node = Tensor.from_address(address)
             if ask:
-                return self._wanted(node)
-            name = weight_name(node)
+                return self._wanted(node) if product else self._ends_with(node)
+            name = weight_name(node) if product else self._end.name
             self._add(node, name)
-            return self._whole or name != self._last
+            return name != self._end.name
         except BaseException as error:
             self._error = error
             return False
@@ -83,8 +84,14 @@ class Collector:
             if not self._wants(name):
                 return False
         credited = node.op == OP_MUL_MAT and self._credit(node, name)
-        self._learn(name, credited)
+        if self._learning:
+            self._learn(name, None if credited else _End.of(node, name))
         return not credited
+
+    def _ends_with(self, node: Tensor) -> bool:
+        """Whether a node is the last input to be seen: the product with it need not be computed."""
+        same: bool = node.name == self._end.input
+        return same and node.ne[1] >= MIN_TOKENS and node.type == _F32
 
     def _wants(self, name: str) -> bool:
         return name.startswith("blk.") or (self._process_output and name == "output.weight")
@@ -105,41 +112,42 @@ class Collector:
         shared.names.add(name)
         return True
 
-    def _learn(self, name: str, credited: bool) -> None:
-        """Find the last wanted product: its decode ends there, without the vocabulary matrix.
+    def _learn(self, name: str, end: "_End | None") -> None:
+        """Find the last wanted product: decodes end there, without the vocabulary matrix.
 
         A name that comes again begins the second graph. Where the last one is only credited, the
         one before must not end the decode.
         """
-        if not self._learning:
+        if name not in self._order:
+            self._order[name] = end
             return
-        if name in self._order:
-            self._learning = False
-            last, is_credited = list(self._order.items())[-1]
-            self._last = "" if is_credited else last
-        else:
-            self._order[name] = credited
+        self._learning = False
+        last = list(self._order.values())[-1]
+        if last is not None and not self._whole:
+            self._end = last
 
     def _add(self, node: Tensor, name: str) -> None:
         if node.op == OP_MUL_MAT_ID:
             self._add_experts(node, name)
+        elif node.op == OP_MUL_MAT:
+            weight = node.src[0].contents
+            self._add_dense(name, (weight.ne[2], weight.ne[3]), node.src[1].contents)
         else:
-            self._add_dense(node, name)
+            self._add_dense(name, self._end.matrices, node)
         if not np.isfinite(self.entries[name].sums).all():
             raise MinitronError(
                 f"the inputs of {name} are not finite: the model or the text breaks it",
                 "check the model with minitron verify, or use F32 or BF16 weights",
             )
 
-    def _add_dense(self, node: Tensor, name: str) -> None:
-        weight, source = node.src[0].contents, node.src[1].contents
-        matrices = weight.ne[2] * weight.ne[3]
+    def _add_dense(self, name: str, shape: tuple[int, int], source: Tensor) -> None:
+        matrices = shape[0] * shape[1]
         entry = self._entry(name, matrices, source.ne[0], counts=1)
         before = entry.sums.copy()
         inputs = activations(source)
         for outer in range(inputs.shape[0]):
             for inner in range(inputs.shape[1]):
-                matrix = (outer % weight.ne[3]) * weight.ne[2] + inner % weight.ne[2]
+                matrix = (outer % shape[1]) * shape[0] + inner % shape[0]
                 self._reducer.add_rows(entry, matrix, inputs[outer, inner])
         rows = source.ne[1] * source.ne[2] * source.ne[3] // matrices
         entry.counts += rows
@@ -163,6 +171,24 @@ class Collector:
         if name not in self.entries:
             self.entries[name] = self._reducer.entry(matrices, columns, counts)
         return self.entries[name]
+
+
+@dataclass(frozen=True)
+class _End:
+    """The last wanted product: its weight's name and numbers of matrices, and its input's node."""
+
+    name: str = ""
+    matrices: tuple[int, int] = (1, 1)
+    address: int = 0
+    input: bytes = b""
+
+    @classmethod
+    def of(cls, node: Tensor, name: str) -> "_End":
+        if node.op == OP_MUL_MAT_ID:
+            return cls(name)  # which experts an input goes to is not known before
+        weight, source = node.src[0].contents, node.src[1].contents
+        shape = weight.ne[2], weight.ne[3]
+        return cls(name, shape, ctypes.addressof(source), source.name)
 
 
 @dataclass(frozen=True)
