@@ -3,12 +3,14 @@
 python benchmarks/hardening_inputs.py [TARGET…] [--count 200000]
 
 Runs the targets of tests/hardening/fuzz and writes results/hardening_inputs.md; the outcomes are
-kept beside it, so that targets can be run one at a time.
+kept beside it, so that targets can be run one at a time, or side by side, and gone on with. Remove
+them to start anew.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path[0] = str(ROOT / "tests")  # benchmarks/convert.py is not what `convert` means there
+PART = 5000  # inputs between two looks at what is known
 RESULTS = ROOT / "benchmarks" / "results"
 KEPT = RESULTS / "hardening_inputs.json"
 INTRODUCTION = """## Damaged and hostile inputs
@@ -62,8 +65,28 @@ def report(outcomes: dict[str, Any]) -> str:
     return "\n".join([*lines, "".join(found)]).rstrip() + "\n"
 
 
+def add(name: str, outcome: dict[str, Any], order: list[str]) -> None:
+    """Add a part to what is known of a target, and write it all; other processes do so too."""
+    with KEPT.open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        known = json.loads(file.read() or "{}")
+        total = known.setdefault(name, outcome)
+        if total is not outcome:
+            for key in ("inputs", "accepted", "refused", "cpu_s"):
+                total[key] += outcome[key]
+            total["slowest_ms"] = max(total["slowest_ms"], outcome["slowest_ms"])
+            for key in ("findings", "exit_codes"):
+                for what, value in outcome[key].items():
+                    total[key][what] = total[key].get(what, type(value)()) + value
+        ordered = {each: known[each] for each in order if each in known}
+        file.truncate(0)
+        file.write(json.dumps(ordered, indent=1) + "\n")
+        (RESULTS / "hardening_inputs.md").write_text(report(ordered))
+
+
 def main() -> None:
-    """Run what is asked for, and write all that is known."""
+    """Go on with what is asked for, and write all that is known."""
     from dataclasses import asdict
 
     from hardening.fuzz.runner import run
@@ -73,14 +96,13 @@ def main() -> None:
     parser.add_argument("targets", nargs="*")
     parser.add_argument("--count", type=int, default=200_000)
     asked = parser.parse_args()
+    known = json.loads(KEPT.read_text()) if KEPT.exists() else {}
     for name in asked.targets or TARGETS:
-        outcome = asdict(run(TARGETS[name], range(asked.count)))
-        known = json.loads(KEPT.read_text()) if KEPT.exists() else {}
-        known[name] = outcome
-        ordered = {each: known[each] for each in TARGETS if each in known}
-        KEPT.write_text(json.dumps(ordered, indent=1) + "\n")
-        (RESULTS / "hardening_inputs.md").write_text(report(ordered))
-        print(json.dumps(outcome))
+        first = known.get(name, {"inputs": 0})["inputs"]
+        for start in range(first, asked.count, PART):
+            part = range(start, min(start + PART, asked.count))
+            add(name, asdict(run(TARGETS[name], part)), list(TARGETS))
+            print(f"{name}: {part.stop:,} inputs", flush=True)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ def parse_memory(text: str) -> int:
 
 
 def _parse(text: str, unit: int) -> int:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)I?B?", text.strip().upper())
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?)\s*([KMGT]?)I?B?", text.strip().upper())
     if match is None:
         raise typer.BadParameter(f"{text!r} is no size; write 500M or 4G.")
     return int(float(match[1]) * unit ** _UNITS.index(match[2]))
@@ -29,7 +29,7 @@ def _parse(text: str, unit: int) -> int:
 
 def parse_time(text: str) -> float:
     """Seconds from 90s, 30m or 2h; a number alone counts seconds."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([SMH]?)", text.strip().upper())
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?)\s*([SMH]?)", text.strip().upper())
     if match is None or not float(match[1]):
         raise typer.BadParameter(f"{text!r} is no time; write 90s, 30m or 2h.")
     return float(match[1]) * {"": 1, "S": 1, "M": 60, "H": 3600}[match[2]]

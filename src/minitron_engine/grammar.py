@@ -8,7 +8,6 @@ llama.cpp's grammars/README.md.
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from minitron_engine.errors import Usage
 
@@ -21,6 +20,7 @@ _CHAR = re.compile(
 )
 _REPEAT = re.compile(r"\{[ \t]*(\d+)[ \t]*(?:(,)[ \t]*(\d*)[ \t]*)?\}")
 _TOKEN = re.compile(r"!?(<\[\d+\]>|<[^>\0]*>)")
+_TOKEN_ID = re.compile(r"<\[\d{1,9}\]>")
 _BLANK = re.compile(r"(?:[ \t]|#[^\r\n]*)*")
 _BLANK_LINES = re.compile(r"(?:[ \t\r\n]|#[^\r\n]*)*")
 
@@ -40,6 +40,7 @@ class _Parser:
     at: int = 0
     depth: int = 0
     rules: dict[str, list[Sequence]] = field(default_factory=dict)
+    named: set[str] = field(default_factory=set)  # by rules that a later one replaces, too
 
     def fail(self, reason: str) -> Usage:
         line = self.text.count("\n", 0, self.at) + 1
@@ -120,7 +121,7 @@ class _Parser:
             return self.characters("]")[:1]
         if char in "<!":
             token = self.match(_TOKEN, "a token as <name> or <[id]>").group(1)
-            if not token.startswith("<[") and not self.is_token(token):
+            if not _TOKEN_ID.fullmatch(token) and not self.is_token(token):
                 raise self.fail(f"{token} is not one token of this model")
             return [""]
         if char == "(":
@@ -128,7 +129,9 @@ class _Parser:
         if char == ".":
             self.at += 1
             return [""]
-        return [self.match(_NAME, "a name").group()]
+        name = self.match(_NAME, "a name").group()
+        self.named.add(name)
+        return [name]
 
     def group(self) -> str:
         self.at += 1
@@ -162,6 +165,8 @@ class _Parser:
         high = int(least) if comma is None else int(most) if most else None
         if max(int(least), high or 0) > MOST_REPETITIONS:
             raise self.fail(f"more than {MOST_REPETITIONS} repetitions")
+        if high is not None and high < int(least):  # llama.cpp would count down without end
+            raise self.fail(f"from {least} to {high} repetitions")
         return int(least), high
 
     def repeated(self, last: Sequence, least: int, most: int | None) -> Sequence:
@@ -188,10 +193,9 @@ def check_grammar(text: str, is_token: Callable[[str], bool]) -> None:
     rules = parser.rules
     if "root" not in rules:
         raise Usage("the grammar has no rule named root")
-    for alternatives in rules.values():
-        for name in {symbol for sequence in alternatives for symbol in sequence} - {""}:
-            if name not in rules:
-                raise Usage(f"the grammar names a rule {name} that it does not define")
+    for name in sorted(parser.named):
+        if name not in rules:
+            raise Usage(f"the grammar names a rule {name} that it does not define")
     recursive = _left_recursion(rules, _nullable(rules))
     if recursive is not None:
         raise Usage(
@@ -200,17 +204,6 @@ def check_grammar(text: str, is_token: Callable[[str], bool]) -> None:
             else "the grammar repeats something that may be empty",
             "write the recursion at the end of the rule",
         )
-
-
-def schema_grammar(schema: str) -> str:
-    """The grammar of a JSON schema, by llama.cpp's own conversion. Raises Usage."""
-    try:
-        from llama_cpp.llama_grammar import json_schema_to_gbnf
-
-        grammar: Any = json_schema_to_gbnf(schema)
-    except Exception as error:
-        raise Usage(f"the JSON schema cannot be used: {error or type(error).__name__}") from error
-    return str(grammar)
 
 
 def _nullable(rules: dict[str, list[Sequence]]) -> set[str]:

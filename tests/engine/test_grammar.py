@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from minitron_engine.binding import api
 from minitron_engine.errors import Usage
-from minitron_engine.grammar import check_grammar, schema_grammar
+from minitron_engine.grammar import check_grammar
 from minitron_engine.model import ModelSettings, open_model
+from minitron_engine.schemas import schema_grammar
 
 GOOD = (
     'root ::= "a"',

@@ -1,5 +1,6 @@
 """What damaged inputs have broken once, each as the smallest input that did."""
 
+import bz2
 import io
 import json
 import struct
@@ -11,12 +12,14 @@ from typing import Any
 import pytest
 
 from hardening.fuzz import seeds
+from hardening.fuzz.seeds_text import JOB
 from hardening.fuzz.targets import TARGETS
 from minitron_cli.errors import explain
 from minitron_cli.inspection.description import describe
 from minitron_convert.errors import ConvertError
 from minitron_convert.gguf_file import F32, GgufWriter, KeyValue, TensorSpec, ValueType
-from minitron_engine.errors import MinitronError
+from minitron_engine import schemas
+from minitron_engine.errors import MinitronError, Usage
 
 
 def header(**changes: Any) -> bytes:
@@ -109,6 +112,19 @@ REFUSED: dict[str, tuple[str, bytes]] = {
         archive(lambda opened: entry(opened, "byteorder", compress_type=zipfile.ZIP_DEFLATED)),
     ),
     "counts beyond all numbers": ("imatrix GGUF", counts(1e30)),
+    "a job with a number of many digits": ("job file", b"[model]\nsource = " + b"9" * 5000),
+    "a job nested without end": ("job file", b"a = " + b"[" * 100_000),
+    "a job with an endless size": ("job file", JOB.replace(b"1.5G", b"9" * 400)),
+    "a job whose source is a long name": ("job file", JOB.replace(b"nano-llama", b"y" * 5000)),
+    "questions that unpack to more than memory": (
+        "compressed data",
+        bz2.compress(bytes(65 << 20)),
+    ),
+    "half of a packed file": ("compressed data", bz2.compress(bytes(1000))[:-9]),
+    "a rule repeated from many to few times": ("grammar", b'root ::= "a"{11,3}'),
+    "a rule that a replaced one names": ("grammar", b'root ::= other\nroot ::= "a"'),
+    "half of a token's number": ("grammar", b"root ::= <[[5]>"),
+    "a token's number beyond all": ("grammar", b"root ::= <[99999999999]>"),
 }
 
 
@@ -120,6 +136,20 @@ def test_refused(name: str, tmp_path: Path) -> None:
     failure = explain(caught.value)
     assert failure is not None and failure.exit_code in (2, 4, 8)
     assert failure.message.isprintable() and len(failure.message) <= 1200
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "string", "pattern": "^a}$"},
+        {"type": "string", "pattern": "^a]$"},
+        {"type": "array", "items": {"type": "null"}, "minItems": 10**12},
+    ],
+)
+def test_schemas_that_have_no_end(schema: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schemas, "_SECONDS", 0.5)
+    with pytest.raises(Usage, match="cannot be used"):
+        schemas.schema_grammar(json.dumps(schema))
 
 
 @pytest.mark.parametrize("unknown", [{}, [1], 5])

@@ -110,7 +110,7 @@ def load_jobs(path: Path) -> tuple[Job, ...]:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise NotFound(f"{path} does not exist") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise Usage(f"{path} is no TOML file: {error}") from error
     _check_names(path, "section", document, _SECTIONS)
     sections = {
@@ -139,7 +139,10 @@ def _split(path: Path, job: Job, given: str | list[str]) -> tuple[Job, ...]:
 def _place(folder: Path, source: str) -> str:
     # what is no folder beside the job file may be owner/name on the Hub
     local = folder / source
-    return str(local) if local.exists() else source
+    try:
+        return str(local) if local.exists() else source
+    except (OSError, ValueError) as error:  # a name that is too long, or has a NUL
+        raise Usage(f"{source!r:.80} is no name of a model") from error
 
 
 def _section(path: Path, name: str, kind: Callable[..., Any], table: Any) -> Any:

@@ -27,9 +27,9 @@ def parse_wanted(text: str) -> Wanted:
     kind, colon, value = text.partition(":")
     if colon and kind.strip() == "like":
         return Wanted(like=level_named(value.strip()))
-    if colon and kind.strip() == "kld" and re.fullmatch(r"\s*\d*\.?\d+\s*", value):
+    if colon and kind.strip() == "kld" and re.fullmatch(r"\s*\d{0,15}\.?\d{1,15}\s*", value):
         return Wanted(max_kld=float(value))
-    bits = re.fullmatch(r"(\d+(?:\.\d+)?)\s*bpw", text.strip())
+    bits = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?)\s*bpw", text.strip())
     if bits:
         return Wanted(bits=float(bits[1]))
     try:

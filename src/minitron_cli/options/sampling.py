@@ -131,7 +131,7 @@ def _bias(text: str) -> tuple[int, float]:
 
 def _grammar(grammar: Path | None, schema: Path | None) -> str:
     from minitron_engine.errors import Usage
-    from minitron_engine.grammar import schema_grammar
+    from minitron_engine.schemas import schema_grammar
     from minitron_quant.chunks import read_text
 
     if grammar is not None and schema is not None:

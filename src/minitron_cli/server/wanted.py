@@ -10,9 +10,10 @@ import numpy as np
 
 from minitron_engine.errors import Usage
 from minitron_engine.generation import GenerationSettings, prompt_tokens
-from minitron_engine.grammar import check_grammar, schema_grammar
+from minitron_engine.grammar import check_grammar
 from minitron_engine.model import Model, Tokens
 from minitron_engine.sampling import settings_for
+from minitron_engine.schemas import schema_grammar
 from minitron_engine.templates import ChatTemplate, Message, chat_tokens
 
 MOST_CHOICES = 64

@@ -15,6 +15,7 @@ Fields = Callable[[bytes], Sequence[Field]]
 NUMBERS = (0, 1, 2, 3, 7, 8, 9, 12, 31, 63, 64, 100, 127, 128, 255, 256, 1000, 4096, 65535)
 NUMBERS += (10**6, 2**24, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**40, 2**61, 2**62, 2**63 - 1)
 NUMBERS += (2**63, 2**64 - 1, 2**64 - 8, 2**64 - 32)
+LARGEST = 1 << 18  # bytes of an input: what grows by repetition grows no further
 _TOKEN = re.compile(r"\w+|\s+|[^\w\s]")
 
 
@@ -80,7 +81,7 @@ def text_tokens(*words: str) -> Mutator:
         text = data.decode("utf-8", "surrogateescape")
         for _ in range(choose.choice((1, 1, 2, 4))):
             parts = text.splitlines(True) if choose.random() < 0.25 else _TOKEN.findall(text)
-            text = "".join(_shuffled(parts, words, choose))
+            text = "".join(_shuffled(parts, words, choose))[:LARGEST]
         return text.encode("utf-8", "surrogateescape")
 
     return mutate

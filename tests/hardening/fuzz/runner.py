@@ -24,12 +24,13 @@ from random import Random
 from typing import Any
 
 from hardening.fuzz.guard import SPARE, Guard, limit_memory, peak_memory
+from hardening.fuzz.mutate import LARGEST
 from minitron_cli.errors import explain
 from minitron_convert.errors import ConvertError
 from minitron_engine.errors import MinitronError
 
 SEED = 1
-STALLED = 60.0  # seconds without an input: what does not even heed signals is ended
+STALLED = 20.0  # seconds without an input: what does not even heed signals is ended
 LONGEST_MESSAGE = 2000
 OURS = (ConvertError, MinitronError)
 SHARED = Path("/dev/shm")
@@ -77,7 +78,7 @@ class Outcome:
 def make_input(target: Target, seeds: list[bytes], index: int) -> bytes:
     """The input of an index, the same at every run."""
     choose = Random(f"{target.name}/{SEED}/{index}")
-    return target.mutate(choose.choice(seeds), choose)
+    return target.mutate(choose.choice(seeds), choose)[:LARGEST]
 
 
 def run(target: Target, indices: range) -> Outcome:

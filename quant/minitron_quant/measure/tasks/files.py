@@ -7,13 +7,20 @@ import io
 import json
 import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from minitron_engine.errors import Damaged, Denied, NotFound, Usage
 
-_UNPACK = {".bz2": bz2.decompress, ".gz": gzip.decompress, ".xz": lzma.decompress}
+_UNPACK: dict[str, Callable[..., Any]] = {
+    ".bz2": bz2.open,
+    ".gz": gzip.open,
+    ".xz": lzma.open,
+}
+_PIECE = 1 << 20
+# what a file may unpack to: questions are packed to a tenth, what unpacks to this is no data
+_LEAST_LIMIT, _LARGEST_RATIO = 64 << 20, 64
 
 
 def damaged(path: Path, where: str, what: str, hint: str = "") -> Damaged:
@@ -24,8 +31,7 @@ def damaged(path: Path, where: str, what: str, hint: str = "") -> Damaged:
 def read_data(path: Path) -> bytes:
     """The bytes of a file, unpacked where its name ends in .bz2, .gz or .xz; Damaged if empty."""
     try:
-        data = path.read_bytes()
-        data = _UNPACK.get(path.suffix, bytes)(data)
+        data = _unpacked(path) if path.suffix in _UNPACK else path.read_bytes()
     except FileNotFoundError as error:
         raise NotFound(f"{path} does not exist") from error
     except IsADirectoryError as error:
@@ -39,6 +45,17 @@ def read_data(path: Path) -> bytes:
     if not data.strip():
         raise Damaged(f"{path.name} is empty")
     return data
+
+
+def _unpacked(path: Path) -> bytes:
+    limit = max(_LEAST_LIMIT, _LARGEST_RATIO * path.stat().st_size)
+    data = bytearray()
+    with _UNPACK[path.suffix](path) as file:
+        while piece := file.read(_PIECE):
+            data += piece
+            if len(data) > limit:
+                raise Damaged(f"{path.name} unpacks to more than {limit >> 20} MiB")
+    return bytes(data)
 
 
 def read_lines(path: Path) -> list[str]:

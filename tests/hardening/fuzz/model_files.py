@@ -1,0 +1,136 @@
+"""Files of checkpoints and models: what opens them, their seeds, their damage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from hardening.fuzz import formats, seeds
+from hardening.fuzz.json_values import damage_json
+from hardening.fuzz.mutate import Mutator, damage_bytes, either, number_fields
+from hardening.fuzz.runner import Target
+from minitron_cli.inspection.description import describe
+from minitron_convert.checkpoint import open_checkpoint
+from minitron_convert.gguf_file import open_gguf, open_shards
+from minitron_convert.plan import ConvertSettings, plan
+from minitron_convert.safetensors_file import read_header
+from minitron_convert.tensor_ref import TensorRef
+from minitron_convert.torch_file import read_pickle
+from minitron_quant.imatrix.files import read_imatrix
+from minitron_quant.imatrix.statistics import layer_statistics, weight_statistics
+
+Opener = Callable[[bytes], object]
+
+
+def mostly(structured: Mutator) -> Mutator:
+    """Structured damage three times in four, blind damage otherwise."""
+    return either((3, structured), (1, damage_bytes))
+
+
+def through(name: str, read: Callable[[Path], object], folder: Path) -> Opener:
+    """Write an input under a name, and read it."""
+    path = folder / name
+
+    def open_input(data: bytes) -> object:
+        path.write_bytes(data)
+        return read(path)
+
+    return open_input
+
+
+def _read_all(tensors: list[TensorRef]) -> list[int]:
+    return [tensor.read().size for tensor in tensors]
+
+
+def _index(folder: Path) -> Opener:
+    for name, data in seeds.parts().items():
+        (folder / name).write_bytes(data)
+    (folder / "config.json").write_text("{}")
+    name = "model.safetensors.index.json"
+    return through(name, lambda _: open_checkpoint(folder).tensors, folder)
+
+
+def _plan(name: str, folder: Path) -> Opener:
+    """Plan the conversion of a folder of which one file is the input."""
+    files = {"tokenizer.json": seeds.tokenizers()[0], "config.json": seeds.configs()[0]}
+    files |= {"model.safetensors": seeds.safetensors()[0]} | seeds.tokenizer_settings()
+    for file, data in files.items():
+        if file != name:
+            (folder / file).write_bytes(data)
+    output = folder / "out.gguf"
+
+    def both(_: Path) -> None:
+        plan(ConvertSettings(folder, output, vocab_only=True))
+        if name == "config.json":
+            plan(ConvertSettings(folder, output))
+
+    return through(name, both, folder)
+
+
+def _gguf(path: Path) -> object:
+    file = open_gguf(path)
+    values = [entry.value for entry in file.metadata.values()]
+    read = [int(file.data(info).sum()) for info in file.tensors]
+    return values, read, describe(path, with_tensors=True), open_shards(path)
+
+
+def _imatrix(path: Path) -> object:
+    matrix = read_imatrix(path)
+    rows = weight_statistics(matrix)
+    return matrix.weights(), layer_statistics(rows)
+
+
+TARGETS = [
+    Target(
+        "safetensors",
+        seeds.safetensors,
+        mostly(formats.damage_safetensors),
+        partial(through, "model.safetensors", lambda path: _read_all(read_header(path))),
+    ),
+    Target("index.json", seeds.index, mostly(damage_json), _index),
+    Target(
+        "config.json",
+        seeds.configs,
+        mostly(damage_json),
+        partial(_plan, "config.json"),
+        sound=False,  # the weights are those of the first
+    ),
+    Target(
+        "tokenizer.json", seeds.tokenizers, mostly(damage_json), partial(_plan, "tokenizer.json")
+    ),
+    Target(
+        "tokenizer.model",
+        seeds.sentencepieces,
+        mostly(formats.damage_message),
+        partial(_plan, "tokenizer.model"),
+    ),
+    Target(
+        "torch .bin",
+        lambda: seeds.torch_archives() + seeds.bombs(seeds.torch_archives()),
+        mostly(formats.damage_torch),
+        partial(through, "pytorch_model.bin", lambda path: _read_all(read_pickle(path))),
+    ),
+    Target(
+        "GGUF",
+        seeds.ggufs,
+        either(
+            (3, number_fields(formats.gguf_fields)), (1, formats.move_entries), (1, damage_bytes)
+        ),
+        partial(through, "model.gguf", _gguf),
+    ),
+    Target(
+        "imatrix GGUF",
+        lambda: seeds.imatrices("gguf"),
+        either(
+            (3, number_fields(formats.gguf_fields)), (1, formats.move_entries), (1, damage_bytes)
+        ),
+        partial(through, "imatrix.gguf", _imatrix),
+    ),
+    Target(
+        "imatrix .dat",
+        lambda: seeds.imatrices("dat"),
+        mostly(number_fields(formats.dat_fields)),
+        partial(through, "imatrix.dat", _imatrix),
+    ),
+]
