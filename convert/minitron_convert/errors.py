@@ -63,4 +63,6 @@ def from_os_error(error: OSError, path: Path, action: str) -> ConvertError:
         )
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return NotFound(f"Cannot {action} {path}: {error.strerror}.", "Check the path.")
+    if error.errno == errno.EISDIR:
+        return NotFound(f"{path} is a folder, not a file.", "Name a file in it.")
     return ConvertError(f"Cannot {action} {path}: {error.strerror or error}.")

@@ -4,14 +4,17 @@ Nothing can be undone at that point: the process must end. A program that regist
 told why before it does, and may leave in its own way.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from minitron_engine.errors import Denied, MinitronError
 
 Listener = Callable[[MinitronError], None]
+Meaning = Callable[[str], MinitronError]
 
 _listener: Listener | None = None
+_meanings: list[Meaning] = []
 _kept: list[Any] = []  # llama.cpp holds the pointer for the life of the process
 
 
@@ -22,6 +25,16 @@ def on_abort(listener: Listener) -> None:
     """
     global _listener
     _listener = listener
+
+
+@contextmanager
+def meaning(explain: Meaning) -> Iterator[None]:
+    """Have `explain` say what an abort inside the block means, given llama.cpp's reason."""
+    _meanings.append(explain)
+    try:
+        yield
+    finally:
+        _meanings.remove(explain)
 
 
 def install(library: Any) -> None:
@@ -46,4 +59,6 @@ def explained(message: str) -> MinitronError:
             "an RPC server stopped answering, and what it held of the model is lost",
             "start it again, and then this command",
         )
+    if _meanings:
+        return _meanings[-1](reason)
     return MinitronError(f"llama.cpp gave up: {reason}", "-v shows what it said before")

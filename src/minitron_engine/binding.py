@@ -30,7 +30,6 @@ def _postpone_package() -> None:
 _postpone_package()
 
 # only in this form does an import not ask the package for the name
-import llama_cpp._ctypes_extensions as loader  # noqa: E402
 import llama_cpp.llama_cpp as api  # noqa: E402
 
-__all__ = ["api", "loader"]
+__all__ = ["api"]

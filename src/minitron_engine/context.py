@@ -132,6 +132,7 @@ class Context:
         self.model = model
         self._hooked = hooked
         self.n_ctx: int = api.llama_n_ctx(handle)
+        self.n_batch: int = api.llama_n_batch(handle)  # at most what was asked for
         self._memory = api.llama_get_memory(handle)
 
     def clear(self) -> None:

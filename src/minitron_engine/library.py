@@ -5,13 +5,11 @@ Declarations follow ggml.h and ggml-backend.h of the llama.cpp inside llama-cpp-
 """
 
 import ctypes
-import os
 from ctypes import c_bool, c_char_p, c_int, c_int32, c_int64, c_size_t, c_void_p
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-from minitron_engine.binding import api, loader
+from minitron_engine.binding import api
 from minitron_engine.errors import MinitronError
 
 # ggml's commit is compiled into libggml-base; llama.cpp's is that of the pinned binding
@@ -122,11 +120,13 @@ _CPU_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
 }
 
 
-def _load(name: str, functions: dict[str, tuple[Any, list[Any]]]) -> ctypes.CDLL:
-    # the binding honours the same variable for libllama: all libraries must be of one build
-    override = os.environ.get("LLAMA_CPP_LIB_PATH")
-    folder = Path(override) if override else Path(api.__file__).parent / "lib"
-    library: ctypes.CDLL = loader.load_shared_library(name, folder)
+def _declared(functions: dict[str, tuple[Any, list[Any]]]) -> ctypes.CDLL:
+    """libllama's handle, which also finds what the libraries have that it brought along.
+
+    The wheel has each of those three times, as copies: one loaded by its plain name would be a
+    second instance, with devices and callbacks of its own. AttributeError for a missing symbol.
+    """
+    library = ctypes.CDLL(api._lib._name, handle=api._lib._handle)
     for symbol, (result, arguments) in functions.items():
         function = getattr(library, symbol)
         function.restype, function.argtypes = result, arguments
@@ -136,7 +136,7 @@ def _load(name: str, functions: dict[str, tuple[Any, list[Any]]]) -> ctypes.CDLL
 @cache
 def ggml() -> ctypes.CDLL:
     """libggml-base with its functions declared, after `check_layout`."""
-    base = _load("ggml-base", _BASE_FUNCTIONS)
+    base = _declared(_BASE_FUNCTIONS)
     check_layout(base)
     return base
 
@@ -144,7 +144,7 @@ def ggml() -> ctypes.CDLL:
 @cache
 def registry() -> ctypes.CDLL:
     """libggml, which knows the backends and their devices."""
-    return _load("ggml", _REGISTRY_FUNCTIONS)
+    return _declared(_REGISTRY_FUNCTIONS)
 
 
 def check_layout(base: ctypes.CDLL) -> None:
@@ -164,12 +164,11 @@ def check_layout(base: ctypes.CDLL) -> None:
 def _half_decoders() -> dict[int, Any]:
     """The functions for f16 and bf16: libggml-cpu's, ten times faster, or libggml-base's.
 
-    Both give the same bits. A build whose backends are loaded at run time has no library of that
-    name.
+    Both give the same bits. A build whose backends are loaded at run time does not bring the first.
     """
     try:
-        cpu = _load("ggml-cpu", _CPU_FUNCTIONS)
-    except (FileNotFoundError, RuntimeError, AttributeError):
+        cpu = _declared(_CPU_FUNCTIONS)
+    except AttributeError:
         return {1: ggml().ggml_fp16_to_fp32_row, 30: ggml().ggml_bf16_to_fp32_row}
     cpu.ggml_cpu_init()  # fills the table that it uses where the processor has no instruction
     return {1: cpu.ggml_cpu_fp16_to_fp32, 30: cpu.ggml_cpu_bf16_to_fp32}

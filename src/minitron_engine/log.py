@@ -56,9 +56,14 @@ def install() -> None:
     api.llama_log_set(_callback, ctypes.c_void_p(0))
 
 
-def last_error() -> str:
-    """The newest error that llama.cpp logged, or an empty string."""
-    return next((line for level, line in reversed(_recent) if level == logging.ERROR), "")
+def last_error(after: str = "") -> str:
+    """The newest error that llama.cpp logged, or an empty string.
+
+    after: rather what follows this in one of the newest errors, where one has it.
+    """
+    errors = [line for level, line in reversed(_recent) if level == logging.ERROR]
+    told = (line.partition(after)[2] for line in errors[:3] if after and after in line)
+    return next(told, errors[0] if errors else "")
 
 
 @contextmanager

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from minitron_engine import devices, interrupts, log
+from minitron_engine import aborts, devices, interrupts, log
 from minitron_engine.binding import api
-from minitron_engine.errors import Damaged, MinitronError, NotFound, OutOfResources
+from minitron_engine.errors import Damaged, MinitronError, NotFound, OutOfResources, Unsupported
 from minitron_engine.placement import EVERY_GPU, Placement
 
 if TYPE_CHECKING:
@@ -208,12 +208,12 @@ def _loaded(
     parameters.progress_callback = callback
     handle = None
     try:
-        with interrupts.deferred():
+        with interrupts.deferred(), aborts.meaning(lambda reason: _refusal(path, reason)):
             handle = api.llama_model_load_from_file(str(path).encode(), parameters)
         if interrupted:
             raise interrupted[0]
         if not handle:
-            raise _refusal(path)
+            raise _refusal(path, log.last_error("error loading model: ") or "no reason given")
         yield handle
     finally:
         if handle:
@@ -226,8 +226,8 @@ def _metadata(handle: int, key: str) -> str:
     return buffer.value.decode() if count >= 0 else ""
 
 
-def _refusal(path: Path) -> MinitronError:
-    reason = log.last_error() or "no reason given"
+def _refusal(path: Path, reason: str) -> MinitronError:
     if "alloc" in reason or "memory" in reason:
         return OutOfResources(f"{path.name} does not fit into memory: {reason}")
-    return Damaged(f"llama.cpp cannot load {path.name}: {reason}")
+    kind = Unsupported if "unknown model architecture" in reason else Damaged
+    return kind(f"llama.cpp cannot load {path.name}: {reason}")

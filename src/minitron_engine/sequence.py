@@ -17,7 +17,7 @@ class Sequence:
         context.clear()
         self.context = context
         self.tokens: list[int] = []
-        self._capacity: int = api.llama_n_batch(context.handle)
+        self._capacity = context.n_batch
         self._memory = api.llama_get_memory(context.handle)
         self._ids = np.zeros(self._capacity, dtype=np.int32)
         self._every = np.ones(self._capacity, dtype=np.int8)

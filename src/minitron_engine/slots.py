@@ -36,12 +36,12 @@ class Slots:
     A job takes the free sequence whose cache has most of its prompt. For one thread only.
     """
 
-    def __init__(self, context: Context, n_seq: int, n_batch: int) -> None:
+    def __init__(self, context: Context, n_seq: int) -> None:
         self._context = context
         self._slots = [_Slot(number, context) for number in range(n_seq)]
         self._waiting: deque[Job] = deque()
-        self._batch = Batch(n_batch)
-        self._last = np.arange(n_batch) == n_batch - 1
+        self._batch = Batch(context.n_batch)
+        self._last = np.arange(context.n_batch) == context.n_batch - 1
         self.n_ctx = context.n_ctx // n_seq
 
     @property

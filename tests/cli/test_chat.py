@@ -107,6 +107,11 @@ def test_a_long_conversation_forgets_its_beginning(chat: Any, model: Path) -> No
     assert len(ran.document["messages"]) == 41 and ran.document["context_tokens"] <= 256
 
 
+def test_a_context_smaller_than_a_batch(chat: Any, nano_llama: Path) -> None:
+    ran = chat("the house " * 80 + "\n", nano_llama, "--raw", "--ctx", 64, "-n", 3)
+    assert ran.code == 0 and ran.out.strip() and not ran.err
+
+
 def test_a_damaged_save(chat: Any, model: Path, tmp_path: Path) -> None:
     for number, text in enumerate(("{", "[]", '{"messages": [{"role": "x", "content": ""}]}')):
         path = tmp_path / f"{number}.json"

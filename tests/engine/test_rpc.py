@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from minitron_engine import aborts, rpc
+from minitron_engine import rpc
 from minitron_engine.binding import api
 from minitron_engine.errors import Denied, MinitronError, Unsupported, Usage
 from minitron_engine.rpc import add_rpc_servers, greet
@@ -92,21 +92,6 @@ def test_a_build_without_rpc_says_so() -> None:
     with pytest.raises(Unsupported, match="no RPC") as caught:
         add_rpc_servers(("localhost:50052",))
     assert "RPC=1" in caught.value.hint
-
-
-def test_an_abort_of_llama_cpp_is_one_line_and_an_exit_code() -> None:
-    program = (
-        "import sys; from minitron_cli import main; from minitron_engine import aborts, devices\n"
-        "from minitron_engine.library import ggml\n"
-        "aborts.on_abort(main._leave); devices.start(); sys.stdout.write('a beginning')\n"
-        "ggml().ggml_abort(b'ggml-rpc.cpp', 566, b'Remote RPC server crashed')"
-    )
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert (ended.returncode, ended.stdout) == (7, "a beginning")
-    assert ended.stderr.startswith("error: an RPC server stopped answering")
-    assert len(ended.stderr.splitlines()) == 2
-    other = aborts.explained("ggml.c:12: GGML_ASSERT(a: b) failed")
-    assert (str(other), other.exit_code) == ("llama.cpp gave up: GGML_ASSERT(a: b) failed", 1)
 
 
 @pytest.fixture

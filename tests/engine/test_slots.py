@@ -28,7 +28,7 @@ def context(nano_llama: Path) -> Iterator[Context]:
 @pytest.fixture
 def slots(context: Context) -> Iterator[Slots]:
     context.clear()
-    found = Slots(context, 3, 32)
+    found = Slots(context, 3)
     yield found
     found.close()
 
@@ -62,7 +62,7 @@ def test_together_as_alone(context: Context, slots: Slots) -> None:
         expected = [alone(context, prompt, settings) for prompt in PROMPTS]
         context.clear()
         jobs = [job(context, prompt, settings) for prompt in PROMPTS]
-        told = finish(Slots(context, 3, 32), *jobs)
+        told = finish(Slots(context, 3), *jobs)
         for one, wanted in zip(jobs, expected, strict=True):
             assert one.result.tokens == wanted.tokens
             assert one.result.text == told[one] == wanted.text

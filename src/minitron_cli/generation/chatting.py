@@ -64,7 +64,7 @@ def converse(request: ChatRequest, out: Output) -> int:
             settings = replace(settings, n_ctx=min(settings.n_ctx, max(model.n_ctx_train, 8)))
         context = stack.enter_context(open_context(model, settings))
         apply_adapters(context, request.adapters)
-        slots = Slots(context, 1, settings.n_batch)
+        slots = Slots(context, 1)
         stack.callback(slots.close)
         sampling = settings_for(model, request.sampling)
         generation = GenerationSettings(sampling, request.n_predict, request.stop)

@@ -61,7 +61,7 @@ def serve_model(request: ServeRequest, out: Output) -> None:
         context = stack.enter_context(open_context(model, settings))
         apply_adapters(context, request.adapters)
         template = _template(model, stack.enter_context, out)
-        worker = Worker(Slots(context, request.parallel, settings.n_batch), request.waiting)
+        worker = Worker(Slots(context, request.parallel), request.waiting)
         stack.callback(worker.stop)
         service = Service(request.name, model, template, worker, request.api_key)
         _announce(request, listener, service, out)

@@ -1,0 +1,49 @@
+"""Where llama.cpp ends the process, the user reads one line, and scripts an exit code."""
+
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+from minitron_engine import aborts
+from minitron_engine.errors import Damaged
+
+_ABORT = """
+import sys
+from minitron_cli import main
+from minitron_engine import aborts, devices
+from minitron_engine.library import ggml
+aborts.on_abort(main._leave)
+devices.start()
+sys.stdout.write("a beginning")
+ggml().ggml_abort(b"ggml-rpc.cpp", 566, b"Remote RPC server crashed")
+"""
+
+
+def test_an_abort_is_one_line_and_an_exit_code() -> None:
+    ended = subprocess.run([sys.executable, "-c", _ABORT], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (7, "a beginning")
+    assert ended.stderr.startswith("error: an RPC server stopped answering")
+    assert len(ended.stderr.splitlines()) == 2
+
+
+def test_a_file_that_llama_cpp_aborts_on_is_damaged(nano_llama: Path, tmp_path: Path) -> None:
+    key = b"llama.block_count"
+    head, found, rest = nano_llama.read_bytes().partition(key)
+    none = tmp_path / "none.gguf"
+    none.write_bytes(head + found + rest[:4] + struct.pack("<I", 0) + rest[8:])
+    command = [sys.executable, "-m", "minitron_cli", "generate", str(none), "Once"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (8, "")
+    assert ended.stderr.startswith("error: llama.cpp cannot load none.gguf: GGML_ASSERT(")
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_what_an_abort_means_depends_on_what_is_done() -> None:
+    reason = "ggml.c:12: GGML_ASSERT(a: b) failed"
+    plain = aborts.explained(reason)
+    assert (str(plain), plain.exit_code) == ("llama.cpp gave up: GGML_ASSERT(a: b) failed", 1)
+    with aborts.meaning(Damaged):
+        assert isinstance(aborts.explained(reason), Damaged)
+        assert aborts.explained("rpc.cpp:1: Remote RPC server crashed").exit_code == 7
+    assert not isinstance(aborts.explained(reason), Damaged)
