@@ -3,7 +3,8 @@
     python benchmarks/size_dial.py MODEL.gguf... --calibration a.txt --text b.txt --text c.raw
 
 The levels are made as users make them, with an importance matrix that has no output entry. Prints
-Markdown; the first text is of the calibration's kind.
+Markdown; the first text is of the calibration's kind. With --feedback the solved files are made a
+second time, solved for and encoded with error feedback on the calibration text.
 """
 
 import argparse
@@ -15,16 +16,22 @@ from pathlib import Path
 
 from minitron_engine.model import ModelSettings, open_model
 from minitron_quant.chunks import ChunkSettings
+from minitron_quant.covariance.collect import CovarianceSettings, collect_covariance
 from minitron_quant.imatrix.collect import CollectSettings, collect
 from minitron_quant.imatrix.files import write_imatrix
 from minitron_quant.levels import parse_levels
 from minitron_quant.measure.paired import paired_difference
 from minitron_quant.measure.settings import MeasureSettings
 from minitron_quant.measure.table import measure
+from minitron_quant.models import open_model_files
 from minitron_quant.quantize.batch import LevelResult, run
+from minitron_quant.quantize.feedback.job import Feedback
+from minitron_quant.quantize.importance import load_importance
 from minitron_quant.quantize.job import QuantizeSettings, prepare
 from minitron_quant.quantize.recipe import Recipe
+from minitron_quant.sensitivity.crossfit import cross_fitted
 from minitron_quant.sensitivity.dial import Restrictions, SizeDial
+from minitron_quant.sensitivity.feedback import with_feedback
 from minitron_quant.sensitivity.files import Sensitivity
 from minitron_quant.sensitivity.measure import SensitivitySettings, measure_sensitivity
 
@@ -40,6 +47,7 @@ def main() -> None:
     parser.add_argument("--levels", default=LEVELS)
     parser.add_argument("--tokens", type=int, default=2048, help="for every tensor's sensitivity")
     parser.add_argument("--chunks", type=int, help="at most this many of each text")
+    parser.add_argument("--feedback", action="store_true", help="the dial with feedback, too")
     given = parser.parse_args()
     for model in given.models:
         with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as folder:
@@ -65,10 +73,17 @@ def report(model: Path, folder: Path, given: argparse.Namespace) -> None:
     quantize = QuantizeSettings(model, (), folder, imatrix=imatrix)
     levels = tuple(parse_levels(given.levels.split(",")))
     presets = run(prepare(replace(quantize, levels=levels)))
-    recipes, solved = solve(settings, sensitivity, presets, quantize)
+    solved = {"solved": solve(settings, sensitivity, presets, quantize)}
+    if given.feedback:
+        covariance = folder / "covariance.gguf"
+        with open_model(ModelSettings(model)) as loaded:
+            collect_covariance(loaded, CovarianceSettings((given.calibration,)), covariance)
+        quantize = replace(quantize, directory=folder / "feedback", covariance=covariance)
+        solved["solved, with feedback"] = solve(settings, sensitivity, presets, quantize)
     for text in given.text:
-        print(f"\n{text.name}:\n")
-        compare(presets, recipes, solved, text, model, given.chunks)
+        for way, (recipes, files) in solved.items():
+            print(f"\n{text.name}, {way}:\n")
+            compare(presets, recipes, files, text, model, given.chunks)
 
 
 def solve(
@@ -77,17 +92,27 @@ def solve(
     presets: list[LevelResult],
     quantize: QuantizeSettings,
 ) -> tuple[list[Recipe], list[LevelResult]]:
-    """A file of the size of every preset."""
+    """A file of the size of every preset, its divergence predicted."""
     started = time.perf_counter()
-    dial = SizeDial(settings.model, sensitivity, settings.imatrix_output, Restrictions())
+    imatrix, feedback = settings.imatrix_output, None
+    if quantize.covariance is not None:
+        feedback = Feedback(quantize.covariance, open_model_files(settings.model))
+        sensitivity = with_feedback(sensitivity, feedback)
+    keys = feedback.keys if feedback else ()
+    dial = SizeDial(settings.model, sensitivity, imatrix, Restrictions(), keys)
     recipes = [dial.for_size(preset.bytes) for preset in presets]
+    if feedback is not None:
+        given = sensitivity, feedback, load_importance(imatrix).weights
+        predicted = [cross_fitted(settings.model, recipe, *given) for recipe in recipes]
+        pairs = zip(recipes, predicted, strict=True)
+        recipes = [replace(recipe, predicted=value) for recipe, value in pairs]
     print(f"Solved {len(recipes)} sizes in {time.perf_counter() - started:.1f} s.")
     # two levels of nearly the same size have recipes of the same name
     named = tuple(
         replace(recipe, name=f"like-{preset.level}")
         for recipe, preset in zip(recipes, presets, strict=True)
     )
-    made = run(prepare(replace(quantize, levels=named, imatrix=settings.imatrix_output)))
+    made = run(prepare(replace(quantize, levels=named, imatrix=imatrix)))
     return recipes, made
 
 

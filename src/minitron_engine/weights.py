@@ -33,13 +33,14 @@ class Weights:
     @contextmanager
     def replaced(self, name: str, data: Bytes, original: Bytes) -> Iterator[None]:
         """Have other bytes in the tensor for the time of the block, of the tensor's own type."""
-        self._set(name, data)
+        self.put(name, data)
         try:
             yield
         finally:
-            self._set(name, original)
+            self.put(name, original)
 
-    def _set(self, name: str, data: Bytes) -> None:
+    def put(self, name: str, data: Bytes) -> None:
+        """Give the tensor other bytes, of its own type."""
         for address in self._places[name]:
             size = ggml().ggml_nbytes(address)
             if data.nbytes != size:

@@ -18,7 +18,7 @@ from minitron_quant.covariance.sums import block_edges
 from minitron_quant.covariance.watch import Inputs
 
 PARTS = 2
-_TYPE, _VERSION = "covariance", 1
+_TYPE, _VERSION = "covariance", 2
 _PREFIX = "minitron.covariance."
 
 
@@ -27,7 +27,8 @@ class Origin:
     """What a covariance was made from.
 
     model: its fingerprint, see imatrix.origin. texts: their SHA-256. names: the texts' names.
-    tokens: how many were seen in each part. context: tokens of a chunk.
+    tokens: how many were seen in each part. context: tokens of a chunk. sample: some chunks of the
+    last part, one after the other, to measure on what was fitted to the others.
     """
 
     model: str
@@ -35,6 +36,7 @@ class Origin:
     names: tuple[str, ...]
     tokens: tuple[int, ...]
     context: int
+    sample: tuple[int, ...] = ()
 
     def keys(self, inputs: Inputs, block: int) -> list[KeyValue]:
         """The metadata of a file; `block`: the largest width of a block of columns."""
@@ -55,6 +57,7 @@ class Origin:
                 for k, v in strings.items()
             ),
             KeyValue.of(_PREFIX + "tokens", kinds.ARRAY, [*self.tokens], kinds.UINT32),
+            KeyValue.of(_PREFIX + "sample", kinds.ARRAY, [*self.sample], kinds.INT32),
         ]
 
 
@@ -75,8 +78,8 @@ class Covariance:
         get = self.file.get
         model = str(get(_PREFIX + "model"))
         texts, names = (tuple(map(str, get(_PREFIX + key))) for key in ("text_sha256", "texts"))
-        tokens = tuple(map(int, get(_PREFIX + "tokens")))
-        return Origin(model, texts, names, tokens, int(get(_PREFIX + "context")))
+        tokens, sample = (tuple(map(int, get(_PREFIX + key))) for key in ("tokens", "sample"))
+        return Origin(model, texts, names, tokens, int(get(_PREFIX + "context")), sample)
 
     @cached_property
     def taken_by(self) -> dict[str, str]:
@@ -137,11 +140,11 @@ def open_covariance(path: Path) -> Covariance:
     if not path.exists():
         raise NotFound(f"{path} does not exist", "--feedback -f TEXT collects a covariance itself")
     file = open_gguf(path)
-    keys = ("block", "context", "inputs", "model", "text_sha256", "texts", "tokens")
+    keys = ("block", "context", "inputs", "model", "sample", "text_sha256", "texts", "tokens")
+    if file.get("general.type") == _TYPE and file.get(_PREFIX + "version") != _VERSION:
+        raise Damaged(f"{path} is of another version of minitron", "collect it again")
     if file.get("general.type") != _TYPE or any(_PREFIX + k not in file.metadata for k in keys):
         raise Damaged(f"{path} is no covariance file", "minitron quantize --feedback makes one")
-    if file.get(_PREFIX + "version") != _VERSION:
-        raise Damaged(f"{path} is of another version of minitron", "collect it again")
     covariance = Covariance(file)
     if len(covariance.origin.tokens) != PARTS or covariance.block < 1:
         raise Damaged(f"{path} is no covariance file", "minitron quantize --feedback makes one")

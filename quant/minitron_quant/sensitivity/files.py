@@ -71,8 +71,14 @@ class Sensitivity:
         tensor = self.tensors.get(name)
         if tensor is None or TYPE[kind].block_elements == 1:
             return 0.0
-        rounding = tensor.rounding.get(block_of(kind, self.device), 0.0)
-        return tensor.alpha * (tensor.costs.get(kind, math.inf) + rounding)
+        return tensor.alpha * tensor.costs.get(kind, math.inf) + self.rounding(name, kind)
+
+    def rounding(self, name: str, kind: int) -> float:
+        """What of a tensor's damage comes from its inputs, which kernels round to 8 bits."""
+        tensor = self.tensors.get(name)
+        if tensor is None or TYPE[kind].block_elements == 1:
+            return 0.0
+        return tensor.alpha * tensor.rounding.get(block_of(kind, self.device), 0.0)
 
     def predict(self, types: Mapping[str, int]) -> float:
         """The divergence of a mix: the sum over its tensors."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from minitron_convert.gguf_file import KeyValue
+from minitron_convert.gguf_file import KeyValue, open_gguf
 from minitron_engine.errors import Damaged, NotFound, Usage
 from minitron_engine.progress import Progress, ignore
 from minitron_quant.levels import LEVELS, Level, level_named
@@ -14,10 +14,12 @@ from minitron_quant.measure.settings import MeasureSettings
 from minitron_quant.models import open_model_files
 from minitron_quant.quantize.batch import LevelResult, discard, run
 from minitron_quant.quantize.feedback.job import Feedback
-from minitron_quant.quantize.job import QuantizeSettings, prepare
+from minitron_quant.quantize.importance import load_importance
+from minitron_quant.quantize.job import QuantizeSettings, folder_of, model_name, prepare
 from minitron_quant.quantize.journal import file_sha256
 from minitron_quant.quantize.options import QuantizeOptions
-from minitron_quant.quantize.recipe import Recipe
+from minitron_quant.quantize.recipe import PREDICTED_KEY, RECIPE_KEY, Recipe
+from minitron_quant.sensitivity.crossfit import cross_fitted
 from minitron_quant.sensitivity.dial import Restrictions, SizeDial
 from minitron_quant.sensitivity.feedback import with_feedback
 from minitron_quant.sensitivity.files import Sensitivity, read_sensitivity
@@ -114,10 +116,11 @@ class Maker:
         self.imatrix = find_imatrix(settings, self.sensitivity)
         self._quantize = replace(settings.quantize, imatrix=self.imatrix, output=None)
         keys: tuple[KeyValue, ...] = ()
+        self._feedback: Feedback | None = None
         if settings.quantize.covariance is not None:
-            feedback = Feedback(settings.quantize.covariance, open_model_files(source))
-            self.sensitivity = with_feedback(self.sensitivity, feedback, progress)
-            keys = feedback.keys
+            self._feedback = Feedback(settings.quantize.covariance, open_model_files(source))
+            self.sensitivity = with_feedback(self.sensitivity, self._feedback, progress)
+            keys = self._feedback.keys
         self.dial = SizeDial(source, self.sensitivity, self.imatrix, settings.restrictions, keys)
 
     def solve(self, wanted: Wanted | None = None) -> Recipe:
@@ -141,11 +144,29 @@ class Maker:
         if self._settings.wanted.max_kld is not None and self._settings.held_out is not None:
             made = self._correct(self._settings.wanted.max_kld, self._settings.held_out)
         else:
-            recipe = self.solve()
+            recipe = self._predicted(self.solve())
             made = Made(recipe, self._write(recipe))
         write_whole(made.recipe_file, made.recipe.text)
         held = self._settings.held_out
         return made if held is None else self._prove(made, held)
+
+    def _predicted(self, recipe: Recipe) -> Recipe:
+        """The recipe with what its file is expected to diverge, where feedback chooses the codes.
+
+        A file of the same recipe that is there already says it.
+        """
+        if self._feedback is None:
+            return recipe
+        quantize = self._quantize
+        path = folder_of(quantize) / f"{model_name(quantize.source)}-{recipe.name}.gguf"
+        if quantize.replace != "always" and path.is_file():
+            made = open_gguf(path)
+            if made.get(RECIPE_KEY) == recipe.text:
+                return replace(recipe, predicted=float(made.get(PREDICTED_KEY)))
+        importance = load_importance(self.imatrix).weights
+        given = recipe, self.sensitivity, self._feedback, importance
+        predicted = cross_fitted(quantize.source, *given, quantize.threads, self._progress)
+        return replace(recipe, predicted=predicted)
 
     def _write(self, recipe: Recipe) -> LevelResult:
         return run(prepare(replace(self._quantize, levels=(recipe,))), self._progress)[0]

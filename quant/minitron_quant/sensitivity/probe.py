@@ -19,7 +19,7 @@ from minitron_engine.model import Model, Tokens
 from minitron_engine.weights import Weights, find_weights
 from minitron_quant.chunks import ChunkSettings, decode_chunks
 from minitron_quant.measure.divergence import ReferenceChunk, compare_chunk, reference_chunk
-from minitron_quant.quantize.encode import Bytes, Job, Values, encode
+from minitron_quant.quantize.encode import Bytes, Job, Refine, Values, encode
 
 # fine enough that damages still add up, coarse enough to be seen on few tokens
 PROBE = TYPE_ID["q4_0"]
@@ -57,12 +57,19 @@ class Prober:
         original = np.ascontiguousarray(shard.data(info))
         probed = through(info, original, PROBE, self._importance.get(info.name), self._threads)
         with self._weights.replaced(info.name, probed, original):
-            return [
-                float(compare_chunk(self._pool, logits[:-1], targets, base).kld.mean())
-                for (logits, targets), base in zip(
-                    self._predictions(tokens), reference, strict=True
-                )
-            ]
+            return self.compared(tokens, reference)
+
+    def put(self, shard: Gguf, info: TensorInfo, kind: int, refine: Refine | None) -> None:
+        """Leave a tensor as its way through a type makes it."""
+        importance, data = self._importance.get(info.name), np.ascontiguousarray(shard.data(info))
+        self._weights.put(info.name, through(info, data, kind, importance, self._threads, refine))
+
+    def compared(self, tokens: Tokens, reference: Sequence[ReferenceChunk]) -> list[float]:
+        """The mean divergence of every chunk with the weights as they are."""
+        return [
+            float(compare_chunk(self._pool, logits[:-1], targets, base).kld.mean())
+            for (logits, targets), base in zip(self._predictions(tokens), reference, strict=True)
+        ]
 
     def _predictions(self, tokens: Tokens) -> Iterator[tuple[Values, Tokens]]:
         first = self._chunks.n_ctx // 2
@@ -86,10 +93,15 @@ def open_prober(
 
 
 def through(
-    info: TensorInfo, data: Bytes, kind: int, importance: Values | None, threads: int
+    info: TensorInfo,
+    data: Bytes,
+    kind: int,
+    importance: Values | None,
+    threads: int,
+    refine: Refine | None = None,
 ) -> Bytes:
     """A tensor's bytes after its way through another type and back."""
-    blocks = _encoded(Job(info, data, (kind,), importance), kind, threads)
+    blocks = _encoded(Job(info, data, (kind,), importance, refine=refine), kind, threads)
     size = info.rows * row_bytes(kind, info.shape[0])
     there = replace(info, type=kind, nbytes=size)
     return _encoded(Job(there, blocks, (info.type,), None), info.type, threads)

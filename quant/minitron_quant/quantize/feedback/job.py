@@ -11,7 +11,7 @@ import numpy as np
 from minitron_convert.gguf_file import TYPE, TYPE_ID, Gguf, KeyValue
 from minitron_engine.errors import Damaged
 from minitron_quant.arrays import best_arrays
-from minitron_quant.covariance.files import Covariance, open_covariance
+from minitron_quant.covariance.files import PARTS, Covariance, open_covariance
 from minitron_quant.imatrix.origin import model_fingerprint
 from minitron_quant.quantize.encode import Refine
 from minitron_quant.quantize.feedback.blocks import Bytes, Floats, decoded
@@ -28,6 +28,10 @@ _TOKENS_PER_COLUMN = 4
 _LEAST = np.float32(1e-6)
 # factors of inputs that are kept, for the weights that share one and the ones encoded ahead
 _KEPT = 3
+
+
+Parts = tuple[int, ...]
+ALL: Parts = tuple(range(PARTS))
 
 
 class Feedback:
@@ -50,7 +54,7 @@ class Feedback:
         }
         self.arrays = best_arrays()
         self._lock = threading.Lock()
-        self._factors: OrderedDict[str, list[BlockFactor] | None] = OrderedDict()
+        self._factors: OrderedDict[tuple[str, Parts], list[BlockFactor] | None] = OrderedDict()
         self._dampings: dict[str, float | None] = {}
         self._gains: dict[tuple[str, int], float] = {}
         self._raised: list[str] = []
@@ -97,27 +101,30 @@ class Feedback:
             "was raised there, and the gain is smaller"
         )
 
-    def of(self, name: str) -> Refine | None:
-        """What encodes the rows of a tensor with feedback; None where its inputs are not known."""
-        return partial(self._refine, name) if name in self._edges else None
+    def of(self, name: str, parts: Parts = ALL) -> Refine | None:
+        """What encodes the rows of a tensor with feedback; None where its inputs are not known.
 
-    def _refine(self, name: str, kind: int, values: Floats, plain: Bytes) -> Bytes:
-        blocks = self.blocks(name) if supports(kind) else None
+        parts: of the text, that the codes are fitted to.
+        """
+        return partial(self._refine, name, parts) if name in self._edges else None
+
+    def _refine(self, name: str, parts: Parts, kind: int, values: Floats, plain: Bytes) -> Bytes:
+        blocks = self.blocks(name, parts) if supports(kind) else None
         return plain if blocks is None else encode_rows(kind, values, plain, blocks, self.arrays)
 
-    def blocks(self, name: str) -> list[BlockFactor] | None:
+    def blocks(self, name: str, parts: Parts = ALL) -> list[BlockFactor] | None:
         """The factors of a tensor's input; None where feedback would not help on another text."""
         source = self.covariance.taken_by[name]
         with self._lock:
-            if source not in self._factors:
+            if (source, parts) not in self._factors:
                 damping = self._damping(source)
-                blocks = None if damping is None else self._factor(source, (0, 1), damping)
-                self._factors[source] = blocks
+                blocks = None if damping is None else self._factor(source, parts, damping)
+                self._factors[source, parts] = blocks
                 if damping is not None and any(b.damping > damping for b in blocks or ()):
                     self._raised.append(source)
                 while len(self._factors) > _KEPT:
                     self._factors.popitem(last=False)
-            return self._factors[source]
+            return self._factors[source, parts]
 
     def gain(self, name: str, kind: int) -> float:
         """The error of a tensor in a type over that of plain codes, as another text would see it.
@@ -155,7 +162,7 @@ class Feedback:
             self._last_trial = source, trial
         return self._last_trial[1]
 
-    def _factor(self, source: str, parts: tuple[int, ...], damping: float) -> list[BlockFactor]:
+    def _factor(self, source: str, parts: Parts, damping: float) -> list[BlockFactor]:
         return [
             factor_block(start, self.covariance.mean(source, start, parts), damping)
             for start, _ in self._edges[self._taking(source)]

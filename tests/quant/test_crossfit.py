@@ -1,0 +1,89 @@
+"""Predictions with feedback: fitted to one half of the text, measured on the other."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minitron_convert.gguf_file import TYPE_ID, open_gguf
+from minitron_engine.model import ModelSettings, open_model
+from minitron_quant.chunks import ChunkSettings
+from minitron_quant.covariance.collect import CovarianceSettings, collect_covariance
+from minitron_quant.quantize.feedback.job import Feedback
+from minitron_quant.quantize.importance import load_importance
+from minitron_quant.quantize.job import QuantizeSettings
+from minitron_quant.quantize.recipe import Recipe
+from minitron_quant.sensitivity import make as make_module
+from minitron_quant.sensitivity.crossfit import cross_fitted
+from minitron_quant.sensitivity.files import Sensitivity
+from minitron_quant.sensitivity.make import Maker, SizeSettings, Wanted
+from minitron_quant.sensitivity.measure import SensitivitySettings
+
+NAME = "blk.1.ffn_up.weight"
+
+
+@pytest.fixture(scope="module")
+def covariance(settings: SensitivitySettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("covariance") / "c.gguf"
+    chunks = ChunkSettings(n_ctx=64, n_batch=256, limit=20, threads=1)
+    with open_model(ModelSettings(settings.model, n_ctx=256)) as model:
+        collect_covariance(model, CovarianceSettings((settings.text,), chunks), path)
+    return path
+
+
+def test_codes_know_the_first_half_and_are_measured_on_the_second(
+    settings: SensitivitySettings,
+    measured: Sensitivity,
+    covariance: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    feedback = Feedback(covariance, [open_gguf(settings.model)])
+    origin = feedback.covariance.origin
+    assert origin.tokens == (640, 640) and len(origin.sample) == 10 * 64
+    fitted: list[tuple[str, tuple[int, ...]]] = []
+    of = Feedback.of
+
+    def watched(self: Feedback, name: str, parts: tuple[int, ...]) -> Any:
+        fitted.append((name, parts))
+        return of(self, name, parts)
+
+    def predicted(kind: str) -> float:
+        recipe = Recipe("x", 7, 4.5, types=((NAME, TYPE_ID[kind]),))
+        weights = load_importance(settings.imatrix_output).weights
+        return cross_fitted(settings.model, recipe, measured, feedback, weights, threads=1)
+
+    monkeypatch.setattr(Feedback, "of", watched)
+    ours = predicted("q3_K")
+    assert fitted == [(NAME, (0,))]
+    monkeypatch.setattr(Feedback, "of", lambda *_: None)
+    plain = predicted("q3_K")
+    rounding = measured.rounding(NAME, TYPE_ID["q3_K"])
+    assert 0 < rounding < ours < 0.9 * plain
+    # without feedback it is what the sensitivity tells from other tokens
+    assert plain == pytest.approx(measured.damage(NAME, TYPE_ID["q3_K"]), rel=0.5)
+    assert predicted("f16") < 1e-12
+
+
+def test_a_solved_file_says_what_was_predicted_and_keeps_it(
+    settings: SensitivitySettings,
+    measured: Sensitivity,
+    covariance: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(make_module, "cross_fitted", lambda *_: 0.125)
+    monkeypatch.setattr(make_module, "with_feedback", lambda sensitivity, *_: sensitivity)
+    monkeypatch.setattr(Feedback, "_damping", lambda *_: 0.03)
+    quantize = QuantizeSettings(settings.model, (), tmp_path, covariance=covariance)
+    job = SizeSettings(quantize, settings.output, Wanted(size=2_500_000))
+    made = Maker(job).make()
+    assert (
+        open_gguf(made.result.path).get("minitron.predicted_kld") == made.recipe.predicted == 0.125
+    )
+    monkeypatch.setattr(make_module, "cross_fitted", None)
+    again = Maker(job).make()
+    assert again.result.kept and again.recipe == made.recipe
+    monkeypatch.setattr(make_module, "cross_fitted", lambda *_: 0.25)
+    forced = Maker(replace(job, quantize=replace(quantize, replace="always"))).make()
+    assert forced.recipe.predicted == 0.25 and not forced.result.kept
