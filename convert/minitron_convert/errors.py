@@ -52,6 +52,10 @@ class Damaged(ConvertError):
 
 def from_os_error(error: OSError, path: Path, action: str) -> ConvertError:
     """The error that tells `error`, met while trying to `action` (read, write) `path`."""
+    if isinstance(error, BlockingIOError):
+        return ConvertError(
+            f"Another minitron is writing {path}.", "Wait until it is done, or choose another name."
+        )
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return NoSpace(
             f"The disk is full: cannot {action} {path}.",
@@ -65,4 +69,5 @@ def from_os_error(error: OSError, path: Path, action: str) -> ConvertError:
         return NotFound(f"Cannot {action} {path}: {error.strerror}.", "Check the path.")
     if error.errno == errno.EISDIR:
         return NotFound(f"{path} is a folder, not a file.", "Name a file in it.")
-    return ConvertError(f"Cannot {action} {path}: {error.strerror or error}.")
+    hint = "Allow more of them: ulimit -n 4096" if error.errno == errno.EMFILE else ""
+    return ConvertError(f"Cannot {action} {path}: {error.strerror or error}.", hint)

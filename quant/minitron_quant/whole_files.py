@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from minitron_convert.gguf_file import open_alone
 from minitron_engine.errors import Denied, MinitronError, OutOfResources
 
 _SEAL = b',\n "seal": "%s"\n}\n'
@@ -16,22 +17,30 @@ _SEAL_BYTES = len(_SEAL) - 2 + 64
 def write_whole(path: Path, data: str | bytes) -> None:
     """Write a file durably: beside the target first, then under its name.
 
-    Raises OutOfResources for a full disk, Denied where writing is not permitted.
+    Raises OutOfResources for a full disk, Denied where writing is not permitted, MinitronError
+    where another process is writing the same file.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        with open_alone(partial, create=True) as file:
+            try:
+                file.truncate(0)
+                rest = memoryview(data.encode() if isinstance(data, str) else data)
+                while rest:
+                    rest = rest[file.write(rest) :]
+                os.fsync(file.fileno())
+                partial.replace(path)
+            except OSError:
+                partial.unlink(missing_ok=True)
+                raise
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise write_error(path, error) from error
 
 
 def write_error(path: Path, error: OSError) -> MinitronError:
     """The error for a file that cannot be written."""
+    if isinstance(error, BlockingIOError):
+        return MinitronError(f"another minitron is writing {path}", "wait until it is done")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return OutOfResources(f"the disk is full: {path} was not written", "free some space")
     return Denied(f"{path} cannot be written: {error.strerror}", "choose another folder")

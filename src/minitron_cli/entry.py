@@ -1,7 +1,10 @@
 """Where the `minitron` command begins: an interruption is quiet even while modules are loaded."""
 
 import os
+import resource
 import sys
+
+_FILES = 1 << 14
 
 
 def main() -> None:
@@ -14,5 +17,14 @@ def main() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by who started us: then nobody reads
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123
+    _allow_many_files()
     end_cleanly()
     run()
+
+
+def _allow_many_files() -> None:
+    """All levels of a model in shards are many files at once; some systems begin with 256."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

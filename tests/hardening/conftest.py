@@ -1,10 +1,13 @@
 """What the commands of this folder's tests read, made once."""
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-from hardening.workshop import Material
+from hardening import workshop
+from hardening.workshop import COMMANDS, Material, Whole
 from minitron_convert.gguf_file import TYPE_ID
 from minitron_quant.chunks import ChunkSettings
 from minitron_quant.sensitivity import costs
@@ -38,3 +41,27 @@ def sensitivity(material: Material) -> None:
                 material.model, material.calibration, material.sensitivity, tokens=64, chunks=chunks
             )
         )
+
+
+@pytest.fixture(scope="session")
+def whole(
+    material: Material, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Whole]:
+    """Uninterrupted runs by command, made once."""
+    folder = tmp_path_factory.mktemp("whole")
+
+    def run(name: str) -> Whole:
+        if name == "size":
+            request.getfixturevalue("sensitivity")
+        return workshop.whole_run(COMMANDS[name], material, folder / name)
+
+    return cache(run)
+
+
+@pytest.fixture(scope="session")
+def lines(
+    material: Material, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], tuple[list[str], list[int]]]:
+    """The lines of our code that a command executes, by command: see `traced`."""
+    folder = tmp_path_factory.mktemp("lines")
+    return cache(lambda name: workshop.executed_lines(COMMANDS[name], material, folder / name))

@@ -6,7 +6,6 @@ last byte and its name are short, and are hit as often as the work itself.
 
 import random
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -30,18 +29,14 @@ ROUNDS = {
 MOMENTS = [(name, seed) for name, count in ROUNDS.items() for seed in range(count)]
 
 
-@pytest.fixture(scope="session")
-def whole(
-    material: Material, sensitivity: None, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Whole]:
-    """Uninterrupted runs by command, made once."""
-    folder = tmp_path_factory.mktemp("whole")
-    return cache(lambda name: workshop.whole_run(COMMANDS[name], material, folder / name))
-
-
 @pytest.mark.parametrize(("name", "seed"), MOMENTS)
 def test_killed(
-    name: str, seed: int, whole: Callable[[str], Whole], material: Material, tmp_path: Path
+    name: str,
+    seed: int,
+    whole: Callable[[str], Whole],
+    lines: Callable[[str], tuple[list[str], list[int]]],
+    material: Material,
+    tmp_path: Path,
 ) -> None:
     command, expected = COMMANDS[name], whole(name)
     draw = random.Random(f"{name} {seed}")
@@ -49,10 +44,10 @@ def test_killed(
     folder.mkdir()
     words = command.words(material, folder)
     if seed % 2:
-        line = draw.randrange(len(expected.lines))
-        times = [at for at, number in enumerate(expected.seen) if number == line]
-        moment = draw.choice(times)
-        where = f"line {expected.lines[line]}, the {moment}th"
+        names, executed = lines(name)
+        line = draw.randrange(len(names))
+        moment = draw.choice([at for at, number in enumerate(executed) if number == line])
+        where = f"line {names[line]}, the {moment}th"
         killed = workshop.kill(workshop.start(words, (moment, tmp_path / "lines")), 300)
     else:
         seconds = draw.uniform(0, 0.95) * expected.seconds

@@ -2,12 +2,16 @@
 
 import shutil
 import socket
+import traceback
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support import EXAMPLES
+from minitron_cli.main import COMMANDS, main
+from minitron_convert.gguf_file import TYPE_ID
+from minitron_quant.sensitivity import costs
+from support import EXAMPLES, RECORDED
 
 TOKEN = "hf_MarkedTokenThatMustNeverBeSeen0123"
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "MINITRON_API_KEY", "OPENAI_API_KEY")
@@ -44,9 +48,26 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return tried
 
 
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sensitivity of few types, and a server that ends as soon as it listens."""
+    types = frozenset(TYPE_ID[name] for name in ("q4_0", "q8_0"))
+    monkeypatch.setattr(costs, "ENCODABLE", types)
+    monkeypatch.setattr(costs, "_ROWS", 32)
+    monkeypatch.setattr("uvicorn.Server.run", lambda self, sockets: None)
+
+
+# push needs the Hub for all that it does (tests/cli/test_push.py, with a marked token as well);
+# rpc-server does nothing but listen, in builds that have it
+ELSEWHERE = {"push", "rpc-server"}
+
+
 def commands(model: Path, level: Path, folder: Path) -> list[tuple[object, ...]]:
     """Every command that needs no network, small."""
-    imatrix = folder / "nano.imatrix.gguf"
+    imatrix, text = folder / "nano.imatrix.gguf", folder / "text.txt"
+    text.write_text(HELD_OUT.read_text()[:8000])
+    hellaswag = ("--task", "hellaswag", "--data", RECORDED / "hellaswag.txt", "--limit", 2)
+    few = ("--tensor-type", ".=f16", "--output-tensor-type", "f16", "--token-embedding-type", "f16")
     return [
         ("convert", EXAMPLES / "nano-llama", "-o", folder / "again.gguf"),
         ("verify", EXAMPLES / "nano-llama", model, "--no-logits"),
@@ -55,6 +76,12 @@ def commands(model: Path, level: Path, folder: Path) -> list[tuple[object, ...]]
         ("imatrix-merge", imatrix, imatrix, "-o", folder / "merged.gguf"),
         ("quantize", model, "Q4_0", "-d", folder, "--errors", folder / "errors.json"),
         ("quantize", model, "all", "--imatrix", imatrix, "-d", folder, "--dry-run"),
+        ("quantize", model, "Q5_0", "--feedback", "-f", text, *few, "-d", folder / "feedback"),
+        ("sensitivity", model, "-f", text, "-c", 64, "--tokens", 64),
+        ("quantize", model, "--bpw", 6, "--types", "q4_0,q8_0", "--no-verify", "-d", folder),
+        ("tasks", level, *hellaswag, "--answers", folder / "answers.jsonl"),
+        ("chat", level, "--raw"),
+        ("serve", level, "--port", 0),
         ("ppl", level, "--reference", model, "-f", HELD_OUT, "--ctx", 64, "--chunks", 2, "-v"),
         ("generate", level, "The", "-n", 4, "--seed", 1, "--stats"),
         ("bench", level, "-p", 8, "-n", 4, "-r", 1),
@@ -67,14 +94,19 @@ def commands(model: Path, level: Path, folder: Path) -> list[tuple[object, ...]]
     ]
 
 
+def test_every_command_is_tried(tmp_path: Path) -> None:
+    tried = {str(words[0]) for words in commands(Path("m"), Path("l"), tmp_path)}
+    assert tried | ELSEWHERE == set(COMMANDS)
+
+
 def test_offline_and_silent_about_tokens(
-    alone: list[Any], minitron: Any, nano_llama: Path, tmp_path: Path
+    alone: list[Any], minitron: Any, small: None, nano_llama: Path, tmp_path: Path
 ) -> None:
     model, level = tmp_path / "nano-F16.gguf", tmp_path / "nano-Q4_0.gguf"
     shutil.copy(nano_llama, model)
     (tmp_path / "job.toml").write_text(JOB)
     for arguments in commands(model, level, tmp_path):
-        ran = minitron(*arguments)
+        ran = minitron(*arguments, *(() if "-v" in arguments else ("--verbose",)))
         assert ran.code == 0, (arguments, ran.err)
         assert TOKEN not in ran.out + ran.err, arguments
     assert alone == []
@@ -93,7 +125,20 @@ def test_a_token_stays_out_of_errors(
         ("convert", "me/nano", "-o", tmp_path / "x.gguf"),
         ("generate", "me/nano:Q4_K_M", "The"),
         ("generate", tmp_path / TOKEN[:8], "The"),
+        ("push", tmp_path, "me/nano"),
     ):
-        ran = minitron(*arguments)
+        ran = minitron(*arguments, "--verbose")
         assert ran.code in (3, 7), ran.err
         assert TOKEN not in ran.out + ran.err
+
+
+def test_a_token_stays_out_of_tracebacks(
+    alone: list[Any], minitron: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINITRON_DEBUG", "1")
+    for arguments in (("convert", "me/nano"), ("inspect", "me/nano:Q4_0"), ("generate", "x", "y")):
+        monkeypatch.setattr("sys.argv", ["minitron", *arguments, "--verbose"])
+        with pytest.raises(Exception) as caught:
+            main()
+        shown = "".join(traceback.format_exception(caught.value))
+        assert "Traceback" in shown and TOKEN not in shown

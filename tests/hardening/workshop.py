@@ -133,11 +133,11 @@ class Whole:
     seconds: float
     files: dict[str, str]
     answer: str
-    lines: tuple[str, ...]
-    seen: tuple[int, ...]
 
 
-def start(words: list[object], trace: tuple[int, Path] | None = None) -> "subprocess.Popen[str]":
+def start(
+    words: list[object], trace: tuple[int, Path] | None = None, **environment: str
+) -> "subprocess.Popen[str]":
     """A command in a process of its own, answering in JSON."""
     begin = ("-m", "minitron_cli") if trace is None else (TRACED, *trace)
     return subprocess.Popen(
@@ -145,7 +145,7 @@ def start(words: list[object], trace: tuple[int, Path] | None = None) -> "subpro
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "OMP_WAIT_POLICY": "passive"},
+        env={**os.environ, "OMP_WAIT_POLICY": "passive", **environment},
     )
 
 
@@ -158,18 +158,25 @@ def finish(words: list[object], trace: tuple[int, Path] | None = None) -> str:
 
 
 def whole_run(command: Command, material: Material, folder: Path) -> Whole:
-    """An uninterrupted run, timed, and once more to know the lines that it executes."""
+    """An uninterrupted run, timed."""
     folder.mkdir()
     started = time.monotonic()
     answer = finish(command.words(material, folder))
     seconds = time.monotonic() - started
     files = results(folder)
     assert files or command.answers
-    traced = folder.with_name(f"{folder.name}-traced")
-    traced.mkdir()
-    finish(command.words(material, traced), (-1, folder.with_suffix(".lines")))
-    found = json.loads(folder.with_suffix(".lines").read_text())
-    return Whole(seconds, files, answer, tuple(found["names"]), tuple(found["seen"]))
+    return Whole(seconds, files, answer)
+
+
+def executed_lines(
+    command: Command, material: Material, folder: Path
+) -> tuple[list[str], list[int]]:
+    """The lines of our code that a run executes, and their order as indexes into them."""
+    folder.mkdir()
+    file = folder.with_suffix(".lines")
+    finish(command.words(material, folder), (-1, file))
+    found = json.loads(file.read_text())
+    return found["names"], found["seen"]
 
 
 def kill(process: "subprocess.Popen[str]", after: float) -> bool:

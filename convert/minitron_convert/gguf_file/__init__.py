@@ -1,5 +1,6 @@
 """GGUF files: reading with every length checked, and streaming, atomic writing."""
 
+from minitron_convert.gguf_file.alone import open_alone
 from minitron_convert.gguf_file.reader import (
     DEFAULT_ALIGNMENT,
     SHARD_NAME,
@@ -49,6 +50,7 @@ __all__ = [
     "encode_value",
     "file_size",
     "iterate_tensors",
+    "open_alone",
     "open_gguf",
     "open_shards",
     "padded",

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minitron_convert.errors import Damaged, from_os_error
+from minitron_convert.gguf_file.alone import open_alone
 from minitron_convert.gguf_file.reader import (
     DEFAULT_ALIGNMENT,
     MAGIC,
@@ -95,7 +96,8 @@ class GgufWriter:
     With `resume_tensors=k` an existing partial whose header is the same is continued after its
     first k tensors; Damaged if it is another file's, NotFound if there is none.
     `digest` (a hashlib object) gets every byte of the file, in order, those that are there too.
-    Errors: NoSpace, Denied; ValueError when the data does not fit the tensors announced.
+    Errors: NoSpace, Denied, ConvertError where another process is writing the same file;
+    ValueError when the data does not fit the tensors announced.
     """
 
     def __init__(
@@ -125,19 +127,20 @@ class GgufWriter:
             raise from_os_error(error, self.partial, "write") from error
 
     def _create(self, header: bytes) -> IO[bytes]:
-        file = self.partial.open("wb", buffering=0)
+        file = open_alone(self.partial, create=True)
         try:
+            file.truncate(0)
             self._append(file, header)
         except OSError:
-            file.close()
             self.partial.unlink()
+            file.close()
             raise
         return file
 
     def _reopen(self, header: bytes) -> IO[bytes]:
         done = self.tensors[: self._next]
         end = len(header) + sum(padded(tensor.nbytes, self.alignment) for tensor in done)
-        file = self.partial.open("r+b", buffering=0)
+        file = open_alone(self.partial, create=False)
         if file.read(len(header)) != header or file.seek(0, os.SEEK_END) < end:
             file.close()
             raise Damaged(
@@ -219,8 +222,8 @@ class GgufWriter:
             raise ValueError(f"{self.path.name}: {self._next} of {len(self.tensors)} tensors came")
         try:
             os.fsync(self._file.fileno())
-            self._file.close()
             self.partial.replace(self.path)
+            self._file.close()
             sync_folder(self.path.parent)
         except OSError as error:
             raise from_os_error(error, self.path, "write") from error
@@ -230,9 +233,10 @@ class GgufWriter:
         self._file.close()
 
     def abort(self) -> None:
-        """Close and remove the partial file."""
+        """Remove the partial file, while no other process may write it, and close it."""
+        if not self._file.closed:
+            self.partial.unlink(missing_ok=True)
         self._file.close()
-        self.partial.unlink(missing_ok=True)
 
     def __enter__(self) -> GgufWriter:
         return self

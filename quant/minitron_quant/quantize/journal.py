@@ -4,7 +4,6 @@ Two files stand beside the outputs. The journal lives while a job runs: how many
 unfinished file are durable. The manifest stays: for every finished file what it was made from.
 """
 
-import fcntl
 import hashlib
 import threading
 from collections.abc import Collection, Iterator
@@ -14,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from minitron_convert.gguf_file import open_alone
 from minitron_engine.errors import Damaged, Denied, MinitronError
 from minitron_quant.whole_files import read_sealed, write_error, write_sealed
 
@@ -96,19 +96,17 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def exclusive(path: Path) -> Iterator[None]:
+def exclusive(path: Path, command: str = "quantize") -> Iterator[None]:
     """Hold a lock file for the time of the block, so that a second job on the folder stops."""
     try:
-        lock = path.open("w")
+        lock = open_alone(path, create=True)
+    except BlockingIOError as error:
+        raise MinitronError(
+            f"another minitron {command} is at work on {path.parent}", "wait until it is done"
+        ) from error
     except OSError as error:
         raise write_error(path, error) from error
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise MinitronError(
-                f"another minitron quantize is at work on {path.parent}", "wait until it is done"
-            ) from error
         try:
             yield
         finally:

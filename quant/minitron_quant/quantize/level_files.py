@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from copy import deepcopy
 
+from minitron_engine import interrupts
 from minitron_quant.quantize.encode import Bytes, Errors
 from minitron_quant.quantize.identity import Identity
 from minitron_quant.quantize.job import Target
@@ -37,6 +38,7 @@ class LevelFiles:
         self._journal = journal
         # one more, because bringing files to the disk takes a thread's time, but no processor's
         self._pool = ThreadPoolExecutor(threads + 1, thread_name_prefix="write")
+        self._opening: list[Future[LevelWriter]] = []
         self._writers: list[LevelWriter] = []
         self._writing: list[Future[None]] = []
         self._committing: Future[None] | None = None
@@ -44,11 +46,12 @@ class LevelFiles:
 
     def open(self, there: Sequence[Done]) -> list[int]:
         """Begin every level's files, or go on with them; gives the tensors that they have each."""
-        opening = list(map(self._pool.submit, [open_level] * len(there), self._targets, there))
-        wait(opening)
-        self._writers = [opened.result() for opened in opening if opened.exception() is None]
-        for opened in opening:
-            opened.result()
+        # a thread whose start is interrupted is one that the pool does not know
+        with interrupts.deferred():
+            for target, done in zip(self._targets, there, strict=True):
+                self._opening.append(self._pool.submit(open_level, target, done))
+        wait(self._opening)
+        self._writers = [opened.result() for opened in self._opening]
         return self._counts()
 
     def write(self, blocks: Sequence[Bytes | None]) -> None:
@@ -115,6 +118,8 @@ class LevelFiles:
     def stop(self, keep: bool, errors: Mapping[str, Errors]) -> None:
         """Leave what is done to be continued, or nothing."""
         self._pool.shutdown()
+        # where opening was interrupted, or one of them failed
+        self._writers = [opened.result() for opened in self._opening if not opened.exception()]
         if keep and len(self._writers) == len(self._targets):
             try:
                 self._commit(self._done(), errors)

@@ -4,8 +4,9 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from minitron_convert.gguf_file import Gguf
 from minitron_engine.devices import default_threads
-from minitron_engine.errors import OutOfResources
+from minitron_engine.errors import MinitronError, OutOfResources
 from minitron_engine.progress import Event, Progress
 from minitron_quant.quantize.encode import ColumnErrors, Errors, Job, Slab, add_errors, encode
 from minitron_quant.quantize.identity import Identity
@@ -50,14 +51,25 @@ class Writing:
         """
         self._check_disk()
         try:
+            before = list(map(_version, self._batch.shards))
             self._there = self._files.open(self._found)
             self._write()
+            self._refuse_changes(before)
             # between the renames and the manifest the journal is what tells whose files these are
             self._files.commit(self.errors)
         except BaseException as error:
             self._files.stop(_can_continue(error), self.errors)
             raise
         yield from self._files.finish()
+
+    def _refuse_changes(self, before: Sequence[tuple[int, ...] | None]) -> None:
+        for shard, version in zip(self._batch.shards, before, strict=True):
+            # one that was removed has been read to its end all the same
+            if _version(shard) not in (version, None):
+                raise MinitronError(
+                    f"{shard.path} was changed while it was read",
+                    "run it again once it is complete",
+                )
 
     def _resumable(self, target: Target, identity: Identity, recorded: Recorded) -> Done:
         """What is there already of a target, from an interrupted run."""
@@ -127,6 +139,14 @@ class Writing:
                 self.errors.setdefault(name, {}).update(self._tensor_errors)
                 self._tensor_errors = {}
             self._files.commit_now_and_then(self.errors)
+
+
+def _version(shard: Gguf) -> tuple[int, ...] | None:
+    try:
+        found = shard.path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _can_continue(error: BaseException) -> bool:

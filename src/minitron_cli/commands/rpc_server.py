@@ -27,6 +27,7 @@ def rpc_server(
 
     out = Output(verbose=verbose, quiet=quiet)
     out.note(RPC_WARNING)
-    # llama.cpp's loop never comes back to Python, which would handle Ctrl-C
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # llama.cpp's loop never comes back to Python, which would handle them
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
     offer_devices(address, threads or default_threads())

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -27,12 +28,14 @@ from minitron_quant.measure.settings import MeasureSettings
 from minitron_quant.measure.table import Row, mark_dominated, relate, sort_by_size
 from minitron_quant.quantize.batch import LevelResult, run
 from minitron_quant.quantize.job import QuantizeSettings, model_name, prepare
-from minitron_quant.quantize.journal import file_sha256, fingerprint
+from minitron_quant.quantize.journal import exclusive, file_sha256, fingerprint
+from minitron_quant.whole_files import write_error
 
 Outcome = Literal["done", "up to date", "failed", "skipped"]
 STAGES = ("convert", "imatrix", "quantize", "measure", "tasks", "speed", "report")
 _Result = TypeVar("_Result")
 _STATE = ".minitron-run.json"
+_LOCK = ".minitron-run.lock"
 _MEASURED = ".minitron-measured.sqlite"
 
 
@@ -74,6 +77,17 @@ class Pipeline:
 
         What was measured before a failure is kept and reported. Interruptions are not held back.
         """
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise write_error(self._folder, error) from error
+        with exclusive(self._folder / _LOCK, "run"):
+            finished = self._run_alone()
+        with suppress(OSError):  # a job that fails at once leaves no empty folder
+            self._folder.rmdir()
+        return finished
+
+    def _run_alone(self) -> Finished:
         rows: list[Row] = []
         error: Exception | None = None
         try:
@@ -98,7 +112,6 @@ class Pipeline:
             outtype = self._job.model.outtype
             settings = ConvertSettings(source=source.folder, outtype=outtype, name=source.name)
             path = self._folder / plan(settings).files[0].path.name
-            self._folder.mkdir(parents=True, exist_ok=True)
             key = fingerprint("convert", outtype, *_hashes_of(source.folder))
             if self._is_done("convert", key, path):
                 return path, "up to date"
