@@ -156,8 +156,8 @@ def table_of(cases: Sequence[dict[str, Any]]) -> str:
     columns = ("wall", "s", ".2f"), ("cpu", "CPU s", ".2f"), ("peak_mib", "MiB", ".0f")
     names = [f"{side} {unit}" for _, unit, _ in columns for side in ("minitron", "llama.cpp")]
     lines = [
-        f"| case | ratio | {' | '.join(names)} | values (minitron; llama.cpp) |",
-        f"|---|{'---:|' * (len(names) + 1)}---|",
+        f"| case | ratio | CPU ratio | {' | '.join(names)} | values (minitron; llama.cpp) |",
+        f"|---|{'---:|' * (len(names) + 2)}---|",
     ]
     for case in cases:
         sides = case["ours"], case["theirs"]
@@ -166,9 +166,8 @@ def table_of(cases: Sequence[dict[str, Any]]) -> str:
             f"{key} {_number(value)}; {_number(case['theirs']['values'].get(key))}"
             for key, value in case["ours"]["values"].items()
         ]
-        lines.append(
-            f"| {case['name']} | {case['ratio']:.2f} | {' | '.join(cells)} | {', '.join(values)} |"
-        )
+        ratios = [f"{case['ratio']:.2f}", f"{sides[0]['cpu'] / sides[1]['cpu']:.2f}"]
+        lines.append(f"| {' | '.join([case['name'], *ratios, *cells, ', '.join(values)])} |")
     return "\n".join(lines)
 
 
@@ -221,6 +220,12 @@ class Setup:
             raise NotGiven(f"there is no {name} in the folder given as --tools or LLAMA_CPP_TOOLS")
         return (self.tools / name, *words)
 
+    def inputs(self, text: Path) -> "list[Input]":
+        """The model with a text and --chunks of it, and what --also names."""
+        given = self.arguments
+        also = [Input(Path(m), Path(t), int(n)) for m, t, n in given.also]
+        return [Input(self.model(), Path(given.text or text), given.chunks), *also]
+
     def model(self) -> Path:
         """The GGUF file to work on: --model, or the example model converted to f16."""
         if self.arguments.model:
@@ -231,6 +236,37 @@ class Setup:
             source = EXAMPLES / "nano-llama"
             run_once([self.minitron("convert", source, "-o", target, "--outtype", "f16")])
         return target
+
+
+@dataclass(frozen=True)
+class Input:
+    """A model and chunks of 512 tokens of a text to run through it; -1: all of them."""
+
+    model: Path
+    text: Path
+    chunks: int
+
+    @property
+    def name(self) -> str:
+        """For the table."""
+        return f"{self.model.stem}, {self.chunks if self.chunks > 0 else 'all'} chunks"
+
+    @property
+    def options(self) -> Command:
+        """The options that name text and chunks, the same for both sides."""
+        return ("-f", self.text, *(("--chunks", self.chunks) if self.chunks > 0 else ()))
+
+
+def text_options(parser: argparse.ArgumentParser) -> None:
+    """The options that `Setup.inputs` reads."""
+    parser.add_argument("--text", help="a text (default: that of the examples)")
+    parser.add_argument(
+        "--chunks", type=int, default=-1, help="chunks of 512 tokens (default: all)"
+    )
+    also = ("MODEL", "TEXT", "CHUNKS")
+    parser.add_argument(
+        "--also", nargs=3, metavar=also, action="append", default=[], help="another model as well"
+    )
 
 
 def minitron_path(arguments: argparse.Namespace) -> Path:

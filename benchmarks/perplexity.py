@@ -5,33 +5,34 @@ import re
 import sys
 from pathlib import Path
 
-from harness import EXAMPLES, Case, Setup, main, parser_for, run_once
+from harness import EXAMPLES, Case, Input, Setup, main, parser_for, run_once, text_options
 
 PARSER = parser_for(__doc__)
-PARSER.add_argument("--text", default=EXAMPLES / "held-out.txt")
-PARSER.add_argument("--chunks", type=int, default=-1, help="chunks of 512 tokens (default: all)")
+text_options(PARSER)
 PARSER.add_argument("--levels", nargs="+", default=["Q4_K_M"], help="levels, or `all` (27)")
 THEIR_PPL = re.compile(r"(?:Final estimate: PPL = |Mean PPL\(Q\) +: +)([\d.]+)")
 THEIR_KLD = re.compile(r"Mean +KLD: +([\d.]+)")
 
 
 def cases(setup: Setup) -> list[Case]:
-    """Perplexity of the model, and of levels of it with the divergence from the model."""
-    given, model = setup.arguments, setup.model()
-    chunks = ("--chunks", given.chunks) if given.chunks > 0 else ()
-    common = ("-f", given.text, *chunks, "--threads", setup.threads)
+    """Of every model that is named its perplexity, and levels of it with the divergence from it."""
+    inputs = setup.inputs(EXAMPLES / "held-out.txt")
+    return [case for given in inputs for case in _cases(setup, given)]
+
+
+def _cases(setup: Setup, given: Input) -> list[Case]:
+    model, common = given.model, (*given.options, "--threads", setup.threads)
     levels = quantized(setup, model)
     base = ("--kl-divergence-base", setup.folder / "logits")
-    count = f"{given.chunks if chunks else 'all'} chunks"
     return [
         Case(
-            name=f"{model.stem} perplexity, {count}",
+            name=f"{given.name}: perplexity",
             ours=[setup.minitron("ppl", model, *common, "--json", "-q")],
             theirs=[setup.tool("llama-perplexity", "-m", model, *common)],
             values=values_of,
         ),
         Case(
-            name=f"{model.stem} table of {len(levels) + 1} with divergence, {count}",
+            name=f"{given.name}: table of {len(levels) + 1} with divergence",
             ours=[setup.minitron("ppl", *levels, "--reference", model, *common, "--json", "-q")],
             theirs=[
                 setup.tool("llama-perplexity", "-m", model, *common, *base),
@@ -46,8 +47,11 @@ def cases(setup: Setup) -> list[Case]:
 
 
 def quantized(setup: Setup, model: Path) -> list[Path]:
-    """The levels of the model that --levels names, with an importance matrix."""
-    imatrix, folder = setup.folder / "imatrix.gguf", setup.folder / "levels"
+    """The files in the folder MODEL.levels, or else the levels that --levels names, made here."""
+    made = model.with_suffix(".levels")
+    if made.is_dir():
+        return sorted(made.glob("*.gguf"))
+    folder, imatrix = setup.folder / made.name, setup.folder / f"{model.stem}.imatrix.gguf"
     text = ("-f", EXAMPLES / "calibration.txt", "--chunks", 4)
     run_once([setup.minitron("imatrix", model, *text, "-o", imatrix, "-q")])
     levels = setup.arguments.levels

@@ -1,4 +1,7 @@
-"""Run every benchmark and write results/<stage>.md: machine, versions, table, commands."""
+"""Run every benchmark and write results/<stage>.md: machine, versions, table, commands.
+
+Options of a stage's own script go to every stage that runs: name it with --stage.
+"""
 
 import json
 import re
@@ -6,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +44,11 @@ def versions(arguments: Namespace) -> dict[str, str]:
     return {"minitron": words[0].strip(), "llama.cpp": found[1] if found else "unknown"}
 
 
-def measured(stage: str, arguments: Namespace) -> tuple[int, dict[str, Any]]:
+def measured(stage: str, arguments: Namespace, more: Sequence[str]) -> tuple[int, dict[str, Any]]:
     """The exit status of one benchmark, and what it wrote as JSON, empty where it did not."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "results.json"
-        words = [sys.executable, str(HERE / f"{stage}.py"), *options_of(stage, arguments)]
+        words = [sys.executable, str(HERE / f"{stage}.py"), *options_of(stage, arguments), *more]
         done = subprocess.run([*words, "--json", str(target)], stdout=subprocess.DEVNULL)
         return done.returncode, json.loads(target.read_text()) if target.exists() else {}
 
@@ -73,7 +77,7 @@ def page(stage: str, document: dict[str, Any], said: dict[str, str]) -> str:
 
 def main() -> int:
     """Run the stages; the highest exit status among them, 2 where one had nothing to compare."""
-    arguments = PARSER.parse_args()
+    arguments, more = PARSER.parse_known_args()
     try:
         said = versions(arguments)
     except NotGiven as reason:
@@ -82,7 +86,7 @@ def main() -> int:
     arguments.results.mkdir(parents=True, exist_ok=True)
     status = 0
     for stage in arguments.stage or STAGES:
-        failed, document = measured(stage, arguments)
+        failed, document = measured(stage, arguments, more)
         status = max(status, failed)
         if document.get("cases"):
             text = page(stage, document, said)

@@ -53,16 +53,25 @@ PERPLEXITY_SETTINGS = {
     "c128-b512-chunks18": ("-c", 128, "-b", 512, "--chunks", 18),
 }
 
+# the last of each brings the perplexity
+MATRICES: dict[str, dict[str, tuple[str | int, ...]]] = {
+    "nano-llama": {
+        "nano-llama.imatrix.gguf": (),
+        "nano-llama.imatrix.dat": ("--output-format", "dat"),
+    },
+    "nano-nemotron": {
+        "nano-nemotron-10.imatrix.gguf": ("--chunks", 10),
+        "nano-nemotron.imatrix.gguf": (),
+    },
+}
+
 
 def record_imatrix(work: Workplace, out: Path) -> None:
     """Importance matrices of the calibration text, with the perplexity found on the way."""
     document = work.header() | {"text_sha256": sha256_of(work.folder / CALIBRATION), "models": {}}
     for model in MODELS:
         entry = about(work, model) | {"files": {}}
-        formats = ("gguf", "dat") if model == "nano-llama" else ("gguf",)
-        for kind in formats:
-            name = f"{model}.imatrix.{kind}"
-            chosen = () if kind == "gguf" else ("--output-format", kind)
+        for name, chosen in MATRICES[model].items():
             output = work.run(
                 "llama-imatrix", "-m", source_of(model), "-f", CALIBRATION, "-o", name, *chosen,
                 "-t", THREADS, last=FINAL,

@@ -105,12 +105,16 @@ def test_a_lower_level_diverges_on_the_way_like_llama_perplexity(
     assert row.divergence.rms_delta_p_pct == pytest.approx(last["Δp RMS"], abs=2e-3)
 
 
-def test_perplexity_is_the_same_with_and_without_a_reference(rows: list[Row]) -> None:
+def test_perplexity_of_the_whole_text_equals_llama_perplexity(
+    rows: list[Row], same_processor: None
+) -> None:
     levels = recorded("perplexity.json")["models"]["nano-llama"]["levels"]
     assert [row.level for row in rows] == ["F16", "Q4_K_M"]
     for row, name in zip(rows, ("f16", "Q4_K_M"), strict=True):
         assert f"{row.ppl:.4f}" == f"{levels[name]['ppl']:.4f}"
         assert f"{row.ppl_error:.5f}" == f"{levels[name]['error']:.5f}"
+        running = np.exp(np.cumsum(row.chunk_nll) / np.arange(1, row.chunks + 1))
+        np.testing.assert_allclose(running, levels[name]["running"], rtol=0, atol=1.01e-4)
     assert rows[0].divergence is None and rows[0].accuracy_pct == 100
 
 
