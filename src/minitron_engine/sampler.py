@@ -28,6 +28,9 @@ class Sampler:
         self._ids = np.arange(n_vocab, dtype=np.int32)
         kind = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
         self._candidates = np.zeros(n_vocab if grammar else 1, dtype=kind)
+        # llama.cpp writes to the same place again and again; a view of it takes time to make
+        self._logits = np.zeros(0, dtype=np.float32)
+        self._address = 0
 
     def accept_prompt(self, tokens: Iterable[int]) -> None:
         """Let the penalties know the prompt; a grammar starts after it."""
@@ -40,14 +43,17 @@ class Sampler:
         None where the grammar and the biases together leave no token to choose.
         """
         pointer: Any = api.llama_get_logits_ith(context, output)
-        logits = np.ctypeslib.as_array(pointer, shape=(len(self._ids),))
-        if math.isnan(logits.sum()):
+        address = ctypes.addressof(pointer.contents)
+        if address != self._address:
+            self._logits = np.ctypeslib.as_array(pointer, shape=(len(self._ids),))
+            self._address = address
+        if math.isnan(self._logits.sum()):
             # sorting would run out of bounds
             raise Damaged("the model computes no numbers (NaN): its weights are damaged")
         if self._grammar is None:
             token: int = api.llama_sampler_sample(self._chain, context, output)
             return token
-        return self._constrained(logits)
+        return self._constrained(self._logits)
 
     def _constrained(self, logits: NDArray[np.float32]) -> int | None:
         # as llama.cpp's tools: the grammar sees one token, and all of them only if it refuses that

@@ -2,13 +2,14 @@
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from minitron_engine.context import Batch, Context, ContextSettings, open_context
-from minitron_engine.model import Model, Tokens
+from minitron_engine.context import Context, ContextSettings, open_context
+from minitron_engine.model import Model
+from minitron_engine.sequence import Sequence
 from minitron_engine.usage import Joules, energy_counters
 
 Tick = Callable[[str], None]
@@ -51,7 +52,7 @@ class SpeedResult:
         return statistics.fmean(self.samples_joules) / (self.test.n_prompt + self.test.n_gen)
 
 
-def spread(samples: Sequence[float]) -> float:
+def spread(samples: Collection[float]) -> float:
     """The sample standard deviation (n - 1); 0 for a single sample."""
     return statistics.stdev(samples) if len(samples) > 1 else 0.0
 
@@ -68,7 +69,7 @@ def measure_speed(
     counters = energy_counters(gpus=model.offloaded > 0)
     samples, joules = [], []
     with open_context(model, replace(settings, n_ctx=n_ctx)) as context:
-        run = _Run(context, settings.n_batch, generator)
+        run = _Run(context, generator)
         tick("warm-up")
         run.process(test.n_prompt)
         run.generate(min(test.n_gen, 1))
@@ -84,7 +85,7 @@ def measure_speed(
     return SpeedResult(test, tuple(samples), tuple(joules))
 
 
-def _read(counters: Sequence[Callable[[], Joules]]) -> Joules:
+def _read(counters: Iterable[Callable[[], Joules]]) -> Joules:
     return {name: value for read in counters for name, value in read().items()}
 
 
@@ -97,43 +98,35 @@ def _spent(before: Joules, after: Joules) -> list[float]:
 class _Run:
     """Random tokens into one sequence of a context."""
 
-    def __init__(self, context: Context, n_batch: int, generator: np.random.Generator) -> None:
-        self._context, self._n_batch, self._generator = context, n_batch, generator
-        self._position = 0
-        self._batch = Batch(n_batch)
-        self._last = np.arange(n_batch) == n_batch - 1
+    def __init__(self, context: Context, generator: np.random.Generator) -> None:
+        self._context, self._generator = context, generator
+        self._sequence = Sequence(context)
 
     def fill(self, depth: int) -> None:
         """Leave exactly `depth` tokens in the cache: of those that are there, or new ones."""
-        if self._position >= depth and self._context.truncate(depth):
-            self._position = depth
+        tokens = self._sequence.tokens
+        if len(tokens) >= depth and self._context.truncate(depth):
+            del tokens[depth:]
             return
         self._context.clear()
-        self._position = 0
+        tokens.clear()
         self.process(depth)
 
     def process(self, count: int) -> None:
         """Decode `count` tokens in batches and wait for the device."""
-        for start in range(0, count, self._n_batch):
-            self._decode(self._tokens(min(self._n_batch, count - start)))
+        self._sequence.append(self._tokens(count))
         self._context.synchronize()
 
     def generate(self, count: int) -> None:
         """Decode `count` tokens one by one, waiting for the device after each."""
-        tokens = self._tokens(count)
-        for number in range(count):
-            self._decode(tokens[number : number + 1])
+        for token in self._tokens(count):
+            self._sequence.append([token])
             self._context.synchronize()
 
-    def _tokens(self, count: int) -> Tokens:
+    def _tokens(self, count: int) -> list[int]:
         model = self._context.model
-        tokens = self._generator.integers(0, model.n_vocab, count, dtype=np.int32)
-        if count and self._position == 0 and model.add_bos:
+        drawn = self._generator.integers(0, model.n_vocab, count, dtype=np.int32)
+        tokens: list[int] = drawn.tolist()
+        if count and not self._sequence.tokens and model.add_bos:
             tokens[0] = model.bos
         return tokens
-
-    def _decode(self, tokens: Tokens) -> None:
-        self._batch.clear()
-        self._batch.add(tokens, self._position, 0, self._last[-len(tokens) :])
-        self._context.decode(self._batch)
-        self._position += len(tokens)

@@ -5,12 +5,13 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 
 from minitron_engine import speed, usage
-from minitron_engine.context import ContextSettings
+from minitron_engine.binding import api
+from minitron_engine.context import Context, ContextSettings
 from minitron_engine.model import ModelSettings, open_model
 from minitron_engine.speed import SpeedResult, SpeedTest, measure_speed, spread
 
@@ -31,18 +32,14 @@ def test_runs_decode_what_the_test_says(nano_llama: Path, monkeypatch: pytest.Mo
     """A warm-up, then in every repetition the same tokens in the cache and the same work."""
     decoded: list[tuple[int, int]] = []
 
-    class Watched(speed.Batch):
-        def add(
-            self,
-            tokens: np.ndarray,
-            position: int,
-            sequence: int,
-            output: np.ndarray,
-        ) -> None:
-            decoded.append((position, len(tokens)))
-            super().add(tokens, position, sequence, output)
+    decode = Context.decode_struct
 
-    monkeypatch.setattr(speed, "Batch", Watched)
+    def watched(context: Context, batch: Any) -> None:
+        memory = api.llama_get_memory(context.handle)
+        decoded.append((api.llama_memory_seq_pos_max(memory, 0) + 1, batch.n_tokens))
+        decode(context, batch)
+
+    monkeypatch.setattr(Context, "decode_struct", watched)
     ticks: list[str] = []
     with open_model(ModelSettings(nano_llama, gpu_layers=0)) as model:
         result = measure_speed(model, SpeedTest(20, 2, 24), SETTINGS, 2, ticks.append)
