@@ -1,5 +1,6 @@
 """Input covariance: what is summed, how it is kept, and that it survives interruption."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,16 @@ from minitron_engine.errors import Damaged, MinitronError, NotFound, OutOfResour
 from minitron_engine.model import ModelSettings, open_model
 from minitron_engine.progress import Event, ignore
 from minitron_quant.chunks import ChunkSettings
-from minitron_quant.covariance.collect import FULL, CovarianceSettings, collect_covariance
-from minitron_quant.covariance.files import Covariance, open_covariance
+from minitron_quant.covariance.collect import (
+    BLOCK,
+    FULL,
+    CovarianceSettings,
+    _units,
+    collect_covariance,
+)
+from minitron_quant.covariance.files import PARTS, Covariance, open_covariance
 from minitron_quant.covariance.sums import Sums, block_edges
+from minitron_quant.covariance.watch import Inputs
 from minitron_quant.imatrix.collect import CollectSettings, collect
 from support import EXAMPLES
 
@@ -122,6 +130,29 @@ def test_a_block_that_cannot_be_held_is_refused(short_llama: Path, tmp_path: Pat
         collected(short_llama, tmp_path / "c.gguf", memory=1000)
     with pytest.raises(Usage, match="too little text"):
         collected(short_llama, tmp_path / "c.gguf", chunks=ChunkSettings(n_ctx=64, limit=1))
+
+
+def test_a_disk_that_is_too_full_is_told_before_anything_runs(
+    short_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    with pytest.raises(OutOfResources, match="free, and the covariance needs"):
+        collected(short_llama, tmp_path / "c.gguf")
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("block", "runs"), [(BLOCK, 1), (FULL, 3)])
+def test_the_sums_of_width_s_shape_stay_within_the_memory(block: int, runs: int) -> None:
+    inputs = Inputs()
+    for layer in range(32):
+        for name, columns in (("q", 3072), ("o", 4096), ("up", 3072), ("down", 9216)):
+            inputs.columns[f"blk.{layer}.{name}"] = columns
+    wanted = CovarianceSettings((), block=block)
+    units = list(_units(wanted, inputs))
+    sizes = [sum(spec.nbytes for spec in unit.specs) for unit in units]
+    assert len(units) == PARTS * runs and max(sizes) <= wanted.memory == 6 << 30
+    assert [n for unit in units if unit.part == 0 for n in unit.blocks] == [*inputs.columns]
 
 
 def test_blocks_are_even_and_whole_super_blocks() -> None:

@@ -2,6 +2,9 @@
 
 value = d · (scale − centre) · level[code] − dmin · min. Formulas: dequantize_row_* of
 ggml-quants.c (llama.cpp 0c1e57098).
+
+The ternary types are left out, since they gain nothing: with feedback and their best scales they
+still err more at 1.7 and 2.1 bits than IQ1_S at 1.6 (benchmarks/results/feedback.md).
 """
 
 from dataclasses import dataclass
