@@ -3,7 +3,10 @@
 import bz2
 import io
 import json
+import os
 import struct
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from hardening.fuzz import seeds
+from hardening.fuzz import commands, seeds
 from hardening.fuzz.seeds_text import JOB
 from hardening.fuzz.targets import TARGETS
 from minitron_cli.errors import explain
@@ -20,6 +23,7 @@ from minitron_convert.errors import ConvertError
 from minitron_convert.gguf_file import F32, GgufWriter, KeyValue, TensorSpec, ValueType
 from minitron_engine import schemas
 from minitron_engine.errors import MinitronError, Usage
+from support import fails
 
 
 def header(**changes: Any) -> bytes:
@@ -111,6 +115,12 @@ REFUSED: dict[str, tuple[str, bytes]] = {
         "torch .bin",
         archive(lambda opened: entry(opened, "byteorder", compress_type=zipfile.ZIP_DEFLATED)),
     ),
+    "a sensitivity nested without end": ("sensitivity file", b"[" * 100_000),
+    "a sensitivity with an endless number": (
+        "sensitivity file",
+        seeds.sensitivities()[0].replace(b'"ctx": 512', b'"ctx": 1e999'),
+    ),
+    "a sensitivity that is no text": ("sensitivity file", b"\xff\xfe\x00"),
     "counts beyond all numbers": ("imatrix GGUF", counts(1e30)),
     "a job with a number of many digits": ("job file", b"[model]\nsource = " + b"9" * 5000),
     "a job nested without end": ("job file", b"a = " + b"[" * 100_000),
@@ -150,6 +160,39 @@ def test_schemas_that_have_no_end(schema: object, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(schemas, "_SECONDS", 0.5)
     with pytest.raises(Usage, match="cannot be used"):
         schemas.schema_grammar(json.dumps(schema))
+
+
+NUMBERS = {
+    "rope.dimension_count": (32, 15, 0),
+    "block_count": (0, 513, 2**32 - 1),
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [(key, value) for key, values in NUMBERS.items() for value in values]
+)
+def test_numbers_over_which_llama_cpp_would_abort(
+    key: str, value: int, minitron: Any, tmp_path: Path
+) -> None:
+    path, data = tmp_path / "m.gguf", commands.model()
+    name = f"llama.{key}".encode()
+    at = data.index(name) + len(name) + 4
+    path.write_bytes(data[:at] + struct.pack("<I", value) + data[at + 4 :])
+    fails(minitron("generate", path, "The", "-n", "1"), 8, "damaged")
+
+
+def test_one_copy_of_ggml_is_loaded() -> None:
+    # what is called when it aborts would else be set in a copy that libllama does not use
+    program = (
+        "from minitron_cli import main; from minitron_engine import aborts, devices, library;"
+        "aborts.on_abort(main._leave); devices.start();"
+        "from minitron_engine.binding import api;"
+        "loaded = open('/proc/self/maps').read();"
+        "names = {l.split('/')[-1] for l in loaded.splitlines() if 'libggml-base' in l};"
+        "assert len(names) == 1, names"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)
 
 
 @pytest.mark.parametrize("unknown", [{}, [1], 5])

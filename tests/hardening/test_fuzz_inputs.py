@@ -1,7 +1,7 @@
 """Damaged and hostile inputs: every parser takes them or says in one line why not.
 
-The quick part tries a few hundred of each kind; `make harden` tries 200,000. A failure names the
-indices that show it again (see hardening/fuzz/runner.py).
+The quick part tries a few of each kind; `make harden` tries 200,000, and 5,000 of each command. A
+failure names the indices that show it again (see hardening/fuzz/runner.py).
 """
 
 import json
@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from hardening.fuzz.targets import TARGETS
+from hardening.fuzz.targets import COMMANDS, PARSERS
 
-QUICK, LONG = 150, 200_000
+QUICK, LONG = 100, 200_000
+COMMANDS_QUICK, COMMANDS_LONG = 2, 5_000
 TESTS = Path(__file__).parents[1]
 
 
@@ -32,10 +33,11 @@ def outcomes(count: int, *targets: str) -> Iterator[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def quick() -> dict[str, dict[str, Any]]:
     """What became of a few inputs of every target."""
-    return {outcome["target"]: outcome for outcome in outcomes(QUICK)}
+    found = [*outcomes(QUICK, *PARSERS), *outcomes(COMMANDS_QUICK, *COMMANDS)]
+    return {outcome["target"]: outcome for outcome in found}
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", PARSERS)
 def test_a_few_inputs(target: str, quick: dict[str, dict[str, Any]]) -> None:
     outcome = quick[target]
     assert outcome["findings"] == {}
@@ -44,8 +46,20 @@ def test_a_few_inputs(target: str, quick: dict[str, dict[str, Any]]) -> None:
     assert outcome["accepted"] + outcome["refused"] == QUICK
 
 
+@pytest.mark.parametrize("target", COMMANDS)
+def test_a_few_commands(target: str, quick: dict[str, dict[str, Any]]) -> None:
+    assert quick[target]["findings"] == {}
+
+
 @pytest.mark.harden
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", COMMANDS)
+def test_many_commands(target: str) -> None:
+    (outcome,) = outcomes(COMMANDS_LONG, target)
+    assert outcome["findings"] == {}
+
+
+@pytest.mark.harden
+@pytest.mark.parametrize("target", PARSERS)
 def test_many_inputs(target: str) -> None:
     (outcome,) = outcomes(LONG, target)
     assert outcome["findings"] == {}

@@ -18,6 +18,8 @@ from minitron_quant.sensitivity.activations import block_of
 from minitron_quant.whole_files import write_whole
 
 _FORMAT = 1
+# what reading raises where a value is missing, of another kind, too large or nested too deeply
+_WRONG = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 
 
 @dataclass
@@ -37,7 +39,8 @@ class TensorSensitivity:
     @property
     def alpha(self) -> float:
         """Divergence per cost."""
-        return float(np.mean(self.divergences)) / self.probe_cost if self.probe_cost > 0 else 0.0
+        known = self.probe_cost > 0 and self.divergences
+        return float(np.mean(self.divergences)) / self.probe_cost if known else 0.0
 
     @property
     def error(self) -> float:
@@ -122,19 +125,19 @@ def write_sensitivity(path: Path, sensitivity: Sensitivity) -> None:
 def read_sensitivity(path: Path) -> Sensitivity:
     """Read a file; NotFound, or Damaged where it is none."""
     try:
-        text = path.read_text()
+        data = path.read_bytes()
     except FileNotFoundError as error:
         raise NotFound(
             f"{path} does not exist", "make it: minitron sensitivity MODEL -f TEXT"
         ) from error
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise Denied(f"{path} cannot be read: {error}") from error
     try:
-        document = json.loads(text)
+        document = json.loads(data)
         if document["format"] != _FORMAT:
             raise Usage(f"{path} has format {document['format']}, not {_FORMAT}")
         return _parsed(document)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except _WRONG as error:
         raise Damaged(
             f"{path} is no sensitivity file", "make it: minitron sensitivity MODEL -f TEXT"
         ) from error

@@ -68,6 +68,20 @@ def gguf_fields(data: bytes) -> list[Field]:
     return [(offset, size) for offset, size in fields if size > 0]
 
 
+def gguf_numbers(data: bytes) -> list[Field]:
+    """Values of a sound GGUF file's keys that are single numbers: what a model computes with."""
+    (values,) = struct.unpack_from("<Q", data, 16)
+    fields, at = [], 24
+    for _ in range(values):
+        at = _string(data, at, [])
+        (kind,) = struct.unpack_from("<I", data, at)
+        end = skip_value(data, at + 4, kind)
+        if kind not in (8, 9):
+            fields.append((at + 4, end - at - 4))
+        at = end
+    return fields
+
+
 def _string(data: bytes, at: int, fields: list[Field]) -> int:
     fields.append((at, 8))
     return int(at + 8 + struct.unpack_from("<Q", data, at)[0])

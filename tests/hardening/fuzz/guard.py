@@ -32,7 +32,7 @@ class Guard:
 
     def __init__(self, folder: Path, imports: tuple[str, ...] = ()) -> None:
         self._folder, self._imports = str(folder), ("encodings", *imports)
-        self._on = False
+        self._on, self._strictly = False, True
         self.seen: list[str] = []
         sys.addaudithook(self._audit)
         signal.signal(signal.SIGVTALRM, self._too_long)
@@ -48,18 +48,27 @@ class Guard:
             writes = flags & _WRITE_FLAGS if mode is None else set(mode or "") & set("wax+")
             if writes and not self._inside(path):
                 self.seen.append(f"opened {path!r} to write")
-        elif event == "import" and not details[0].startswith(self._imports):
+        elif self._strictly and event == "import" and not details[0].startswith(self._imports):
             self.seen.append(f"imported {details[0]}")
-        elif event in _RUNS or (event in _WRITES and not self._inside(details[0])):
+        elif (self._strictly and event in _RUNS) or (
+            event in _WRITES and not self._inside(details[0])
+        ):
             self.seen.append(f"{event} {details!r:.100}")
 
     def _inside(self, path: Any) -> bool:
+        if isinstance(path, int):  # a file that is open already
+            return True
         name = os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else str(path)
-        return name == os.devnull or os.path.abspath(name).startswith(self._folder)  # noqa: PTH100
+        own = name == os.devnull or name.startswith("/proc/self/")
+        return own or os.path.abspath(name).startswith(self._folder)  # noqa: PTH100
 
     @contextmanager
-    def watching(self, seconds: float = SECONDS) -> Iterator[None]:
-        """The time of one input: raises Hang after `seconds` of the processor's time."""
+    def watching(self, seconds: float = SECONDS, strictly: bool = True) -> Iterator[None]:
+        """The time of one input: raises Hang after `seconds` of the processor's time.
+
+        strictly: sees processes, sockets and imports too, not files alone.
+        """
+        self._strictly = strictly
         self.seen.clear()
         signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
         self._on = True

@@ -12,13 +12,14 @@ from hardening.fuzz.mutate import Mutator, damage_bytes, either, number_fields
 from hardening.fuzz.runner import Target
 from minitron_cli.inspection.description import describe
 from minitron_convert.checkpoint import open_checkpoint
-from minitron_convert.gguf_file import open_gguf, open_shards
+from minitron_convert.gguf_file import TYPE_ID, open_gguf, open_shards
 from minitron_convert.plan import ConvertSettings, plan
 from minitron_convert.safetensors_file import read_header
 from minitron_convert.tensor_ref import TensorRef
 from minitron_convert.torch_file import read_pickle
 from minitron_quant.imatrix.files import read_imatrix
 from minitron_quant.imatrix.statistics import layer_statistics, weight_statistics
+from minitron_quant.sensitivity.files import read_sensitivity
 
 Opener = Callable[[bytes], object]
 
@@ -81,6 +82,12 @@ def _imatrix(path: Path) -> object:
     return matrix.weights(), layer_statistics(rows)
 
 
+def _sensitivity(path: Path) -> object:
+    found = read_sensitivity(path)
+    types = dict.fromkeys(found.tensors, TYPE_ID["q4_K"])
+    return found.predict(types), found.error, found.chunks
+
+
 TARGETS = [
     Target(
         "safetensors",
@@ -132,5 +139,11 @@ TARGETS = [
         lambda: seeds.imatrices("dat"),
         mostly(number_fields(formats.dat_fields)),
         partial(through, "imatrix.dat", _imatrix),
+    ),
+    Target(
+        "sensitivity file",
+        seeds.sensitivities,
+        mostly(damage_json),
+        partial(through, "s.json", _sensitivity),
     ),
 ]

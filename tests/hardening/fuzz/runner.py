@@ -30,6 +30,7 @@ from minitron_convert.errors import ConvertError
 from minitron_engine.errors import MinitronError
 
 SEED = 1
+TRYING = b"\1"
 STALLED = 20.0  # seconds without an input: what does not even heed signals is ended
 LONGEST_MESSAGE = 2000
 OURS = (ConvertError, MinitronError)
@@ -42,7 +43,8 @@ class Target:
 
     seeds: sound files. mutate: one file damaged. prepare: given a folder, what opens the bytes of
     an input. spare: bytes of memory it may take beside twice the file's size, None for no limit
-    (where llama.cpp works). expected: what else may be raised. sound: whether seeds must pass.
+    (where llama.cpp works). sound: whether seeds must pass. guarded: whether processes, sockets and
+    late imports are findings, too.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Target:
     seconds: float = 2.0
     imports: tuple[str, ...] = ()
     sound: bool = True
+    guarded: bool = True
 
 
 @dataclass
@@ -66,6 +69,7 @@ class Outcome:
     findings: dict[str, list[int]] = field(default_factory=dict)
     cpu_s: float = 0.0
     slowest_ms: float = 0.0
+    left: int = 0
     exit_codes: dict[str, int] = field(default_factory=dict)
 
     def add(self, what: str, index: int) -> None:
@@ -106,9 +110,13 @@ def _in_child(target: Target, indices: range, folder: Path, outcome: Outcome) ->
     outcome.__dict__.update(told)
     if status == 0:
         return indices.stop
+    index = int.from_bytes(shared[:8], "little")
+    if not os.WIFSIGNALED(status) and shared[8:9] == TRYING:
+        outcome.refused += 1  # llama.cpp gave up, and the command left with one line
+        outcome.left += 1
+        return index + 1
     if not os.WIFSIGNALED(status):
         raise RuntimeError(f"{target.name}: the harness failed, see above")
-    index = int.from_bytes(shared[:8], "little")
     outcome.add(f"the process ended: {signal.Signals(os.WTERMSIG(status)).name}", index)
     return index + 1
 
@@ -170,7 +178,9 @@ class _Trial:
             shared[:8] = index.to_bytes(8, "little")
             data = make_input(self.target, self.seeds, index)
             before = resource.getrusage(resource.RUSAGE_SELF)
+            shared[8:9] = TRYING
             self.one(index, data)
+            shared[8:9] = b"\0"
             after = resource.getrusage(resource.RUSAGE_SELF)
             seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
             self.outcome.cpu_s += seconds
@@ -189,7 +199,7 @@ class _Trial:
         """Try one input."""
         outcome = self.outcome
         try:
-            with self.guard.watching(self.target.seconds):
+            with self.guard.watching(self.target.seconds, self.target.guarded):
                 self.parse(data)
             outcome.accepted += 1
         except OURS as error:

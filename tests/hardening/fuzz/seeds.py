@@ -14,10 +14,23 @@ import numpy as np
 
 from convert import synthetic
 from hardening.fuzz.formats import message
-from minitron_convert.gguf_file import F16, F32, GgufWriter, KeyValue, TensorSpec, ValueType
+from minitron_convert.gguf_file import (
+    F16,
+    F32,
+    TYPE_ID,
+    GgufWriter,
+    KeyValue,
+    TensorSpec,
+    ValueType,
+)
 from minitron_convert.vocab.pretokenizers import KNOWN
 from minitron_quant.imatrix.files import write_imatrix
 from minitron_quant.imatrix.matrix import Entry, ImportanceMatrix, Origin
+from minitron_quant.sensitivity.files import (
+    Sensitivity,
+    TensorSensitivity,
+    write_sensitivity,
+)
 from torch_archive import ORDERED, Global, Reduce, pickled, tensor, write_torch
 
 SMALL = {
@@ -232,6 +245,15 @@ def imatrices(file_format: str) -> list[bytes]:
         written(lambda path: write_imatrix(path, matrix(), file_format)),
         written(lambda path: write_imatrix(path, matrix().plain(), file_format)),
     ]
+
+
+def sensitivities() -> list[bytes]:
+    """A measured model of two tensors."""
+    names = {"name": "x", "sha256": "0" * 64}
+    tensor = TensorSensitivity({TYPE_ID["q4_K"]: 0.5, TYPE_ID["q8_0"]: 0.1}, 0.4, {32: 0.1}, [1, 2])
+    found = {"blk.0.ffn_up.weight": tensor, "blk.0.ffn_down.weight": tensor}
+    sensitivity = Sensitivity(names, names, names, 512, "q4_K", found, True, "CPU")
+    return [written(lambda path: write_sensitivity(path, sensitivity))]
 
 
 def bombs(archives: list[bytes]) -> list[bytes]:

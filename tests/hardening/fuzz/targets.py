@@ -1,5 +1,7 @@
-"""The table of parsers: what opens an input, its seeds, its damage."""
+"""The tables of parsers and of commands: what opens an input, its seeds, its damage."""
 
-from hardening.fuzz import model_files, texts
+from hardening.fuzz import commands, model_files, texts
 
-TARGETS = {target.name: target for target in (*model_files.TARGETS, *texts.TARGETS)}
+PARSERS = {target.name: target for target in (*model_files.TARGETS, *texts.TARGETS)}
+COMMANDS = {target.name: target for target in commands.TARGETS}
+TARGETS = PARSERS | COMMANDS
