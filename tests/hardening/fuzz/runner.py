@@ -31,7 +31,8 @@ from minitron_engine.errors import MinitronError
 
 SEED = 1
 TRYING = b"\1"
-STALLED = 20.0  # seconds without an input: what does not even heed signals is ended
+STALLED = 30.0  # seconds of the processor in one input: what does not even heed signals is ended
+ASLEEP = 600.0  # seconds in one input without an end, on a machine however busy
 LONGEST_MESSAGE = 2000
 OURS = (ConvertError, MinitronError)
 SHARED = Path("/dev/shm")
@@ -122,17 +123,24 @@ def _in_child(target: Target, indices: range, folder: Path, outcome: Outcome) ->
 
 
 def _wait(child: int, shared: mmap.mmap) -> int:
-    last, since = shared[:8], time.monotonic()
+    last, before, since = shared[:8], _cpu_seconds(child), time.monotonic()
     while True:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             return status
+        used, waited = _cpu_seconds(child) - before, time.monotonic() - since
         if shared[:8] != last:
-            last, since = shared[:8], time.monotonic()
-        elif time.monotonic() - since > STALLED:
+            last, before, since = shared[:8], _cpu_seconds(child), time.monotonic()
+        elif used > STALLED or waited > ASLEEP:
             os.kill(child, signal.SIGKILL)
             return os.waitpid(child, 0)[1]
-        time.sleep(0.02)
+        time.sleep(0.05)
+
+
+def _cpu_seconds(process: int) -> float:
+    """The processor's time of a process and of those that it has waited for."""
+    values = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, values[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def _be_child(
