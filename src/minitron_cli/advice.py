@@ -175,14 +175,19 @@ def _quality(each: Fit) -> tuple[float, float, int]:
     return kld, worst if each.ppl is None else -each.ppl, each.bytes
 
 
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
 def measured(table: Path) -> dict[str, dict[str, Any]]:
     """The rows of a report.json, or of what `minitron ppl --json` printed, by level."""
     try:
         rows = json.loads(table.read_text())["rows"]
-        return {row["level"]: {key: row[key] for key in ("ppl", "kld_mean")} for row in rows}
+        keys = ("ppl", "kld_mean")
+        return {row["level"]: {key: _number(row[key]) for key in keys} for row in rows}
     except FileNotFoundError as error:
         raise NotFound(f"{table} does not exist") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise Damaged(
             f"{table} is no table of measurements", "minitron ppl MODEL… --json prints one"
         ) from error

@@ -24,6 +24,8 @@ def explain(error: BaseException) -> Failure | None:
         return Failure(one_line(str(error)), one_line(str(getattr(error, "hint", ""))), code)
     if isinstance(error, MemoryError):
         return Failure("there is not enough memory", "close other programs, or use a --batch", 6)
+    if isinstance(error, RecursionError):
+        return Failure("a file is nested too deeply to be read", "", 8)
     if isinstance(error, OSError):
         return _explain_system(error)
     return None

@@ -120,6 +120,12 @@ REFUSED: dict[str, tuple[str, bytes]] = {
         "sensitivity file",
         seeds.sensitivities()[0].replace(b'"ctx": 512', b'"ctx": 1e999'),
     ),
+    "a report nested without end": ("report of a run", b"[" * 100_000),
+    "a report whose perplexity is a text": (
+        "report of a run",
+        b'{"rows": [{"model": 1, "level": "F16", "ppl": "x", "accuracy_pct": 1, "kld_mean": 1}]}',
+    ),
+    "a conversation nested without end": ("saved conversation", b"[" * 100_000),
     "a sensitivity that is no text": ("sensitivity file", b"\xff\xfe\x00"),
     "counts beyond all numbers": ("imatrix GGUF", counts(1e30)),
     "a job with a number of many digits": ("job file", b"[model]\nsource = " + b"9" * 5000),

@@ -171,7 +171,7 @@ def read_messages(path: Path) -> list[dict[str, Any]]:
         messages = [{key: str(entry[key]) for key in ("role", "content")} for entry in found]
     except OSError as error:
         raise NotFound(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Damaged(f"{path} is no saved conversation") from error
     if any(message["role"] not in _ROLES for message in messages):
         raise Damaged(f"{path} is no saved conversation: a role is none of {', '.join(_ROLES)}")

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal
 
 from minitron_cli.output import Listener
@@ -10,6 +11,8 @@ from minitron_engine.errors import Damaged, NotFound
 from minitron_engine.progress import Event
 from minitron_quant.quantize.journal import file_sha256
 from minitron_quant.whole_files import read_sealed
+
+_LONGEST = 255  # characters of a name: the limit of file systems
 
 State = Literal["ok", "changed", "missing"]
 
@@ -54,7 +57,7 @@ def _read(manifest: Path) -> dict[str, Any]:
         list(_entries(document))
     except FileNotFoundError as error:
         raise NotFound(f"{manifest} does not exist") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Damaged(
             f"{manifest} is no manifest of minitron quantize, or was changed since"
         ) from error
@@ -71,4 +74,7 @@ def _entries(document: dict[str, Any]) -> Iterator[tuple[str, int | None, str, b
             # a manifest speaks of its own folder and of nothing else
             if not isinstance(sha256, str) or Path(name).name != name or name in ("", ".", ".."):
                 raise ValueError(name)
-            yield name, file.get("bytes"), sha256, needed
+            size = file.get("bytes")
+            if not name.isprintable() or len(name) > _LONGEST or type(size) not in (int, NoneType):
+                raise ValueError(name)
+            yield name, size, sha256, needed

@@ -83,8 +83,10 @@ def _report(folder: Path) -> dict[str, Any]:
     try:
         report = json.loads(path.read_text())
         for row in report["rows"]:
-            row["model"], row["ppl"], row["accuracy_pct"], row["kld_mean"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+            row["model"] = str(row["model"])
+            for key in ("ppl", "accuracy_pct", "kld_mean"):
+                row[key] = None if row[key] is None else float(row[key])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise Damaged(f"{path} is no report of minitron", "minitron run makes one") from error
     found: dict[str, Any] = report
     return found

@@ -86,6 +86,15 @@ TEMPLATE_WORDS += ("{% set messages = messages %}", "strftime_now('%s' * 99)", "
 TEMPLATE_WORDS += ("| tojson", "| pprint", "| xmlattr", "| format", "dict(a=1)", "{% do %}")
 
 
+REPORT = {
+    "rows": [
+        {"model": "m", "level": "Q4_0", "ppl": 5.5, "accuracy_pct": 99, "kld_mean": 0.1},
+        {"model": "n", "level": "F16", "ppl": 5, "accuracy_pct": None, "kld_mean": None},
+    ]
+}
+CONVERSATION = {"messages": [{"role": "user", "content": "a"}, {"role": "system", "content": ""}]}
+
+
 def lines(records: Sequence[object]) -> bytes:
     """JSON lines."""
     return b"".join(json.dumps(record).encode() + b"\n" for record in records)

@@ -17,6 +17,8 @@ from hardening.fuzz.json_values import damage_json, damage_lines
 from hardening.fuzz.model_files import Opener, mostly, through
 from hardening.fuzz.mutate import damage_bytes, either, number_fields, text_tokens
 from hardening.fuzz.runner import Target
+from minitron_cli.advice import measured
+from minitron_cli.generation.chatting import read_messages
 from minitron_cli.jobs.job_file import load_jobs
 from minitron_cli.jobs.sizing import check_sizes
 from minitron_convert.convert import ConvertSettings, convert
@@ -138,7 +140,27 @@ def _words(
 
 
 _PARTS = ("_", ",", '"', '""', "\n", "\r", "\x00", "1", "2", "-1", "A", "E", "question", "sentence")
+
+
+def _report(path: Path) -> object:
+    from minitron_cli.publishing.card import _report as of_folder
+
+    return measured(path), of_folder(path.parent)
+
+
 TARGETS = [
+    Target(
+        "report of a run",
+        lambda: [seeds.lines([seeds.REPORT])],
+        mostly(damage_json),
+        partial(through, "report.json", _report),
+    ),
+    Target(
+        "saved conversation",
+        lambda: [seeds.lines([seeds.CONVERSATION])],
+        mostly(damage_json),
+        partial(through, "chat.json", read_messages),
+    ),
     _words("job file", [seeds.JOB], seeds.JOB_WORDS, _jobs),
     _words("hellaswag text", [seeds.HELLASWAG], _PARTS, partial(_task, "hellaswag")),
     _records("hellaswag json", "hellaswag", seeds.HELLASWAG_RECORDS),
