@@ -123,6 +123,14 @@ def test_a_file_made_from_the_same_is_kept_and_another_replaced(
     assert path.stat().st_mtime_ns == before
     again = collected(short_llama, path, chunks=ChunkSettings(n_ctx=64, limit=3))
     assert again.origin.tokens == (128, 64)
+    before = KeyValue.of("minitron.covariance.version", ValueType.UINT32, 1)
+    with GgufWriter(
+        path, [KeyValue.of("general.type", ValueType.STRING, "covariance"), before], []
+    ):
+        pass
+    with pytest.raises(Damaged, match="another version"):
+        open_covariance(path)
+    assert collected(short_llama, path).origin.tokens == (128, 128)
 
 
 def test_a_block_that_cannot_be_held_is_refused(short_llama: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minitron_convert.gguf_file import GgufWriter, TensorSpec, file_size
+from minitron_convert.gguf_file import GgufWriter, TensorSpec, file_size, open_gguf
 from minitron_engine.context import open_context
 from minitron_engine.errors import MinitronError, OutOfResources, Usage
 from minitron_engine.model import Model, Tokens
@@ -122,7 +122,8 @@ class _Job:
         """Whether the file is there and made from the same."""
         if not self._path.exists():
             return False
-        keys = open_covariance(self._path).file.metadata
+        # not as a covariance: one of an earlier version is replaced like any other
+        keys = open_gguf(self._path).metadata
         return [entry.encoded() for entry in keys.values()] == [k.encoded() for k in self._keys]
 
     def check_disk(self) -> None:
