@@ -13,7 +13,7 @@ from minitron_engine.model import measured_model
 from minitron_engine.placement import EVERY_GPU, Placement
 
 _MIB = 1 << 20
-_CACHE = re.compile(r"llama_kv_cache: size = *([\d.]+) MiB")
+_CACHE = re.compile(r"llama_(?:kv_cache|memory_recurrent): size = *([\d.]+) MiB")
 _BUFFER = re.compile(r" (\S+) +(?:compute|output) buffer size = *([\d.]+) MiB")
 
 
@@ -58,6 +58,6 @@ def measure_needs(
     for line in lines:
         if found := _BUFFER.search(line):
             buffers[found[1]] = buffers.get(found[1], 0) + round(float(found[2]) * _MIB)
-    if not caches or not buffers:
+    if not buffers:
         raise MinitronError(f"llama.cpp does not say what memory {path.name} takes")
     return Needs(count, round(sum(caches) * _MIB), sum(buffers.values()), buffers)
