@@ -61,7 +61,9 @@ def missing_gpu() -> str:
     if gpus():
         return ""
     if registry().ggml_backend_reg_by_name(b"CUDA"):
-        reason = log.last_error().removeprefix("ggml_cuda_init: ") or "no GPU is present"
+        reason = log.last_error("ggml_cuda_init: ") or "no GPU is present"
+        if not Path("/dev/nvidiactl").exists():
+            reason = f"this machine has no NVIDIA driver ({reason})"
         return f"llama.cpp is built with CUDA, but nothing is offloaded: {reason}"
     if shutil.which("nvidia-smi") and Path("/dev/nvidiactl").exists():
         return "an NVIDIA GPU is present, but this build has no CUDA: make install CUDA=1"

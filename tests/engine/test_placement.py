@@ -1,6 +1,7 @@
 """Devices by name, and how a model is split between them; all of it without a GPU."""
 
 import ctypes
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,3 +55,20 @@ def test_rpc_servers_come_first_and_integrated_gpus_only_alone(
     assert Placement().chosen() == [remote, CARDS[0]]
     monkeypatch.setattr(devices, "gpus", lambda: [shared, remote])
     assert Placement().chosen() == [remote, shared]
+
+
+def test_a_gpu_or_a_build_that_is_missing_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Registry:
+        ggml_backend_reg_by_name = staticmethod({b"CUDA": 1}.get)
+
+    monkeypatch.setattr(devices, "gpus", list)
+    monkeypatch.setattr(devices, "Path", lambda name: tmp_path / "none")
+    assert devices.missing_gpu() == ""
+    monkeypatch.setattr(devices, "registry", Registry)
+    monkeypatch.setattr(devices.log, "last_error", lambda after: "no device")
+    told = devices.missing_gpu()
+    assert "built with CUDA, but nothing is offloaded" in told and "no NVIDIA driver" in told
+    monkeypatch.setattr(devices, "gpus", lambda: CARDS)
+    assert devices.missing_gpu() == ""
