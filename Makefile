@@ -49,7 +49,8 @@ test: install
 	$(BIN)/python -m pytest -q
 
 harden: install
-	$(BIN)/python -m pytest -q -m harden
+	$(BIN)/python -m pytest -q -m harden -o junit_logging=system-out --junitxml=build/harden.xml; \
+	  code=$$?; $(BIN)/python benchmarks/hardening.py build/harden.xml; exit $$code
 
 check: install
 	$(BIN)/ruff check .

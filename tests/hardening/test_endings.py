@@ -80,6 +80,7 @@ def test_a_signal_ends_every_command(
     assert workshop.leftovers(folder) == set()
     if command.answers:
         assert answer == expected.answer
+    print(f"\nENDED {name} {number.name} after {share} of its time: {code}")  # noqa: T201
 
 
 def readers(material: Material) -> dict[str, list[object]]:

@@ -73,6 +73,7 @@ def test_jobs_on_one_folder(
     assert workshop.results(folder).items() <= expected.files.items()
     workshop.finish(words)
     assert workshop.results(folder) == expected.files
+    print(f"\nTOGETHER {name} {seed}: {[code for _, code in ends]}")  # noqa: T201
 
 
 @pytest.mark.harden

@@ -146,13 +146,15 @@ def start(
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_WAIT_POLICY": "passive", **environment},
+        # a job of a shell's background begins with Ctrl-C ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
 def finish(words: list[object], trace: tuple[int, Path] | None = None) -> str:
     """Run a command to its end; its answer without what differs between runs."""
     process = start(words, trace)
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=900)
     assert process.returncode == 0, err
     return _comparable(out)
 
@@ -194,8 +196,8 @@ def results(folder: Path) -> dict[str, str]:
     """Files under their own names and their content, by hash where it is not text."""
     found = {}
     for path in folder.iterdir():
-        if path.name.startswith(".") or path.suffix == ".sqlite":
-            continue  # states, and a database, which is never under way for a reader
+        if path.name.startswith(".") or ".sqlite" in path.name:
+            continue  # states, and a database with its journal, which is whole for its readers
         data = path.read_bytes()
         is_text = path.suffix in (".json", ".jsonl", ".md", ".csv", ".txt")
         found[path.name] = _comparable(data.decode()) if is_text else _hash(data)
@@ -205,7 +207,7 @@ def results(folder: Path) -> dict[str, str]:
 def leftovers(folder: Path) -> set[str]:
     """Names of partial files, states and locks."""
     kept = {".minitron-run.json", ".minitron-measured.sqlite"}
-    return {path.name for path in folder.glob(".*")} - kept
+    return {path.name for path in (*folder.glob(".*"), *folder.glob("*-journal"))} - kept
 
 
 def _hash(data: bytes) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -19,10 +20,13 @@ def open_alone(path: Path, *, create: bool) -> IO[bytes]:
         file = os.fdopen(handle, "r+b", buffering=0)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
-                return file
         except BlockingIOError:
             file.close()
             raise
+        except OSError:
+            pass  # a file system without locks
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), path.stat()):
+                return file
         # its holder has given it its name, or removed it, between our opening and locking it
         file.close()
