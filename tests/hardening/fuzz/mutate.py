@@ -95,7 +95,7 @@ def _shuffled(parts: list[str], words: Sequence[str], choose: Random) -> list[st
     if kind == 0:
         del parts[at]
     elif kind == 1:
-        parts[at] *= choose.choice((2, 3, 40, 3000))
+        parts[at] *= min(choose.choice((2, 3, 40, 3000)), max(1, LARGEST // len(parts[at])))
     elif kind == 2:
         parts[at], parts[other] = parts[other], parts[at]
     elif kind == 3:
