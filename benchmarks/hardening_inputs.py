@@ -31,6 +31,10 @@ and twice the file more than it held before. An input counts as a finding if any
 of ours with one printable line comes out, if the process ends, if a file outside its folder is
 opened for writing, or if a process, a socket or an unexpected module is asked for.
 
+More memory is granted where the work is not this process's: 512 MiB to templates, the limit of the
+process that runs them, and 1 GiB to grammars and schemas, which llama.cpp takes further. What was
+found once is an input of `tests/hardening/test_fuzz_findings.py`.
+
 *Accepted* inputs were harmless, or sound in spite of the damage. Times are of the processor, for
 opening an input alone.
 """
