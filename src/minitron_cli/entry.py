@@ -10,10 +10,18 @@ _FILES = 1 << 14
 def main() -> None:
     """Run the command line and leave with an exit code of the contract."""
     try:
-        from minitron_cli.main import main as run
-        from minitron_engine.interrupts import end_cleanly
+        _begin()
     except KeyboardInterrupt:
         sys.exit(130)
+    except MemoryError:  # too little even to load what tells of errors
+        sys.stderr.write("error: there is not enough memory to begin\n")
+        sys.exit(6)
+
+
+def _begin() -> None:
+    from minitron_cli.main import main as run
+    from minitron_engine.interrupts import end_cleanly
+
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by who started us: then nobody reads
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123

@@ -22,7 +22,8 @@ def explain(error: BaseException) -> Failure | None:
     code = getattr(error, "exit_code", None)
     if isinstance(code, int):
         return Failure(one_line(str(error)), one_line(str(getattr(error, "hint", ""))), code)
-    if isinstance(error, MemoryError):
+    # what Python says where there is no memory for a thread's stack
+    if isinstance(error, MemoryError) or "can't start new thread" in str(error):
         return Failure("there is not enough memory", "close other programs, or use a --batch", 6)
     if isinstance(error, RecursionError):
         return Failure("a file is nested too deeply to be read", "", 8)

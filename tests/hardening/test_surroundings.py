@@ -186,6 +186,16 @@ def test_convert_takes_the_memory_that_it_tells(name: str, outtype: str, tmp_pat
     assert taken <= promised
 
 
+@pytest.mark.parametrize("mebibytes", [120, 150])
+def test_too_little_memory_to_begin(mebibytes: int, material: Material, tmp_path: Path) -> None:
+    words = ["quantize", material.model, "Q4_0", "-d", tmp_path, "--threads", 2]
+    code, err = limited(words, RLIMIT_AS=(mebibytes << 20, mebibytes << 20))
+    # on another system this may be enough
+    assert code in (0, 6) and "Traceback" not in err, err
+    assert code == 0 or err.startswith("error: there is not enough memory")
+    assert code == 0 or not list(tmp_path.iterdir())
+
+
 @pytest.mark.harden
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_memory_that_does_not_suffice(
