@@ -19,6 +19,16 @@ sys.stdout.write("a beginning")
 ggml().ggml_abort(b"ggml-rpc.cpp", 566, b"Remote RPC server crashed")
 """
 
+_LOAD = """
+import sys
+from pathlib import Path
+from minitron_cli import main
+from minitron_engine import aborts
+from minitron_engine.model import ModelSettings, open_model
+aborts.on_abort(main._leave)
+open_model(ModelSettings(Path(sys.argv[1]))).__enter__()
+"""
+
 
 def test_an_abort_is_one_line_and_an_exit_code() -> None:
     ended = subprocess.run([sys.executable, "-c", _ABORT], capture_output=True, text=True)
@@ -32,8 +42,8 @@ def test_a_file_that_llama_cpp_aborts_on_is_damaged(nano_llama: Path, tmp_path: 
     head, found, rest = nano_llama.read_bytes().partition(key)
     none = tmp_path / "none.gguf"
     none.write_bytes(head + found + rest[:4] + struct.pack("<I", 0) + rest[8:])
-    command = [sys.executable, "-m", "minitron_cli", "generate", str(none), "Once"]
-    ended = subprocess.run(command, capture_output=True, text=True)
+    # without the check of the header that commands make first
+    ended = subprocess.run([sys.executable, "-c", _LOAD, none], capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (8, "")
     assert ended.stderr.startswith("error: llama.cpp cannot load none.gguf: GGML_ASSERT(")
     assert len(ended.stderr.splitlines()) == 1
