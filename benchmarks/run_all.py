@@ -18,6 +18,7 @@ from harness import USAGE, NotGiven, Setup, minitron_path, parser_for, table_of
 HERE = Path(__file__).resolve().parent
 STAGES = ("convert", "imatrix", "quantize", "perplexity", "tasks", "generate", "bench")
 CONVERTER_OPTIONS = ("--converter", "--converter-python")
+BUSY = "Much other work ran beside it: CPU times are higher than alone, and wall times say little."
 PARSER = parser_for(__doc__)
 for option in CONVERTER_OPTIONS:
     PARSER.add_argument(option)
@@ -66,6 +67,7 @@ def page(stage: str, document: dict[str, Any], said: dict[str, str]) -> str:
             f"# {stage}",
             "",
             *(f"- {name}: {value}" for name, value in facts.items()),
+            *(["", BUSY] if facts["load average"] > 1.5 * facts["cores"] else []),
             "",
             table_of(document["cases"]),
             "",
