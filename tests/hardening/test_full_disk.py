@@ -81,6 +81,7 @@ def test_quantize(n: int, library: Path, whole: Any, material: Material, tmp_pat
 def test_every_command_at_many_writes(
     name: str, library: Path, whole: Any, material: Material, tmp_path: Path
 ) -> None:
+    whole(name)  # makes what a command needs first
     disk = Disk(library, tmp_path / "count")
     assert disk.run(COMMANDS[name].words(material, disk.folder))[0] == 0
     writes = disk.writes

@@ -77,14 +77,16 @@ class Pipeline:
 
         What was measured before a failure is kept and reported. Interruptions are not held back.
         """
+        ours = not self._folder.exists()
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise write_error(self._folder, error) from error
         with exclusive(self._folder / _LOCK, "run"):
             finished = self._run_alone()
-        with suppress(OSError):  # a job that fails at once leaves no empty folder
-            self._folder.rmdir()
+        if ours:
+            with suppress(OSError):  # a job that fails at once leaves no empty folder
+                self._folder.rmdir()
         return finished
 
     def _run_alone(self) -> Finished:
