@@ -9,10 +9,14 @@ from minitron_cli.output import Output, TableFormat
 from minitron_cli.sizes import show_mib
 
 if TYPE_CHECKING:
+    from minitron_quant.measure.divergence import Divergence
     from minitron_quant.measure.table import Row
 
 # the columns of the published tables of quantized models
 PUBLISHED = ("Quant", "Size (MB)", "PPL", "Size (%)", "Accuracy (%)", "PPL error rate")
+
+# a sum over a vocabulary in float64 is no better than this
+_ROUNDING = 1e-12
 
 COMPARED = ["Size (%)", "Accuracy (%)", "KLD", "KLD error", "KLD 99 %", "Same top (%)"]
 
@@ -75,12 +79,18 @@ def notes_of(rows: Sequence["Row"]) -> list[str]:
     notes = []
     if any(row.dominated_by for row in rows):
         notes.append(f"{DOMINATED} another model is smaller and has a lower perplexity.")
-    for noise in (row.noise for row in rows if row.noise):
-        notes.append(
-            f"Noise floor: KLD {noise.kld_mean:.1e} ± {noise.kld_error:.1e}, at most "
-            f"{noise.kld_max:.1e} (the reference against itself in other batch shapes)."
-        )
+    notes += [_noise_floor(row.noise) for row in rows if row.noise]
     return notes
+
+
+def _noise_floor(noise: "Divergence") -> str:
+    """How much of a divergence is rounding: of float64 alone where the logits were the same."""
+    if noise.kld_max < _ROUNDING:
+        return "Noise floor: none (in other batch shapes the reference gives the same logits)."
+    return (
+        f"Noise floor: KLD {noise.kld_mean:.1e} ± {noise.kld_error:.1e}, at most "
+        f"{noise.kld_max:.1e} (the reference against itself in other batch shapes)."
+    )
 
 
 def compared_cells(row: "Row") -> list[str]:

@@ -4,12 +4,16 @@ import hashlib
 import json
 import subprocess
 import sys
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mixture import write_mixture
 
+from minitron_cli.tables import notes_of
+from minitron_quant.measure.divergence import Divergence
+from minitron_quant.measure.table import Row
 from minitron_quant.quantize.batch import LevelResult
 from support import EXAMPLES, RECORDED, fails
 
@@ -133,6 +137,14 @@ def test_ppl_of_one_and_of_many(
     assert comma[0].startswith("Model,") and len(comma) == 3
 
 
+def test_a_noise_floor_is_a_number_only_where_there_is_noise() -> None:
+    none = Divergence(**{each.name: 4e-16 for each in fields(Divergence)})
+    row = Row("a", "F16", 1.0, 100.0, 9.0, 0.1, 100.0, 4, "CPU", noise=none)
+    assert "none" in notes_of([row])[0]
+    louder = replace(none, kld_mean=2e-6, kld_max=3e-5)
+    assert "2.0e-06" in notes_of([replace(row, noise=louder)])[0]
+
+
 def test_ppl_goes_on_and_marks_what_is_beaten(
     minitron: Any, nano_llama: Path, llama_levels: dict[str, LevelResult], tmp_path: Path
 ) -> None:
@@ -144,7 +156,7 @@ def test_ppl_goes_on_and_marks_what_is_beaten(
     ran = minitron("ppl", paths[0], larger, "--reference", nano_llama, *options)
     lines = ran.out.splitlines()
     assert "larger.gguf †" in lines[3] and "†" not in lines[1] + lines[2]
-    assert lines[5].startswith("†") and lines[6].startswith("Noise floor: KLD ")
+    assert lines[5].startswith("†") and lines[6].startswith("Noise floor: ")
     again = minitron("ppl", paths[0], larger, "--reference", nano_llama, *options, "--json")
     assert [row["dominated_by"] for row in again.document["rows"]] == [None, None, paths[0].name]
     assert 0 <= again.document["noise_floor"]["kld_max"] < 1e-4
