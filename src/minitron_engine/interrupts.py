@@ -4,7 +4,9 @@ An exception that a signal raises inside a ctypes callback is printed and lost, 
 on with garbage. So around such calls the signal only sets a flag, and is delivered afterwards.
 """
 
+import _thread
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ from typing import NoReturn
 
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 INTERRUPTED = 130
+_AGAIN = 0.01  # seconds after which a signal that was lost comes again
 _pending = threading.Event()
 
 
@@ -25,6 +28,17 @@ def end_cleanly() -> None:
     for number in _ENDING:
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _leave)
+    sys.unraisablehook = _again
+
+
+def _again(lost: "sys.UnraisableHookArgs") -> None:
+    """Python drops what a signal raises inside a finalizer or a weak reference's callback."""
+    numbers = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}
+    number = numbers.get(lost.exc_type)
+    if number is None:
+        sys.__unraisablehook__(lost)
+    else:  # from a thread: here it would be dropped again
+        threading.Timer(_AGAIN, _thread.interrupt_main, (number,)).start()
 
 
 def _leave(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -1,0 +1,31 @@
+"""Signals arrive, wherever Python is when they come."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("name", "error"), [("SIGINT", "KeyboardInterrupt"), ("SIGTERM", "SystemExit")]
+)
+def test_a_signal_inside_a_finalizer_is_not_lost(name: str, error: str) -> None:
+    code = f"""
+        import signal, time
+        from minitron_engine.interrupts import end_cleanly
+
+        class Gone:
+            def __del__(self):
+                signal.raise_signal(signal.{name})
+
+        end_cleanly()
+        try:
+            Gone()
+            time.sleep(30)
+        except BaseException as error:
+            print(type(error).__name__)
+    """
+    words = (sys.executable, "-c", textwrap.dedent(code))
+    ran = subprocess.run(words, capture_output=True, text=True, timeout=20)
+    assert (ran.stdout.strip(), ran.stderr) == (error, "")
