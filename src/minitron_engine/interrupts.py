@@ -4,7 +4,6 @@ An exception that a signal raises inside a ctypes callback is printed and lost, 
 on with garbage. So around such calls the signal only sets a flag, and is delivered afterwards.
 """
 
-import _thread
 import signal
 import sys
 import threading
@@ -38,7 +37,8 @@ def _again(lost: "sys.UnraisableHookArgs") -> None:
     if number is None:
         sys.__unraisablehook__(lost)
     else:  # from a thread: here it would be dropped again
-        threading.Timer(_AGAIN, _thread.interrupt_main, (number,)).start()
+        main = threading.main_thread().ident or 0
+        threading.Timer(_AGAIN, signal.pthread_kill, (main, number)).start()
 
 
 def _leave(_number: int, _frame: FrameType | None) -> NoReturn:

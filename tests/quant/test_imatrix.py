@@ -233,7 +233,8 @@ def test_ctrl_c_is_never_lost(seconds: float, nano_llama: Path, tmp_path: Path) 
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    # on a busy machine the signal may come before our first line: then it is Python that ends
+    assert process.returncode in (130, -signal.SIGINT)
     assert out == "" and "Exception ignored" not in err
     assert list(tmp_path.iterdir()) == []
 
