@@ -21,11 +21,12 @@ from minitron_quant.sensitivity.measure import (
     SensitivitySettings,
     measure_sensitivity,
 )
-from minitron_quant.sensitivity.probe import open_prober, through
+from minitron_quant.sensitivity.probe import open_prober, probe_of, through
 from support import EXAMPLES
 
 CALIBRATION = EXAMPLES / "calibration.txt"
 CHUNKS = ChunkSettings(n_ctx=64, n_batch=64)
+Q3_K, Q4_0, IQ4_NL = (TYPE_ID[name] for name in ("q3_K", "q4_0", "iq4_nl"))
 
 
 def test_the_cost_is_the_expected_squared_error_of_what_is_computed() -> None:
@@ -79,6 +80,12 @@ def test_an_encoding_that_loses_too_much_is_no_choice(
     assert kinds[0] not in found[name] and kinds[2] in found[name]
 
 
+def test_a_tensor_is_probed_with_a_type_that_it_can_have() -> None:
+    assert probe_of({IQ4_NL: 1.0, Q4_0: 2.0, Q3_K: 3.0}) == Q3_K
+    assert probe_of({IQ4_NL: 1.0, Q4_0: 2.0}) == Q4_0
+    assert probe_of({TYPE_ID["q5_1"]: 0.5, IQ4_NL: 1.0}) == TYPE_ID["q5_1"]
+
+
 def test_a_replaced_tensor_shows_and_is_put_back_bit_by_bit(nano_nemotron: Path) -> None:
     shard = open_gguf(nano_nemotron)
     with open_model(ModelSettings(nano_nemotron, n_ctx=64, writable=True)) as model:
@@ -87,7 +94,7 @@ def test_a_replaced_tensor_shows_and_is_put_back_bit_by_bit(nano_nemotron: Path)
             before = [logits.copy() for logits, _ in prober._predictions(chunks)]
             reference = prober.reference(chunks)
             for name in ("token_embd.weight", "blk.1.ffn_down.weight", "output.weight"):
-                found = prober.divergences(shard, shard.tensor(name), chunks, reference)
+                found = prober.divergences(shard, shard.tensor(name), Q4_0, chunks, reference)
                 assert len(found) == 2 and min(found) > 1e-6
             after = [logits.copy() for logits, _ in prober._predictions(chunks)]
     assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
@@ -102,14 +109,14 @@ def test_divergence_of_a_probe_is_that_of_a_file_with_the_tensor(
     other = tmp_path / "other.gguf"
     content = bytearray(nano_nemotron.read_bytes())
     start = shard.data_offset + info.offset
-    data = through(info, shard.data(info), TYPE_ID["q4_0"], None, 1)
+    data = through(info, shard.data(info), Q4_0, None, 1)
     content[start : start + info.nbytes] = data.tobytes()
     other.write_bytes(content)
     with open_model(ModelSettings(nano_nemotron, n_ctx=64, writable=True)) as model:
         chunks = chunk_text(model, read_text(CALIBRATION), CHUNKS, "text")[:1]
         with open_prober(model, CHUNKS, {}) as prober:
             reference = prober.reference(chunks)
-            probed = prober.divergences(shard, info, chunks, reference)
+            probed = prober.divergences(shard, info, Q4_0, chunks, reference)
     with (
         open_model(ModelSettings(other, n_ctx=64, writable=True)) as model,
         open_prober(model, CHUNKS, {}) as prober,
@@ -165,6 +172,11 @@ def test_another_model_text_or_matrix_is_refused(
         measure_sensitivity(replace(again, text=CALIBRATION))
     with pytest.raises(Damaged, match="another importance matrix"):
         measure_sensitivity(replace(again, imatrix=nano_llama))
+    document = json.loads(settings.output.read_text()) | {"probe": "q4_0"}
+    older = settings.output.with_name("older.json")
+    older.write_text(json.dumps(document))
+    with pytest.raises(Damaged, match="probe"):
+        measure_sensitivity(replace(again, output=older))
     short = settings.output.with_name("short.txt")
     short.write_text("too short")
     with pytest.raises(Usage, match="two chunks"):

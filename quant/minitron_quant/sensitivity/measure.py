@@ -35,7 +35,7 @@ from minitron_quant.sensitivity.files import (
     write_sensitivity,
 )
 from minitron_quant.sensitivity.importance import complete
-from minitron_quant.sensitivity.probe import PROBE, Prober, open_prober
+from minitron_quant.sensitivity.probe import PROBES, Prober, open_prober, probe_of
 
 DEFAULT_TOKENS = 2048
 
@@ -143,8 +143,9 @@ class Run:
             for name in self._measured_on(first):
                 if first and time.monotonic() > self.until:
                     return
+                probe = probe_of(self.sensitivity.tensors[name].costs)
                 self._measured[name].extend(
-                    self.prober.divergences(*self.tensors[name], part, reference)
+                    self.prober.divergences(*self.tensors[name], probe, part, reference)
                 )
                 done = sum(map(len, self._measured.values()))
                 self.progress(Event("sensitivity", done, total, "chunks", name))
@@ -166,9 +167,10 @@ def _resumed(settings: SensitivitySettings, shards: list[Gguf]) -> Sensitivity |
         return None
     known = read_sensitivity(settings.output)
     check_model(known, shards, settings.output)
-    if known.text["sha256"] != file_sha256(settings.text) or known.ctx != settings.chunks.n_ctx:
+    asked = file_sha256(settings.text), settings.chunks.n_ctx, TYPE[PROBES[0]].name
+    if (known.text["sha256"], known.ctx, known.probe) != asked:
         raise Damaged(
-            f"{settings.output} was measured on another text or with another --ctx",
+            f"{settings.output} was measured on another text, or with another --ctx or probe",
             "--force measures anew",
         )
     given = file_sha256(settings.imatrix) if settings.imatrix else None
@@ -234,9 +236,9 @@ def _begun(
         | {"sha256": file_sha256(settings.imatrix_output)}
         | ({"given": file_sha256(settings.imatrix)} if settings.imatrix else {}),
         ctx=settings.chunks.n_ctx,
-        probe=TYPE[PROBE].name,
+        probe=TYPE[PROBES[0]].name,
         tensors={
-            name: TensorSensitivity(by_type, by_type[PROBE], rounding.get(name, {}))
+            name: TensorSensitivity(by_type, by_type[probe_of(by_type)], rounding.get(name, {}))
             for name, by_type in found.items()
         },
     )

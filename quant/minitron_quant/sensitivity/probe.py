@@ -21,8 +21,9 @@ from minitron_quant.chunks import ChunkSettings, decode_chunks
 from minitron_quant.measure.divergence import ReferenceChunk, compare_chunk, reference_chunk
 from minitron_quant.quantize.encode import Bytes, Job, Refine, Values, encode
 
-# fine enough that damages still add up, coarse enough to be seen on few tokens
-PROBE = TYPE_ID["q4_0"]
+# The first that a tensor can have. In the middle of what is solved for, because a tensor's weight
+# differs by up to a third between types; the others are for rows that its blocks do not fit.
+PROBES = tuple(TYPE_ID[name] for name in ("q3_K", "q4_0", "q8_0"))
 
 
 class Prober:
@@ -51,11 +52,16 @@ class Prober:
         ]
 
     def divergences(
-        self, shard: Gguf, info: TensorInfo, tokens: Tokens, reference: Sequence[ReferenceChunk]
+        self,
+        shard: Gguf,
+        info: TensorInfo,
+        kind: int,
+        tokens: Tokens,
+        reference: Sequence[ReferenceChunk],
     ) -> list[float]:
-        """The mean divergence of every chunk with this tensor as the probe makes it."""
+        """The mean divergence of every chunk with this tensor as a type makes it."""
         original = np.ascontiguousarray(shard.data(info))
-        probed = through(info, original, PROBE, self._importance.get(info.name), self._threads)
+        probed = through(info, original, kind, self._importance.get(info.name), self._threads)
         with self._weights.replaced(info.name, probed, original):
             return self.compared(tokens, reference)
 
@@ -90,6 +96,11 @@ def open_prober(
         ThreadPoolExecutor(threads, thread_name_prefix="probe") as pool,
     ):
         yield Prober(context, weights, chunks, pool, importance)
+
+
+def probe_of(costs: Mapping[int, float]) -> int:
+    """The type to probe a tensor with, of those that it can have."""
+    return next((kind for kind in PROBES if kind in costs), min(costs, key=costs.__getitem__))
 
 
 def through(
