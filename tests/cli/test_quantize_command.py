@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from tiny_gguf import write_tiny
 
+from minitron_cli.output import Output
 from minitron_convert.convert import ConvertSettings, convert
 from support import EXAMPLES, RECORDED, fails
 
@@ -44,6 +45,7 @@ def test_one_line_for_each_level_where_someone_watches(
     assert [line.split(":")[0] for line in lines] == ["Q4_0", "Q8_0"]
     assert lines[0].endswith(" bits per weight, 1 s") and "MiB" in lines[0]
     monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, as far as rich can tell
+    monkeypatch.setattr(Output, "interactive", property(lambda _: True))
     watched = minitron(*words, "--json")
     assert watched.err.count("bits per weight") == 2 and "quantize" in watched.err
     assert len(watched.document["levels"]) == 2

@@ -60,8 +60,8 @@ def test_codes_know_the_first_half_and_are_measured_on_the_second(
     plain = predicted("q3_K")
     rounding = measured.rounding(NAME, TYPE_ID["q3_K"])
     assert 0 < rounding < ours < 0.9 * plain
-    # without feedback it is what the sensitivity tells from other tokens
-    assert plain == pytest.approx(measured.damage(NAME, TYPE_ID["q3_K"]), rel=0.5)
+    # without feedback it is what the sensitivity tells from a few other tokens
+    assert 0.4 < plain / measured.damage(NAME, TYPE_ID["q3_K"]) < 2.5
     assert predicted("f16") < 1e-12
 
 
