@@ -77,7 +77,8 @@ def greet(server: str) -> None:
     try:
         with socket.create_connection(_host_and_port(server), timeout=PATIENCE) as connection:
             connection.sendall(_HELLO)
-            answer = connection.recv(_ANSWER.size, socket.MSG_WAITALL)
+            with connection.makefile("rb") as stream:  # the answer may come in pieces
+                answer = stream.read(_ANSWER.size)
     except TimeoutError as error:
         hint = "it serves one client at a time: another may be using it"
         raise Denied(f"no RPC server answers at {server}", hint) from error

@@ -42,8 +42,10 @@ def answering(answer: bytes | None) -> Iterator[str]:
                 client.recv(1 << 10)
                 if answer is None:
                     done.wait(10)
-                else:
-                    client.sendall(answer)
+                else:  # in pieces, as llama.cpp does
+                    client.sendall(answer[:8])
+                    time.sleep(0.05)
+                    client.sendall(answer[8:])
 
         done = threading.Event()
         thread = threading.Thread(target=serve)
@@ -132,6 +134,7 @@ def test_two_servers_generate_what_is_generated_here(
     words = ("-n", "48", "--json", "--threads", "2")
     here = json.loads(generated(nano_llama, *words).stdout)
     there = generated(nano_llama, *words, "--rpc", addresses, "--gpu-layers", "all")
+    assert there.returncode == 0, there.stderr
     assert "private network" in there.stderr
     document = json.loads(there.stdout)
     assert document["tokens"] == here["tokens"]
