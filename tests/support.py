@@ -2,10 +2,13 @@
 
 import ctypes
 import json
+import os
 import struct
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import urlparse
 
 from minitron_convert.gguf_file import GgufWriter, KeyValue, TensorSpec, open_gguf
 from minitron_engine import devices
@@ -18,6 +21,25 @@ from minitron_quant.quantize.job import QuantizeSettings, prepare
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 RECORDED = ROOT / "tests" / "data" / "llama_cpp"
+
+
+class Served(NamedTuple):
+    """A running server."""
+
+    url: str
+    process: "subprocess.Popen[str]"
+
+    @property
+    def address(self) -> tuple[str, int]:
+        parts = urlparse(self.url)
+        assert parts.hostname is not None and parts.port is not None
+        return parts.hostname, parts.port
+
+    @property
+    def resident(self) -> int:
+        """Bytes of memory that it holds."""
+        pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGESIZE")
 
 
 def recorded(name: str) -> Any:

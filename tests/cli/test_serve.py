@@ -10,8 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.parse import urlparse
+from typing import Any
 
 import pytest
 
@@ -19,7 +18,7 @@ from minitron_engine.context import ContextSettings, open_context
 from minitron_engine.generation import Generation, GenerationSettings, generate, prompt_tokens
 from minitron_engine.model import ModelSettings, open_model
 from minitron_engine.sampling import SamplingSettings
-from support import fails, with_template
+from support import Served, fails, with_template
 
 openai = pytest.importorskip("openai")
 pytest.importorskip("uvicorn")
@@ -32,19 +31,6 @@ TEMPLATE = (
 )
 GREEDY: dict[str, Any] = {"model": "nano", "temperature": 0}
 PROMPTS = ("The old house", "It was", "When the door of the room", "She", "A dog")
-
-
-class Served(NamedTuple):
-    """A running server."""
-
-    url: str
-    process: "subprocess.Popen[str]"
-
-    @property
-    def address(self) -> tuple[str, int]:
-        parts = urlparse(self.url)
-        assert parts.hostname is not None and parts.port is not None
-        return parts.hostname, parts.port
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,7 @@ import time
 from collections.abc import Iterator
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.parse import urlparse
+from typing import Any
 
 import pytest
 
@@ -22,7 +21,7 @@ from minitron_convert.gguf_file import open_alone
 from minitron_engine.errors import MinitronError
 from minitron_quant.quantize.journal import exclusive
 from minitron_quant.whole_files import write_whole
-from support import EXAMPLES, fails
+from support import EXAMPLES, Served, fails
 
 GREEDY = {"model": "nano", "temperature": 0}
 PROMPTS = ("The old house", "It was", "When the door of the room", "She", "A dog")
@@ -126,25 +125,6 @@ def test_one_cache_of_the_hub(hub: Any, tmp_path: Path) -> None:
         _, err = job.communicate(timeout=300)
         assert job.returncode == 0, err
     assert len({path.read_bytes() for path in tmp_path.glob("*.gguf")}) == 1
-
-
-class Served(NamedTuple):
-    """A running server."""
-
-    url: str
-    process: "subprocess.Popen[str]"
-
-    @property
-    def address(self) -> tuple[str, int]:
-        parts = urlparse(self.url)
-        assert parts.hostname is not None and parts.port is not None
-        return parts.hostname, parts.port
-
-    @property
-    def resident(self) -> int:
-        """Bytes of memory that it holds."""
-        pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
-        return int(pages) * os.sysconf("SC_PAGESIZE")
 
 
 @pytest.fixture

@@ -13,37 +13,18 @@ import json
 import os
 import random
 import shutil
-import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
+from hardening.traced import Lines
 from minitron_quant.levels import parse_levels
 from minitron_quant.quantize import encode, level_files
 from minitron_quant.quantize.batch import run
 from minitron_quant.quantize.job import Batch, QuantizeSettings, prepare
 
 LEVELS = ("Q4_0", "Q4_K_M", "Q8_0")
-
-
-class Lines:
-    """Collects the lines of our packages that are executed, and dies before the n-th."""
-
-    def __init__(self, fatal: int) -> None:
-        self.seen: list[str] = []
-        self._fatal = fatal
-
-    def __call__(self, frame: FrameType, event: str, _argument: object) -> Any:
-        path = frame.f_code.co_filename
-        if "/minitron_" not in path:
-            return None
-        if event == "line":
-            if len(self.seen) == self._fatal:
-                os.kill(os.getpid(), signal.SIGKILL)
-            self.seen.append(f"{Path(path).name}:{frame.f_lineno}")
-        return self
 
 
 def in_a_child(batch: Batch, fatal: int = -1) -> list[str]:
@@ -57,7 +38,8 @@ def in_a_child(batch: Batch, fatal: int = -1) -> list[str]:
             run(batch)
             sys.settrace(None)
             with os.fdopen(writer, "w") as pipe:
-                json.dump(lines.seen, pipe)
+                names = list(lines.names)
+                json.dump([names[number] for number in lines.seen], pipe)
         finally:
             os._exit(0)
     os.close(writer)

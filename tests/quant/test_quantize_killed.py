@@ -1,6 +1,7 @@
 """kill -9 at random moments: what is there is whole, and the same job ends with the same bytes."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,13 +9,17 @@ from typing import Any
 
 from tiny_gguf import write_tiny
 
+from support import ROOT
+
 ROUNDS = Path(__file__).parent / "kill_rounds.py"
 
 
 def kill(folder: Path, rounds: int, seed: int) -> list[dict[str, Any]]:
     source = write_tiny(folder / "tiny-F16.gguf")
     words = (sys.executable, ROUNDS, source, folder / "out", str(rounds), str(seed))
-    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    paths = os.pathsep.join((str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")))
+    env = os.environ | {"PYTHONPATH": paths}
+    done = subprocess.run(words, check=True, capture_output=True, text=True, env=env)
     answer: list[dict[str, Any]] = json.loads(done.stdout)
     return answer
 
