@@ -1,9 +1,11 @@
 """Predictions with feedback: fitted to one half of the text, measured on the other."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from minitron_convert.gguf_file import TYPE_ID, open_gguf
@@ -19,6 +21,7 @@ from minitron_quant.sensitivity.crossfit import cross_fitted
 from minitron_quant.sensitivity.files import Sensitivity
 from minitron_quant.sensitivity.make import Maker, SizeSettings, Wanted
 from minitron_quant.sensitivity.measure import SensitivitySettings
+from minitron_quant.sensitivity.probe import open_prober
 
 NAME = "blk.1.ffn_up.weight"
 
@@ -30,6 +33,22 @@ def covariance(settings: SensitivitySettings, tmp_path_factory: pytest.TempPathF
     with open_model(ModelSettings(settings.model, n_ctx=256)) as model:
         collect_covariance(model, CovarianceSettings((settings.text,), chunks), path)
     return path
+
+
+def probed(settings: SensitivitySettings, sample: Sequence[int]) -> float:
+    """The divergence on these chunks of 64 tokens with the one tensor as q3_K."""
+    shard, chunks = open_gguf(settings.model), ChunkSettings(n_ctx=64, n_batch=64, threads=1)
+    tokens = np.array(sample, np.int32).reshape(-1, 64)
+    weights = load_importance(settings.imatrix_output).weights
+    with (
+        open_model(ModelSettings(settings.model, n_ctx=64, writable=True)) as model,
+        open_prober(model, chunks, weights) as prober,
+    ):
+        reference = prober.reference(tokens)
+        kind = TYPE_ID["q3_K"]
+        return float(
+            np.mean(prober.divergences(shard, shard.tensor(NAME), kind, tokens, reference))
+        )
 
 
 def test_codes_know_the_first_half_and_are_measured_on_the_second(
@@ -60,8 +79,8 @@ def test_codes_know_the_first_half_and_are_measured_on_the_second(
     plain = predicted("q3_K")
     rounding = measured.rounding(NAME, TYPE_ID["q3_K"])
     assert 0 < rounding < ours < 0.9 * plain
-    # without feedback it is what the sensitivity tells from a few other tokens
-    assert 0.4 < plain / measured.damage(NAME, TYPE_ID["q3_K"]) < 2.5
+    # without feedback it is what a probe measures on the same tokens
+    assert plain - rounding == pytest.approx(probed(settings, origin.sample), rel=1e-6)
     assert predicted("f16") < 1e-12
 
 
