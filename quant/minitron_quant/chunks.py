@@ -6,8 +6,9 @@ where the model wants BOS; what is left over at the end is not used.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -16,6 +17,9 @@ from numpy.typing import NDArray
 from minitron_engine.context import Batch, Context, ContextSettings, Logits
 from minitron_engine.errors import Denied, NotFound, Unsupported, Usage
 from minitron_engine.model import Model, Tokens
+
+# of the logits of a decode: the system takes longer to give more memory than more chunks save
+_LOGITS_BYTES = 1 << 27
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,16 @@ class ChunkSettings:
     def first_output(self) -> int:
         """The first position whose prediction is scored; the last of a chunk predicts nothing."""
         return self.n_ctx // 2 if self.stride is None else self.n_ctx - 1 - self.stride
+
+    def bounded(self, n_vocab: int) -> Self:
+        """As few chunks a decode as keep the logits of their scored positions small, at least one.
+
+        With many tokens in a vocabulary one chunk is enough to decode at full speed, and the less
+        memory a model takes, the more models are held together.
+        """
+        chunk_bytes = 4 * n_vocab * (self.n_ctx - self.first_output)
+        together = max(1, _LOGITS_BYTES // max(1, chunk_bytes))
+        return replace(self, n_batch=together * self.n_ctx) if together < self.n_seq else self
 
     def context(self) -> ContextSettings:
         """The context that takes `n_seq` chunks at once."""

@@ -117,6 +117,18 @@ def test_a_batch_smaller_than_a_chunk(nano_llama: Path, text: Path) -> None:
     assert parts.ppl == pytest.approx(whole.ppl, rel=1e-4)
 
 
+@given(n_ctx=st.integers(2, 4096), batch=st.integers(1, 8192), vocabulary=st.integers(1, 300_000))
+def test_logits_of_a_decode_are_few(n_ctx: int, batch: int, vocabulary: int) -> None:
+    asked = ChunkSettings(n_ctx=n_ctx, n_batch=batch)
+    given = asked.bounded(vocabulary)
+    chunk = 4 * vocabulary * (n_ctx - given.first_output)
+    assert given.n_seq == 1 or given.n_seq * chunk <= 2**27
+    if given != asked:
+        assert asked.n_seq > given.n_seq
+        assert (given.n_seq + 1) * chunk > 2**27
+        assert given.n_batch == given.n_seq * n_ctx
+
+
 @given(rows=st.integers(1, 70), vocabulary=st.integers(2, 50), seed=st.integers(0, 2**32 - 1))
 def test_scores_equal_a_plain_log_softmax(rows: int, vocabulary: int, seed: int) -> None:
     random = np.random.default_rng(seed)

@@ -54,11 +54,16 @@ def bytes_needed(shards: Sequence[Gguf], chunks: ChunkSettings) -> int:
     tensors = [info for shard in shards for info in shard.tensors]
     weights = sum(info.nbytes for info in tensors)
     keys = sum(info.rows for info in tensors if info.name.endswith("attn_k.weight"))
-    vocabulary = max((info.rows for info in tensors if info.name == "token_embd.weight"), default=0)
     context = chunks.context()
     outputs = chunks.n_seq * (chunks.n_ctx - chunks.first_output) + _MICRO_BATCH
     # keys and values are two bytes each, logits four
-    return weights + 4 * keys * context.n_ctx + 4 * vocabulary * outputs
+    return weights + 4 * keys * context.n_ctx + 4 * vocabulary_size(shards) * outputs
+
+
+def vocabulary_size(shards: Sequence[Gguf]) -> int:
+    """How many tokens a model knows: as many as it has embeddings."""
+    tensors = (info for shard in shards for info in shard.tensors)
+    return max((info.rows for info in tensors if info.name == "token_embd.weight"), default=0)
 
 
 def memory_for(layers: GpuLayers) -> int:

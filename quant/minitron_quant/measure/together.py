@@ -26,6 +26,7 @@ from minitron_quant.measure.fitting import (
     cache_folder,
     memory_for,
     plan_memory,
+    vocabulary_size,
 )
 from minitron_quant.measure.overlap import Jobs
 from minitron_quant.measure.passes import Opened, Pass, check_vocabulary, open_for, other_shape
@@ -84,13 +85,14 @@ class _Run:
         pool: ThreadPoolExecutor,
         progress: Progress,
     ) -> None:
-        self._settings = settings
+        # llama.cpp aborts on some damaged files: every header is read before any is loaded
+        self._shards = {path: open_model_files(path) for path in settings.paths}
+        chunks = settings.chunks.bounded(max(map(vocabulary_size, self._shards.values())))
+        self._settings = replace(settings, chunks=chunks)
         self._text = read_text(settings.text)
         self._state = state
         self._pool = pool
         self._progress = progress
-        # llama.cpp aborts on some damaged files: every header is read before any is loaded
-        self._shards = {path: open_model_files(path) for path in settings.paths}
         self._keys = {path: self._key(path) for path in settings.paths}
         for key in self._keys.values():
             state.load(key)
