@@ -4,12 +4,14 @@ import io
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from importlib import import_module
 from typing import Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
 
+from minitron_engine import faults
 from minitron_engine.aborts import on_abort
 
 # in the order of --help; each is a module of the same name, and a function in it
@@ -109,6 +111,7 @@ def _options(
 def main() -> None:
     """Run the command line and leave with an exit code of the contract."""
     on_abort(_leave)
+    faults.install(_leave)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # names in a file may be no Unicode, and a terminal may know few characters
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -127,10 +130,14 @@ def main() -> None:
 
 
 def _leave(error: Exception) -> None:
-    # llama.cpp aborts the process when this returns, and another thread may be in the middle of it
+    # what cannot go on, in llama.cpp or a mapped file, perhaps of another thread: nothing is undone
     code = 1
     try:
-        sys.stdout.flush()
+        with suppress(Exception):
+            from minitron_cli.output import clear_terminal
+
+            clear_terminal()
+            sys.stdout.flush()
         code = _report(error)
     finally:
         os._exit(code)

@@ -17,8 +17,10 @@ from minitron_cli.shown import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
 
 TableFormat = Literal["table", "md", "csv"]
+_shown: list["Progress"] = []  # bars that are on the terminal now, with its cursor hidden
 # off a terminal lines are as long as they need to be: whoever reads them may cut them
 _UNLIMITED = 400
 
@@ -202,7 +204,8 @@ class Output:
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[detail]}", style="dim"),
         )
-        with Progress(*columns, console=self._err, transient=True) as bars:
+        bars = Progress(*columns, console=self._err, transient=True)
+        with _on_terminal(bars):
             tasks: dict[str, Any] = {}
 
             def listen(event: ProgressEvent) -> None:
@@ -217,6 +220,22 @@ class Output:
                 )
 
             yield listen
+
+
+@contextmanager
+def _on_terminal(bars: "Progress") -> Iterator[None]:
+    _shown.append(bars)
+    try:
+        with bars:
+            yield
+    finally:
+        _shown.remove(bars)
+
+
+def clear_terminal() -> None:
+    """Take bars away and show the cursor: for who leaves without the end of `progress`."""
+    for bars in _shown:
+        bars.stop()
 
 
 def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:

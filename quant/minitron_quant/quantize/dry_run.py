@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from minitron_convert.gguf_file import KeyValue, ValueType
+from minitron_convert.gguf_file import KeyValue, ValueType, open_shards
 from minitron_engine.errors import Unsupported
 from minitron_quant.quantize.options import MAX_TEXT, QuantizeOptions
 
@@ -48,9 +48,11 @@ def dry_runs(path: Path, wanted: Sequence[Wanted], imatrix: bool) -> list[list[s
         check=False,
     )
     if child.returncode != 0:
+        open_shards(path)  # Damaged, where it was cut short meanwhile
         raise Unsupported(f"llama.cpp stopped while it planned {path}")
     answer = json.loads(child.stdout)
     if "error" in answer:
+        open_shards(path)
         raise Unsupported(f"llama.cpp cannot quantize {path}: {answer['error']}")
     lines: list[list[str]] = answer["lines"]
     return lines

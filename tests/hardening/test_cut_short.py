@@ -1,0 +1,171 @@
+"""A model that somebody cuts short in place while a command has it open and mapped."""
+
+import json
+import os
+import pty
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+import pytest
+
+from hardening import workshop
+from hardening.workshop import COMMANDS, DONE, READERS, Material, Whole
+from support import Ran, fails
+
+CUT = Path(__file__).with_name("cut.py")
+
+
+@pytest.fixture
+def copied(material: Material, tmp_path: Path) -> Material:
+    """The material, to be spoilt."""
+    folder = shutil.copytree(material.folder, tmp_path / "material")
+    return Material(folder, folder / material.model.name, folder / material.level.name)
+
+
+def started(file: Path, function: str, times: int, words: list[object]) -> subprocess.Popen[str]:
+    """A command whose file is cut at one of the calls of a function: see `cut`."""
+    return subprocess.Popen(
+        [sys.executable, *map(str, (CUT, file, function, times, *words))],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def ended(file: Path, function: str, times: int, words: list[object]) -> tuple[int, str]:
+    process = started(file, function, times, words)
+    _, err = process.communicate(timeout=300)
+    return process.returncode, err
+
+
+def words_of(name: str, material: Material, folder: Path) -> list[object]:
+    words = READERS[name] if name in READERS else COMMANDS[name].words
+    return words(material, folder)
+
+
+# in llama.cpp's threads; in ours, while they encode; in Python itself; in a child of ours
+SOME = [
+    ("generate", "Context.decode_struct", 2),
+    ("quantize", "_slabs", 5),
+    ("verify", "Gguf.data", 3),
+    ("quantize", "dry_runs", 1),
+]
+
+
+@pytest.mark.parametrize(("name", "function", "times"), SOME)
+def test_some_commands(
+    name: str, function: str, times: int, copied: Material, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    file = copied.level if name == "generate" else copied.model
+    code, err = ended(file, function, times, words_of(name, copied, folder))
+    fails(Ran(code, "", err), 8, str(file))
+    assert workshop.results(folder) == {}
+
+
+def test_the_terminal_is_left_as_it_was(copied: Material, tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    words = [*words_of("quantize", copied, tmp_path / "out")]
+    process = subprocess.Popen(
+        [sys.executable, *map(str, (CUT, copied.model, "_slabs", 9, *words))],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm"},
+    )
+    os.close(theirs)
+    shown = b""
+    with suppress(OSError):  # what a terminal gives whose other end is closed
+        while part := os.read(ours, 1 << 16):
+            shown += part
+    os.close(ours)
+    assert process.wait() == 8, shown
+    before, _, after = shown.rpartition(b"error:")
+    assert before.rfind(b"\x1b[?25h") > before.rfind(b"\x1b[?25l") >= 0
+    assert b"\x1b[?25l" not in after
+
+
+@pytest.fixture
+def server(copied: Material) -> Iterator[tuple[Material, subprocess.Popen[str], str]]:
+    """A server whose model is cut at its third decode."""
+    words = ["serve", copied.level, "--port", 0, "--ctx", 128, "--threads", 2, "-q"]
+    process = started(copied.level, "Context.decode_struct", 3, words)
+    assert process.stdout is not None
+    yield copied, process, process.stdout.readline().strip()
+    process.kill()
+    process.communicate()
+
+
+def test_a_server(server: tuple[Material, subprocess.Popen[str], str]) -> None:
+    copied, process, url = server
+    question = json.dumps({"prompt": "The old", "max_tokens": 32}).encode()
+    asked = Request(f"{url}/completions", question, {"Content-Type": "application/json"})
+    with pytest.raises(ConnectionError):
+        urlopen(asked, timeout=60).read()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 8, err
+    assert f"error: {copied.level} was cut short" in err and "Traceback" not in err
+
+
+# run makes its model by itself: it is cut where it is read
+OF_RUN = ("Context.decode_struct", "_slabs", "_encode_run")
+ROUNDS = 6
+
+
+@pytest.fixture(scope="session")
+def calls(
+    material: Material, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], dict[str, int]]:
+    """How often a command calls each function of ours."""
+    folder = tmp_path_factory.mktemp("calls")
+
+    def count(name: str) -> dict[str, int]:
+        file = folder / f"{name}.json"
+        if not file.exists():
+            place = folder / name
+            place.mkdir()
+            words = [*words_of(name, material, place), "-q"]
+            code, err = ended(file, "", 0, words)
+            assert code == DONE.get(name, 0), err
+        counts: dict[str, int] = json.loads(file.read_text())
+        return counts
+
+    return count
+
+
+@pytest.mark.harden
+@pytest.mark.parametrize("seed", range(ROUNDS))
+@pytest.mark.parametrize("name", sorted({*COMMANDS, *READERS} - {"convert"}))
+def test_every_command(
+    name: str,
+    seed: int,
+    calls: Callable[[str], dict[str, int]],
+    whole: Callable[[str], Whole],
+    copied: Material,
+    tmp_path: Path,
+) -> None:
+    expected = whole(name).files if name in COMMANDS else {}
+    draw = random.Random(f"cut {name} {seed}")
+    counts = calls(name)
+    function = draw.choice(OF_RUN if name == "run" else sorted(counts))
+    times = draw.randint(1, counts[function])
+    folder = tmp_path / "job"
+    folder.mkdir()
+    words = words_of(name, copied, folder)
+    file = draw.choice([path for path in (copied.model, copied.level) if path in words] or [None])
+    code, err = ended(file or folder / "Nano-Nemotron-F16.gguf", function, times, [*words, "-q"])
+    where = f"{function}, call {times}"
+    done = code == DONE.get(name, 0)
+    if not done:
+        fails(Ran(code, "", err), 8)
+    if name in COMMANDS:
+        assert workshop.results(folder).items() <= expected.items(), where
+    print(f"\nCUT {name} {seed} {'was done' if done else 'cut'} at {where}")  # noqa: T201
