@@ -1,5 +1,6 @@
 """minitron quantize as a user meets it: plans, progress, and what it refuses."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from tiny_gguf import write_tiny
 from minitron_cli.output import Output
 from minitron_convert.convert import ConvertSettings, convert
 from support import EXAMPLES, RECORDED, fails
+
+IMATRIX = str(RECORDED / "nano-llama.imatrix.gguf")
 
 
 @pytest.mark.parametrize("model", ["nano-llama", "nano-nemotron"])
@@ -50,3 +53,29 @@ def test_one_line_for_each_level_where_someone_watches(
     assert watched.err.count("bits per weight") == 2 and "quantize" in watched.err
     assert len(watched.document["levels"]) == 2
     assert minitron(*words, "-q").err == ""
+
+
+def test_quantize(minitron: Any, nano_llama: Path, tmp_path: Path) -> None:
+    ran = minitron("quantize", nano_llama, "q4_0", "Q8_0", "-d", tmp_path, "--json")
+    assert ran.code == 0, ran.err
+    levels = ran.document["levels"]
+    assert [entry["level"] for entry in levels] == ["Q4_0", "Q8_0"]
+    for entry in levels:
+        assert Path(entry["path"]).stat().st_size == entry["bytes"]
+        keys = {"level", "path", "bytes", "bpw", "seconds", "sha256", "types", "kept"}
+        assert set(entry) == keys and sum(entry["types"].values()) == 58
+        assert entry["sha256"] == hashlib.sha256(Path(entry["path"]).read_bytes()).hexdigest()
+    again = minitron("quantize", nano_llama, "q4_0", "Q8_0", "-d", tmp_path)
+    assert again.code == 0 and "2 of 2 files were there already" in again.err
+    single = tmp_path / "one.gguf"
+    assert minitron("quantize", nano_llama, "Q5_0", "-o", single).code == 0
+    assert single.is_file()
+
+
+def test_quantize_dry_run_writes_nothing(minitron: Any, nano_llama: Path, tmp_path: Path) -> None:
+    ran = minitron(
+        "quantize", nano_llama, "all", "--imatrix", IMATRIX, "-d", tmp_path / "x", "--dry-run"
+    )
+    assert ran.code == 0, ran.err
+    assert len(ran.out.splitlines()) == 1 + 27 + 1 and "% saved" in ran.out
+    assert not (tmp_path / "x").exists()

@@ -1,0 +1,136 @@
+"""Input that no command can use: one clear line, the contract's exit code, nothing half-written."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from support import EXAMPLES, RECORDED, fails
+
+HELD_OUT = str(EXAMPLES / "held-out.txt")
+IMATRIX = str(RECORDED / "nano-llama.imatrix.gguf")
+
+
+def test_missing_files(minitron: Any, tmp_path: Path) -> None:
+    none = tmp_path / "none.gguf"
+    for arguments in (
+        ("convert", tmp_path / "none"),
+        ("imatrix", none, "-f", HELD_OUT),
+        ("quantize", none, "Q4_0"),
+        ("ppl", none, "-f", HELD_OUT),
+        ("generate", none, "x"),
+        ("inspect", none),
+        ("run", tmp_path / "none.toml"),
+    ):
+        fails(minitron(*arguments), 3, "none")
+
+
+def test_not_a_checkpoint(minitron: Any, tmp_path: Path) -> None:
+    fails(minitron("convert", tmp_path), 3, "config.json")
+
+
+def test_unsupported_architecture(minitron: Any, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["GPT2LMHeadModel"]}')
+    ran = minitron("convert", tmp_path, "-o", tmp_path / "x.gguf")
+    fails(ran, 4, "GPT2LMHeadModel", "LlamaForCausalLM")
+
+
+def test_truncated_safetensors(minitron: Any, tmp_path: Path) -> None:
+    source = EXAMPLES / "nano-llama"
+    for file in source.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    out = tmp_path / "out"
+    out.mkdir()
+    fails(minitron("convert", tmp_path, "-o", out / "x.gguf"), 8, "model.safetensors")
+    assert list(out.iterdir()) == []
+
+
+def test_damaged_gguf(minitron: Any, nano_llama: Path, tmp_path: Path) -> None:
+    for name, data in (
+        ("cut.gguf", nano_llama.read_bytes()[:100_000]),
+        ("text.gguf", b"not a model at all"),
+        ("empty.gguf", b""),
+    ):
+        path = tmp_path / name
+        path.write_bytes(data)
+        for arguments in (
+            ("quantize", path, "Q4_0"),
+            ("ppl", path, "-f", HELD_OUT),
+            ("generate", path, "x"),
+            ("inspect", path),
+            ("imatrix", path, "-f", HELD_OUT),
+        ):
+            fails(minitron(*arguments), 8, name)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_an_importance_matrix_is_no_model(minitron: Any, tmp_path: Path) -> None:
+    for arguments in (
+        ("quantize", IMATRIX, "Q4_0", "-d", tmp_path),
+        ("generate", IMATRIX, "x"),
+        ("imatrix", IMATRIX, "-f", HELD_OUT, "-o", tmp_path / "m.gguf"),
+    ):
+        fails(minitron(*arguments), 4, "importance matrix, not a model")
+    fails(minitron("ppl", IMATRIX, "-f", HELD_OUT), 4, "importance matrix, not a model")
+
+
+def test_an_importance_matrix_among_models_is_left_out(minitron: Any, nano_llama: Path) -> None:
+    ran = minitron("ppl", IMATRIX, nano_llama, "-f", HELD_OUT, "--chunks", 2, "-c", 128)
+    assert ran.code == 0 and "left out" in ran.err and ran.out.startswith("PPL = ")
+
+
+def test_text_too_short(minitron: Any, nano_llama: Path, tmp_path: Path) -> None:
+    short = tmp_path / "short.txt"
+    short.write_text("Just this.")
+    fails(minitron("ppl", nano_llama, "-f", short), 2, "short.txt", "two chunks")
+    out = tmp_path / "m.gguf"
+    fails(minitron("imatrix", nano_llama, "-f", short, "-o", out), 2, "two chunks")
+    assert not out.exists()
+
+
+def test_unknown_level_names_the_nearest(minitron: Any, nano_llama: Path) -> None:
+    fails(minitron("quantize", nano_llama, "Q4_K_X"), 4, "Q4_K_X", "Q4_K")
+
+
+def test_imatrix_needed(minitron: Any, nano_llama: Path, tmp_path: Path) -> None:
+    ran = minitron("quantize", nano_llama, "IQ2_XS", "-d", tmp_path / "x")
+    fails(ran, 5, "IQ2_XS", "minitron imatrix", "--imatrix")
+    assert not (tmp_path / "x").exists()
+
+
+def test_output_that_cannot_be_written(minitron: Any, nano_llama: Path) -> None:
+    for arguments in (
+        ("quantize", nano_llama, "Q4_0", "-d", "/proc/nowhere"),
+        ("imatrix", nano_llama, "-f", HELD_OUT, "-o", "/proc/nowhere/m.gguf"),
+        ("convert", EXAMPLES / "nano-llama", "-o", "/proc/nowhere/x.gguf"),
+    ):
+        ran = minitron(*arguments)
+        assert ran.code in (3, 7), ran.err
+        fails(ran, ran.code, "/proc/nowhere")
+
+
+def test_collision(minitron: Any, nano_llama: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "nano-llama-Q4_0.gguf"
+    mine.write_text("mine")
+    fails(minitron("quantize", nano_llama, "Q4_0", "-d", tmp_path), 1, "--force")
+    assert mine.read_text() == "mine"
+
+
+def test_wrong_usage(minitron: Any, nano_llama: Path) -> None:
+    for arguments in (
+        ("quantize",),
+        ("ppl", nano_llama),
+        ("convert", "x", "--outtype"),
+        ("generate", nano_llama, "x", "--gpu-layers", "many"),
+        ("nonsense",),
+    ):
+        ran = minitron(*arguments)
+        assert ran.code == 2 and ran.out == "" and "Traceback" not in ran.err
+
+
+def test_a_reader_that_leaves(nano_llama: Path) -> None:
+    command = f"{sys.executable} -m minitron_cli inspect {nano_llama} --tensors | head -1"
+    ran = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert ran.stderr == "" and ran.stdout.startswith("file")
