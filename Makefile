@@ -45,8 +45,9 @@ demo: install
 	@echo
 	@$(BIN)/minitron generate examples/out/Nano-Llama-8.0M-Q4_K_M.gguf "The old house stood" -n 160 --seed 7
 
+# a file's tests stay in one process: they share what its fixtures made
 test: install
-	$(BIN)/python -m pytest -q
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile
 
 harden: install
 	$(BIN)/python -m pytest -q -m harden -o junit_logging=system-out --junitxml=build/harden.xml; \

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ from minitron_cli.main import main
 from minitron_convert.convert import ConvertSettings, convert
 from minitron_convert.gguf_file import GgufWriter, KeyValue, TensorSpec, ValueType, open_gguf
 from minitron_quant.quantize.batch import LevelResult
-from support import EXAMPLES, RECORDED, Ran, quantize
+from support import EXAMPLES, RECORDED, Ran, made_once, quantize
+
+# a job of a shell's background begins with Ctrl-C ignored, and so would all that tests start
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
@@ -69,8 +73,11 @@ def llama_levels(
     nano_llama: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, LevelResult]:
     """All levels of nano-llama with the recorded importance matrix."""
-    folder = tmp_path_factory.mktemp("llama-levels")
-    return quantize(nano_llama, folder, "all", imatrix=RECORDED / "nano-llama.imatrix.gguf")
+    imatrix = RECORDED / "nano-llama.imatrix.gguf"
+    return made_once(
+        tmp_path_factory.getbasetemp() / "llama-levels",
+        lambda folder: quantize(nano_llama, folder, "all", imatrix=imatrix),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -78,9 +85,11 @@ def nemotron_levels(
     nano_nemotron: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, LevelResult]:
     """All levels of nano-nemotron with the recorded importance matrix."""
-    folder = tmp_path_factory.mktemp("nemotron-levels")
     imatrix = RECORDED / "nano-nemotron.imatrix.gguf"
-    return quantize(nano_nemotron, folder, "all", imatrix=imatrix)
+    return made_once(
+        tmp_path_factory.getbasetemp() / "nemotron-levels",
+        lambda folder: quantize(nano_nemotron, folder, "all", imatrix=imatrix),
+    )
 
 
 @pytest.fixture

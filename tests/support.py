@@ -1,13 +1,15 @@
 """Where the tests' data are."""
 
 import ctypes
+import fcntl
 import json
 import os
+import pickle
 import struct
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlparse
 
 from minitron_convert.gguf_file import GgufWriter, KeyValue, TensorSpec, open_gguf
@@ -21,6 +23,7 @@ from minitron_quant.quantize.job import QuantizeSettings, prepare
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 RECORDED = ROOT / "tests" / "data" / "llama_cpp"
+T = TypeVar("T")
 
 
 class Served(NamedTuple):
@@ -52,6 +55,23 @@ def beginning(folder: Path, size: int = 20_000) -> Path:
     text = folder / "beginning.txt"
     text.write_bytes((EXAMPLES / "held-out.txt").read_bytes()[:size])
     return text
+
+
+def made_once(folder: Path, make: Callable[[Path], T]) -> T:
+    """What `make` returns of a folder of the run; the first of the run's processes makes it.
+
+    The processes of `pytest -n` have their folders side by side: what is costly they share above.
+    """
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parents[1] / folder.name
+    folder.mkdir(exist_ok=True)
+    result = folder / "made.pickle"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not result.exists():
+            result.write_bytes(pickle.dumps(make(folder)))
+    made: T = pickle.loads(result.read_bytes())
+    return made
 
 
 def quantize(source: Path, folder: Path, *levels: str, **more: Any) -> dict[str, LevelResult]:
