@@ -1,7 +1,9 @@
 """Scoring beside the next decode: the same scores in the same order, and errors that surface."""
 
+import signal
 import threading
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from minitron_quant.chunks import ChunkSettings
 from minitron_quant.measure import passes, together
 from minitron_quant.measure.divergence import TokenScores
 from minitron_quant.measure.fitting import MemoryPlan
-from minitron_quant.measure.overlap import Job, Jobs, scored
+from minitron_quant.measure.overlap import Job, Jobs, Score, scored
 from minitron_quant.measure.settings import MeasureSettings
 from minitron_quant.measure.table import Row, measure
 from support import beginning, quantize
@@ -103,3 +105,31 @@ def test_measured_to_the_same_bits(
     in_place = everything(measure(settings))
     monkeypatch.setattr(passes, "scored", lambda jobs, _overlap: scored(jobs, True))
     assert everything(measure(settings)) == in_place
+
+
+def test_ctrl_c_beside_a_decode_keeps_what_is_scored(
+    nano_nemotron: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunks = ChunkSettings(n_ctx=64, n_batch=128, limit=12)
+    text = beginning(tmp_path, 8000)
+    settings = MeasureSettings((nano_nemotron,), text, chunks, state=tmp_path / "state")
+    (whole,) = measure(replace(settings, state=None))
+    made = 0
+
+    def interrupted(jobs: Jobs, _overlap: bool) -> Iterator[tuple[Job, list[TokenScores]]]:
+        def press(score: Score, chunks: Iterable[Logits]) -> list[TokenScores]:
+            nonlocal made
+            made += 1
+            if made == 4:
+                signal.raise_signal(signal.SIGINT)
+            return score(chunks)
+
+        return scored((replace(job, score=partial(press, job.score)) for job in jobs), True)
+
+    monkeypatch.setattr(passes, "scored", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(measure(settings))
+    assert 4 <= made <= 5
+    (row,) = measure(settings)
+    assert made <= 4 + 6 - 2
+    assert (row.ppl, row.chunk_nll) == (whole.ppl, whole.chunk_nll)
