@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 import typer
 
@@ -11,7 +11,7 @@ from minitron_cli.main import app
 
 BEGIN = "<!-- manual: written by `make manual` -->"
 END = "<!-- end of the manual -->"
-_KINDS = {int: "N", float: "X", Path: "FILE"}
+_KINDS = {"int": "N", "int range": "N", "float": "X", "float range": "X", "path": "FILE"}
 _WIDTH = 34
 _MARGIN = " " * (_WIDTH + 3)
 # what every command has; said once
@@ -66,12 +66,8 @@ def _entries(parameters: list[Any]) -> Iterator[str]:
 
 def _value(parameter: Any) -> str:
     """What stands for an option's value: its choices, or the kind of thing that it is."""
-    annotation = parameter.type_descriptor.annotation
-    if get_origin(annotation) is list:
-        (annotation,) = get_args(annotation)
-    if get_origin(annotation) is Literal:
-        return "|".join(map(str, get_args(annotation)))
-    return _KINDS.get(annotation, "TEXT")
+    kind = parameter.type
+    return "|".join(kind.choices) if kind.name == "choice" else _KINDS.get(kind.name, "TEXT")
 
 
 def with_manual(readme: str) -> str:

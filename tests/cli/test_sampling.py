@@ -43,8 +43,9 @@ def given(*words: str) -> dict[str, Any]:
     """What `minitron generate` hands to the engine for these options."""
     command: Any = typer.main.get_command(app)
     context = command.commands["generate"].make_context("generate", ["m.gguf", *words])
-    names = SamplingOptions.__dataclass_fields__
-    return SamplingOptions(**{k: v for k, v in context.params.items() if k in names}).given()
+    values = {name: context.params[name] for name in SamplingOptions.__dataclass_fields__}
+    paths = {name: Path(values[name]) for name in ("grammar", "json_schema") if values[name]}
+    return SamplingOptions(**(values | paths)).given()
 
 
 def replay(context: Context, sampling: SamplingSettings, prompt: str, length: int) -> Generation:
