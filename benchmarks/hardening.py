@@ -32,6 +32,17 @@ The signals are SIGTERM, SIGHUP and SIGINT; the exit code is 130. Of four proces
 those that cannot work say so and change nothing. A 0 says that the runs that this was made from did
 not come so far: `make harden` goes through all of them.
 """
+LIMITED = """
+`ulimit -v` from 60 MiB to 2 GiB, and cgroups from 16 to 768 MiB where the machine lets make them,
+with the least that a command was done with. Too little address space is exit code 6 and one
+sentence, whoever met it first: Python, llama.cpp, OpenBLAS or OpenMP. In a cgroup the system kills
+what takes more. Files under their own names are whole.
+"""
+CUT = """
+The file is mapped when it loses all but its first page, before a drawn call of a function of ours.
+Where the command needs the rest: exit code 8 and one sentence with the file's name. Where it has
+read it: the whole result.
+"""
 
 
 def counted(text: str, word: str) -> Counter[str]:
@@ -78,9 +89,7 @@ def cuts(text: str) -> str:
         [
             "## A model cut short in place",
             "",
-            "The file is mapped when it loses all but its first page, before a drawn call of a",
-            "function of ours. What the command still needs is gone: exit code 8 and one sentence",
-            "with the file's name, or the whole result where it was read already.",
+            CUT.strip(),
             "",
             "| command | files cut | met it: exit code 8 |",
             "|:--|--:|--:|",
@@ -127,9 +136,43 @@ def memory(text: str) -> str:
     )
 
 
+def little_memory(text: str) -> str:
+    """Of each kind of limit: how many were tried, with how many it was done, and the least."""
+    found = {
+        (kind, name): (tried, done, least)
+        for kind, name, tried, done, least in re.findall(
+            r"^(LIMITED|RESIDENT) (\w+) (\d+) (\d+) (\d+)", text, re.MULTILINE
+        )
+    }
+    none = ("0", "0", "–")
+    rows = []
+    for name in sorted({name for _, name in found}):
+        cells = [found.get((kind, name), none) for kind in ("LIMITED", "RESIDENT")]
+        rows.append(f"| {name} | {' | '.join(cells[0] + cells[1])} |")
+    return "\n".join(
+        [
+            "## Memory limited",
+            "",
+            LIMITED.strip(),
+            "",
+            "| command | address spaces | done | least MiB | cgroups | done | least MiB |",
+            "|:--|--:|--:|--:|--:|--:|--:|",
+            *rows,
+        ]
+    )
+
+
 def main() -> None:
     text = "\n".join(unescape(Path(name).read_text(errors="replace")) for name in sys.argv[1:])
-    parts = (HEAD, crashes(text), cuts(text), flips(text), crowd(text), memory(text))
+    parts = (
+        HEAD,
+        crashes(text),
+        cuts(text),
+        flips(text),
+        crowd(text),
+        memory(text),
+        little_memory(text),
+    )
     REPORT.write_text("\n".join(f"{part.rstrip()}\n" for part in parts))
     print(REPORT.read_text())
 

@@ -33,7 +33,7 @@ class Unsupported(ConvertError):
 
 
 class NoSpace(ConvertError):
-    """The disk has too little room for the output."""
+    """The disk has too little room for the output, or the memory for the work."""
 
     exit_code = 6
 
@@ -61,6 +61,8 @@ def from_os_error(error: OSError, path: Path, action: str) -> ConvertError:
             f"The disk is full: cannot {action} {path}.",
             "Free some space or choose another folder.",
         )
+    if error.errno == errno.ENOMEM:
+        return NoSpace(f"There is not enough memory to {action} {path}.", "Close other programs.")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return Denied(
             f"Cannot {action} {path}: {error.strerror}.", "Check the permissions of the folder."

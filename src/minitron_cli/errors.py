@@ -4,6 +4,7 @@ import errno
 from typing import NamedTuple
 
 from minitron_cli.shown import one_line
+from minitron_engine.aborts import is_memory, no_memory
 
 
 class Failure(NamedTuple):
@@ -22,14 +23,23 @@ def explain(error: BaseException) -> Failure | None:
     code = getattr(error, "exit_code", None)
     if isinstance(code, int):
         return Failure(one_line(str(error)), one_line(str(getattr(error, "hint", ""))), code)
-    # what Python says where there is no memory for a thread's stack
-    if isinstance(error, MemoryError) or "can't start new thread" in str(error):
-        return Failure("there is not enough memory", "close other programs, or use a --batch", 6)
+    if _is_memory(error):
+        return explain(no_memory())
     if isinstance(error, RecursionError):
         return Failure("a file is nested too deeply to be read", "", 8)
     if isinstance(error, OSError):
         return _explain_system(error)
     return None
+
+
+def _is_memory(error: BaseException | None) -> bool:
+    """Whether it came of a lack of memory: also where a library, or a thread, cannot be begun."""
+    while error is not None:
+        told = isinstance(error, (ImportError, RuntimeError)) and is_memory(str(error))
+        if told or isinstance(error, MemoryError) or getattr(error, "errno", 0) == errno.ENOMEM:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _explain_system(error: OSError) -> Failure:
@@ -40,7 +50,6 @@ def _explain_system(error: OSError) -> Failure:
         errno.ENOTDIR: 3,
         errno.ENOSPC: 6,
         errno.EDQUOT: 6,
-        errno.ENOMEM: 6,
         errno.EACCES: 7,
         errno.EPERM: 7,
         errno.EROFS: 7,

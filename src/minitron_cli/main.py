@@ -1,6 +1,7 @@
 """The `minitron` command: registration, and the one place where errors end."""
 
 import io
+import mmap
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -37,6 +38,11 @@ COMMANDS = (
     "push",
     "doctor",
 )
+# address space, never touched. What numpy and llama.cpp take to be loaded: with less numpy crashes,
+# or says that a mistake was made; and what telling an error takes, kept for when there is no more
+_BEGIN_BYTES = 136 << 20
+_SPARE_BYTES = 24 << 20
+_spare: list[mmap.mmap] = []
 _SETTINGS: dict[str, Any] = {
     "rich_markup_mode": "rich",
     "pretty_exceptions_enable": False,
@@ -111,11 +117,13 @@ def _options(
 def main() -> None:
     """Run the command line and leave with an exit code of the contract."""
     on_abort(_leave)
-    faults.install(_leave)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # names in a file may be no Unicode, and a terminal may know few characters
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        faults.install()
+        _address_space(_BEGIN_BYTES).close()
+        _spare.append(_address_space(_SPARE_BYTES))
         app()
     except BrokenPipeError:
         # the reader of a pipe left; nothing more can be written, not even by the interpreter's exit
@@ -127,6 +135,10 @@ def main() -> None:
         if os.environ.get("MINITRON_DEBUG") == "1":
             raise
         sys.exit(_report(error))
+
+
+def _address_space(size: int) -> mmap.mmap:
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE)
 
 
 def _leave(error: Exception) -> None:
@@ -144,6 +156,7 @@ def _leave(error: Exception) -> None:
 
 
 def _report(error: Exception) -> int:
+    _spare.clear()
     from minitron_cli.errors import explain
     from minitron_cli.output import Output
 

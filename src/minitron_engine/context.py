@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minitron_engine import interrupts, log
+from minitron_engine.aborts import no_memory
 from minitron_engine.binding import api
 from minitron_engine.devices import default_threads
 from minitron_engine.errors import MinitronError, OutOfResources
@@ -17,6 +18,7 @@ from minitron_engine.model import Model
 
 Logits = NDArray[np.float32]
 
+_NO_MEMORY = -2  # of llama_decode: GGML_STATUS_ALLOC_FAILED
 MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ of llama.cpp
 
 FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
@@ -173,6 +175,8 @@ class Context:
             status = api.llama_decode(self.handle, batch)
         if status == 1:
             raise OutOfResources("the context is full", "raise --ctx")
+        if status == _NO_MEMORY:
+            raise no_memory()
         if status != 0:
             raise MinitronError(f"llama.cpp failed to decode: {log.last_error() or status}")
 

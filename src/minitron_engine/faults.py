@@ -1,39 +1,60 @@
-"""A mapped file that is cut short while it is in use: the next look at it is a signal, SIGBUS.
+"""What ends the process from below: a mapped file that is cut short, and libraries that exit.
 
-A handler of Python's would never run: the instruction that failed is tried again for ever. So the
-system calls this one itself, in the thread that met it, and the process ends there.
+The next look at such a file is a signal, SIGBUS. A handler of Python's would never run: the
+instruction that failed is tried again for ever. So the system calls this one itself, in the thread
+that met it. OpenBLAS and OpenMP leave with exit() where they get no memory or no thread.
 """
 
+import atexit
 import mmap
 import signal
 import stat
-import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from minitron_engine import aborts
 from minitron_engine.errors import Damaged, MinitronError
 
-_kept: list[Any] = []  # the system holds the pointer for the life of the process
-_told = threading.Lock()  # several threads may meet it at once; one tells
+_kept: list[Any] = []  # the system holds the pointers for the life of the process
 
 
-def install(listener: Callable[[MinitronError], None]) -> None:
-    """Call `listener`, which must end the process, where mapped memory cannot be read any more.
+def install() -> None:
+    """Have the listener of `aborts` told in both cases; harmless when repeated.
 
-    Where a system has no such signal nothing is installed. It takes effect once.
+    Where a system has no such signal, or another C library, it is left as it is.
     """
-    number = getattr(signal, "SIGBUS", None)
-    if number is None or _kept:
+    if _kept:
         return
     import ctypes
 
-    def tell(_number: int) -> None:
-        _told.acquire()
-        listener(explained(cut_files()))
+    system = ctypes.CDLL(None)
+    number = getattr(signal, "SIGBUS", None)
+    if number is not None:
+        handler = ctypes.CFUNCTYPE(None, ctypes.c_int)
+        _kept.append(handler(lambda _: aborts.end(lambda: explained(cut_files()))))
+        system.signal(int(number), _kept[0])
+    if hasattr(system, "gnu_get_libc_version"):
+        _watch_exit(system)
 
-    _kept.append(ctypes.CFUNCTYPE(None, ctypes.c_int)(tell))
-    ctypes.CDLL(None).signal(int(number), _kept[0])
+
+def _watch_exit(system: Any) -> None:
+    # a function of Python's must not be called when Python is gone: it is taken back before
+    import ctypes
+
+    key = ctypes.c_char()
+    leaving: list[bool] = []
+
+    def leave(_: object) -> None:
+        if not leaving:
+            aborts.end(aborts.no_memory)
+
+    def forget() -> None:
+        leaving.append(True)
+        system["__cxa_finalize"](ctypes.byref(key))
+
+    _kept.extend((ctypes.CFUNCTYPE(None, ctypes.c_void_p)(leave), key))
+    system["__cxa_atexit"](_kept[-2], None, ctypes.byref(key))
+    atexit.register(forget)
 
 
 def explained(cut: list[Path]) -> MinitronError:

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
+from minitron_engine import aborts
+
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 INTERRUPTED = 130
 _AGAIN = 0.01  # seconds after which a signal that was lost comes again
@@ -31,7 +33,12 @@ def end_cleanly() -> None:
 
 
 def _again(lost: "sys.UnraisableHookArgs") -> None:
-    """Python drops what a signal raises inside a finalizer or a weak reference's callback."""
+    """Python drops what a signal raises inside a finalizer or a weak reference's callback.
+
+    And a lack of memory inside what C calls: the work would go on with garbage.
+    """
+    if issubclass(lost.exc_type, MemoryError):
+        aborts.end(aborts.no_memory)
     numbers = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}
     number = numbers.get(lost.exc_type)
     if number is None:

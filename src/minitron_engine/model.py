@@ -227,7 +227,7 @@ def _metadata(handle: int, key: str) -> str:
 
 
 def _refusal(path: Path, reason: str) -> MinitronError:
-    if "alloc" in reason or "memory" in reason:
+    if aborts.is_memory(reason):
         return OutOfResources(f"{path.name} does not fit into memory: {reason}")
     kind = Unsupported if "unknown model architecture" in reason else Damaged
     return kind(f"llama.cpp cannot load {path.name}: {reason}")

@@ -2,6 +2,7 @@
 
 import mmap
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,14 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from minitron_engine import faults
+from minitron_engine import context, faults
+from minitron_engine.errors import OutOfResources
+from minitron_engine.model import ModelSettings, open_model
 
 # two threads that meet it at once: one of them tells, and once
 _READ = """
 import mmap, os, sys, threading
 from minitron_cli import main
-from minitron_engine import faults
-faults.install(main._leave)
+from minitron_engine import aborts, faults
+aborts.on_abort(main._leave)
+faults.install()
 with open(sys.argv[1], "rb") as file:
     mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 os.truncate(sys.argv[1], int(sys.argv[2]))
@@ -41,8 +45,66 @@ def test_a_mapped_file_that_is_cut_short(left: int, tmp_path: Path) -> None:
     assert len(ended.stderr.splitlines()) == 2
 
 
+_BEGIN = _READ.partition("with open")[0] + "import ctypes\n"
+_EXIT = """
+leave = threading.Thread(target=ctypes.CDLL(None).exit, args=(1,))
+leave.start()
+leave.join()
+"""
+_THROW = """
+from minitron_engine import devices
+from minitron_engine.library import ggml
+devices.start()
+ggml()[sys.argv[1]](11)
+"""
+_CALLBACK = """
+from minitron_engine.interrupts import end_cleanly
+end_cleanly()
+def lack():
+    raise MemoryError
+ctypes.CFUNCTYPE(None)(lack)()
+"""
+
+
+def out_of_memory(code: str, *words: str) -> None:
+    ended = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (6, "")
+    assert re.fullmatch(r"error: there is not enough memory\nhint: .*\n", ended.stderr)
+
+
+def test_a_library_that_exits_has_no_memory() -> None:
+    out_of_memory(_BEGIN + _EXIT)
+
+
+def test_python_may_exit() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", _BEGIN + "sys.exit(3)"], capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stderr) == (3, "")
+
+
+@pytest.mark.parametrize("thrown", ["_ZSt17__throw_bad_allocv", "_ZSt20__throw_system_errori"])
+def test_an_exception_of_cpp_that_nobody_catches(thrown: str) -> None:
+    out_of_memory(_BEGIN + _THROW, thrown)
+
+
+def test_a_lack_of_memory_in_what_c_calls() -> None:
+    out_of_memory(_BEGIN + _CALLBACK)
+
+
+def test_a_decode_that_gets_no_memory(nano_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = context.ContextSettings(n_ctx=64, n_batch=64)
+    with (
+        open_model(ModelSettings(nano_llama)) as model,
+        context.open_context(model, settings) as opened,
+    ):
+        monkeypatch.setattr(context.api, "llama_decode", lambda *_: -2)
+        with pytest.raises(OutOfResources, match="not enough memory"):
+            opened.decode(context.Batch(1))
+
+
 def test_a_signal_without_a_file_that_was_cut() -> None:
-    code = _READ.partition("with open")[0] + f"os.kill(os.getpid(), {signal.SIGBUS.value})"
+    code = f"{_BEGIN}os.kill(os.getpid(), {signal.SIGBUS.value})"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ended.returncode == 8
     assert ended.stderr.startswith("error: a file cannot be read any more")

@@ -45,11 +45,6 @@ def ended(file: Path, function: str, times: int, words: list[object]) -> tuple[i
     return process.returncode, err
 
 
-def words_of(name: str, material: Material, folder: Path) -> list[object]:
-    words = READERS[name] if name in READERS else COMMANDS[name].words
-    return words(material, folder)
-
-
 # in llama.cpp's threads; in ours, while they encode; in Python itself; in a child of ours
 SOME = [
     ("generate", "Context.decode_struct", 2),
@@ -66,14 +61,14 @@ def test_some_commands(
     folder = tmp_path / "out"
     folder.mkdir()
     file = copied.level if name == "generate" else copied.model
-    code, err = ended(file, function, times, words_of(name, copied, folder))
+    code, err = ended(file, function, times, workshop.words_of(name, copied, folder))
     fails(Ran(code, "", err), 8, str(file))
     assert workshop.results(folder) == {}
 
 
 def test_the_terminal_is_left_as_it_was(copied: Material, tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
-    words = [*words_of("quantize", copied, tmp_path / "out")]
+    words = [*workshop.words_of("quantize", copied, tmp_path / "out")]
     process = subprocess.Popen(
         [sys.executable, *map(str, (CUT, copied.model, "_slabs", 9, *words))],
         stdin=theirs,
@@ -132,7 +127,7 @@ def calls(
         if not file.exists():
             place = folder / name
             place.mkdir()
-            words = [*words_of(name, material, place), "-q"]
+            words = [*workshop.words_of(name, material, place), "-q"]
             code, err = ended(file, "", 0, words)
             assert code == DONE.get(name, 0), err
         counts: dict[str, int] = json.loads(file.read_text())
@@ -159,7 +154,7 @@ def test_every_command(
     times = draw.randint(1, counts[function])
     folder = tmp_path / "job"
     folder.mkdir()
-    words = words_of(name, copied, folder)
+    words = workshop.words_of(name, copied, folder)
     file = draw.choice([path for path in (copied.model, copied.level) if path in words] or [None])
     code, err = ended(file or folder / "Nano-Nemotron-F16.gguf", function, times, [*words, "-q"])
     where = f"{function}, call {times}"

@@ -3,7 +3,6 @@
 import os
 import random
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -128,31 +127,13 @@ def test_a_clock_that_jumps(
     assert again["levels"][0]["kept"] is True
 
 
-def limited(words: list[object], **limits: tuple[int, int]) -> tuple[int, str]:
-    """The exit code and stderr of a command under the system's limits."""
-
-    def prepare() -> None:
-        for name, values in limits.items():
-            resource.setrlimit(getattr(resource, name), values)
-
-    done = subprocess.run(
-        [*MINITRON, *map(str, words)],
-        preexec_fn=prepare,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "1"},
-    )
-    return done.returncode, done.stderr
-
-
 ALL = ("all", "--imatrix", RECORDED / "nano-nemotron.imatrix.gguf", "--threads", 2)
 
 
 def test_few_files_may_be_open(material: Material, tmp_path: Path) -> None:
     """27 outputs at once: the limit is raised where that is allowed, and told where it is not."""
     words = ["quantize", material.model, *ALL, "-d", tmp_path]
-    code, err = limited(words, RLIMIT_NOFILE=(24, 24))
+    code, err = workshop.limited(words, RLIMIT_NOFILE=(24, 24))
     assert code == 1 and "Too many open files" in err and "Traceback" not in err
     assert "ulimit" in err
     assert not [path for path in tmp_path.iterdir() if path.suffix in (".gguf", ".partial")]
@@ -161,59 +142,8 @@ def test_few_files_may_be_open(material: Material, tmp_path: Path) -> None:
 @pytest.mark.harden
 def test_few_files_may_be_open_at_first(material: Material, tmp_path: Path) -> None:
     words = ["quantize", material.model, *ALL, "-d", tmp_path]
-    assert limited(words, RLIMIT_NOFILE=(24, 4096))[0] == 0
+    assert workshop.limited(words, RLIMIT_NOFILE=(24, 4096))[0] == 0
     assert len(list(tmp_path.glob("*.gguf"))) == 27
-
-
-MEASURE = """
-import resource, sys
-from pathlib import Path
-from minitron_convert.convert import ConvertSettings, convert
-settings = ConvertSettings(Path(sys.argv[1]), Path(sys.argv[2]), outtype=sys.argv[3], force=True)
-promised = convert(settings).memory
-print(promised, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
-"""
-
-
-@pytest.mark.harden
-@pytest.mark.parametrize("outtype", ["f32", "f16", "bf16", "q8_0"])
-@pytest.mark.parametrize("name", ["nano-llama", "nano-nemotron"])
-def test_convert_takes_the_memory_that_it_tells(name: str, outtype: str, tmp_path: Path) -> None:
-    words = (sys.executable, "-c", MEASURE, EXAMPLES / name, tmp_path / "out.gguf", outtype)
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
-    promised, taken = map(int, done.stdout.split())
-    print(f"\nMEMORY {name} {outtype}: {taken} of {promised} bytes")  # noqa: T201
-    assert taken <= promised
-
-
-@pytest.mark.parametrize("mebibytes", [120, 150])
-def test_too_little_memory_to_begin(mebibytes: int, material: Material, tmp_path: Path) -> None:
-    words = ["quantize", material.model, "Q4_0", "-d", tmp_path, "--threads", 2]
-    code, err = limited(words, RLIMIT_AS=(mebibytes << 20, mebibytes << 20))
-    # on another system this may be enough
-    assert code in (0, 6) and "Traceback" not in err, err
-    assert code == 0 or err.startswith("error: there is not enough memory")
-    assert code == 0 or not list(tmp_path.iterdir())
-
-
-@pytest.mark.harden
-@pytest.mark.parametrize("name", sorted(COMMANDS))
-def test_memory_that_does_not_suffice(
-    name: str, whole: Any, material: Material, tmp_path: Path
-) -> None:
-    """From far too little to enough: one sentence, nothing half done, and then the same result."""
-    command, expected = COMMANDS[name], whole(name)
-    ends = []
-    for number, mebibytes in enumerate((150, 250, 350, 450, 600, 800, 1200)):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        words = command.words(material, folder)
-        limit = mebibytes << 20
-        code, err = limited([*words, "-q"], RLIMIT_AS=(limit, limit))
-        ends.append((mebibytes, code, err.strip().splitlines()[-1:] if code else ""))
-        assert workshop.results(folder).items() <= expected.files.items()
-    print(f"\nMEMORY {name}: {ends}")  # noqa: T201
-    assert all("Traceback" not in str(end) for _, _, end in ends)
 
 
 @pytest.fixture

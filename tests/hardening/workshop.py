@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -139,6 +140,12 @@ READERS: dict[str, Callable[[Material, Path], list[object]]] = {
 DONE = {"verify": 1}  # the model lacks a key that our converter writes: see `nano_nemotron`
 
 
+def words_of(name: str, material: Material, folder: Path) -> list[object]:
+    """The words of any of them."""
+    words = READERS[name] if name in READERS else COMMANDS[name].words
+    return words(material, folder)
+
+
 @dataclass(frozen=True)
 class Whole:
     """What an uninterrupted run gives: its time in seconds, its files, and its answer."""
@@ -190,6 +197,24 @@ def executed_lines(
     finish(command.words(material, folder), (-1, file))
     found = json.loads(file.read_text())
     return found["names"], found["seen"]
+
+
+def limited(words: list[object], **limits: tuple[int, int]) -> tuple[int, str]:
+    """The exit code and stderr of a command under the system's limits."""
+
+    def prepare() -> None:
+        for name, values in limits.items():
+            resource.setrlimit(getattr(resource, name), values)
+
+    done = subprocess.run(
+        [sys.executable, "-m", "minitron_cli", *map(str, words)],
+        preexec_fn=prepare,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "1"},
+    )
+    return done.returncode, done.stderr
 
 
 def kill(process: "subprocess.Popen[str]", after: float) -> bool:

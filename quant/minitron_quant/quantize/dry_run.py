@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from minitron_convert.gguf_file import KeyValue, ValueType, open_shards
-from minitron_engine.errors import Unsupported
+from minitron_engine.aborts import is_memory, no_memory
+from minitron_engine.errors import MinitronError, Unsupported
 from minitron_quant.quantize.options import MAX_TEXT, QuantizeOptions
 
 # llama_model_kv_override_type, and the member of the union that holds such a value
@@ -44,18 +45,26 @@ def dry_runs(path: Path, wanted: Sequence[Wanted], imatrix: bool) -> list[list[s
         input=json.dumps(question),
         capture_output=True,
         encoding="utf-8",
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        env={
+            **os.environ,
+            "GGML_NO_BACKTRACE": "1",
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        },
         check=False,
     )
     if child.returncode != 0:
-        open_shards(path)  # Damaged, where it was cut short meanwhile
-        raise Unsupported(f"llama.cpp stopped while it planned {path}")
+        raise _refusal(path, f"llama.cpp stopped while it planned {path}", child.stderr)
     answer = json.loads(child.stdout)
     if "error" in answer:
-        open_shards(path)
-        raise Unsupported(f"llama.cpp cannot quantize {path}: {answer['error']}")
+        reason = answer["error"]
+        raise _refusal(path, f"llama.cpp cannot quantize {path}: {reason}", reason)
     lines: list[list[str]] = answer["lines"]
     return lines
+
+
+def _refusal(path: Path, message: str, told: str) -> MinitronError:
+    open_shards(path)  # Damaged, where it was cut short meanwhile
+    return no_memory() if is_memory(told) else Unsupported(message)
 
 
 def _level(ftype: int, options: QuantizeOptions) -> dict[str, Any]:
