@@ -23,7 +23,7 @@ def explain(error: BaseException) -> Failure | None:
     code = getattr(error, "exit_code", None)
     if isinstance(code, int):
         return Failure(one_line(str(error)), one_line(str(getattr(error, "hint", ""))), code)
-    if _is_memory(error):
+    if lacks_memory(error):
         return explain(no_memory())
     if isinstance(error, RecursionError):
         return Failure("a file is nested too deeply to be read", "", 8)
@@ -32,7 +32,7 @@ def explain(error: BaseException) -> Failure | None:
     return None
 
 
-def _is_memory(error: BaseException | None) -> bool:
+def lacks_memory(error: BaseException | None) -> bool:
     """Whether it came of a lack of memory: also where a library, or a thread, cannot be begun."""
     while error is not None:
         told = isinstance(error, (ImportError, RuntimeError)) and is_memory(str(error))

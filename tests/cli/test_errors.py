@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from minitron_cli.errors import explain
+from minitron_cli.server import answers
 from minitron_convert.errors import from_os_error
 
 NO_MEMORY = OSError(errno.ENOMEM, "Cannot allocate memory")
@@ -36,6 +37,12 @@ def test_a_lack_of_memory(error: BaseException) -> None:
     failure = explain(error)
     assert failure is not None
     assert (failure.message, failure.exit_code) == ("there is not enough memory", 6)
+
+
+def test_a_server_that_lacks_memory_is_not_available() -> None:
+    document, status = answers.failure(RuntimeError("can't start new thread"))
+    assert status == 503
+    assert document["error"]["message"].startswith("there is not enough memory (close other")
 
 
 def test_a_lack_of_memory_while_a_file_is_mapped() -> None:

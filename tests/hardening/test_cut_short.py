@@ -51,6 +51,7 @@ SOME = [
     ("quantize", "_slabs", 5),
     ("verify", "Gguf.data", 3),
     ("quantize", "dry_runs", 1),
+    pytest.param("sensitivity", "Context.decode_struct", 2, marks=pytest.mark.harden),
 ]
 
 
@@ -112,6 +113,8 @@ def test_a_server(server: tuple[Material, subprocess.Popen[str], str]) -> None:
 
 # run makes its model by itself: it is cut where it is read
 OF_RUN = ("Context.decode_struct", "_slabs", "_encode_run")
+# the source of one is no such file, and the other takes minutes while its calls are counted
+NOT_DRAWN = {"convert", "sensitivity"}
 ROUNDS = 6
 
 
@@ -138,7 +141,7 @@ def calls(
 
 @pytest.mark.harden
 @pytest.mark.parametrize("seed", range(ROUNDS))
-@pytest.mark.parametrize("name", sorted({*COMMANDS, *READERS} - {"convert"}))
+@pytest.mark.parametrize("name", sorted({*COMMANDS, *READERS} - NOT_DRAWN))
 def test_every_command(
     name: str,
     seed: int,
@@ -156,11 +159,15 @@ def test_every_command(
     folder.mkdir()
     words = workshop.words_of(name, copied, folder)
     file = draw.choice([path for path in (copied.model, copied.level) if path in words] or [None])
-    code, err = ended(file or folder / "Nano-Nemotron-F16.gguf", function, times, [*words, "-q"])
+    code, err = ended(
+        file or folder / "Nano-Nemotron-5.0M-F16.gguf", function, times, [*words, "-q"]
+    )
     where = f"{function}, call {times}"
     done = code == DONE.get(name, 0)
     if not done:
         fails(Ran(code, "", err), 8)
     if name in COMMANDS:
-        assert workshop.results(folder).items() <= expected.items(), where
+        found = workshop.results(folder)
+        found.pop(file.name, None)  # a run's own
+        assert found.items() <= expected.items(), where
     print(f"\nCUT {name} {seed} {'was done' if done else 'cut'} at {where}")  # noqa: T201

@@ -19,6 +19,7 @@ from support import EXAMPLES, Ran, fails
 _LIBRARIES = re.compile(r"^(libgomp: |OpenBLAS ).*\n", re.MULTILINE)
 # address space in MiB: below the first Python does not begin, and the last suffices for all
 LIMITS = (*range(60, 260, 10), *range(260, 500, 30), 600, 800, 1200, 2000)
+SLOW = ("sensitivity", "size")  # of these every fourth will do
 ALL = sorted({*COMMANDS, *READERS})
 
 
@@ -60,13 +61,14 @@ def test_every_command(
     """From far too little to enough: one sentence, nothing half done, and then the same result."""
     expected = whole(name).files if name in COMMANDS else {}
     done = []
-    for mebibytes in LIMITS:
+    limits = LIMITS[::-4][::-1] if name in SLOW else LIMITS
+    for mebibytes in limits:
         folder = tmp_path / str(mebibytes)
         done.append(attempt(name, mebibytes, material, folder))
         if name in COMMANDS:
             assert workshop.results(folder).items() <= expected.items(), mebibytes
     assert done[-1]
-    least = LIMITS[done.index(True)]
+    least = limits[done.index(True)]
     print(f"\nLIMITED {name} {len(done)} {sum(done)} {least}")  # noqa: T201
 
 

@@ -6,6 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from minitron_cli.errors import lacks_memory
+from minitron_engine.aborts import no_memory
 from minitron_engine.errors import MinitronError
 from minitron_engine.slots import Job
 
@@ -88,6 +90,8 @@ def usage(jobs: Sequence[Job]) -> dict[str, Any]:
 
 def failure(error: Exception) -> tuple[dict[str, Any], int]:
     """The document and the HTTP status that tell of an error."""
+    if lacks_memory(error):
+        error = no_memory()
     if not isinstance(error, MinitronError):
         return problem(f"{type(error).__name__}: {error}", "server_error"), 500
     status = _STATUS.get(error.exit_code, 500)
