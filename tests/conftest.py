@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -12,11 +13,15 @@ import pytest
 from minitron_cli.main import main
 from minitron_convert.convert import ConvertSettings, convert
 from minitron_convert.gguf_file import GgufWriter, KeyValue, TensorSpec, ValueType, open_gguf
+from minitron_engine import devices
 from minitron_quant.quantize.batch import LevelResult
 from support import EXAMPLES, RECORDED, Ran, made_once, quantize
 
 # a job of a shell's background begins with Ctrl-C ignored, and so would all that tests start
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# the processes of `pytest -n` share the processors: threads that wait for each other gain nothing
+_SHARE = devices.default_threads() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+devices._cgroup_quota = lambda: _SHARE
 
 
 @pytest.fixture(scope="session")

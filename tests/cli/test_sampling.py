@@ -26,13 +26,13 @@ Contexts = dict[str, Context]
 
 @pytest.fixture(scope="module")
 def contexts(nano_llama: Path, nano_nemotron: Path) -> Iterator[Contexts]:
-    """Both models loaded once, with the context size of the recordings."""
+    """Both models loaded once, with the context size and the threads of the recordings."""
     with ExitStack() as stack:
         yield {
             name: stack.enter_context(
                 open_context(
                     stack.enter_context(open_model(ModelSettings(path))),
-                    ContextSettings(n_ctx=1024, n_batch=2048),
+                    ContextSettings(n_ctx=1024, n_batch=2048, threads=2),
                 )
             )
             for name, path in zip(MODELS, (nano_llama, nano_nemotron), strict=True)
