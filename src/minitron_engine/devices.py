@@ -3,7 +3,10 @@
 import ctypes
 import math
 import os
+import resource
 import shutil
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -77,17 +80,49 @@ def default_threads() -> int:
 
 
 def available_memory() -> int:
-    """Bytes of memory that this process may still take: the system's, or its cgroup's."""
-    free = [1 << 62]
-    try:
+    """Bytes that this process may still take: the system's, its cgroups', or its own limit's."""
+    return min(1 << 62, *_free_of_system(), *_free_of_groups(), *_free_of_address_space())
+
+
+def _free_of_system() -> Iterator[int]:
+    with suppress(OSError, ValueError):
         lines = Path("/proc/meminfo").read_text().splitlines()
-        free += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")]
-        limit = Path("/sys/fs/cgroup/memory.max").read_text()
-        used = Path("/sys/fs/cgroup/memory.current").read_text()
-        free.append(max(int(limit) - int(used), 0))
-    except (OSError, ValueError):
-        pass  # no such file, or no limit ("max")
-    return min(free)
+        yield from (1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvail"))
+
+
+def _free_of_groups() -> Iterator[int]:
+    """Of this process's cgroup and those around it, in version 2 and in version 1."""
+    with suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, names, group = line.split(":", 2)
+            if names in ("", "memory"):
+                yield from _free_of(Path(f"/sys/fs/cgroup/{names}"), group, v2=not names)
+
+
+def _free_of(root: Path, group: str, *, v2: bool) -> Iterator[int]:
+    limit, used, given_back = (
+        ("memory.max", "memory.current", "inactive_file ")
+        if v2
+        else ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file ")
+    )
+    # a container may see the group's name outside of it: what is not there is passed over
+    inner = root / group.lstrip("/")
+    for folder in (inner, *inner.parents):
+        with suppress(OSError, ValueError):  # no such file, or no limit ("max")
+            most = int((folder / limit).read_text())
+            lines = (folder / "memory.stat").read_text().splitlines()
+            files = sum(int(line.split()[1]) for line in lines if line.startswith(given_back))
+            yield max(most - int((folder / used).read_text()) + files, 0)
+        if folder == root:
+            return
+
+
+def _free_of_address_space() -> Iterator[int]:
+    most, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if most != resource.RLIM_INFINITY:
+        with suppress(OSError):
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            yield max(most - pages * resource.getpagesize(), 0)
 
 
 def _cgroup_quota() -> int:

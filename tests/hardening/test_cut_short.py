@@ -21,11 +21,15 @@ from support import Ran, fails
 CUT = Path(__file__).with_name("cut.py")
 
 
+def copy_of(material: Material, folder: Path) -> Material:
+    """The material, to be spoilt."""
+    folder = shutil.copytree(material.folder, folder / "material")
+    return Material(folder, folder / material.model.name, folder / material.level.name)
+
+
 @pytest.fixture
 def copied(material: Material, tmp_path: Path) -> Material:
-    """The material, to be spoilt."""
-    folder = shutil.copytree(material.folder, tmp_path / "material")
-    return Material(folder, folder / material.model.name, folder / material.level.name)
+    return copy_of(material, tmp_path)
 
 
 def started(file: Path, function: str, times: int, words: list[object]) -> subprocess.Popen[str]:
@@ -147,10 +151,11 @@ def test_every_command(
     seed: int,
     calls: Callable[[str], dict[str, int]],
     whole: Callable[[str], Whole],
-    copied: Material,
+    material: Material,
     tmp_path: Path,
 ) -> None:
     expected = whole(name).files if name in COMMANDS else {}
+    copied = copy_of(material, tmp_path)  # with what the whole run had made for itself
     draw = random.Random(f"cut {name} {seed}")
     counts = calls(name)
     function = draw.choice(OF_RUN if name == "run" else sorted(counts))
@@ -158,10 +163,9 @@ def test_every_command(
     folder = tmp_path / "job"
     folder.mkdir()
     words = workshop.words_of(name, copied, folder)
-    file = draw.choice([path for path in (copied.model, copied.level) if path in words] or [None])
-    code, err = ended(
-        file or folder / "Nano-Nemotron-5.0M-F16.gguf", function, times, [*words, "-q"]
-    )
+    given = [path for path in (copied.model, copied.level) if path in words]
+    file = draw.choice(given or [folder / "Nano-Nemotron-5.0M-F16.gguf"])
+    code, err = ended(file, function, times, [*words, "-q"])
     where = f"{function}, call {times}"
     done = code == DONE.get(name, 0)
     if not done:

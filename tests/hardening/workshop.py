@@ -232,8 +232,8 @@ def results(folder: Path) -> dict[str, str]:
     """Files under their own names and their content, by hash where it is not text."""
     found = {}
     for path in folder.iterdir():
-        if path.name.startswith(".") or ".sqlite" in path.name:
-            continue  # states, and a database with its journal, which is whole for its readers
+        if path.name.startswith(".") or ".sqlite" in path.name or path.is_dir():
+            continue  # states, a database with its journal, whole for its readers, and scratch
         data = path.read_bytes()
         is_text = path.suffix in (".json", ".jsonl", ".md", ".csv", ".txt")
         found[path.name] = _comparable(data.decode()) if is_text else _hash(data)
