@@ -30,10 +30,18 @@ def block_edges(columns: int, largest: int) -> list[tuple[int, int]]:
     return list(pairwise(edges))
 
 
+def _begin_blas() -> None:
+    # OpenBLAS takes memory of its own at the first product, and ends the process where there is
+    # none: rather now than in the middle of llama.cpp's work in other threads
+    square = np.zeros((256, 256), np.float32)
+    square.T @ square
+
+
 class Sums:
     """The sums of some inputs, float32; `add` returns at once, `take` waits for the rest."""
 
     def __init__(self, blocks: dict[str, list[tuple[int, int]]], arrays: Arrays = NUMPY) -> None:
+        _begin_blas()
         self._blocks, self._arrays = blocks, arrays
         self._sums = {
             name: [arrays.put(np.zeros((end - start, end - start), np.float32)) for start, end in e]
