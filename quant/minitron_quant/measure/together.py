@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +101,8 @@ class _Run:
         # what is only kept in memory needs no proof of where it came from
         if self._settings.state is None:
             return str(path)
+        from importlib.metadata import version  # it loads what reads mail
+
         settings = self._settings
         chunks = replace(settings.chunks, limit=None, threads=None)
         beside = [] if settings.reference in (None, path) else [settings.reference]
