@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from minitron_engine.errors import Usage
 
 MOST_REPETITIONS = 2000  # llama.cpp's own limit
+_MOST_DIGITS = 9
+# of one item, such as a+?; llama.cpp's work and memory grow with the fourth power of it
+_MOST_REPEATED = 8
 _DEEPEST = 200
 _MOST_RULES = 20_000
 _NAME = re.compile(r"[A-Za-z0-9-]+")
@@ -95,20 +98,23 @@ class _Parser:
         items: Sequence = []
         last: Sequence = []
         rules = 1  # that the last item stands for, as llama.cpp counts them against its limit
+        repeated = 0
         while char := self.peek():
             if char in "*+?{":
                 if not last:
                     raise self.fail(f"nothing stands before {char}")
                 least, most = self.bounds(char)
                 rules *= most or least or 1
-                if rules > MOST_REPETITIONS:
-                    raise self.fail(f"more than {MOST_REPETITIONS} repetitions of repetitions")
+                repeated += 1
+                if rules > MOST_REPETITIONS or repeated > _MOST_REPEATED:
+                    raise self.fail("too many repetitions of repetitions")
                 last = self.repeated(last, least, most)
             elif char in '"[<!(.' or _NAME.match(char):
                 items += last
                 before = len(self.rules)
                 last = self.item(char)
                 rules = max(1, len(self.rules) - before)
+                repeated = 0
             else:
                 break
             self.skip(lines=nested)
@@ -162,6 +168,8 @@ class _Parser:
             self.at += 1
             return {"*": (0, None), "+": (1, None), "?": (0, 1)}[char]
         least, comma, most = self.match(_REPEAT, "a repetition as {2}, {2,} or {2,5}").groups()
+        if max(len(least), len(most or "")) > _MOST_DIGITS:
+            raise self.fail(f"more than {MOST_REPETITIONS} repetitions")
         high = int(least) if comma is None else int(most) if most else None
         if max(int(least), high or 0) > MOST_REPETITIONS:
             raise self.fail(f"more than {MOST_REPETITIONS} repetitions")

@@ -141,6 +141,13 @@ REFUSED: dict[str, tuple[str, bytes]] = {
     "a rule that a replaced one names": ("grammar", b'root ::= other\nroot ::= "a"'),
     "half of a token's number": ("grammar", b"root ::= <[[5]>"),
     "a token's number beyond all": ("grammar", b"root ::= <[99999999999]>"),
+    "a repetition of six thousand digits": ("grammar", b'root ::= "a"{0,' + b"2" * 6000 + b"}"),
+    "an item repeated three thousand times": ("grammar", b'root ::= "a"' + b"+" * 3000),
+    "a piece whose text is a number": ("tokenizer.model", b"\n\x06\x08\x89\xde\x8d\xff\x15"),
+    "a question that is a number of many digits": (
+        "hellaswag json",
+        b'{"ctx": ' + b"9" * 6000 + b"}",
+    ),
 }
 
 

@@ -58,7 +58,7 @@ def _parse(data: bytes) -> Model:
             piece = dict(_fields(value))
             score = struct.unpack("<f", piece[PIECE_SCORE])[0] if PIECE_SCORE in piece else 0.0
             kind_of_piece = TokenType(piece.get(PIECE_TYPE, TokenType.NORMAL))
-            pieces.append((bytes(piece.get(PIECE_TEXT, b"")), score, kind_of_piece))
+            pieces.append((_bytes(piece.get(PIECE_TEXT, b"")), score, kind_of_piece))
         elif number == TRAINER:
             kind = dict(_fields(value)).get(TRAINER_MODEL_TYPE, UNIGRAM)
         elif number == NORMALIZER:
@@ -68,10 +68,15 @@ def _parse(data: bytes) -> Model:
     return Model(pieces, prefix, kind)
 
 
-def _fields(data: Any) -> Iterator[tuple[int, Any]]:
-    """The fields of a message in order: numbers as int, everything else as its bytes."""
-    if not isinstance(data, bytes):
+def _bytes(value: Any) -> bytes:
+    if not isinstance(value, bytes):
         raise _Malformed("a field has the wrong type")
+    return value
+
+
+def _fields(message: Any) -> Iterator[tuple[int, Any]]:
+    """The fields of a message in order: numbers as int, everything else as its bytes."""
+    data = _bytes(message)
     position = 0
     while position < len(data):
         tag, position = _varint(data, position)

@@ -194,6 +194,6 @@ TARGETS = [
         _template,
         spare=1 << 29,  # the limit of the templates' process
         seconds=0.3,
-        imports=("jinja2",),
+        imports=("jinja2", "unicodedata"),  # the second for "\N{NAME}" in a text
     ),
 ]

@@ -95,6 +95,8 @@ def _json(path: Path, first_line: int, data: bytes) -> Any:
         line, what = first_line + error.lineno - 1, error.msg
     except UnicodeDecodeError as error:
         what = error.reason
+    except ValueError:  # Python reads no numbers of thousands of digits
+        what = "a number has too many digits"
     except RecursionError:
         pass
     raise damaged(path, f"line {line}", f"not JSON: {what}")
