@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from minitron_cli.main import main
@@ -22,6 +23,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # the processes of `pytest -n` share the processors: threads that wait for each other gain nothing
 _SHARE = devices.default_threads() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 devices._cgroup_quota = lambda: _SHARE
+# how long an input takes says more about the machine's other work
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 
 @pytest.fixture(scope="session")

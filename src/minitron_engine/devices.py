@@ -3,7 +3,6 @@
 import ctypes
 import math
 import os
-import resource
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,6 +12,7 @@ from typing import Literal
 
 from minitron_engine import aborts, log
 from minitron_engine.binding import api
+from minitron_engine.faults import free_address_space
 from minitron_engine.library import ggml, registry
 
 GpuLayers = int | Literal["auto", "all"]
@@ -81,7 +81,9 @@ def default_threads() -> int:
 
 def available_memory() -> int:
     """Bytes that this process may still take: the system's, its cgroups', or its own limit's."""
-    return min(1 << 62, *_free_of_system(), *_free_of_groups(), *_free_of_address_space())
+    own = free_address_space()
+    limits = [] if own is None else [own]
+    return min(1 << 62, *limits, *_free_of_system(), *_free_of_groups())
 
 
 def _free_of_system() -> Iterator[int]:
@@ -115,14 +117,6 @@ def _free_of(root: Path, group: str, *, v2: bool) -> Iterator[int]:
             yield max(most - int((folder / used).read_text()) + files, 0)
         if folder == root:
             return
-
-
-def _free_of_address_space() -> Iterator[int]:
-    most, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if most != resource.RLIM_INFINITY:
-        with suppress(OSError):
-            pages = int(Path("/proc/self/statm").read_text().split()[0])
-            yield max(most - pages * resource.getpagesize(), 0)
 
 
 def _cgroup_quota() -> int:

@@ -2,13 +2,16 @@
 
 The next look at such a file is a signal, SIGBUS. A handler of Python's would never run: the
 instruction that failed is tried again for ever. So the system calls this one itself, in the thread
-that met it. OpenBLAS and OpenMP leave with exit() where they get no memory or no thread.
+that met it. OpenBLAS and OpenMP leave with exit() where they get no memory or no thread, and
+OpenBLAS now and then uses memory that it did not get: SIGSEGV.
 """
 
 import atexit
 import mmap
+import resource
 import signal
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +19,14 @@ from minitron_engine import aborts
 from minitron_engine.errors import Damaged, MinitronError
 
 _kept: list[Any] = []  # the system holds the pointers for the life of the process
+# of address space: what libraries ask for at once is less
+_LITTLE_BYTES = 256 << 20
 
 
 def install() -> None:
-    """Have the listener of `aborts` told in both cases; harmless when repeated.
+    """Have the listener of `aborts` told in all these cases; harmless when repeated.
 
+    A SIGSEGV is taken for a lack of memory only where address space is limited, and nearly used up.
     Where a system has no such signal, or another C library, it is left as it is.
     """
     if _kept:
@@ -28,13 +34,39 @@ def install() -> None:
     import ctypes
 
     system = ctypes.CDLL(None)
-    number = getattr(signal, "SIGBUS", None)
-    if number is not None:
-        handler = ctypes.CFUNCTYPE(None, ctypes.c_int)
-        _kept.append(handler(lambda _: aborts.end(lambda: explained(cut_files()))))
-        system.signal(int(number), _kept[0])
+    _watch_signal(system, "SIGBUS", lambda: aborts.end(lambda: explained(cut_files())))
+    if free_address_space() is not None:
+        _watch_signal(system, "SIGSEGV", lambda: _meet_segmentation(system))
     if hasattr(system, "gnu_get_libc_version"):
         _watch_exit(system)
+
+
+def _watch_signal(system: Any, name: str, meet: Callable[[], None]) -> None:
+    import ctypes
+
+    number = getattr(signal, name, None)
+    if number is not None:
+        _kept.append(ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: meet()))
+        system.signal(int(number), _kept[-1])
+
+
+def _meet_segmentation(system: Any) -> None:
+    free = free_address_space()
+    if free is not None and free < _LITTLE_BYTES:
+        aborts.end(aborts.no_memory)
+    system.signal(int(signal.SIGSEGV), None)  # as ever: it comes again at once
+
+
+def free_address_space() -> int | None:
+    """Bytes of address space that this process may still take; None without a limit of its own."""
+    most, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if most == resource.RLIM_INFINITY:
+        return None
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except OSError:
+        return None
+    return max(most - pages * resource.getpagesize(), 0)
 
 
 def _watch_exit(system: Any) -> None:

@@ -53,9 +53,7 @@ FIELDS = [
     "chat_template_kwargs",
     "tools",
 ]
-QUIETLY = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+QUIETLY = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module")

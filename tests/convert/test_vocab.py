@@ -181,9 +181,7 @@ CHARACTERS = st.one_of(
 )
 
 
-@settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
-)
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 @given(texts=st.lists(st.text(CHARACTERS, max_size=40), min_size=50, max_size=60))
 def test_token_ids_of_any_text(pair: tuple[Tokenizer, Encode], texts: list[str]) -> None:
     ours, theirs = pair

@@ -88,6 +88,23 @@ def test_an_exception_of_cpp_that_nobody_catches(thrown: str) -> None:
     out_of_memory(_BEGIN + _THROW, thrown)
 
 
+_LIMIT = """
+import resource, sys
+pages = int(open("/proc/self/statm").read().split()[0])
+limit = pages * resource.getpagesize() + int(sys.argv[1]) * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+"""
+
+
+def test_memory_that_a_library_did_not_get_but_uses() -> None:
+    out_of_memory(_LIMIT + _BEGIN + "ctypes.string_at(8)", "200")
+
+
+def test_a_fault_with_memory_left_is_one() -> None:
+    words = [sys.executable, "-c", _LIMIT + _BEGIN + "ctypes.string_at(8)", "4000"]
+    assert subprocess.run(words, capture_output=True).returncode == -signal.SIGSEGV
+
+
 def test_a_lack_of_memory_in_what_c_calls() -> None:
     out_of_memory(_BEGIN + _CALLBACK)
 

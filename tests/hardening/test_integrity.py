@@ -35,7 +35,7 @@ from support import EXAMPLES, quantize
 
 LEVELS = ("Q4_0", "Q8_0")
 # few positions in the suite, many with make harden
-FEW = settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=3, suppress_health_check=list(HealthCheck))
 MANY = settings(FEW, max_examples=150)
 # a place in a file, as a share of its bits
 place = st.floats(0, 1, exclude_max=True)

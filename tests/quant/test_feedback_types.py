@@ -99,7 +99,7 @@ def test_a_block_is_made_of_its_fields_and_nothing_else(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TYPES)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_fields_are_read_as_they_were_written(name: str, data: st.DataObject) -> None:
     size = TYPE[TYPE_ID[name]].block_bytes

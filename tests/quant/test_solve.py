@@ -35,7 +35,7 @@ def all_mixes(problem: dict[str, list[Choice]]) -> list[tuple[int, float]]:
 
 
 @given(problems(), st.integers(0, 5000))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_mix_is_the_best_of_all_that_fit(problem: dict[str, list[Choice]], budget: int) -> None:
     dial = Dial(problem)
     fitting = [damage for size, damage in all_mixes(problem) if size <= budget]
@@ -54,7 +54,7 @@ def test_a_mix_is_the_best_of_all_that_fit(problem: dict[str, list[Choice]], bud
 
 
 @given(problems(), st.floats(0, 30))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_size_for_a_damage_is_the_smallest(
     problem: dict[str, list[Choice]], damage: float
 ) -> None:

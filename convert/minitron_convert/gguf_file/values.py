@@ -165,11 +165,22 @@ def _skip_array(buffer: Any, position: int, depth: int) -> int:
     if dtype is not None:
         return int(position + count * least)
     if kind == ValueType.STRING:
-        for _ in range(count):
-            position = skip_string(buffer, position)
-        return position
+        return _skip_strings(buffer, position, count)
     for _ in range(count):
         position = skip_value(buffer, position, kind, depth + 1)
+    return position
+
+
+def _skip_strings(buffer: Any, position: int, count: int) -> int:
+    # vocabularies have hundreds of thousands: looked at one after another, nothing called
+    size, unpack, head = len(buffer), _LENGTH.unpack_from, _LENGTH.size
+    last = size - head
+    for number in range(count):
+        if position > last:
+            raise MalformedValue(f"string {number} of {count} reaches beyond the file")
+        position += head + unpack(buffer, position)[0]
+    if position > size:
+        raise MalformedValue(f"the last of {count} strings reaches beyond the file")
     return position
 
 

@@ -36,6 +36,7 @@ from minitron_quant.models import open_model_files
 from minitron_quant.quantize.journal import file_sha256, fingerprint
 
 _LOG = logging.getLogger("minitron.measure")
+_LOADERS = 2  # models that are loaded at once
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ class _Run:
         with ExitStack() as stack:
             opened = self._open(reference, stack)
             work = self._pass(opened)
-            others = [self._open_beside(path, work, stack) for path in paths]
+            others = self._open_beside(paths, work, stack)
             work.finish(self._jobs_beside(work, opened, others))
 
     def _jobs_beside(self, work: Pass, opened: Opened, others: Sequence[Opened]) -> Jobs:
@@ -208,7 +209,7 @@ class _Run:
 
     def _score_group(self, work: Pass, group: Sequence[Path], cache: ReferenceCache) -> None:
         with ExitStack() as stack:
-            others = [self._open_beside(path, work, stack) for path in group]
+            others = self._open_beside(group, work, stack)
             work.finish(job for start in cache.starts for job in work.compare(others, start, cache))
 
     def _noise_of(self, work: Pass, opened: Opened, start: int) -> Jobs:
@@ -222,10 +223,13 @@ class _Run:
         chunks, layers = self._settings.chunks, self._settings.gpu_layers
         return open_for(path, self._keys[path], chunks, layers, stack)
 
-    def _open_beside(self, path: Path, work: Pass, stack: ExitStack) -> Opened:
-        opened = self._open(path, stack)
-        self._state.describe(opened.key, About(opened.model.device, work.total))
-        return opened
+    def _open_beside(self, paths: Sequence[Path], work: Pass, stack: ExitStack) -> list[Opened]:
+        # much of a load is one thread's; on a GPU each must find taken what those before it took
+        with ThreadPoolExecutor(1 if work.overlap else _LOADERS) as pool:
+            others = list(pool.map(lambda path: self._open(path, stack), paths))
+        for opened in others:
+            self._state.describe(opened.key, About(opened.model.device, work.total))
+        return others
 
     def _pass(self, opened: Opened) -> Pass:
         settings = self._settings.chunks
