@@ -139,8 +139,12 @@ def _decode_group(
     first_output: int,
     read_logits: bool,
 ) -> Iterator[NDArray[np.float32]]:
-    # more than one step only where a chunk is longer than a batch; then the group has one chunk
+    # with logits more than one step only where a chunk is longer than a batch: it is alone then
     step = min(settings.n_batch, settings.n_ctx)
+    if not read_logits:
+        # what llama.cpp would make of the batch: rows in the same order, and less of the memory
+        # for logits that it sets aside for a decode
+        step = min(step, max(1, settings.context().n_ubatch // len(group)))
     several = step < settings.n_ctx
     for start in range(0, settings.n_ctx, step):
         batch.clear()

@@ -182,7 +182,7 @@ class _Job:
         try:
             with open_context(model, how.context(), watch.hook) as context:
                 # logits of every token, or llama.cpp drops rows before the last layer's FFN
-                for start, group in decode_chunks(context, chunks, how, 0):
+                for start, group in decode_chunks(context, chunks, how, 0, read_logits=False):
                     watch.check()
                     done = number + (start + len(group)) / len(chunks)
                     progress(Event("covariance", done, len(self._units), "runs", "of the text"))
