@@ -35,8 +35,9 @@ not come so far: `make harden` goes through all of them.
 LIMITED = """
 `ulimit -v` from 60 MiB to 2 GiB, and cgroups from 16 to 768 MiB where the machine lets make them,
 with the least that a command was done with. Too little address space is exit code 6 and one
-sentence, whoever met it first: Python, llama.cpp, OpenBLAS or OpenMP. In a cgroup the system kills
-what takes more. Files under their own names are whole.
+sentence, whoever met it first: Python, llama.cpp, OpenBLAS or OpenMP; only where a new thread's own
+data find no room (seen once, `ppl` at 200 MiB) the C library leaves at once, with a sentence of its
+own and 127. In a cgroup the system kills what takes more. Files under their own names are whole.
 """
 CUT = """
 The file is mapped when it loses all but its first page, before a drawn call of a function of ours.
