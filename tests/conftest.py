@@ -18,8 +18,11 @@ from minitron_engine import devices
 from minitron_quant.quantize.batch import LevelResult
 from support import EXAMPLES, RECORDED, Ran, made_once, quantize
 
-# a job of a shell's background begins with Ctrl-C ignored, and so would all that tests start
+# a job of a shell's background begins with Ctrl-C ignored, nohup's with a hang-up, and so would
+# all that tests start: what has a handler here is as ever there
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
 # the processes of `pytest -n` share the processors: threads that wait for each other gain nothing
 _SHARE = devices.default_threads() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 devices._cgroup_quota = lambda: _SHARE

@@ -17,6 +17,7 @@ _SEAL_BYTES = len(_SEAL) - 2 + 64
 def write_whole(path: Path, data: str | bytes) -> None:
     """Write a file durably: beside the target first, then under its name.
 
+    What is no Unicode in a text, such as the bytes of a name, is written as \\udc80.
     Raises OutOfResources for a full disk, Denied where writing is not permitted, MinitronError
     where another process is writing the same file.
     """
@@ -25,7 +26,7 @@ def write_whole(path: Path, data: str | bytes) -> None:
         with open_alone(partial, create=True) as file:
             try:
                 file.truncate(0)
-                rest = memoryview(data.encode() if isinstance(data, str) else data)
+                rest = memoryview(_bytes(data))
                 while rest:
                     rest = rest[file.write(rest) :]
                 os.fsync(file.fileno())
@@ -35,6 +36,10 @@ def write_whole(path: Path, data: str | bytes) -> None:
                 raise
     except OSError as error:
         raise write_error(path, error) from error
+
+
+def _bytes(data: str | bytes) -> bytes:
+    return data.encode(errors="backslashreplace") if isinstance(data, str) else data
 
 
 def write_error(path: Path, error: OSError) -> MinitronError:

@@ -25,6 +25,8 @@ def explain(error: BaseException) -> Failure | None:
         return Failure(one_line(str(error)), one_line(str(getattr(error, "hint", ""))), code)
     if lacks_memory(error):
         return explain(no_memory())
+    if isinstance(error, UnicodeError):
+        return Failure(f"a name or a text is no Unicode: {one_line(str(error))}", "", 8)
     if isinstance(error, RecursionError):
         return Failure("a file is nested too deeply to be read", "", 8)
     if isinstance(error, OSError):

@@ -1,6 +1,7 @@
 """LoRA adapters: low-rank changes to a model's weights, several at once, each with its scale."""
 
 import ctypes
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ def apply_adapters(context: Context, adapters: Sequence[Adapter]) -> None:
     for index, adapter in enumerate(adapters):
         if not adapter.path.is_file():
             raise NotFound(f"{adapter.path} does not exist")
-        handle = api.llama_adapter_lora_init(context.model.handle, str(adapter.path).encode())
+        handle = api.llama_adapter_lora_init(context.model.handle, os.fsencode(adapter.path))
         if not handle:
             raise Damaged(
                 f"{adapter.path.name} cannot be used with {context.model.path.name}: "

@@ -15,6 +15,7 @@ MOST_REPETITIONS = 2000  # llama.cpp's own limit
 _MOST_DIGITS = 9
 # of one item, such as a+?; llama.cpp's work and memory grow with the fourth power of it
 _MOST_REPEATED = 8
+_MOST_EMPTY = 100  # of what may be empty: so many ways to match nothing at all
 _DEEPEST = 200
 _MOST_RULES = 20_000
 _NAME = re.compile(r"[A-Za-z0-9-]+")
@@ -44,6 +45,7 @@ class _Parser:
     depth: int = 0
     rules: dict[str, list[Sequence]] = field(default_factory=dict)
     named: set[str] = field(default_factory=set)  # by rules that a later one replaces, too
+    often: list[tuple[int, Sequence]] = field(default_factory=list)  # where, and what
 
     def fail(self, reason: str) -> Usage:
         line = self.text.count("\n", 0, self.at) + 1
@@ -178,6 +180,8 @@ class _Parser:
         return int(least), high
 
     def repeated(self, last: Sequence, least: int, most: int | None) -> Sequence:
+        if max(least, most or 0) > _MOST_EMPTY:
+            self.often.append((self.at, last))
         rest: Sequence = []
         if most is None:
             name = self.add([[]])
@@ -204,7 +208,12 @@ def check_grammar(text: str, is_token: Callable[[str], bool]) -> None:
     for name in sorted(parser.named):
         if name not in rules:
             raise Usage(f"the grammar names a rule {name} that it does not define")
-    recursive = _left_recursion(rules, _nullable(rules))
+    empty = _nullable(rules)
+    for at, repeated in parser.often:
+        if empty.issuperset(repeated):
+            parser.at = at
+            raise parser.fail(f"more than {_MOST_EMPTY} repetitions of what may be empty")
+    recursive = _left_recursion(rules, empty)
     if recursive is not None:
         raise Usage(
             f"the grammar's rule {recursive} begins with itself, or repeats what may be empty"

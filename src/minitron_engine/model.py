@@ -1,6 +1,7 @@
 """A loaded model: its weights, its vocabulary, its facts."""
 
 import ctypes
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -209,7 +210,7 @@ def _loaded(
     handle = None
     try:
         with interrupts.deferred(), aborts.meaning(lambda reason: _refusal(path, reason)):
-            handle = api.llama_model_load_from_file(str(path).encode(), parameters)
+            handle = api.llama_model_load_from_file(os.fsencode(path), parameters)
         if interrupted:
             raise interrupted[0]
         if not handle:

@@ -23,7 +23,9 @@ from minitron_convert.errors import ConvertError
 from minitron_convert.gguf_file import F32, GgufWriter, KeyValue, TensorSpec, ValueType
 from minitron_engine import schemas
 from minitron_engine.errors import MinitronError, Usage
-from support import fails
+from minitron_quant.quantize.importance import load_importance
+from minitron_quant.whole_files import write_whole
+from support import RECORDED, fails
 
 
 def header(**changes: Any) -> bytes:
@@ -142,6 +144,8 @@ REFUSED: dict[str, tuple[str, bytes]] = {
     "half of a token's number": ("grammar", b"root ::= <[[5]>"),
     "a token's number beyond all": ("grammar", b"root ::= <[99999999999]>"),
     "a repetition of six thousand digits": ("grammar", b'root ::= "a"{0,' + b"2" * 6000 + b"}"),
+    "nothing at all two thousand times": ("grammar", b'root ::= "a"*{0,2000}'),
+    "nothing at all, by another name": ("grammar", b'root ::= (b){0,900}\nb ::= "a"?'),
     "an item repeated three thousand times": ("grammar", b'root ::= "a"' + b"+" * 3000),
     "a piece whose text is a number": ("tokenizer.model", b"\n\x06\x08\x89\xde\x8d\xff\x15"),
     "a question that is a number of many digits": (
@@ -231,3 +235,17 @@ def test_what_a_terminal_would_obey_is_not_shown(minitron: Any, tmp_path: Path) 
     path.write_bytes(index("\x1b[2J\n" + "long" * 1000))
     ran = minitron("convert", path)
     assert ran.code == 3 and "\x1b" not in ran.err
+
+
+def test_names_that_are_no_unicode(minitron: Any, nano_nemotron: Path, tmp_path: Path) -> None:
+    model = tmp_path / os.fsdecode(b"\x80mall.gguf")
+    model.write_bytes(nano_nemotron.read_bytes())
+    assert minitron("generate", model, "A", "-n", 2).code == 0
+    found = (RECORDED / "nano-llama.imatrix.gguf").read_bytes()
+    assert found.count(b"calibration.txt") == 1
+    matrix = tmp_path / "imatrix.gguf"
+    matrix.write_bytes(found.replace(b"calibration.txt", b"\x80alibration.txt"))
+    keys = {key.key: key.raw for key in load_importance(matrix, (), ()).keys}
+    assert keys["quantize.imatrix.dataset"].endswith(b"\x80alibration.txt")
+    write_whole(tmp_path / "card.md", "\udc80mall")
+    assert (tmp_path / "card.md").read_text() == "\\udc80mall"

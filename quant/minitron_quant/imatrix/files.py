@@ -213,5 +213,5 @@ def _dat_bytes(matrix: ImportanceMatrix) -> bytes:
 
 
 def _dat_text(text: str) -> bytes:
-    data = text.encode()
+    data = text.encode(errors="surrogateescape")
     return struct.pack("<i", len(data)) + data

@@ -60,7 +60,11 @@ def load_importance(
     counts = {"quantize.imatrix.entries_count": len(weights)}
     if matrix.chunk_count > 0:
         counts["quantize.imatrix.chunks_count"] = matrix.chunk_count
-    keys = [KeyValue.of(k, ValueType.STRING, v.encode()[:_MAX_TEXT]) for k, v in texts.items()]
+    # names may be no Unicode: their bytes are kept
+    keys = [
+        KeyValue.of(key, ValueType.STRING, text.encode(errors="surrogateescape")[:_MAX_TEXT])
+        for key, text in texts.items()
+    ]
     keys += [KeyValue.of(k, ValueType.UINT32, v) for k, v in counts.items()]
     return Importance(weights, tuple(keys) if weights else (), matrix.origin)
 
