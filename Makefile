@@ -29,6 +29,8 @@ $(VENV)/.installed: pyproject.toml $(LOCKS) | $(BIN)/python
 	$(PIP) --require-hashes --only-binary :all: -r requirements-build.lock
 	PATH="$(abspath $(BIN)):$$PATH" CMAKE_ARGS="$(LLAMA_CMAKE)" $(PIP) --require-hashes --no-build-isolation -r requirements.lock
 	$(PIP) --no-deps --no-build-isolation --no-index -e .
+	# pip does this for all but -e; without it every start compiles where PYTHONDONTWRITEBYTECODE is set
+	@$(BIN)/python -m compileall -q src convert quant
 	@touch $@
 
 ifneq ($(CUDA)$(RPC),)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlparse
 
-from minitron_convert.gguf_file import GgufWriter, KeyValue, TensorSpec, open_gguf
+from minitron_convert.gguf_file import GgufWriter, KeyValue, TensorSpec, ValueType, open_gguf
 from minitron_engine import devices
 from minitron_engine.binding import api
 from minitron_quant.imatrix.files import read_imatrix
@@ -133,11 +133,15 @@ def fails(ran: Ran, code: int, *words: str) -> None:
 
 def with_template(source: Path, target: Path, template: str) -> Path:
     """A copy of a model with a chat template in its metadata."""
+    return with_entry(source, target, "tokenizer.chat_template", ValueType.STRING, template)
+
+
+def with_entry(source: Path, target: Path, key: str, kind: ValueType, value: object) -> Path:
+    """A copy of a model with one value of its metadata new or another one."""
     file = open_gguf(source)
-    text = template.encode()
-    entry = KeyValue("tokenizer.chat_template", 8, len(text).to_bytes(8, "little") + text)
+    metadata = dict(file.metadata) | {key: KeyValue.of(key, kind, value)}
     specs = [TensorSpec(info.name, info.shape, info.type) for info in file.tensors]
-    with GgufWriter(target, [*file.metadata.values(), entry], specs) as writer:
+    with GgufWriter(target, [*metadata.values()], specs) as writer:
         for info in file.tensors:
             writer.write(file.data(info))
     return target

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from minitron_engine import aborts, devices, interrupts, log
+from minitron_engine import aborts, devices, interrupts, log, overrides
 from minitron_engine.binding import api
 from minitron_engine.errors import Damaged, MinitronError, NotFound, OutOfResources, Unsupported
 from minitron_engine.placement import EVERY_GPU, Placement
@@ -29,6 +29,8 @@ class ModelSettings:
 
     context: the context to be opened, which `auto` then measures; one of n_ctx tokens otherwise.
     writable: in memory of its own and laid out as in the file, so that weights can be replaced.
+    beside: a model that stays open longer, with the same architecture and the same vocabulary,
+    which is used for this one too: to build another is most of a small model's load.
     """
 
     path: Path
@@ -38,17 +40,23 @@ class ModelSettings:
     writable: bool = False
     placement: Placement = EVERY_GPU
     context: "ContextSettings | None" = None
+    beside: "Model | None" = None
 
 
 class Model:
     """A model held by llama.cpp; made by `open_model`, which also frees it."""
 
     def __init__(
-        self, handle: int, path: Path, offloaded: int, gpus: Sequence[devices.Device] = ()
+        self,
+        handle: int,
+        path: Path,
+        offloaded: int,
+        gpus: Sequence[devices.Device] = (),
+        beside: "Model | None" = None,
     ) -> None:
         self.handle = handle
         self.path = path
-        self.vocab = api.llama_model_get_vocab(handle)
+        self.vocab: Any = beside.vocab if beside else api.llama_model_get_vocab(handle)
         self.n_vocab: int = api.llama_vocab_n_tokens(self.vocab)
         self.n_layers: int = api.llama_model_n_layer(handle)
         self.n_ctx_train: int = api.llama_model_n_ctx_train(handle)
@@ -159,11 +167,19 @@ def open_model(settings: ModelSettings, progress: LoadProgress | None = None) ->
         parameters.load_mode = api.LLAMA_LOAD_MODE_NONE
         parameters.use_extra_bufts = False
     kept = placement.apply(parameters)
+    if settings.beside:
+        parameters.kv_overrides = overrides.as_array(_no_vocabulary(settings.beside))
     with _loaded(settings.path, parameters, progress=progress) as handle:
         kept.clear()
-        model = Model(handle, settings.path, layers, gpus)
+        model = Model(handle, settings.path, layers, gpus, settings.beside)
         model.reason = reason
         yield model
+
+
+def _no_vocabulary(beside: Model) -> list[overrides.Override]:
+    """What makes llama.cpp build as many tokens as another model has, without names and rules."""
+    family = beside.metadata("general.architecture")
+    return [("tokenizer.ggml.model", "no_vocab"), (f"{family}.vocab_size", beside.n_vocab)]
 
 
 @contextmanager

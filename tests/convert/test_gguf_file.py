@@ -134,6 +134,22 @@ def test_values_round_trip(data: st.DataObject) -> None:
     assert array.element_type == kind
 
 
+def test_long_values_that_begin_alike_are_told_apart(tmp_path: Path) -> None:
+    words = [f"word {number}" for number in range(3000)]
+    changed, fewer = [*words[:-1], "last"], words[:-1]
+    for number, each in enumerate((words, changed, fewer, words)):
+        path = tmp_path / f"{number}.gguf"
+        _write(path, [KeyValue.of("words", ValueType.ARRAY, each), *METADATA])
+        model = open_gguf(path)
+        assert model.get("words") == each and model.get("a.number") == 7
+    scores = KeyValue.of("words", ValueType.ARRAY, [0.5] * 9000)
+    _write(path, [scores, *METADATA])
+    assert open_gguf(path).metadata["words"] == scores
+    path.write_bytes((tmp_path / "0.gguf").read_bytes()[:20_000])
+    with pytest.raises(Damaged, match="at the key 'words'"):
+        open_gguf(path)
+
+
 def test_nested_arrays_are_read_to_a_depth(tmp_path: Path) -> None:
     value: object = [1]
     for _ in range(3):

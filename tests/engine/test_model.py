@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from minitron_engine import library, log
-from minitron_engine.context import Batch, ContextSettings, open_context
+from minitron_engine.context import Batch, ContextSettings, Logits, open_context
 from minitron_engine.errors import Damaged, MinitronError, NotFound
-from minitron_engine.model import ModelSettings, open_model
+from minitron_engine.model import Model, ModelSettings, Tokens, open_model
 from minitron_quant.chunks import read_text
 from support import EXAMPLES, recorded
 
@@ -78,6 +78,36 @@ def test_logits_of_marked_tokens_only(nano_llama: Path) -> None:
         assert together.shape == (2, model.n_vocab)
         np.testing.assert_allclose(together[0], alone, rtol=0, atol=2e-2)
         assert not np.allclose(together[0], together[1], atol=0.5)
+
+
+@pytest.mark.parametrize("name", ["nano_llama", "nano_nemotron"])
+def test_a_model_beside_another_shares_its_vocabulary(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    path: Path = request.getfixturevalue(name)
+    with (
+        open_model(ModelSettings(path)) as first,
+        open_model(ModelSettings(path, beside=first)) as beside,
+    ):
+        text = "It was a <s>dark night"
+        tokens = first.tokenize(text, add_special=True, parse_special=True)
+        again = beside.tokenize(text, add_special=True, parse_special=True)
+        assert again.tolist() == tokens.tolist()
+        assert (beside.n_vocab, beside.bos, beside.add_bos) == (
+            first.n_vocab,
+            first.bos,
+            first.add_bos,
+        )
+        logits = [_last_logits(model, tokens) for model in (first, beside)]
+    assert (logits[0] == logits[1]).all()
+
+
+def _last_logits(model: Model, tokens: Tokens) -> Logits:
+    with open_context(model, ContextSettings(n_ctx=64, n_batch=64)) as context:
+        batch = Batch(64)
+        batch.add(tokens, 0, 0, np.arange(len(tokens)) == len(tokens) - 1)
+        context.decode(batch)
+        return context.logits(1).copy()
 
 
 def test_the_library_is_the_pinned_one() -> None:

@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minitron_convert.gguf_file import ValueType, open_gguf
 from minitron_engine.errors import Unsupported
 from minitron_quant.chunks import ChunkSettings
 from minitron_quant.measure.divergence import Divergence, compare_chunk, reference_chunk, statistics
 from minitron_quant.measure.settings import MeasureSettings
 from minitron_quant.measure.table import Row, measure
 from minitron_quant.quantize.batch import LevelResult
-from support import EXAMPLES, beginning, recorded
+from support import EXAMPLES, beginning, recorded, with_entry
 
 HELD_OUT = EXAMPLES / "held-out.txt"
 # the names that llama-perplexity prints, and ours
@@ -138,6 +139,17 @@ def test_another_vocabulary_cannot_be_compared(
 ) -> None:
     with pytest.raises(Unsupported, match="another vocabulary"):
         compared(beginning(tmp_path), nano_llama, nano_nemotron, n_ctx=128, limit=2)
+
+
+def test_a_model_whose_texts_begin_in_another_way_keeps_its_own(
+    short_llama: Path, tmp_path: Path
+) -> None:
+    key = "tokenizer.ggml.add_bos_token"
+    begins = open_gguf(short_llama).get(key)
+    other = with_entry(short_llama, tmp_path / "other.gguf", key, ValueType.BOOL, not begins)
+    reference, beside = compared(beginning(tmp_path), short_llama, other, n_ctx=128, limit=2)
+    # the second chunk begins with BOS for one of the two only
+    assert beside.ppl != reference.ppl
 
 
 @given(rows=st.integers(1, 40), vocabulary=st.integers(2, 40), seed=st.integers(0, 2**32 - 1))

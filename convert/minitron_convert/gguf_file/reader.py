@@ -23,6 +23,10 @@ VERSION = 3
 DEFAULT_ALIGNMENT = 32
 MAX_NAME_BYTES = 63
 MAX_DIMENSIONS = 4
+# a model's levels have one vocabulary: what was read of one of them is compared, not read again
+_long_values: dict[str, KeyValue] = {}
+_LONG_VALUE = 1 << 14  # bytes
+_MOST_LONG_VALUES = 8
 SHARD_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 
@@ -167,13 +171,25 @@ def _read_metadata(buffer: Any, position: int, count: int) -> tuple[dict[str, Ke
         if not key or key in metadata:
             raise MalformedValue(f"the key {key!r} is there twice" if key else "a key is empty")
         value_type, position = _unpack(buffer, position, "<I")
-        try:
-            end = skip_value(buffer, position, value_type)
-        except MalformedValue as error:
-            raise MalformedValue(f"at the key {key!r}, {error}") from error
-        metadata[key] = KeyValue(key, value_type, bytes(buffer[position:end]))
-        position = end
+        metadata[key] = _read_value(buffer, position, key, value_type)
+        position += len(metadata[key].raw)
     return metadata, position
+
+
+def _read_value(buffer: Any, position: int, key: str, value_type: int) -> KeyValue:
+    known = _long_values.get(key)
+    if known is not None and known.type == value_type and known.stands_at(buffer, position):
+        return KeyValue(key, value_type, known.raw)  # its bytes, but decoded for itself
+    try:
+        end = skip_value(buffer, position, value_type)
+    except MalformedValue as error:
+        raise MalformedValue(f"at the key {key!r}, {error}") from error
+    value = KeyValue(key, value_type, bytes(buffer[position:end]))
+    if len(value.raw) >= _LONG_VALUE:
+        if len(_long_values) >= _MOST_LONG_VALUES:
+            _long_values.clear()
+        _long_values[key] = KeyValue(key, value_type, value.raw)
+    return value
 
 
 def _alignment(metadata: dict[str, KeyValue]) -> int:

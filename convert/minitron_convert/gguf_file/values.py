@@ -77,6 +77,10 @@ class KeyValue:
         """The type of an array's elements, None for other values."""
         return _ARRAY_HEAD.unpack_from(self.raw)[0] if self.type == ValueType.ARRAY else None
 
+    def stands_at(self, buffer: Any, position: int) -> bool:
+        """Whether `buffer` has this value there: an encoding says itself where it ends."""
+        return bool(buffer[position : position + len(self.raw)] == self.raw)
+
     def encoded(self) -> bytes:
         """The whole entry as it stands in a file: key, type, value."""
         return encode_string(self.key) + struct.pack("<I", self.type) + self.raw

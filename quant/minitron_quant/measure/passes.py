@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from minitron_convert.gguf_file import Gguf
+from minitron_convert.gguf_file import Gguf, KeyValue
 from minitron_engine.context import Context, Logits, open_context
 from minitron_engine.devices import GpuLayers
 from minitron_engine.errors import Unsupported
@@ -150,11 +150,20 @@ class Pass:
 
 
 def open_for(
-    path: Path, key: str, chunks: ChunkSettings, gpu_layers: GpuLayers, stack: ExitStack
+    path: Path,
+    key: str,
+    chunks: ChunkSettings,
+    gpu_layers: GpuLayers,
+    stack: ExitStack,
+    beside: Model | None = None,
 ) -> Opened:
-    """Open a model and a context that takes as many chunks at once as the settings say."""
+    """Open a model and a context that takes as many chunks at once as the settings say.
+
+    beside: see ModelSettings.
+    """
     context = chunks.context()
-    model = stack.enter_context(open_model(ModelSettings(path, gpu_layers, context=context)))
+    settings = ModelSettings(path, gpu_layers, context=context, beside=beside)
+    model = stack.enter_context(open_model(settings))
     check_trained_context(model, chunks.n_ctx)
     return Opened(path, key, model, stack.enter_context(open_context(model, context)), chunks)
 
@@ -167,6 +176,19 @@ def other_shape(opened: Opened, key: str, stack: ExitStack) -> Opened:
     other = replace(chunks, n_batch=size)
     context = stack.enter_context(open_context(opened.model, other.context()))
     return Opened(opened.path, key, opened.model, context, other)
+
+
+def same_vocabulary(one: Gguf, other: Gguf) -> bool:
+    """Whether two models of one architecture agree in everything that llama.cpp reads of tokens."""
+
+    def facts(file: Gguf) -> dict[str, KeyValue]:
+        return {
+            key: entry
+            for key, entry in file.metadata.items()
+            if key == "general.architecture" or key.startswith("tokenizer.")
+        }
+
+    return facts(one) == facts(other)
 
 
 def check_vocabulary(reference: Gguf, model: Gguf) -> None:

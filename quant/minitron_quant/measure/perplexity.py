@@ -8,6 +8,7 @@ PPL · sqrt((mean nll² − (mean nll)²) / (n − 1)).
 import math
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +16,8 @@ from numpy.typing import NDArray
 from minitron_engine.context import Logits
 from minitron_engine.errors import MinitronError
 
-# logits whose exponentials a thread has in memory at once: as many as stay in its cache
-_BLOCK_LOGITS = 1 << 18
+# logits that a thread works on at once: with fewer the calls cost more, more leave its cache
+_BLOCK_LOGITS = 1 << 19
 # as many float32 values are added up before float64 takes over
 _RUN = 4096
 # beyond it a perplexity is no float64 any more
@@ -74,7 +75,13 @@ def _normalize(logits: Logits) -> tuple[NDArray[np.float32], NDArray[np.float64]
 
 def row_sums(values: Logits) -> NDArray[np.float64]:
     """The sum of each row of [rows, columns] float32: short runs in float32, these in float64."""
-    return row_products(values, np.ones((1, values.shape[1]), np.float32))
+    return row_products(values, _ones(values.shape[1]))
+
+
+@cache
+def _ones(columns: int) -> Logits:
+    # made once: that takes as long as to add up a row
+    return np.ones((1, columns), np.float32)
 
 
 def row_products(a: Logits, b: Logits) -> NDArray[np.float64]:

@@ -28,7 +28,14 @@ from minitron_quant.measure.fitting import (
     vocabulary_size,
 )
 from minitron_quant.measure.overlap import Jobs
-from minitron_quant.measure.passes import Opened, Pass, check_vocabulary, open_for, other_shape
+from minitron_quant.measure.passes import (
+    Opened,
+    Pass,
+    check_vocabulary,
+    open_for,
+    other_shape,
+    same_vocabulary,
+)
 from minitron_quant.measure.reference_cache import ReferenceCache
 from minitron_quant.measure.settings import MeasureSettings
 from minitron_quant.measure.state import About, State, open_state
@@ -168,7 +175,7 @@ class _Run:
         with ExitStack() as stack:
             opened = self._open(reference, stack)
             work = self._pass(opened)
-            others = self._open_beside(paths, work, stack)
+            others = self._open_beside(paths, work, stack, opened)
             work.finish(self._jobs_beside(work, opened, others))
 
     def _jobs_beside(self, work: Pass, opened: Opened, others: Sequence[Opened]) -> Jobs:
@@ -219,14 +226,21 @@ class _Run:
             with ExitStack() as stack:
                 yield from work.compare([other_shape(opened, noise, stack)], 0)
 
-    def _open(self, path: Path, stack: ExitStack) -> Opened:
+    def _open(self, path: Path, stack: ExitStack, first: Opened | None = None) -> Opened:
         chunks, layers = self._settings.chunks, self._settings.gpu_layers
-        return open_for(path, self._keys[path], chunks, layers, stack)
+        shared = first and same_vocabulary(self._shards[first.path][0], self._shards[path][0])
+        beside = first.model if first and shared else None
+        return open_for(path, self._keys[path], chunks, layers, stack, beside)
 
-    def _open_beside(self, paths: Sequence[Path], work: Pass, stack: ExitStack) -> list[Opened]:
+    def _open_beside(
+        self, paths: Sequence[Path], work: Pass, stack: ExitStack, first: Opened | None = None
+    ) -> list[Opened]:
+        others = [] if first else [self._open(paths[0], stack)]
+        first = first or others[0]
+        left = paths[len(others) :]
         # much of a load is one thread's; on a GPU each must find taken what those before it took
         with ThreadPoolExecutor(1 if work.overlap else _LOADERS) as pool:
-            others = list(pool.map(lambda path: self._open(path, stack), paths))
+            others += pool.map(lambda path: self._open(path, stack, first), left)
         for opened in others:
             self._state.describe(opened.key, About(opened.model.device, work.total))
         return others

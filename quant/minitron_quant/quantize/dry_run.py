@@ -12,19 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from minitron_convert.gguf_file import KeyValue, ValueType, open_shards
+from minitron_convert.gguf_file import KeyValue, open_shards
 from minitron_engine.aborts import is_memory, no_memory
 from minitron_engine.errors import MinitronError, Unsupported
 from minitron_quant.quantize.options import MAX_TEXT, QuantizeOptions
 
 # llama_model_kv_override_type, and the member of the union that holds such a value
-_OVERRIDES = {
-    ValueType.STRING: (3, "val_str"),
-    ValueType.BOOL: (2, "val_bool"),
-    ValueType.FLOAT32: (1, "val_f64"),
-}
-_INTEGER = (0, "val_i64")
-
 
 Wanted = tuple[int, QuantizeOptions]  # a level (llama_ftype), and how it is to be made
 
@@ -85,9 +78,8 @@ def _level(ftype: int, options: QuantizeOptions) -> dict[str, Any]:
     }
 
 
-def _override(entry: KeyValue) -> tuple[str, int, str, Any]:
-    tag, field = _OVERRIDES.get(ValueType(entry.type), _INTEGER)
+def _override(entry: KeyValue) -> tuple[str, Any]:
     value = entry.value
     if isinstance(value, str):
         value = value.encode()[:MAX_TEXT].decode(errors="ignore")
-    return entry.key, tag, field, value
+    return entry.key, value

@@ -12,6 +12,7 @@ from typing import Any
 
 from minitron_engine import devices, log
 from minitron_engine.binding import api
+from minitron_engine.overrides import Override, as_array
 
 
 def main() -> None:
@@ -34,11 +35,11 @@ def _dry_run(
     imatrix: bool,
     parameters: dict[str, Any],
     tensor_types: Sequence[tuple[str, int]],
-    overrides: Sequence[tuple[str, int, str, Any]],
+    overrides: Sequence[Override],
 ) -> list[str] | None:
     """What llama.cpp logs, None if it fails.
 
-    parameters: fields of llama_model_quantize_params. overrides: (key, tag, field, value).
+    parameters: fields of llama_model_quantize_params.
     """
     given = api.llama_model_quantize_default_params()
     for name, value in parameters.items():
@@ -46,7 +47,7 @@ def _dry_run(
     # ctypes keeps no references: the arrays must live here as long as the parameters are used
     given.imatrix = entries = _presence() if imatrix else None
     given.tt_overrides = patterns = _tensor_types(tensor_types)
-    given.kv_overrides = keys = _overrides(overrides)
+    given.kv_overrides = keys = as_array(overrides)
     with log.capture() as lines:
         status = api.llama_model_quantize(path, b"", ctypes.byref(given))
     del entries, patterns, keys
@@ -69,16 +70,6 @@ def _tensor_types(tensor_types: Sequence[tuple[str, int]]) -> Any:
     for slot, (pattern, kind) in zip(patterns, tensor_types, strict=False):
         slot.pattern, slot.type = pattern.encode(), kind
     return patterns
-
-
-def _overrides(entries: Sequence[tuple[str, int, str, Any]]) -> Any:
-    if not entries:
-        return None
-    overrides = (api.llama_model_kv_override * (len(entries) + 1))()  # ends with an empty key
-    for slot, (key, tag, field, value) in zip(overrides, entries, strict=False):
-        slot.key, slot.tag = key.encode(), tag
-        setattr(slot.value, field, value.encode() if isinstance(value, str) else value)
-    return overrides
 
 
 if __name__ == "__main__":
