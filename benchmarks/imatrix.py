@@ -1,4 +1,4 @@
-"""Time `minitron imatrix` beside llama-imatrix, which is spared its perplexity.
+"""Time `minitron imatrix` beside llama-imatrix, spared its perplexity and as it comes.
 
 A model whose vocabulary is most of its work (C, T: a published Llama 3.1 config and tokenizer):
 
@@ -16,17 +16,19 @@ text_options(PARSER)
 
 
 def cases(setup: Setup) -> list[Case]:
-    """Calibration of every model that is named."""
-    return [_case(setup, given) for given in setup.inputs(EXAMPLES / "calibration.txt")]
+    """Calibration of every model that is named, with the least and with the usual of their work."""
+    inputs = setup.inputs(EXAMPLES / "calibration.txt")
+    kinds = (("", ["--no-ppl"]), (", theirs with a perplexity as by default", []))
+    return [_case(setup, given, *kind) for given in inputs for kind in kinds]
 
 
-def _case(setup: Setup, given: Input) -> Case:
+def _case(setup: Setup, given: Input, kind: str, more: list[str]) -> Case:
     ours, theirs = setup.folder / "ours.imatrix.gguf", setup.folder / "theirs.imatrix.gguf"
     common = (given.model, *given.options, "--threads", setup.threads, "-o")
     return Case(
-        name=given.name,
+        name=f"{given.name}{kind}",
         ours=[setup.minitron("imatrix", *common, ours, "--force", "-q")],
-        theirs=[setup.tool("llama-imatrix", "-m", *common, theirs, "--no-ppl")],
+        theirs=[setup.tool("llama-imatrix", "-m", *common, theirs, *more)],
     )
 
 

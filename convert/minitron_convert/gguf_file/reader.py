@@ -25,7 +25,7 @@ MAX_NAME_BYTES = 63
 MAX_DIMENSIONS = 4
 # a model's levels have one vocabulary: what was read of one of them is compared, not read again
 _long_values: dict[str, KeyValue] = {}
-_LONG_VALUE = 1 << 14  # bytes
+_LONG_VALUE, _LONGEST_VALUE = 1 << 14, 1 << 26  # bytes
 _MOST_LONG_VALUES = 8
 SHARD_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
@@ -185,7 +185,7 @@ def _read_value(buffer: Any, position: int, key: str, value_type: int) -> KeyVal
     except MalformedValue as error:
         raise MalformedValue(f"at the key {key!r}, {error}") from error
     value = KeyValue(key, value_type, bytes(buffer[position:end]))
-    if len(value.raw) >= _LONG_VALUE:
+    if _LONG_VALUE <= len(value.raw) <= _LONGEST_VALUE:
         if len(_long_values) >= _MOST_LONG_VALUES:
             _long_values.clear()
         _long_values[key] = KeyValue(key, value_type, value.raw)
