@@ -220,6 +220,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "generate": ("generate", "INPUT", "The", "-n", "2", "--temp", "0", "--ctx", "64"),
     "chat": ("chat", "INPUT", "-n", "2", "--ctx", "64"),
     "ppl": ("ppl", "INPUT", "-f", "TEXT", *_QUICK),
+    "ppl, a level": ("ppl", "INPUT", "--reference", "MODEL", "-f", "TEXT", *_QUICK),
+    "ppl, a reference": ("ppl", "MODEL", "--reference", "INPUT", "-f", "TEXT", *_QUICK),
     "bench": ("bench", "INPUT", "-p", "4", "-n", "2", "-r", "1"),
     "serve": ("serve", "INPUT", "--port", "0", "--ctx", "64", "--parallel", "1"),
     "imatrix": ("imatrix", "INPUT", "-f", "TEXT", *_QUICK, "-o", "FILE"),
