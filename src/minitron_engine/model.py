@@ -168,7 +168,8 @@ def open_model(settings: ModelSettings, progress: LoadProgress | None = None) ->
         parameters.use_extra_bufts = False
     kept = placement.apply(parameters)
     if settings.beside:
-        parameters.kv_overrides = overrides.as_array(_no_vocabulary(settings.beside))
+        kept.append(overrides.as_array(_no_vocabulary(settings.beside)))
+        parameters.kv_overrides = kept[-1]
     with _loaded(settings.path, parameters, progress=progress) as handle:
         kept.clear()
         model = Model(handle, settings.path, layers, gpus, settings.beside)

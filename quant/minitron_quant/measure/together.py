@@ -228,8 +228,9 @@ class _Run:
 
     def _open(self, path: Path, stack: ExitStack, first: Opened | None = None) -> Opened:
         chunks, layers = self._settings.chunks, self._settings.gpu_layers
-        shared = first and same_vocabulary(self._shards[first.path][0], self._shards[path][0])
-        beside = first.model if first and shared else None
+        beside = None
+        if first and same_vocabulary(self._shards[first.path][0], self._shards[path][0]):
+            beside = first.model
         return open_for(path, self._keys[path], chunks, layers, stack, beside)
 
     def _open_beside(
