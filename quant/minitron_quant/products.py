@@ -1,24 +1,56 @@
 """What a matrix product of a graph shows to a hook: its weight's name, its input, its experts."""
 
 import ctypes
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from minitron_engine.library import Tensor, ggml
 
+_VIEWS = 4096
+_NAMES = 1 << 16
+_WEIGHT, _NAME = Tensor.src.offset, Tensor.name.offset
+
 
 def weight_name(node: Tensor) -> str:
     """The name of the weight that a product multiplies with."""
+    # hooks ask for every product of every graph: a pointer is read faster than a struct is made
+    weight = ctypes.c_void_p.from_address(ctypes.addressof(node) + _WEIGHT).value or 0
+    return _plain_name(ctypes.string_at(weight + _NAME))
+
+
+@lru_cache(_NAMES)
+def _plain_name(name: bytes) -> str:
     # the scheduler renames copies to DEVICE#name#number
-    name: str = node.src[0].contents.name.decode()
-    return name.split("#")[1] if "#" in name else name
+    text = name.decode()
+    return text.split("#")[1] if "#" in text else text
 
 
 def activations(tensor: Tensor) -> NDArray[np.float32]:
     """A product's input [ne3, ne2, rows, columns], in place where the device is the host."""
     values: NDArray[np.float32] = _strided(tensor, np.float32)  # type: ignore[assignment]
     return values
+
+
+class Views:
+    """`activations`, made once for a tensor that looks the same in graph after graph."""
+
+    def __init__(self) -> None:
+        self._kept: dict[bytes, NDArray[np.float32]] = {}
+
+    def of(self, tensor: Tensor) -> NDArray[np.float32]:
+        """The same as `activations(tensor)`."""
+        look = ctypes.string_at(ctypes.addressof(tensor), ctypes.sizeof(Tensor))
+        kept = self._kept.get(look)
+        if kept is not None:
+            return kept
+        view = activations(tensor)
+        if _is_host(tensor):  # elsewhere it is a copy
+            if len(self._kept) == _VIEWS:
+                self._kept.clear()
+            self._kept[look] = view
+        return view
 
 
 def expert_ids(tensor: Tensor) -> NDArray[np.int32]:
@@ -40,8 +72,12 @@ def _strided(tensor: Tensor, dtype: type[np.generic]) -> NDArray[np.generic]:
 def _bytes_of(tensor: Tensor) -> "ctypes.Array[ctypes.c_uint8]":
     size = ggml().ggml_nbytes(ctypes.addressof(tensor))
     memory: type[ctypes.Array[ctypes.c_uint8]] = ctypes.c_uint8 * size
-    if ggml().ggml_backend_buffer_is_host(tensor.buffer):
+    if _is_host(tensor):
         return memory.from_address(tensor.data)
     copy = memory()
     ggml().ggml_backend_tensor_get(ctypes.addressof(tensor), ctypes.addressof(copy), 0, size)
     return copy
+
+
+def _is_host(tensor: Tensor) -> bool:
+    return bool(ggml().ggml_backend_buffer_is_host(tensor.buffer))

@@ -16,7 +16,7 @@ from minitron_engine.binding import api
 from minitron_engine.context import open_context
 from minitron_engine.errors import MinitronError
 from minitron_engine.library import OP_MUL_MAT, Tensor
-from minitron_engine.model import ModelSettings, open_model
+from minitron_engine.model import Model, ModelSettings, open_model
 from minitron_engine.progress import Event, Progress, ignore
 from minitron_quant.chunks import ChunkSettings, chunk_text, decode_chunks, read_text
 from minitron_quant.imatrix.collect import (
@@ -215,3 +215,26 @@ def test_the_product_of_the_last_input_is_not_computed(nano_llama: Path) -> None
     # the first decode finds out which it is, the second one which node its input is
     assert computed.count(last) < 3 and computed.count("") > 3
     assert collector.entries[last].counts[0] == 384
+
+
+def test_products_that_shared_an_input_share_sums_to_the_end(nano_llama: Path) -> None:
+    chunks = ChunkSettings(n_ctx=64, n_batch=64, limit=6, threads=2)
+    collector = Collector(Reducer("float32", means=True), {})
+
+    def part(address: int, ask: bool, data: object) -> bool:
+        if not collector._learning:
+            collector._shared = None  # as if no input had been reduced before
+        return bool(collector._called(address, ask, data))
+
+    def run(model: Model, hook: object) -> None:
+        tokens = chunk_text(model, read_text(CALIBRATION), chunks, "")
+        with open_context(model, chunks.context(), hook) as context:
+            for _ in decode_chunks(context, tokens, chunks, 0, read_logits=False):
+                collector.check()
+
+    with open_model(ModelSettings(nano_llama)) as model:
+        run(model, collector.hook)
+        query, value = (collector.entries[f"blk.0.attn_{kind}.weight"] for kind in "qv")
+        assert query is value and query.counts[0] == 384
+        with pytest.raises(MinitronError, match=r"blk\.0\.attn_\w\.weight inputs of its own"):
+            run(model, api.ggml_backend_sched_eval_callback(part))

@@ -7,18 +7,16 @@ the last input that is to be seen, without the product that it goes into.
 
 import ctypes
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from minitron_engine import interrupts
+from minitron_engine import interrupts, work_memory
 from minitron_engine.binding import api
 from minitron_engine.errors import MinitronError
 from minitron_engine.library import OP_MUL_MAT, OP_MUL_MAT_ID, Tensor
 from minitron_quant.imatrix.matrix import Entry
 from minitron_quant.imatrix.reduction import Reducer
-from minitron_quant.products import activations, expert_ids, weight_name
+from minitron_quant.products import Views, activations, expert_ids, weight_name
 
 _F32 = 0
 _OP = Tensor.op.offset
@@ -45,16 +43,26 @@ class Collector:
         self._whole = whole
         self._reducer = reducer
         self._error: BaseException | None = None
+        self._views = Views()
         self._shared: _Reduction | None = None
+        self._credited: set[str] = set()
         # the wanted weights in the order of the first graph; None where they were credited
         self._order: dict[str, _End | None] = {}
         self._learning = True
         self._end = _End()
 
     def check(self) -> None:
-        """Raise what went wrong inside the callback, which itself must not raise."""
+        """Raise what went wrong inside the callback, which itself must not raise; name a weight
+        whose inputs are not finite.
+        """
         if self._error is not None:
             raise self._error
+        for name, entry in self.entries.items():
+            if not np.isfinite(entry.sums).all():
+                raise MinitronError(
+                    f"the inputs of {name} are not finite: the model or the text breaks it",
+                    "check the model with minitron verify, or use F32 or BF16 weights",
+                )
 
     def _called(self, address: int, ask: bool, _data: object) -> bool:
         # an exception here would be swallowed by ctypes and give garbage: keep it for `check`
@@ -67,7 +75,10 @@ class Collector:
                 return False
             node = Tensor.from_address(address)
             if ask:
-                return self._wanted(node) if product else self._ends_with(node)
+                wanted = self._wanted(node) if product else self._ends_with(node)
+                if wanted and self._learning:
+                    work_memory.align()
+                return wanted
             name = weight_name(node) if product else self._end.name
             self._add(node, name)
             return name != self._end.name
@@ -76,14 +87,12 @@ class Collector:
             return False
 
     def _wanted(self, node: Tensor) -> bool:
-        name = weight_name(node)
+        name, credited = weight_name(node), False
         if node.op == OP_MUL_MAT:
             source = node.src[1].contents
-            if source.ne[1] < MIN_TOKENS or source.type != _F32:
+            if source.ne[1] < MIN_TOKENS or source.type != _F32 or not self._wants(name):
                 return False
-            if not self._wants(name):
-                return False
-        credited = node.op == OP_MUL_MAT and self._credit(node, name)
+            credited = self._credit(node, ctypes.addressof(source), name)
         if self._learning:
             self._learn(name, None if credited else _End.of(node, name))
         return not credited
@@ -96,19 +105,21 @@ class Collector:
     def _wants(self, name: str) -> bool:
         return name.startswith("blk.") or (self._process_output and name == "output.weight")
 
-    def _credit(self, node: Tensor, name: str) -> bool:
-        """Count a product whose input was just reduced for another one; it need not be awaited.
+    def _credit(self, node: Tensor, source: int, name: str) -> bool:
+        """Whether a product's input was just reduced for another one; it need not be awaited.
 
-        q, k and v share their input and so their history of sums; so do gate and up.
+        q, k and v share their input and so their sums, as one entry; so do gate and up.
         """
-        weight, source = node.src[0].contents, node.src[1].contents
-        entry = self._entry(name, weight.ne[2] * weight.ne[3], source.ne[0], counts=1)
         shared = self._shared
-        if shared is None or not shared.serves(name, ctypes.addressof(source), entry.sums):
+        # a name that comes again means that the graph runs anew in the same memory
+        if shared is None or source != shared.address or name in shared.names:
             return False
-        after = shared.after.copy()
-        entry.sums, entry.totals = after.sums, after.totals
-        entry.counts += shared.rows
+        if self.entries.get(name) is not shared.entry:
+            weight, columns = node.src[0].contents, shared.entry.sums.shape[1]
+            if not shared.begins_as(self._entry(name, weight.ne[2] * weight.ne[3], columns, 1)):
+                return False
+            self.entries[name] = shared.entry
+            self._credited.add(name)
         shared.names.add(name)
         return True
 
@@ -134,24 +145,20 @@ class Collector:
             self._add_dense(name, (weight.ne[2], weight.ne[3]), node.src[1].contents)
         else:
             self._add_dense(name, self._end.matrices, node)
-        if not np.isfinite(self.entries[name].sums).all():
-            raise MinitronError(
-                f"the inputs of {name} are not finite: the model or the text breaks it",
-                "check the model with minitron verify, or use F32 or BF16 weights",
-            )
 
     def _add_dense(self, name: str, shape: tuple[int, int], source: Tensor) -> None:
+        if name in self._credited:  # the rows would count for others too
+            raise MinitronError(f"llama.cpp gave {name} inputs of its own, which it had not before")
         matrices = shape[0] * shape[1]
         entry = self._entry(name, matrices, source.ne[0], counts=1)
-        before = entry.sums.copy()
-        inputs = activations(source)
+        before = entry.copy() if self._learning else None
+        inputs = self._views.of(source)
         for outer in range(inputs.shape[0]):
             for inner in range(inputs.shape[1]):
                 matrix = (outer % shape[1]) * shape[0] + inner % shape[0]
                 self._reducer.add_rows(entry, matrix, inputs[outer, inner])
-        rows = source.ne[1] * source.ne[2] * source.ne[3] // matrices
-        entry.counts += rows
-        self._shared = _Reduction(ctypes.addressof(source), before, entry.copy(), rows, {name})
+        entry.counts += inputs.size // inputs.shape[-1] // matrices
+        self._shared = _Reduction(ctypes.addressof(source), before, entry, {name})
 
     def _add_experts(self, node: Tensor, name: str) -> None:
         experts = node.src[0].contents.ne[2]
@@ -193,16 +200,18 @@ class _End:
 
 @dataclass(frozen=True)
 class _Reduction:
-    """Sums before and after the rows of one input, and the products that were counted with it."""
+    """The input that was reduced last, its entry, and the products that are counted with it.
+
+    before: the entry without these rows, in the first graph only.
+    """
 
     address: int
-    before: NDArray[Any]
-    after: Entry
-    rows: int
+    before: Entry | None
+    entry: Entry
     names: set[str]
 
-    def serves(self, name: str, address: int, sums: NDArray[Any]) -> bool:
-        # a name that comes again means that the graph runs anew in the same memory
-        if address != self.address or name in self.names or sums.shape != self.before.shape:
+    def begins_as(self, other: Entry) -> bool:
+        """Whether another product has seen the same until these rows: it can share the entry."""
+        if self.before is None or not np.array_equal(self.before.sums, other.sums):
             return False
-        return bool((self.before == sums).all())
+        return np.array_equal(self.before.counts, other.counts)

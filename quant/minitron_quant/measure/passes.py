@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minitron_convert.gguf_file import Gguf, KeyValue
-from minitron_engine.context import Context, Logits, open_context
+from minitron_engine.context import Context, ContextSettings, Logits, open_context
 from minitron_engine.devices import GpuLayers
 from minitron_engine.errors import Unsupported
 from minitron_engine.model import Model, ModelSettings, Tokens, open_model
+from minitron_engine.work_memory import aligning_hook
 from minitron_quant.chunks import ChunkSettings, check_trained_context, decode_chunks
 from minitron_quant.measure.divergence import (
     ReferenceChunk,
@@ -165,7 +166,7 @@ def open_for(
     settings = ModelSettings(path, gpu_layers, context=context, beside=beside)
     model = stack.enter_context(open_model(settings))
     check_trained_context(model, chunks.n_ctx)
-    return Opened(path, key, model, stack.enter_context(open_context(model, context)), chunks)
+    return Opened(path, key, model, stack.enter_context(_open_context(model, context)), chunks)
 
 
 def other_shape(opened: Opened, key: str, stack: ExitStack) -> Opened:
@@ -174,8 +175,14 @@ def other_shape(opened: Opened, key: str, stack: ExitStack) -> Opened:
     # llama.cpp computes at most 512 tokens at once, however large the batch
     size = chunks.n_ctx if chunks.n_seq > 1 else max(1, min(chunks.n_ctx, 512) // 2)
     other = replace(chunks, n_batch=size)
-    context = stack.enter_context(open_context(opened.model, other.context()))
+    context = stack.enter_context(_open_context(opened.model, other.context()))
     return Opened(opened.path, key, opened.model, context, other)
+
+
+def _open_context(model: Model, settings: ContextSettings) -> AbstractContextManager[Context]:
+    # on a GPU a hook would have llama.cpp wait for every part of a graph
+    hook = None if model.offloaded else aligning_hook()
+    return open_context(model, settings, hook)
 
 
 def same_vocabulary(one: Gguf, other: Gguf) -> bool:

@@ -1,0 +1,54 @@
+"""Where blocks of malloc begin after `align`, and that nothing else changes."""
+
+import ctypes
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minitron_engine import work_memory
+from minitron_engine.context import Batch, ContextSettings, Logits, open_context
+from minitron_engine.model import ModelSettings, open_model
+
+
+@pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="another malloc than glibc's"
+)
+@pytest.mark.parametrize("past", [0, 16, 48])
+def test_the_next_large_block_begins_where_it_should(past: int) -> None:
+    library = work_memory._glibc()
+    assert library is not None
+    # larger than what may lie free in the heap, which malloc takes first
+    for size in (20 << 20, 24 << 20):
+        work_memory.align(past)
+        block = library.malloc(size)
+        library.free(block)
+        assert block % 64 == past
+
+
+def test_without_glibc_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other:
+        pass
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Other())
+    work_memory._glibc.cache_clear()
+    try:
+        work_memory.align()
+        assert work_memory._glibc() is None
+    finally:
+        work_memory._glibc.cache_clear()
+
+
+@pytest.mark.parametrize("past", [0, 16])
+def test_logits_are_the_same_wherever_it_begins(past: int, nano_llama: Path) -> None:
+    def logits(hook: object) -> Logits:
+        with (
+            open_model(ModelSettings(nano_llama)) as model,
+            open_context(model, ContextSettings(n_ctx=128, n_batch=128, threads=2), hook) as opened,
+        ):
+            batch = Batch(128)
+            batch.add(np.arange(128, dtype=np.int32) + 5, 0, 0, np.arange(128) % 16 == 15)
+            opened.decode(batch)
+            return opened.logits(8).copy()
+
+    np.testing.assert_array_equal(logits(work_memory.aligning_hook(past)), logits(None))
