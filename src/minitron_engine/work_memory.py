@@ -1,9 +1,9 @@
 """Where the work memory of llama.cpp on the processor begins.
 
 ggml-cpu takes it with new[] in a context's first computation. glibc's malloc may put it anywhere at
-a multiple of 16; where it is no multiple of 32, vectors straddle cache lines, and a decode with
-flash attention takes up to a tenth longer (benchmarks/work_memory.py). So malloc is brought to give
-a multiple of 64 next. Where that fails, or on another system, nothing but time is lost.
+a multiple of 16; where that is no multiple of 32, vectors straddle cache lines, and a decode of the
+bundled model takes 7 % longer (benchmarks/work_memory.py). So malloc is brought to give a multiple
+of 64 next. Where that fails, or on another system, nothing but time is lost.
 """
 
 import ctypes
