@@ -18,7 +18,10 @@ _HEADER = 8  # what a block of malloc's takes beside its bytes
 
 
 def aligning_hook(past: int = 0) -> Any:
-    """A hook for `open_context` that aligns before the first computation and awaits no node."""
+    """A hook for `open_context` that aligns before the first computation and awaits no node.
+
+    past: see `align`.
+    """
     aligned = False
 
     def called(_address: int, _ask: bool, _data: object) -> bool:
