@@ -12,7 +12,6 @@ from typing import Self
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import NDArray
 
 from minitron_engine.context import Batch, Context, ContextSettings, Logits
 from minitron_engine.errors import Denied, NotFound, Unsupported, Usage
@@ -56,6 +55,15 @@ class ChunkSettings:
         chunk_bytes = 4 * n_vocab * (self.n_ctx - self.first_output)
         together = max(1, _LOGITS_BYTES // max(1, chunk_bytes))
         return replace(self, n_batch=together * self.n_ctx) if together < self.n_seq else self
+
+    def part_of(self, together: int) -> int:
+        """How many tokens of each chunk to decode at once where no logits are read.
+
+        What llama.cpp would make of the whole: rows in the same order, and less of the memory for
+        logits that it sets aside for a decode.
+        """
+        step = self.context().n_ubatch // together
+        return min(self.n_batch, self.n_ctx, max(1, step))
 
     def context(self) -> ContextSettings:
         """The context that takes `n_seq` chunks at once."""
@@ -120,38 +128,56 @@ def decode_chunks(
     begin, a multiple of n_seq. read_logits: False where a hook sees all that matters; then the
     arrays are empty.
     """
-    batch = Batch(min(settings.n_batch, settings.n_seq * settings.n_ctx))
+    for start, group in groups(context.model, chunks, settings, first_chunk):
+        yield start, decode_group(context, group, settings, first_output, read_logits)
+
+
+def groups(
+    model: Model, chunks: Tokens, settings: ChunkSettings, first_chunk: int = 0
+) -> Iterator[tuple[int, Tokens]]:
+    """The chunks that are decoded together, as they go in, and the index of their first one."""
     for start in range(first_chunk, len(chunks), settings.n_seq):
         group = chunks[start : start + settings.n_seq].copy()
-        if context.model.add_bos:
-            group[:, 0] = context.model.bos
-        context.clear()
-        parts = list(_decode_group(context, group, batch, settings, first_output, read_logits))
-        joined = [parts[0] if len(parts) == 1 else np.concatenate(parts)]
-        yield start, list(joined[0].reshape(len(group), -1, context.model.n_vocab))
+        if model.add_bos:
+            group[:, 0] = model.bos
+        yield start, group
 
 
-def _decode_group(
+def decode_group(
     context: Context,
     group: Tokens,
-    batch: Batch,
     settings: ChunkSettings,
     first_output: int,
     read_logits: bool,
-) -> Iterator[NDArray[np.float32]]:
+) -> list[Logits]:
+    """Decode chunks together; logits as those of `decode_chunks`."""
+    context.clear()
     # with logits more than one step only where a chunk is longer than a batch: it is alone then
     step = min(settings.n_batch, settings.n_ctx)
     if not read_logits:
-        # what llama.cpp would make of the batch: rows in the same order, and less of the memory
-        # for logits that it sets aside for a decode
-        step = min(step, max(1, settings.context().n_ubatch // len(group)))
+        step = settings.part_of(len(group))
     several = step < settings.n_ctx
+    parts = []
     for start in range(0, settings.n_ctx, step):
-        batch.clear()
-        positions = np.arange(start, min(start + step, settings.n_ctx))
-        for sequence, tokens in enumerate(group):
-            batch.add(tokens[positions], start, sequence, positions >= first_output)
-        context.decode(batch)
-        if batch.outputs:
-            logits = context.logits(batch.outputs if read_logits else 0)
-            yield logits.copy() if several else logits
+        outputs = decode_part(context, group, start, step, first_output)
+        if outputs:
+            logits = context.logits(outputs if read_logits else 0)
+            parts.append(logits.copy() if several else logits)
+    joined = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return list(joined.reshape(len(group), -1, context.model.n_vocab))
+
+
+def decode_part(
+    context: Context, group: Tokens, start: int, length: int, first_output: int = 0
+) -> int:
+    """Decode the same `length` positions of some chunks, or what is left of them.
+
+    Returns the number of rows of logits, those of the positions from `first_output` on.
+    """
+    part = group[:, start : start + length]
+    batch = Batch(part.size)
+    wanted = np.arange(start, start + part.shape[1]) >= first_output
+    for sequence, tokens in enumerate(part):
+        batch.add(tokens, start, sequence, wanted)
+    context.decode(batch)
+    return batch.outputs

@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 
 from minitron_engine.library import Tensor, ggml
 
-_VIEWS = 4096
-_NAMES = 1 << 16
+_NAMES = 1 << 16  # those of all graphs of a model, with room to spare
 _WEIGHT, _NAME = Tensor.src.offset, Tensor.name.offset
 
 
@@ -31,26 +30,6 @@ def activations(tensor: Tensor) -> NDArray[np.float32]:
     """A product's input [ne3, ne2, rows, columns], in place where the device is the host."""
     values: NDArray[np.float32] = _strided(tensor, np.float32)  # type: ignore[assignment]
     return values
-
-
-class Views:
-    """`activations`, made once for a tensor that looks the same in graph after graph."""
-
-    def __init__(self) -> None:
-        self._kept: dict[bytes, NDArray[np.float32]] = {}
-
-    def of(self, tensor: Tensor) -> NDArray[np.float32]:
-        """The same as `activations(tensor)`."""
-        look = ctypes.string_at(ctypes.addressof(tensor), ctypes.sizeof(Tensor))
-        kept = self._kept.get(look)
-        if kept is not None:
-            return kept
-        view = activations(tensor)
-        if _is_host(tensor):  # elsewhere it is a copy
-            if len(self._kept) == _VIEWS:
-                self._kept.clear()
-            self._kept[look] = view
-        return view
 
 
 def expert_ids(tensor: Tensor) -> NDArray[np.int32]:

@@ -98,7 +98,7 @@ COMMANDS: dict[str, Command] = {
     "imatrix": Command(
         lambda m, f: [
             *("imatrix", m.model, "-f", m.calibration, "-o", f / "m.gguf"),
-            *(*_SMALL, "--chunks", 12, "--save-every", 1),
+            *(*_SMALL, "--batch", 128, "--chunks", 12, "--save-every", 1),
         ],
         ("--resume", "--force"),
     ),

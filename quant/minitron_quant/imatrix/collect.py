@@ -7,14 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from minitron_engine.context import Context, Logits, open_context
+from minitron_engine.context import Logits
 from minitron_engine.devices import default_threads
 from minitron_engine.errors import MinitronError, Usage
 from minitron_engine.library import LLAMA_CPP_COMMIT
 from minitron_engine.model import Model, Tokens
 from minitron_engine.progress import Event, Progress, ignore
-from minitron_quant.chunks import ChunkSettings, chunk_text, decode_chunks, read_text
+from minitron_quant.chunks import ChunkSettings, chunk_text, groups, read_text
 from minitron_quant.imatrix.collector import MIN_TOKENS, Collector
+from minitron_quant.imatrix.lanes import Lanes, open_lanes
 from minitron_quant.imatrix.matrix import ImportanceMatrix
 from minitron_quant.imatrix.origin import origin_of
 from minitron_quant.imatrix.reduction import Precision, Reducer
@@ -134,33 +135,27 @@ class _Run:
         threads = settings.chunks.threads or default_threads()
         with (
             ThreadPoolExecutor(threads, thread_name_prefix="score") as pool,
-            open_context(
-                model=self._model, settings=settings.chunks.context(), hook=collector.hook
-            ) as context,
+            open_lanes(
+                self._model, settings.chunks, self._texts, collector, settings.perplexity
+            ) as lanes,
         ):
-            for name, tokens, logits in self._groups(context):
-                collector.check()
+            for name, tokens, logits in self._groups(lanes):
                 if settings.perplexity:
                     self._score(pool, tokens, logits)
                 self.saved.chunks += len(tokens)
-                self._state.save(self.saved)
+                if self._state.due(self.saved):
+                    lanes.settle()
+                    self._state.save(self.saved)
                 progress(Event("imatrix", self.saved.chunks, total, "chunks", name))
+            lanes.settle()
 
-    def _groups(self, context: Context) -> Iterator[tuple[str, Tokens, list[Logits]]]:
+    def _groups(self, lanes: Lanes) -> Iterator[tuple[str, Tokens, list[Logits]]]:
         """Name of the text, and of each group its tokens [chunks, n_ctx] and logits."""
         before = 0
         for path, chunks in zip(self._settings.texts, self._texts, strict=True):
             first = min(max(self.saved.chunks - before, 0), len(chunks))
-            # logits of every token: without them llama.cpp drops rows before the last layer's FFN
-            for start, group in decode_chunks(
-                context,
-                chunks,
-                self._settings.chunks,
-                0,
-                first_chunk=first,
-                read_logits=self._settings.perplexity,
-            ):
-                yield path.name, chunks[start : start + len(group)], group
+            for start, group in groups(self._model, chunks, self._settings.chunks, first):
+                yield path.name, chunks[start : start + len(group)], lanes.decode(group)
             before += len(chunks)
 
     def _score(self, pool: ThreadPoolExecutor, tokens: Tokens, logits: list[Logits]) -> None:

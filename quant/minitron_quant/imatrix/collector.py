@@ -6,9 +6,12 @@ the last input that is to be seen, without the product that it goes into.
 """
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from minitron_engine import interrupts, work_memory
 from minitron_engine.binding import api
@@ -16,7 +19,8 @@ from minitron_engine.errors import MinitronError
 from minitron_engine.library import OP_MUL_MAT, OP_MUL_MAT_ID, Tensor
 from minitron_quant.imatrix.matrix import Entry
 from minitron_quant.imatrix.reduction import Reducer
-from minitron_quant.products import Views, activations, expert_ids, weight_name
+from minitron_quant.imatrix.turns import Turns
+from minitron_quant.products import activations, expert_ids, weight_name
 
 _F32 = 0
 _OP = Tensor.op.offset
@@ -24,10 +28,16 @@ _PRODUCTS = (OP_MUL_MAT, OP_MUL_MAT_ID)
 MIN_TOKENS = 16  # llama-imatrix ignores smaller products
 
 
+def first_half(together: int) -> int:
+    """How many of the chunks that are decoded together are the first half of them."""
+    return (together + 1) // 2
+
+
 class Collector:
     """The callback that llama.cpp's scheduler calls for every node; it adds to `entries`.
 
-    whole: let decodes run to the end, because their logits are wanted.
+    whole: let decodes run to the end, because their logits are wanted. together: how many chunks
+    are in the decode. number: that of the decode, where two collectors take turns.
     """
 
     def __init__(
@@ -38,18 +48,31 @@ class Collector:
         whole: bool = False,
     ) -> None:
         self.entries = entries
+        self.together = 1
+        self.number = 0
+        self.turns: Turns | None = None
         self.hook = api.ggml_backend_sched_eval_callback(self._called)
         self._process_output = process_output
         self._whole = whole
         self._reducer = reducer
         self._error: BaseException | None = None
-        self._views = Views()
+        self._leader = self
         self._shared: _Reduction | None = None
         self._credited: set[str] = set()
         # the wanted weights in the order of the first graph; None where they were credited
         self._order: dict[str, _End | None] = {}
         self._learning = True
         self._end = _End()
+
+    def second(self, turns: Turns) -> "Collector":
+        """One for a decode beside this one's: it adds to the entries that this one has made.
+
+        What goes wrong in either is told by this one.
+        """
+        other = Collector(self._reducer.another(), self.entries, self._process_output, self._whole)
+        other._leader, other._credited = self, self._credited
+        self.turns = other.turns = turns
+        return other
 
     def check(self) -> None:
         """Raise what went wrong inside the callback, which itself must not raise; name a weight
@@ -71,7 +94,7 @@ class Collector:
             product = ctypes.c_int.from_address(address + _OP).value in _PRODUCTS
             if ask and not product and address != self._end.address:
                 return False
-            if self._error is not None or interrupts.pending():
+            if self._leader._error is not None or interrupts.pending():
                 return False
             node = Tensor.from_address(address)
             if ask:
@@ -80,10 +103,13 @@ class Collector:
                     work_memory.align()
                 return wanted
             name = weight_name(node) if product else self._end.name
-            self._add(node, name)
+            with self.turns.adding(name, self.number) if self.turns else nullcontext():
+                self._add(node, name)
             return name != self._end.name
         except BaseException as error:
-            self._error = error
+            self._leader._error = error
+            if self.turns:
+                self.turns.stop()
             return False
 
     def _wanted(self, node: Tensor) -> bool:
@@ -151,14 +177,24 @@ class Collector:
             raise MinitronError(f"llama.cpp gave {name} inputs of its own, which it had not before")
         matrices = shape[0] * shape[1]
         entry = self._entry(name, matrices, source.ne[0], counts=1)
-        before = entry.copy() if self._learning else None
-        inputs = self._views.of(source)
+        before = entry.copy() if self._learning and self._leader is self else None
+        inputs = activations(source)
         for outer in range(inputs.shape[0]):
             for inner in range(inputs.shape[1]):
                 matrix = (outer % shape[1]) * shape[0] + inner % shape[0]
-                self._reducer.add_rows(entry, matrix, inputs[outer, inner])
+                for rows in self._halves(inputs[outer, inner]):
+                    self._reducer.add_rows(entry, matrix, rows)
         entry.counts += inputs.size // inputs.shape[-1] // matrices
         self._shared = _Reduction(ctypes.addressof(source), before, entry, {name})
+
+    def _halves(self, rows: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+        """Rows as two collectors would see them: totals, unlike sums, round by what is added at
+        once, and are not to depend on the number of threads.
+        """
+        cut = first_half(self.together) * (len(rows) // self.together)
+        yield rows[:cut]
+        if cut < len(rows):
+            yield rows[cut:]
 
     def _add_experts(self, node: Tensor, name: str) -> None:
         experts = node.src[0].contents.ne[2]

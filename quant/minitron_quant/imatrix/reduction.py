@@ -21,6 +21,7 @@ class Reducer:
     """
 
     def __init__(self, precision: Precision, means: bool) -> None:
+        self._precision = precision
         self._dtype = np.dtype(precision)
         self._means = means
         self._squares = np.empty(0, self._dtype)
@@ -32,6 +33,10 @@ class Reducer:
             np.zeros(counts, np.int64),
             np.zeros((matrices, columns)) if self._means else None,
         )
+
+    def another(self) -> "Reducer":
+        """One that adds up in the same way, with memory of its own."""
+        return Reducer(self._precision, self._means)
 
     def add_rows(self, entry: Entry, matrix: int, rows: NDArray[np.float32]) -> None:
         """Add Σ rows² and, where the entry has totals, Σ rows to one matrix of an entry.

@@ -76,15 +76,17 @@ class StateFile:
         self._last_chunks = saved.chunks
         return saved
 
-    def save(self, saved: Saved) -> None:
-        """Replace the file if it is time to."""
+    def due(self, saved: Saved) -> bool:
+        """Whether it is time to save."""
         if self.path is None:
-            return
+            return False
         if self.every is None:
-            due = time.monotonic() - self._last_time >= _SECONDS
-        else:
-            due = saved.chunks - self._last_chunks >= self.every
-        if due:
+            return time.monotonic() - self._last_time >= _SECONDS
+        return saved.chunks - self._last_chunks >= self.every
+
+    def save(self, saved: Saved) -> None:
+        """Replace the file."""
+        if self.path is not None:
             write_whole(self.path, _encoded(saved, self._identity()))
             self._last_chunks, self._last_time = saved.chunks, time.monotonic()
 
