@@ -118,24 +118,25 @@ def decode_chunks(
     settings: ChunkSettings,
     first_output: int,
     *,
-    first_chunk: int = 0,
     read_logits: bool = True,
 ) -> Iterator[tuple[int, list[Logits]]]:
     """Decode n_seq chunks at a time and yield (index of the first, one logits array per chunk).
 
     Logits are those of the positions from `first_output` on, [n_ctx − first_output, n_vocab];
-    they are views where a chunk fits into a decode, valid until the next one. first_chunk: where to
-    begin, a multiple of n_seq. read_logits: False where a hook sees all that matters; then the
-    arrays are empty.
+    they are views where a chunk fits into a decode, valid until the next one. read_logits: False
+    where a hook sees all that matters; then the arrays are empty.
     """
-    for start, group in groups(context.model, chunks, settings, first_chunk):
+    for start, group in groups(context.model, chunks, settings):
         yield start, decode_group(context, group, settings, first_output, read_logits)
 
 
 def groups(
     model: Model, chunks: Tokens, settings: ChunkSettings, first_chunk: int = 0
 ) -> Iterator[tuple[int, Tokens]]:
-    """The chunks that are decoded together, as they go in, and the index of their first one."""
+    """The chunks that are decoded together, as they go in, and the index of their first one.
+
+    first_chunk: where to begin, a multiple of n_seq.
+    """
     for start in range(first_chunk, len(chunks), settings.n_seq):
         group = chunks[start : start + settings.n_seq].copy()
         if model.add_bos:
