@@ -137,6 +137,10 @@ class Context:
         self.n_batch: int = api.llama_n_batch(handle)  # at most what was asked for
         self._memory = api.llama_get_memory(handle)
 
+    def use_threads(self, threads: int) -> None:
+        """Decode with so many threads from now on."""
+        api.llama_set_n_threads(self.handle, threads, threads)
+
     def clear(self) -> None:
         """Forget all sequences."""
         api.llama_memory_clear(self._memory, True)

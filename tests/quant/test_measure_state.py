@@ -20,6 +20,7 @@ from minitron_quant.chunks import ChunkSettings
 from minitron_quant.measure import passes, together
 from minitron_quant.measure.divergence import TokenScores, reference_chunk
 from minitron_quant.measure.fitting import MemoryPlan, bytes_needed, plan_memory
+from minitron_quant.measure.overlap import AHEAD
 from minitron_quant.measure.reference_cache import ReferenceCache
 from minitron_quant.measure.settings import MeasureSettings
 from minitron_quant.measure.state import About, open_state
@@ -89,10 +90,12 @@ def test_a_killed_run_goes_on_where_it_was(
         list(measure(settings, kill))
     assert 0 < len(decodes) < once
     assert everything(list(measure(settings))) == everything(whole)
-    assert len(decodes) == once
+    # what was in work is done anew, and the reference for it
+    assert once <= len(decodes) <= once + AHEAD
+    decodes.clear()
     # nothing is left to do, not even to open a model
     assert everything(list(measure(settings))) == everything(whole)
-    assert len(decodes) == once
+    assert not decodes
 
 
 def test_more_chunks_and_more_models_add_to_what_is_there(
@@ -166,7 +169,7 @@ def test_kill_nine(nano_nemotron: Path, levels: list[Path], text: Path, tmp_path
         [sys.executable, "-c", KILLED, *map(str, words)], stdout=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
-        for _ in range(3):
+        for _ in range(6):  # three parts, of two models each
             process.stdout.readline()
         os.kill(process.pid, signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
@@ -174,7 +177,7 @@ def test_kill_nine(nano_nemotron: Path, levels: list[Path], text: Path, tmp_path
     settings = MeasureSettings((levels[0],), text, chunks, reference=nano_nemotron)
     events: list[Any] = []
     resumed = list(measure(replace(settings, state=state), events.append))
-    assert 0 < len(events) <= 17
+    assert 0 < len(events) <= 2 * 17
     assert everything(resumed) == everything(list(measure(settings)))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minitron_convert.gguf_file import Gguf
-from minitron_engine.devices import GpuLayers, available_memory, gpus
+from minitron_engine.devices import Device, GpuLayers, available_memory, gpus
 from minitron_quant.chunks import ChunkSettings
 
 # the share of the free memory that models may take; the rest is for scores and the system
@@ -51,13 +51,22 @@ def plan_memory(
 
 def bytes_needed(shards: Sequence[Gguf], chunks: ChunkSettings) -> int:
     """Weights, KV cache and logits of one model with a context for the chunks, about."""
+    weights = sum(info.nbytes for shard in shards for info in shard.tensors)
+    return weights + _context_bytes(shards, chunks)
+
+
+def fits_again(shards: Sequence[Gguf], chunks: ChunkSettings) -> bool:
+    """Whether there is memory for one more context of a model."""
+    return _context_bytes(shards, chunks) <= _MEMORY_SHARE * available_memory()
+
+
+def _context_bytes(shards: Sequence[Gguf], chunks: ChunkSettings) -> int:
     tensors = [info for shard in shards for info in shard.tensors]
-    weights = sum(info.nbytes for info in tensors)
     keys = sum(info.rows for info in tensors if info.name.endswith("attn_k.weight"))
     context = chunks.context()
     outputs = chunks.n_seq * (chunks.n_ctx - chunks.first_output) + _MICRO_BATCH
     # keys and values are two bytes each, logits four
-    return weights + 4 * keys * context.n_ctx + 4 * vocabulary_size(shards) * outputs
+    return 4 * keys * context.n_ctx + 4 * vocabulary_size(shards) * outputs
 
 
 def vocabulary_size(shards: Sequence[Gguf]) -> int:
@@ -68,8 +77,16 @@ def vocabulary_size(shards: Sequence[Gguf]) -> int:
 
 def memory_for(layers: GpuLayers) -> int:
     """Free bytes where the models go: on the GPUs, if there are any and they are used."""
-    devices = gpus() if layers != 0 else []
-    return sum(device.free for device in devices) or available_memory()
+    return sum(device.free for device in _gpus_for(layers)) or available_memory()
+
+
+def on_processor(layers: GpuLayers) -> bool:
+    """Whether no GPU has a part in the work."""
+    return not _gpus_for(layers)
+
+
+def _gpus_for(layers: GpuLayers) -> list[Device]:
+    return gpus() if layers != 0 else []
 
 
 def cache_folder(state: Path | None) -> Path:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -23,17 +24,19 @@ from minitron_quant.measure.fitting import (
     bytes_needed,
     cache_budget,
     cache_folder,
+    fits_again,
     memory_for,
+    on_processor,
     plan_memory,
     vocabulary_size,
 )
-from minitron_quant.measure.overlap import Jobs
+from minitron_quant.measure.overlap import LANES, Job, Jobs, Way
 from minitron_quant.measure.passes import (
     Opened,
+    OtherShape,
     Pass,
     check_vocabulary,
     open_for,
-    other_shape,
     same_vocabulary,
 )
 from minitron_quant.measure.reference_cache import ReferenceCache
@@ -44,6 +47,9 @@ from minitron_quant.quantize.journal import file_sha256, fingerprint
 
 _LOG = logging.getLogger("minitron.measure")
 _LOADERS = 2  # models that are loaded at once
+# of an odd number of equal jobs the last one has half of the threads; among more it does not matter
+_MANY_JOBS = 24
+_LEAST_MODELS = 3  # of unequal models two would wait for each other
 
 
 @dataclass(frozen=True)
@@ -64,12 +70,8 @@ def measure_together(settings: MeasureSettings, progress: Progress = ignore) -> 
 
     Raises Unsupported where the vocabularies differ: their probabilities cannot be compared.
     """
-    threads = settings.chunks.threads or default_threads()
-    with (
-        open_state(settings.state) as state,
-        ThreadPoolExecutor(threads, thread_name_prefix="score") as pool,
-    ):
-        run = _Run(settings, state, pool, progress)
+    with open_state(settings.state) as state:
+        run = _Run(settings, state, progress)
         if settings.reference is None:
             for number, path in enumerate(settings.paths):
                 if not run.finished(path):
@@ -85,20 +87,15 @@ def measure_together(settings: MeasureSettings, progress: Progress = ignore) -> 
 class _Run:
     """The passes over one text, and the keys of the scores that they give."""
 
-    def __init__(
-        self,
-        settings: MeasureSettings,
-        state: State,
-        pool: ThreadPoolExecutor,
-        progress: Progress,
-    ) -> None:
+    def __init__(self, settings: MeasureSettings, state: State, progress: Progress) -> None:
         # llama.cpp aborts on some damaged files: every header is read before any is loaded
         self._shards = {path: open_model_files(path) for path in settings.paths}
         chunks = settings.chunks.bounded(max(map(vocabulary_size, self._shards.values())))
+        self._threads = chunks.threads or default_threads()
+        self._in_lanes = on_processor(settings.gpu_layers) and self._threads % LANES == 0
         self._settings = replace(settings, chunks=chunks)
         self._text = read_text(settings.text)
         self._state = state
-        self._pool = pool
         self._progress = progress
         self._keys = {path: self._key(path) for path in settings.paths}
         for key in self._keys.values():
@@ -155,11 +152,32 @@ class _Run:
             opened = self._open(path, stack)
             work = self._pass(opened)
             starts = work.starts([opened.key])
-            for job in work.run(work.alone(opened, start) for start in starts):
+            contexts = self._contexts(opened, len(starts), stack)
+            if len(contexts) > 1:
+                self._share(work, contexts)
+
+            def told(job: Job) -> None:
                 running = np.exp(np.mean([s.nll.mean() for s in self._state.scores(opened.key)]))
                 share = number + (job.start + len(work.part(job.start))) / len(work.tokens)
                 detail = f"{path.name}: PPL {running:.4f}"
                 self._progress(Event("perplexity", share, models, "models", detail))
+
+            by_turns = zip(starts, cycle(contexts), strict=False)
+            work.finish((work.alone(context, start) for start, context in by_turns), told)
+
+    def _contexts(self, opened: Opened, jobs: int, stack: ExitStack) -> list[Opened]:
+        """A model's context, or one for each lane where that pays."""
+        even = jobs % LANES == 0 or jobs > _MANY_JOBS
+        shards, chunks = self._shards[opened.path], opened.chunks
+        if not self._in_lanes or not jobs or not even or not fits_again(shards, chunks):
+            return [opened]
+        return [opened, *(stack.enter_context(opened.again(chunks)) for _ in range(1, LANES))]
+
+    def _share(self, work: Pass, contexts: Sequence[Opened]) -> None:
+        """Do the jobs in lanes, whose contexts share the threads."""
+        work.way = replace(work.way, lanes=LANES)
+        for opened in contexts:
+            opened.context.use_threads(self._threads // LANES)
 
     def beside(self, reference: Path, paths: Sequence[Path]) -> None:
         """Compare models with the reference."""
@@ -176,15 +194,25 @@ class _Run:
             opened = self._open(reference, stack)
             work = self._pass(opened)
             others = self._open_beside(paths, work, stack, opened)
-            work.finish(self._jobs_beside(work, opened, others))
+            if self._in_lanes and len(others) + 1 >= _LEAST_MODELS:
+                self._share(work, [opened, *others])
+            keys = [opened.key, *(other.key for other in others)]
+            starts = work.starts(keys)
 
-    def _jobs_beside(self, work: Pass, opened: Opened, others: Sequence[Opened]) -> Jobs:
-        starts = work.starts([opened.key, *(other.key for other in others)])
-        for done, start in enumerate(starts, 1):
+            def told(job: Job) -> None:
+                if job.key in keys:
+                    done = starts.index(job.start) + (1 + keys.index(job.key)) / len(keys)
+                    self._progress(Event("divergence", done, len(starts), "parts"))
+
+            work.finish(self._jobs_beside(work, opened, others, starts), told)
+
+    def _jobs_beside(
+        self, work: Pass, opened: Opened, others: Sequence[Opened], starts: Sequence[int]
+    ) -> Jobs:
+        for start in starts:
             yield work.refer(opened, start)
             yield from self._noise_of(work, opened, start)
             yield from work.compare(others, start)
-            self._progress(Event("divergence", done, len(starts), "parts"))
 
     def _from_disk(self, reference: Path, groups: Sequence[Sequence[Path]]) -> None:
         folder = cache_folder(self._settings.state)
@@ -217,14 +245,16 @@ class _Run:
     def _score_group(self, work: Pass, group: Sequence[Path], cache: ReferenceCache) -> None:
         with ExitStack() as stack:
             others = self._open_beside(group, work, stack)
+            if self._in_lanes and len(others) >= _LEAST_MODELS:
+                work = replace(work)
+                self._share(work, others)
             work.finish(job for start in cache.starts for job in work.compare(others, start, cache))
 
     def _noise_of(self, work: Pass, opened: Opened, start: int) -> Jobs:
         """The reference against itself in other batch shapes, on the first part."""
         noise = _noise(opened.key)
         if start == 0 and not work.known(noise, 0):
-            with ExitStack() as stack:
-                yield from work.compare([other_shape(opened, noise, stack)], 0)
+            yield from work.compare([OtherShape(opened, noise)], 0)
 
     def _open(self, path: Path, stack: ExitStack, first: Opened | None = None) -> Opened:
         chunks, layers = self._settings.chunks, self._settings.gpu_layers
@@ -240,7 +270,7 @@ class _Run:
         first = first or others[0]
         left = paths[len(others) :]
         # much of a load is one thread's; on a GPU each must find taken what those before it took
-        with ThreadPoolExecutor(1 if work.overlap else _LOADERS) as pool:
+        with ThreadPoolExecutor(1 if work.way.overlap else _LOADERS) as pool:
             others += pool.map(lambda path: self._open(path, stack, first), left)
         for opened in others:
             self._state.describe(opened.key, About(opened.model.device, work.total))
@@ -252,8 +282,8 @@ class _Run:
         tokens = chunk_text(opened.model, self._text, every, self._settings.text.name)
         self._state.describe(opened.key, About(opened.model.device, len(tokens)))
         limited = tokens[: settings.limit]
-        overlap = opened.model.offloaded > 0
-        return Pass(limited, len(tokens), settings, self._pool, self._state, overlap)
+        way = Way(self._threads, overlap=opened.model.offloaded > 0)
+        return Pass(limited, len(tokens), settings, self._state, way)
 
 
 def _noise(key: str) -> str:
