@@ -17,7 +17,8 @@ from minitron_engine import aborts
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 INTERRUPTED = 130
 _AGAIN = 0.01  # seconds after which a signal that was lost comes again
-_pending = threading.Event()
+# what came inside; no Event: a second signal inside its `set` would wait for the first for ever
+_pending: list[int] = []
 
 
 def end_cleanly() -> None:
@@ -54,7 +55,7 @@ def _leave(_number: int, _frame: FrameType | None) -> NoReturn:
 
 def pending() -> bool:
     """Whether a signal came inside a `deferred` block: callbacks may end the work early."""
-    return _pending.is_set()
+    return bool(_pending)
 
 
 @contextmanager
@@ -67,7 +68,7 @@ def deferred() -> Iterator[None]:
 
     def note(number: int, _frame: FrameType | None) -> None:
         came.append(number)
-        _pending.set()
+        _pending.append(number)
 
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, *_ENDING)}
     held = {number: handler for number, handler in handlers.items() if callable(handler)}

@@ -29,3 +29,33 @@ def test_a_signal_inside_a_finalizer_is_not_lost(name: str, error: str) -> None:
     words = (sys.executable, "-c", textwrap.dedent(code))
     ran = subprocess.run(words, capture_output=True, text=True, timeout=20)
     assert (ran.stdout.strip(), ran.stderr) == (error, "")
+
+
+def test_signals_that_come_while_one_is_noted_do_not_wait_for_each_other() -> None:
+    code = """
+        import signal, sys
+        from minitron_engine import interrupts
+
+        left = 20
+
+        def press(frame, event, arg):
+            # wherever a handler is, another signal comes
+            global left
+            if left:
+                left -= 1
+                signal.raise_signal(signal.SIGTERM)
+            return press
+
+        interrupts.end_cleanly()
+        try:
+            with interrupts.deferred():
+                sys.settrace(press)
+                signal.raise_signal(signal.SIGINT)
+                sys.settrace(None)
+                assert interrupts.pending()
+        except BaseException as error:
+            print(type(error).__name__, left, interrupts.pending())
+    """
+    words = (sys.executable, "-c", textwrap.dedent(code))
+    ran = subprocess.run(words, capture_output=True, text=True, timeout=20)
+    assert (ran.stdout.strip(), ran.stderr) == ("SystemExit 0 False", "")
