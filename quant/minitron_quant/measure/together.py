@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from minitron_convert.gguf_file import Gguf
+from minitron_engine import interrupts
 from minitron_engine.devices import default_threads
 from minitron_engine.progress import Event, Progress, ignore
 from minitron_quant.chunks import chunk_text, read_text
@@ -270,7 +271,9 @@ class _Run:
         first = first or others[0]
         left = paths[len(others) :]
         # much of a load is one thread's; on a GPU each must find taken what those before it took
-        with ThreadPoolExecutor(1 if work.way.overlap else _LOADERS) as pool:
+        loaders = ThreadPoolExecutor(1 if work.way.overlap else _LOADERS)
+        # a signal ends the loads; it comes when nobody is at work in what is closed then
+        with interrupts.deferred(), loaders as pool:
             others += pool.map(lambda path: self._open(path, stack, first), left)
         for opened in others:
             self._state.describe(opened.key, About(opened.model.device, work.total))
