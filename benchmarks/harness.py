@@ -47,12 +47,14 @@ class Case:
     """One comparison; a side is one command or several that run one after another.
 
     `values` reads numbers worth showing (a perplexity, tokens per second) from a side's output.
+    runs: of each side, where --runs would take too long.
     """
 
     name: str
     ours: Sequence[Command]
     theirs: Sequence[Command]
     values: Callable[[str], dict[str, float]] = field(default=lambda output: {})
+    runs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,15 @@ class Side:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A case measured; `ratio` is our wall time over theirs, so below 1 is faster."""
+    """A case measured; `ratio` is our wall time over theirs, so below 1 is faster.
+
+    in_pairs: the median of the same ratio of two runs, one right after the other: a machine that
+    slows down for minutes does less to it.
+    """
 
     name: str
     ratio: float
+    in_pairs: float
     ours: Side
     theirs: Side
 
@@ -123,7 +130,8 @@ def compare(case: Case, runs: int, warm_ups: int = 1) -> Comparison:
     ours, theirs = (
         _summary(side, results, case.values) for side, results in zip(sides, taken, strict=True)
     )
-    return Comparison(case.name, ours.wall / theirs.wall, ours, theirs)
+    pairs = [one.wall / other.wall for one, other in zip(*taken, strict=True)]
+    return Comparison(case.name, ours.wall / theirs.wall, statistics.median(pairs), ours, theirs)
 
 
 def _summary(
@@ -156,8 +164,9 @@ def table_of(cases: Sequence[dict[str, Any]]) -> str:
     columns = ("wall", "s", ".2f"), ("cpu", "CPU s", ".2f"), ("peak_mib", "MiB", ".0f")
     names = [f"{side} {unit}" for _, unit, _ in columns for side in ("minitron", "llama.cpp")]
     lines = [
-        f"| case | ratio | CPU ratio | {' | '.join(names)} | values (minitron; llama.cpp) |",
-        f"|---|{'---:|' * (len(names) + 2)}---|",
+        f"| case | runs | ratio | in pairs | CPU ratio | {' | '.join(names)} "
+        "| values (minitron; llama.cpp) |",
+        f"|---|{'---:|' * (len(names) + 4)}---|",
     ]
     for case in cases:
         sides = case["ours"], case["theirs"]
@@ -166,8 +175,9 @@ def table_of(cases: Sequence[dict[str, Any]]) -> str:
             f"{key} {_number(value)}; {_number(case['theirs']['values'].get(key))}"
             for key, value in case["ours"]["values"].items()
         ]
-        ratios = [f"{case['ratio']:.2f}", f"{sides[0]['cpu'] / sides[1]['cpu']:.2f}"]
-        lines.append(f"| {' | '.join([case['name'], *ratios, *cells, ', '.join(values)])} |")
+        ratios = case["ratio"], case["in_pairs"], sides[0]["cpu"] / sides[1]["cpu"]
+        first = [case["name"], str(len(sides[0]["walls"])), *(f"{ratio:.2f}" for ratio in ratios)]
+        lines.append(f"| {' | '.join([*first, *cells, ', '.join(values)])} |")
     return "\n".join(lines)
 
 
@@ -313,7 +323,7 @@ def main(parser: argparse.ArgumentParser, cases: Callable[[Setup], Sequence[Case
             return USAGE if isinstance(reason, NotGiven) else FAILED
         for case in planned:
             try:
-                comparisons.append(compare(case, arguments.runs, arguments.warm_ups))
+                comparisons.append(compare(case, case.runs or arguments.runs, arguments.warm_ups))
             except RuntimeError as failure:
                 print(f"{name}: {case.name}: {failure}", file=sys.stderr)
                 status = FAILED
@@ -321,7 +331,6 @@ def main(parser: argparse.ArgumentParser, cases: Callable[[Setup], Sequence[Case
     rows = [asdict(row) for row in comparisons]
     print(table_of(rows))
     if arguments.json:
-        document = {"machine": machine(), "threads": arguments.threads, "runs": arguments.runs}
-        document["cases"] = rows
+        document = {"machine": machine(), "threads": arguments.threads, "cases": rows}
         Path(arguments.json).write_text(json.dumps(document, indent=1) + "\n")
     return status

@@ -10,6 +10,7 @@ from harness import EXAMPLES, Case, Input, Setup, main, parser_for, run_once, te
 PARSER = parser_for(__doc__)
 text_options(PARSER)
 PARSER.add_argument("--levels", nargs="+", default=["Q4_K_M"], help="levels, or `all` (27)")
+PARSER.add_argument("--table-runs", type=int, metavar="N", help="runs of tables (default: --runs)")
 THEIR_PPL = re.compile(r"(?:Final estimate: PPL = |Mean PPL\(Q\) +: +)([\d.]+)")
 THEIR_KLD = re.compile(r"Mean +KLD: +([\d.]+)")
 
@@ -42,6 +43,7 @@ def _cases(setup: Setup, given: Input) -> list[Case]:
                 ),
             ],
             values=values_of,
+            runs=setup.arguments.table_runs,
         ),
     ]
 

@@ -57,7 +57,7 @@ def measured(stage: str, arguments: Namespace, more: Sequence[str]) -> tuple[int
 def page(stage: str, document: dict[str, Any], said: dict[str, str]) -> str:
     """One stage's results as Markdown."""
     facts = document["machine"] | said
-    facts |= {"threads": document["threads"], "runs of each side": document["runs"]}
+    facts |= {"threads": document["threads"]}
     commands = [
         f"- {case['name']}: `{case['ours']['command']}` and `{case['theirs']['command']}`"
         for case in document["cases"]
