@@ -311,3 +311,29 @@ def test_ctrl_c_beside_a_decode_keeps_what_is_scored(
     (row,) = measure(settings)
     assert made <= 4 + 6 - 2
     assert (row.ppl, row.chunk_nll) == (whole.ppl, whole.chunk_nll)
+
+
+def test_signals_while_levels_are_loaded_come_when_no_loader_is_at_work(
+    nano_nemotron: Path,
+    levels: tuple[Path, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loading: set[Path] = set()
+    open_for = together.open_for
+
+    def slow(path: Path, *rest: Any) -> Any:
+        if path != nano_nemotron:
+            loading.add(path)
+            for _ in range(3):
+                signal.raise_signal(signal.SIGINT)
+                threading.Event().wait(0.05)
+            loading.discard(path)
+        return open_for(path, *rest)
+
+    monkeypatch.setattr(together, "open_for", slow)
+    chunks = replace(SMALL, limit=2)
+    settings = MeasureSettings(levels, beginning(tmp_path, 8000), chunks, reference=nano_nemotron)
+    with pytest.raises(KeyboardInterrupt):
+        list(measure(settings))
+    assert not loading
