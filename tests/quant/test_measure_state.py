@@ -90,8 +90,8 @@ def test_a_killed_run_goes_on_where_it_was(
         list(measure(settings, kill))
     assert 0 < len(decodes) < once
     assert everything(list(measure(settings))) == everything(whole)
-    # what was in work is done anew, and the reference for it
-    assert once <= len(decodes) <= once + AHEAD
+    # beside a reference what was in work is done anew, and the reference for it
+    assert once <= len(decodes) <= once + (AHEAD if beside else 0)
     decodes.clear()
     # nothing is left to do, not even to open a model
     assert everything(list(measure(settings))) == everything(whole)
