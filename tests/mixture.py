@@ -4,14 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minitron_convert.gguf_file import (
-    F32,
-    GgufWriter,
-    KeyValue,
-    TensorSpec,
-    ValueType,
-    open_gguf,
-)
+from minitron_core.gguf import F32, GgufWriter, KeyValue, TensorSpec, ValueType, open_gguf
 
 EXPERTS = 4
 

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlparse
 
-from minitron_convert.gguf_file import GgufWriter, KeyValue, TensorSpec, ValueType, open_gguf
-from minitron_engine import devices
-from minitron_engine.binding import api
+from minitron_core.gguf import GgufWriter, KeyValue, TensorSpec, ValueType, open_gguf
+from minitron_engine.llama import devices
+from minitron_engine.llama.binding import api
 from minitron_quant.imatrix.files import read_imatrix
 from minitron_quant.levels import level_named, parse_levels
-from minitron_quant.quantize.batch import LevelResult, run
-from minitron_quant.quantize.job import QuantizeSettings, prepare
+from minitron_quant.quantize.prepare import QuantizeSettings, prepare
+from minitron_quant.quantize.run import LevelResult, run
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"

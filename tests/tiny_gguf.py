@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from minitron_convert.gguf_file import F16, F32, GgufWriter, KeyValue, TensorSpec, ValueType
+from minitron_core.gguf import F16, F32, GgufWriter, KeyValue, TensorSpec, ValueType
 
 HIDDEN, FFN, VOCABULARY, LAYERS = 256, 512, 512, 2
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from minitron_cli.sizes import parse_time
-from minitron_convert.gguf_file import TYPE_ID
-from minitron_quant.sensitivity import costs
+from minitron_cli.units import parse_time
+from minitron_core.gguf import TYPE_ID
+from minitron_quant.mixed_precision import costs
 from support import EXAMPLES, fails
 
 CALIBRATION, HELD_OUT = EXAMPLES / "calibration.txt", EXAMPLES / "held-out.txt"

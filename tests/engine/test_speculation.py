@@ -9,13 +9,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minitron_engine.context import Context, ContextSettings, open_context
-from minitron_engine.errors import Unsupported
-from minitron_engine.generation import Generation, GenerationSettings, generate, prompt_tokens
-from minitron_engine.model import ModelSettings, open_model
-from minitron_engine.sampling import SamplingSettings
-from minitron_engine.sequence import Sequence
-from minitron_engine.speculation import Drafter, DraftModel, Lookup, Speculation, common_prefix
+from minitron_core.errors import Unsupported
+from minitron_engine.generation.generate import (
+    Generation,
+    GenerationSettings,
+    generate,
+    prompt_tokens,
+)
+from minitron_engine.generation.sampling import SamplingSettings
+from minitron_engine.generation.sequence import Sequence
+from minitron_engine.generation.speculative import (
+    Drafter,
+    DraftModel,
+    Lookup,
+    Speculation,
+    common_prefix,
+)
+from minitron_engine.llama.context import Context, ContextSettings, open_context
+from minitron_engine.llama.model import ModelSettings, open_model
 from support import quantize
 
 GREEDY = SamplingSettings(seed=0, temperature=0.0)

@@ -82,7 +82,7 @@ MEASURE = """
 import sys
 from pathlib import Path
 from minitron_convert.convert import ConvertSettings, convert
-from minitron_engine.usage import peak_memory
+from minitron_quant.bench.memory_energy import peak_memory
 settings = ConvertSettings(Path(sys.argv[1]), Path(sys.argv[2]), outtype=sys.argv[3], force=True)
 promised = convert(settings).memory
 print(promised, peak_memory())

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from minitron_cli.main import COMMANDS, main
-from minitron_convert.gguf_file import TYPE_ID
-from minitron_quant.sensitivity import costs
+from minitron_core.gguf import TYPE_ID
+from minitron_quant.mixed_precision import costs
 from support import EXAMPLES, RECORDED
 
 TOKEN = "hf_MarkedTokenThatMustNeverBeSeen0123"
