@@ -11,12 +11,12 @@ from typing import Any
 import hypothesis
 import pytest
 
+from helpers.support import EXAMPLES, RECORDED, Ran, made_once, quantize
 from minitron_cli.main import main
 from minitron_convert.convert import ConvertSettings, convert
 from minitron_core import cpu_limits
 from minitron_core.gguf import GgufWriter, KeyValue, TensorSpec, ValueType, open_gguf
 from minitron_quant.quantize.run import LevelResult
-from support import EXAMPLES, RECORDED, Ran, made_once, quantize
 
 # a job of a shell's background begins with Ctrl-C ignored, nohup's with a hang-up, and so would
 # all that tests start: what has a handler here is as ever there

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
+from helpers.support import fails
 from minitron_engine.llama import log
 from minitron_engine.llama.context import ContextSettings, open_context
 from minitron_engine.llama.model import ModelSettings, open_model
 from minitron_engine.memory.estimate import Needs, measure_needs
 from minitron_quant import advise
 from minitron_quant.advise import Budget, Candidate, Fit
-from support import fails
 
 NEEDS = Needs(layers=2, cache=20, compute=5)
 CANDIDATE = Candidate("Q4_K_M", None, 300, layers=(100, 100), input=50, output=60)

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import typer
 
+from helpers.support import fails
 from minitron_quant.bench import run
 from minitron_quant.bench.run import numbers, plan_tests
-from support import fails
 
 QUICK = ("-r", 2, "-t", 1, "-q")
 

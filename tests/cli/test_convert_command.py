@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from helpers.support import EXAMPLES
 from minitron_cli.quantizing.direct import convert_to_level
 from minitron_cli.verification import verify_model
 from minitron_convert.convert import ConvertSettings, convert
@@ -18,7 +19,6 @@ from minitron_core.progress import Event
 from minitron_quant.levels import level_named
 from minitron_quant.quantize.prepare import QuantizeSettings, prepare
 from minitron_quant.quantize.run import run
-from support import EXAMPLES
 
 LLAMA, NEMOTRON = EXAMPLES / "nano-llama", EXAMPLES / "nano-nemotron"
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from helpers.support import EXAMPLES, fails
 from minitron_cli.pipeline.mixes import parse_wanted
 from minitron_core.errors import MinitronError
 from minitron_core.gguf import TYPE_ID
@@ -15,7 +16,6 @@ from minitron_quant.levels import level_named
 from minitron_quant.mixed_precision import costs
 from minitron_quant.mixed_precision.build_mix import Wanted
 from minitron_quant.mixed_precision.measure import SensitivitySettings
-from support import EXAMPLES, fails
 
 JOB = """
 [model]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import typer
 
+from helpers.support import fails, recorded
 from minitron_cli.main import app
 from minitron_cli.options.sampling import SamplingOptions
 from minitron_core.errors import Damaged, Usage
@@ -22,7 +23,6 @@ from minitron_engine.generation.sampler import open_sampler
 from minitron_engine.generation.sampling import SAMPLERS, SamplingSettings, settings_for
 from minitron_engine.llama.context import Context, ContextSettings, open_context
 from minitron_engine.llama.model import ModelSettings, open_model
-from support import fails, recorded
 
 RECORDED = recorded("sampling.json")
 MODELS = tuple(RECORDED["models"])

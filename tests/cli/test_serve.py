@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from helpers.support import Served, fails, with_template
 from minitron_engine.generation.generate import (
     Generation,
     GenerationSettings,
@@ -23,7 +24,6 @@ from minitron_engine.generation.generate import (
 from minitron_engine.generation.sampling import SamplingSettings
 from minitron_engine.llama.context import ContextSettings, open_context
 from minitron_engine.llama.model import ModelSettings, open_model
-from support import Served, fails, with_template
 
 openai = pytest.importorskip("openai")
 pytest.importorskip("uvicorn")

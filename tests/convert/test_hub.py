@@ -26,7 +26,7 @@ import json, sys
 from pathlib import Path
 from minitron_convert.convert import ConvertSettings, convert
 from minitron_core.errors import MinitronError
-from minitron_convert.hub import open_source
+from minitron_convert.hub.download import open_source
 events = []
 try:
     source = open_source(sys.argv[1], progress=events.append)

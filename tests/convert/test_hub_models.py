@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
+from helpers.support import EXAMPLES
 from minitron_cli.inputs import folder_for_results
 from minitron_convert.hub.download import Repository
 from minitron_convert.hub.models import HubModel, level_in, parse_model
 from minitron_core.errors import NotFound
-from support import EXAMPLES
 
 ROOT = Path(__file__).parents[2]
 NAME = "someone/Nano-GGUF"

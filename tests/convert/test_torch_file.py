@@ -17,12 +17,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from helpers.torch_archive import ORDERED, REBUILD, Global, Reduce, pickled, tensor, write_torch
 from minitron_convert.checkpoint.pickle_values import RefusedPickle, load
 from minitron_convert.checkpoint.torch_file import read_pickle
 from minitron_convert.convert import ConvertSettings, convert
 from minitron_core.errors import Damaged, MinitronError, Unsupported
 from minitron_core.gguf import open_gguf
-from torch_archive import ORDERED, REBUILD, Global, Reduce, pickled, tensor, write_torch
 
 KINDS = {"F32": ("FloatStorage", 4), "F16": ("HalfStorage", 2), "BF16": ("BFloat16Storage", 2)}
 

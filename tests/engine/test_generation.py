@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.support import recorded
 from minitron_core.errors import Usage
 from minitron_engine.generation.generate import (
     Generation,
@@ -19,7 +20,6 @@ from minitron_engine.generation.generate import (
 from minitron_engine.generation.sampling import SamplingSettings
 from minitron_engine.llama.context import ContextSettings, open_context
 from minitron_engine.llama.model import ModelSettings, open_model
-from support import recorded
 
 GREEDY = SamplingSettings(seed=0, temperature=0.0)
 MODELS = ("nano-llama", "nano-nemotron")

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.support import recorded
 from minitron_core.errors import Damaged, NotFound
 from minitron_core.gguf import F32, GgufWriter, KeyValue, TensorSpec, ValueType, open_gguf
 from minitron_engine.generation.generate import (
@@ -20,7 +21,6 @@ from minitron_engine.generation.sequence import Sequence
 from minitron_engine.llama.adapters import Adapter, apply_adapters
 from minitron_engine.llama.context import ContextSettings, open_context
 from minitron_engine.llama.model import ModelSettings, open_model
-from support import recorded
 
 SETTINGS = ContextSettings(n_ctx=256, n_batch=64)
 TARGET = "blk.1.attn_q.weight"

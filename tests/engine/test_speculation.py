@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.support import quantize
 from minitron_core.errors import Unsupported
 from minitron_engine.generation.generate import (
     Generation,
@@ -27,7 +28,6 @@ from minitron_engine.generation.speculative import (
 )
 from minitron_engine.llama.context import Context, ContextSettings, open_context
 from minitron_engine.llama.model import ModelSettings, open_model
-from support import quantize
 
 GREEDY = SamplingSettings(seed=0, temperature=0.0)
 PROMPTS = ("The old house stood", "She had never", "one two three one two three one", "")

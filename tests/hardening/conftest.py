@@ -8,11 +8,11 @@ import pytest
 
 from hardening import workshop
 from hardening.workshop import COMMANDS, Material, Whole
+from helpers.support import EXAMPLES, quantize
 from minitron_core.gguf import TYPE_ID
 from minitron_quant.chunking import ChunkSettings
 from minitron_quant.mixed_precision import costs
 from minitron_quant.mixed_precision.measure import SensitivitySettings, measure_sensitivity
-from support import EXAMPLES, quantize
 
 
 @pytest.fixture(scope="session")

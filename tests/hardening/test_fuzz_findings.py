@@ -17,6 +17,7 @@ import pytest
 from hardening.fuzz import commands, seeds
 from hardening.fuzz.seeds_text import JOB
 from hardening.fuzz.targets import TARGETS
+from helpers.support import RECORDED, fails
 from minitron_cli.errors import explain
 from minitron_core.atomic_files import write_whole
 from minitron_core.errors import MinitronError, Usage
@@ -24,7 +25,6 @@ from minitron_core.gguf import F32, GgufWriter, KeyValue, TensorSpec, ValueType
 from minitron_engine.isolation import json_schema
 from minitron_quant.inspect.description import describe
 from minitron_quant.quantize.importance import load_importance
-from support import RECORDED, fails
 
 
 def header(**changes: Any) -> bytes:

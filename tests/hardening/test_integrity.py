@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny_gguf import write_tiny
 
+from helpers.support import EXAMPLES, quantize
+from helpers.tiny_gguf import write_tiny
 from minitron_convert.convert import ConvertSettings, convert
 from minitron_convert.verify import verify
 from minitron_core.atomic_files import read_sealed, write_sealed
@@ -31,7 +32,6 @@ from minitron_quant.perplexity.state import About, open_state
 from minitron_quant.quantize import encode, level_files
 from minitron_quant.quantize.prepare import QuantizeSettings, prepare
 from minitron_quant.quantize.run import run
-from support import EXAMPLES, quantize
 
 LEVELS = ("Q4_0", "Q8_0")
 # few positions in the suite, many with make harden

@@ -12,8 +12,8 @@ import pytest
 
 from hardening import workshop
 from hardening.workshop import COMMANDS, DONE, READERS, Material, Whole
+from helpers.support import EXAMPLES, Ran, fails
 from minitron_convert.convert import ConvertSettings, convert
-from support import EXAMPLES, Ran, fails
 
 # what libraries write on stderr themselves before they exit
 _LIBRARIES = re.compile(r"^(libgomp: |OpenBLAS ).*\n", re.MULTILINE)

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_gguf import write_tiny
 
 from hardening import workshop
 from hardening.workshop import COMMANDS, Material
+from helpers.support import EXAMPLES, RECORDED, quantize
+from helpers.tiny_gguf import write_tiny
 from minitron_convert.convert import ConvertSettings, convert
 from minitron_core.errors import MinitronError
 from minitron_core.progress import Event
@@ -23,7 +24,6 @@ from minitron_quant.levels import parse_levels
 from minitron_quant.quantize import encode
 from minitron_quant.quantize.prepare import QuantizeSettings, prepare
 from minitron_quant.quantize.run import run
-from support import EXAMPLES, RECORDED, quantize
 
 LEVELS = ("Q4_0", "Q8_0")
 MINITRON = (sys.executable, "-m", "minitron_cli")

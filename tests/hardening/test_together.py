@@ -17,10 +17,10 @@ import pytest
 
 from hardening import workshop
 from hardening.workshop import COMMANDS, Material
+from helpers.support import EXAMPLES, Served, fails
 from minitron_core.atomic_files import write_whole
 from minitron_core.errors import MinitronError
 from minitron_core.file_lock import exclusive, open_locked
-from support import EXAMPLES, Served, fails
 
 GREEDY = {"model": "nano", "temperature": 0}
 PROMPTS = ("The old house", "It was", "When the door of the room", "She", "A dog")

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers.support import EXAMPLES
 from minitron_core.errors import Damaged, MinitronError, NotFound, OutOfResources, Usage
 from minitron_core.gguf import F32, GgufWriter, KeyValue, TensorSpec, ValueType, open_gguf
 from minitron_core.progress import Event, ignore
@@ -22,7 +23,6 @@ from minitron_quant.covariance.files import PARTS, Covariance, open_covariance
 from minitron_quant.covariance.gram import Sums, block_edges
 from minitron_quant.covariance.input_hook import Inputs
 from minitron_quant.imatrix.collect import CollectSettings, collect
-from support import EXAMPLES
 
 TEXT = EXAMPLES / "calibration.txt"
 CHUNKS = ChunkSettings(n_ctx=64, n_batch=128, limit=4, threads=1)

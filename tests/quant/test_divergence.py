@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.support import EXAMPLES, beginning, recorded, with_entry
 from minitron_core.errors import Unsupported
 from minitron_core.gguf import ValueType, open_gguf
 from minitron_quant.chunking import ChunkSettings
@@ -22,7 +23,6 @@ from minitron_quant.perplexity.divergence import (
 from minitron_quant.perplexity.settings import MeasureSettings
 from minitron_quant.perplexity.table import Row, measure
 from minitron_quant.quantize.run import LevelResult
-from support import EXAMPLES, beginning, recorded, with_entry
 
 HELD_OUT = EXAMPLES / "held-out.txt"
 # the names that llama-perplexity prints, and ours

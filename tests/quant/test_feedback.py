@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.support import EXAMPLES, quantize
 from minitron_core.errors import Damaged, MinitronError, Usage
 from minitron_core.gguf import TYPE, TYPE_ID, open_gguf
 from minitron_core.progress import Event
@@ -24,7 +25,6 @@ from minitron_quant.mixed_precision.sensitivity_file import Sensitivity, TensorS
 from minitron_quant.perplexity.settings import MeasureSettings
 from minitron_quant.quantize.prepare import QuantizeSettings, prepare
 from minitron_quant.quantize.run import LevelResult, run
-from support import EXAMPLES, quantize
 
 LEVELS = ("Q2_K", "Q4_0")
 

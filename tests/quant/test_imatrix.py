@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from helpers.support import EXAMPLES, RECORDED, quantize
 from minitron_core.errors import Damaged, MinitronError, NotFound, Usage
 from minitron_core.gguf import open_gguf
 from minitron_engine.llama.model import ModelSettings, open_model
@@ -27,7 +28,6 @@ from minitron_quant.imatrix.matrix import Entry, ImportanceMatrix, Origin
 from minitron_quant.imatrix.provenance import origin_of
 from minitron_quant.levels import parse_levels
 from minitron_quant.quantize.prepare import QuantizeSettings, prepare
-from support import EXAMPLES, RECORDED, quantize
 
 CALIBRATION = EXAMPLES / "calibration.txt"
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mixture import write_mixture
 
+from helpers.mixture import write_mixture
+from helpers.support import EXAMPLES, quantize
 from minitron_core.errors import MinitronError
 from minitron_engine.llama.model import ModelSettings, open_model
 from minitron_quant.chunking import ChunkSettings
@@ -17,7 +18,6 @@ from minitron_quant.imatrix.collect import CollectSettings, collect
 from minitron_quant.imatrix.collector import Collector
 from minitron_quant.imatrix.files import write_imatrix
 from minitron_quant.imatrix.ordered_accumulation import Turns
-from support import EXAMPLES, quantize
 
 CALIBRATION = EXAMPLES / "calibration.txt"
 SMALL = ChunkSettings(n_ctx=64, n_batch=256, limit=12, threads=2)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mixture import EXPERTS, write_mixture
 
+from helpers.mixture import EXPERTS, write_mixture
+from helpers.support import EXAMPLES, recorded
 from minitron_core.errors import MinitronError
 from minitron_core.gguf import GgufWriter, TensorSpec, open_gguf
 from minitron_core.progress import Event, Progress, ignore
@@ -33,7 +34,6 @@ from minitron_quant.imatrix.files import read_imatrix, write_imatrix
 from minitron_quant.imatrix.state import state_path
 from minitron_quant.imatrix.statistics import unreached_experts
 from minitron_quant.matmul_hook import weight_name
-from support import EXAMPLES, recorded
 
 CALIBRATION, HELD_OUT = EXAMPLES / "calibration.txt", EXAMPLES / "held-out.txt"
 SMALL = ChunkSettings(n_ctx=64, n_batch=128, limit=10, threads=2)

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from helpers.support import EXAMPLES, beginning, recorded
 from minitron_core.errors import MinitronError, NotFound, Usage
 from minitron_engine.llama.context import Batch, ContextSettings, open_context
 from minitron_engine.llama.model import Model, ModelSettings, Tokens, open_model
@@ -20,7 +21,6 @@ from minitron_quant.perplexity.perplexity import negative_log_likelihood, summar
 from minitron_quant.perplexity.settings import MeasureSettings
 from minitron_quant.perplexity.table import Row, mark_dominated, measure, sort_by_size
 from minitron_quant.quantize.run import LevelResult
-from support import EXAMPLES, beginning, recorded
 
 HELD_OUT = EXAMPLES / "held-out.txt"
 

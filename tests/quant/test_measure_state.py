@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.support import beginning, quantize
 from minitron_core.errors import Damaged, Denied
 from minitron_quant.chunking import ChunkSettings
 from minitron_quant.model_files import open_model_files
@@ -26,7 +27,6 @@ from minitron_quant.perplexity.scheduler import AHEAD
 from minitron_quant.perplexity.settings import MeasureSettings
 from minitron_quant.perplexity.state import About, open_state
 from minitron_quant.perplexity.table import Row, measure
-from support import beginning, quantize
 
 CHUNKS = ChunkSettings(n_ctx=64, n_batch=256, limit=10)
 

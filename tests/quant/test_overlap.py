@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.support import beginning, quantize
 from minitron_engine.llama.context import Logits
 from minitron_quant.chunking import ChunkSettings
 from minitron_quant.perplexity import evaluation, multi_model
@@ -21,7 +22,6 @@ from minitron_quant.perplexity.model_batching import MemoryPlan
 from minitron_quant.perplexity.scheduler import AHEAD, Job, Jobs, Score, Scored, Way, scored
 from minitron_quant.perplexity.settings import MeasureSettings
 from minitron_quant.perplexity.table import Row, measure
-from support import beginning, quantize
 
 IN_TURN, OVERLAPPED, IN_LANES = Way(2), Way(2, overlap=True), Way(2, lanes=2)
 WAYS = pytest.mark.parametrize("way", [IN_TURN, OVERLAPPED, IN_LANES])

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_gguf
 
+from helpers import tiny_gguf
+from helpers.support import RECORDED, library_quantize, quantize, recorded
 from minitron_core.errors import Damaged, ImatrixNeeded, Unsupported, Usage
 from minitron_core.gguf import TYPE, TYPE_ID, Gguf, KeyValue, TensorInfo, open_gguf
 from minitron_engine.llama.binding import api
@@ -19,7 +20,6 @@ from minitron_quant.quantize import encode, plan
 from minitron_quant.quantize.options import QuantizeOptions, parse_override, parse_tensor_type
 from minitron_quant.quantize.prepare import QuantizeSettings, model_name, prepare
 from minitron_quant.quantize.run import LevelResult
-from support import RECORDED, library_quantize, quantize, recorded
 
 LLAMA_IMATRIX = RECORDED / "nano-llama.imatrix.gguf"
 CHEAP = ("Q4_0", "Q8_0", "Q4_K_M")

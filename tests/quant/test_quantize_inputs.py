@@ -5,8 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tiny_gguf import write_tiny
 
+from helpers.support import RECORDED, quantize
+from helpers.tiny_gguf import write_tiny
 from minitron_core.errors import MinitronError
 from minitron_core.gguf import open_gguf
 from minitron_core.progress import Event
@@ -17,7 +18,6 @@ from minitron_quant.quantize.journal import Journal, Recorded
 from minitron_quant.quantize.options import QuantizeOptions, parse_tensor_type
 from minitron_quant.quantize.prepare import QuantizeSettings, prepare
 from minitron_quant.quantize.run import LevelResult, run
-from support import RECORDED, quantize
 
 LEVELS = ("Q4_0", "Q8_0")
 

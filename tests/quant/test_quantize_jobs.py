@@ -15,6 +15,7 @@ import pytest
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
 
+from helpers.support import EXAMPLES, RECORDED, quantize, recorded
 from minitron_convert.convert import ConvertSettings, convert
 from minitron_core.errors import Damaged, MinitronError, OutOfResources, Usage
 from minitron_core.gguf import TYPE_ID, open_gguf
@@ -28,7 +29,6 @@ from minitron_quant.quantize.options import QuantizeOptions, parse_tensor_type
 from minitron_quant.quantize.prepare import QuantizeSettings, prepare
 from minitron_quant.quantize.run import LevelResult, run
 from minitron_quant.quantize.summary import summarize
-from support import EXAMPLES, RECORDED, quantize, recorded
 
 LLAMA_IMATRIX = RECORDED / "nano-llama.imatrix.gguf"
 CHEAP = ("Q4_0", "Q8_0", "Q4_K_M")

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers.support import EXAMPLES
 from minitron_core.gguf import TYPE_ID, TensorInfo, open_gguf
 from minitron_engine.llama.model import ModelSettings, open_model
 from minitron_quant.chunking import ChunkSettings, chunk_text, read_text
@@ -18,7 +19,6 @@ from minitron_quant.mixed_precision.activation_quantization import (
 )
 from minitron_quant.mixed_precision.costs import Material, sampled_jobs
 from minitron_quant.mixed_precision.probe import through
-from support import EXAMPLES
 
 CHUNKS = ChunkSettings(n_ctx=64, n_batch=64)
 

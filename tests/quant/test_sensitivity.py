@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers.support import EXAMPLES
 from minitron_core.errors import Damaged, NotFound, Usage
 from minitron_core.gguf import TYPE_ID, open_gguf
 from minitron_core.progress import Event
@@ -19,7 +20,6 @@ from minitron_quant.mixed_precision.measure import SensitivitySettings, measure_
 from minitron_quant.mixed_precision.probe import open_prober, probe_of, through
 from minitron_quant.mixed_precision.sensitivity_file import Sensitivity, read_sensitivity
 from minitron_quant.perplexity.divergence import compare_chunk
-from support import EXAMPLES
 
 CALIBRATION = EXAMPLES / "calibration.txt"
 CHUNKS = ChunkSettings(n_ctx=64, n_batch=64)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from helpers.support import EXAMPLES, RECORDED, library_quantize
 from minitron_core.errors import Damaged, NotFound, Usage
 from minitron_core.gguf import TYPE, TYPE_ID, open_gguf
 from minitron_core.hashing import file_sha256
@@ -23,7 +24,6 @@ from minitron_quant.perplexity.settings import MeasureSettings
 from minitron_quant.perplexity.table import measure
 from minitron_quant.quantize.prepare import QuantizeSettings
 from minitron_quant.quantize.recipe import make_recipe
-from support import EXAMPLES, RECORDED, library_quantize
 
 Q3, Q4, Q6 = (TYPE_ID[name] for name in ("q3_K", "q4_0", "q6_K"))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers.support import ROOT
 from minitron_core.errors import Damaged, NotFound, Usage
 from minitron_core.progress import ignore
 from minitron_engine.generation.generate import Generation, GenerationSettings, generate
@@ -17,7 +18,6 @@ from minitron_quant.tasks import arc, gsm8k, mmlu
 from minitron_quant.tasks.batch_generate import WriteSettings, complete
 from minitron_quant.tasks.likelihood import ScoreSettings
 from minitron_quant.tasks.registry import TASKS, TaskOptions
-from support import ROOT
 
 # the data sets themselves are not part of the repository
 EVAL = Path(os.environ.get("MINITRON_EVAL_DATA", ROOT.parent / "shared" / "eval"))

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.support import RECORDED, quantize, recorded
 from minitron_core.progress import Event, ignore
 from minitron_engine.llama.model import Model, ModelSettings, Tokens, open_model
 from minitron_quant.tasks.answers import Answers
@@ -19,7 +20,6 @@ from minitron_quant.tasks.question import cut
 from minitron_quant.tasks.registry import TASKS, ChoiceTask, TaskOptions
 from minitron_quant.tasks.statistics import compare, mcnemar, wilson
 from minitron_quant.tasks.subsampling import drawn, shuffled
-from support import RECORDED, quantize, recorded
 
 DATA = {
     "hellaswag": RECORDED / "hellaswag.txt",

@@ -6,11 +6,10 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal
 
-from minitron_cli.output import Listener
 from minitron_core.atomic_files import read_sealed
 from minitron_core.errors import Damaged, NotFound
 from minitron_core.hashing import file_sha256
-from minitron_core.progress import Event
+from minitron_core.progress import Event, Progress
 
 _LONGEST = 255  # characters of a name: the limit of file systems
 
@@ -31,7 +30,7 @@ class Checked:
         return self.state == "ok" or (self.state == "missing" and not self.needed)
 
 
-def check_manifest(manifest: Path, listener: Listener) -> list[Checked]:
+def check_manifest(manifest: Path, listener: Progress) -> list[Checked]:
     """Every file that a manifest names, beside it. NotFound, Damaged: the manifest itself."""
     entries = list(_entries(_read(manifest)))
     total = sum(size or 0 for _, size, _, _ in entries)

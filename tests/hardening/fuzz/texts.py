@@ -17,6 +17,7 @@ from hardening.fuzz.json_values import damage_json, damage_lines
 from hardening.fuzz.model_files import Opener, mostly, through
 from hardening.fuzz.mutate import damage_bytes, either, number_fields, text_tokens
 from hardening.fuzz.runner import Target
+from helpers.support import EXAMPLES
 from minitron_cli.generation.chatting import read_messages
 from minitron_cli.pipeline.job_file import load_jobs
 from minitron_cli.pipeline.mixes import check_sizes
@@ -30,7 +31,6 @@ from minitron_engine.llama.binding import api
 from minitron_engine.llama.model import Model, ModelSettings, open_model
 from minitron_quant.advise import measured
 from minitron_quant.tasks.registry import TASKS, TaskOptions
-from support import EXAMPLES
 
 _OPEN = ExitStack()  # for as long as the process lives
 _ENDINGS = {b"\x1f": ".gz", b"B": ".bz2", b"\xfd": ".xz"}

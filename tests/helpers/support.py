@@ -20,7 +20,7 @@ from minitron_quant.levels import level_named, parse_levels
 from minitron_quant.quantize.prepare import QuantizeSettings, prepare
 from minitron_quant.quantize.run import LevelResult, run
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 RECORDED = ROOT / "tests" / "data" / "llama_cpp"
 T = TypeVar("T")
@@ -63,7 +63,7 @@ def made_once(folder: Path, make: Callable[[Path], T]) -> T:
     The processes of `pytest -n` have their folders side by side: what is costly they share above.
     """
     if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parents[1] / folder.name
+        folder = folder.parents[2] / folder.name
     folder.mkdir(exist_ok=True)
     result = folder / "made.pickle"
     with (folder / "lock").open("w") as lock:
