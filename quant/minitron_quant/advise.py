@@ -2,12 +2,10 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minitron_cli.output import Output
-from minitron_cli.units import show_size
 from minitron_core.errors import Damaged, NotFound
 from minitron_core.gguf import iterate_tensors, layer_number
 from minitron_engine.llama.context import ContextSettings
@@ -189,44 +187,3 @@ def measured(table: Path) -> dict[str, dict[str, Any]]:
         raise Damaged(
             f"{table} is no table of measurements", "minitron ppl MODEL… --json prints one"
         ) from error
-
-
-def document(fits: Sequence[Fit], budget: Budget, ctx: int) -> dict[str, Any]:
-    """The advice as JSON."""
-    best, why = choose(fits)
-    return {
-        **asdict(budget),
-        "ctx": ctx,
-        "choice": best and best.level,
-        "path": best and best.path,
-        "why": why,
-        "levels": [asdict(each) for each in fits],
-    }
-
-
-def show(out: Output, fits: Sequence[Fit], budget: Budget) -> None:
-    """The advice for people; the level chosen first, then what every level takes."""
-    best, why = choose(fits)
-    if best is None:
-        out.text(f"Nothing fits: {why}.")
-    else:
-        memory = f"{show_size(best.vram)} of {show_size(budget.vram)} on the GPU"
-        out.text(f"{best.level}: {why}.\n{memory}, {show_size(best.ram)} of RAM.")
-    out.text("")
-    headers = ["Level", "Weights", "KV cache", "Compute", "On the GPU", "Layers", "RAM"]
-    measured_too = any(each.ppl is not None for each in fits)
-    out.table(headers + ["PPL", "KLD"] * measured_too, [_cells(e, measured_too) for e in fits])
-
-
-def _cells(each: Fit, measured_too: bool) -> list[str]:
-    sizes = [each.weights, each.cache, each.compute, each.vram]
-    cells = [
-        each.level,
-        *map(show_size, sizes),
-        f"{each.offloaded}/{each.layers}",
-        show_size(each.ram) + ("" if each.fits else " !"),
-    ]
-    if measured_too:
-        cells += ["" if each.ppl is None else f"{each.ppl:.4f}"]
-        cells += ["" if each.kld_mean is None else f"{each.kld_mean:.4f}"]
-    return cells

@@ -10,8 +10,9 @@ import pytest
 import typer
 
 from helpers.support import fails
+from minitron_cli.options.parameters import number_list
 from minitron_quant.bench import run
-from minitron_quant.bench.run import numbers, plan_tests
+from minitron_quant.bench.run import plan_tests
 
 QUICK = ("-r", 2, "-t", 1, "-q")
 
@@ -26,14 +27,14 @@ QUICK = ("-r", 2, "-t", 1, "-q")
         ("512-4096*2", (512, 1024, 2048, 4096)),
     ],
 )
-def test_numbers(text: str, expected: tuple[int, ...]) -> None:
-    assert numbers(text) == expected
+def test_number_list_takes_lists_and_ranges(text: str, expected: tuple[int, ...]) -> None:
+    assert number_list(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "x", "1,,2", "-4", "0-8*2", "1-8*1", "1.5"])
-def test_what_are_no_numbers(text: str) -> None:
+def test_number_list_refuses_what_llama_bench_refuses(text: str) -> None:
     with pytest.raises(typer.BadParameter):
-        numbers(text)
+        number_list(text)
 
 
 def test_tests_at_depths() -> None:

@@ -45,6 +45,7 @@ def advise(
     from minitron_cli.inputs import model_header
     from minitron_cli.output import Output
     from minitron_cli.units import parse_memory
+    from minitron_cli.views.advise import advice_document, show_advice
     from minitron_core.cpu_limits import available_memory
     from minitron_engine.llama.context import ContextSettings
     from minitron_quant import advise
@@ -66,6 +67,6 @@ def advise(
         for each in sorted(found, key=lambda each: each.bytes)
     ]
     if as_json:
-        out.document(advise.document(fits, budget, ctx))
+        out.document(advice_document(fits, budget, ctx))
     else:
-        advise.show(out, fits, budget)
+        show_advice(out, fits, budget)

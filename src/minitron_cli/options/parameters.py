@@ -1,5 +1,6 @@
 """Options that several commands share, and their values."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -42,6 +43,28 @@ SourceName = Annotated[
 Revision = Annotated[
     str | None, typer.Option(metavar="REV", help="A branch, tag or commit of SOURCE on the Hub.")
 ]
+
+
+_RANGE = re.compile(r"(\d+)(?:-(\d+)(?:([+*])(\d+))?)?")
+_MOST_NUMBERS = 1000
+
+
+def number_list(text: str) -> tuple[int, ...]:
+    """Numbers as llama-bench takes them: 1,2 or 1-4 or 512-4096*2 or 0-1024+256."""
+    found: list[int] = []
+    for part in text.split(","):
+        match = _RANGE.fullmatch(part.strip())
+        if match is None:
+            raise typer.BadParameter(f"{part!r} is neither a number nor a range such as 1-8*2")
+        first, last = int(match[1]), int(match[2] or match[1])
+        step = int(match[4] or 1)
+        while first <= last and len(found) < _MOST_NUMBERS:
+            found.append(first)
+            following = first * step if match[3] == "*" else first + step
+            if following <= first:
+                raise typer.BadParameter(f"the range {part} does not advance")
+            first = following
+    return tuple(found)
 
 
 def gpu_layers(text: str) -> int | Literal["auto", "all"]:
