@@ -40,7 +40,7 @@ def _is_checkpoint(model: Path) -> bool:
 
 @contextmanager
 def _converted_header(model: Path, out: Output) -> Iterator[Path]:
-    from minitron_cli.quantizing.direct import header_alone
+    from minitron.level_conversion import header_alone
     from minitron_cli.sources import open_checkpoint_source
     from minitron_convert.convert import ConvertSettings, plan
 
