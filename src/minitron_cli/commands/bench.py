@@ -1,12 +1,18 @@
 """minitron bench: how fast models process prompts and generate."""
 
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
-from minitron_cli.options.completion import complete_model
-from minitron_cli.options.parameters import Json, Quiet, Verbose, gpu_layers, number_list
+from minitron_cli.options.parameters import (
+    Json,
+    ModelPaths,
+    Quiet,
+    TableFormat,
+    Verbose,
+    gpu_layers,
+    number_list,
+)
 
 EXAMPLES = """minitron bench out/nano-llama-Q4_K_M.gguf
 minitron bench out/nano-llama-*.gguf -p 512 -n 0 --format md
@@ -15,14 +21,7 @@ minitron bench model-Q8_0.gguf model-Q4_K_M.gguf --gpu-layers 0,all --json"""
 
 
 def bench(
-    models: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="MODEL...",
-            help="GGUF files, or owner/name[:LEVEL] on the Hub.",
-            autocompletion=complete_model,
-        ),
-    ],
+    models: ModelPaths,
     prompt: Annotated[
         str, typer.Option("-p", "--n-prompt", help="Tokens of prompts: 512 or 128,512; 0: none.")
     ] = "512",
@@ -54,9 +53,7 @@ def bench(
     flash_attn: Annotated[
         str, typer.Option(metavar="auto|on|off,...", help="Flash attention, or several.")
     ] = "auto",
-    table_format: Annotated[
-        Literal["table", "md", "csv", "json"], typer.Option("--format", help="How to show it.")
-    ] = "table",
+    table_format: TableFormat = "table",
     as_json: Json = False,
     verbose: Verbose = False,
     quiet: Quiet = False,

@@ -43,8 +43,8 @@ def convert(
 ) -> None:
     """Convert a Hugging Face checkpoint to GGUF."""
     from minitron.conversion import convert_to, parse_outtype
+    from minitron_cli.inputs import open_checkpoint_source
     from minitron_cli.output import Output
-    from minitron_cli.sources import open_checkpoint_source
     from minitron_cli.units import parse_size
     from minitron_convert.convert import ConvertSettings
 

@@ -7,14 +7,18 @@ from typing import Annotated, Literal
 import typer
 
 from minitron_cli.options.completion import complete_model
+from minitron_core.errors import Usage
 
+TableFormat = Annotated[
+    Literal["table", "md", "csv", "json"], typer.Option("--format", help="Form of the result.")
+]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Show llama.cpp's own log.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Only results and errors.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", min=1, help="Threads; the processors allowed by default."),
+    typer.Option("--threads", min=1, help="Threads; by default one per allowed processor."),
 ]
 GpuLayers = Annotated[
     str,
@@ -31,6 +35,14 @@ ModelPath = Annotated[
     typer.Argument(
         metavar="MODEL",
         help="A .gguf file (a first shard stands for all), or owner/name[:LEVEL] on the Hub.",
+        autocompletion=complete_model,
+    ),
+]
+ModelPaths = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="MODEL...",
+        help="GGUF files, or owner/name[:LEVEL] on the Hub.",
         autocompletion=complete_model,
     ),
 ]
@@ -55,14 +67,14 @@ def number_list(text: str) -> tuple[int, ...]:
     for part in text.split(","):
         match = _RANGE.fullmatch(part.strip())
         if match is None:
-            raise typer.BadParameter(f"{part!r} is neither a number nor a range such as 1-8*2")
+            raise Usage(f"{part!r} is neither a number nor a range such as 1-8*2")
         first, last = int(match[1]), int(match[2] or match[1])
         step = int(match[4] or 1)
         while first <= last and len(found) < _MOST_NUMBERS:
             found.append(first)
             following = first * step if match[3] == "*" else first + step
             if following <= first:
-                raise typer.BadParameter(f"the range {part} does not advance")
+                raise Usage(f"the range {part} does not advance")
             first = following
     return tuple(found)
 
@@ -74,5 +86,5 @@ def gpu_layers(text: str) -> int | Literal["auto", "all"]:
     if text == "all":
         return "all"
     if not text.isdecimal():
-        raise typer.BadParameter(f"{text!r} is neither auto nor all nor a number of layers.")
+        raise Usage(f"{text!r} is neither auto nor all nor a number of layers")
     return int(text)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from minitron.level_conversion import header_alone
+from minitron_cli.inputs import open_checkpoint_source
 from minitron_cli.pipeline.job_file import Job
 from minitron_cli.pipeline.run import STAGES
-from minitron_cli.sources import open_checkpoint_source
 from minitron_cli.units import show_size, show_time
 from minitron_convert.convert import ConvertSettings, plan
 from minitron_convert.plan import PlannedFile

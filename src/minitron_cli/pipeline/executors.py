@@ -10,10 +10,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from minitron_cli.doctor import versions
-from minitron_cli.output import Listener
 from minitron_convert.convert import ConvertSettings, convert
 from minitron_core.errors import Denied, MinitronError, Usage
-from minitron_core.progress import Event
+from minitron_core.progress import Event, Progress
 from minitron_quant.perplexity.settings import MeasureSettings
 from minitron_quant.perplexity.table import Row, measure
 
@@ -27,18 +26,18 @@ _WAIT_S = 15
 class Executor(Protocol):
     """Runs what does not depend on each other."""
 
-    def convert(self, settings: ConvertSettings, listener: Listener) -> None: ...
-    def measure(self, settings: MeasureSettings, listener: Listener) -> Iterator[Row]: ...
+    def convert(self, settings: ConvertSettings, listener: Progress) -> None: ...
+    def measure(self, settings: MeasureSettings, listener: Progress) -> Iterator[Row]: ...
 
 
 class Here:
     """This process, one thing after the other."""
 
-    def convert(self, settings: ConvertSettings, listener: Listener) -> None:
+    def convert(self, settings: ConvertSettings, listener: Progress) -> None:
         """Write the file. Errors: those of minitron_convert.convert."""
         convert(settings, listener)
 
-    def measure(self, settings: MeasureSettings, listener: Listener) -> Iterator[Row]:
+    def measure(self, settings: MeasureSettings, listener: Progress) -> Iterator[Row]:
         """Rows in order. Errors: those of minitron_quant.perplexity.table."""
         return measure(settings, listener)
 
@@ -49,11 +48,11 @@ class Cluster:
     def __init__(self, client: "Client") -> None:
         self._client = client
 
-    def convert(self, settings: ConvertSettings, listener: Listener) -> None:
+    def convert(self, settings: ConvertSettings, listener: Progress) -> None:
         """As here, on a worker."""
         self._client.submit(_convert, settings, pure=False).result()
 
-    def measure(self, settings: MeasureSettings, listener: Listener) -> Iterator[Row]:
+    def measure(self, settings: MeasureSettings, listener: Progress) -> Iterator[Row]:
         """As here, each model on a worker; rows come in the same order, as they are done."""
         alone = [
             replace(settings, models=(path,), reference=settings.reference, state=None)

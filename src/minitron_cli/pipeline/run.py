@@ -8,19 +8,20 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from minitron_cli.errors import explain
-from minitron_cli.output import Listener, Output
+from minitron_cli.inputs import open_checkpoint_source
+from minitron_cli.output import Output
 from minitron_cli.pipeline.executors import Executor, Here
 from minitron_cli.pipeline.job_file import Job
 from minitron_cli.pipeline.mixes import check_sizes, make_sizes
 from minitron_cli.pipeline.stages import Document, try_speed, try_tasks
 from minitron_cli.pipeline.state import State
 from minitron_cli.report.write import Findings, write_reports
-from minitron_cli.sources import open_checkpoint_source
 from minitron_convert.convert import ConvertSettings, plan
 from minitron_convert.hub.download import Source
 from minitron_core.errors import MinitronError, from_os_error
 from minitron_core.file_lock import exclusive
 from minitron_core.hashing import file_sha256, fingerprint
+from minitron_core.progress import Progress
 from minitron_engine.llama.model import ModelSettings, open_model
 from minitron_quant.chunking import ChunkSettings
 from minitron_quant.imatrix.collect import CollectSettings, Keep, calibrate, forget
@@ -61,7 +62,7 @@ class Finished:
 class Pipeline:
     """One job on its way; what is done is written down in the output folder."""
 
-    def __init__(self, job: Job, out: Output, listener: Listener, executor: Executor) -> None:
+    def __init__(self, job: Job, out: Output, listener: Progress, executor: Executor) -> None:
         self._job = job
         self._executor = executor
         self._out = out
@@ -284,7 +285,7 @@ def _as_far_as_it_goes(rows: Iterator[Row]) -> tuple[list[Row], MinitronError | 
 
 
 def run_jobs(
-    jobs: Sequence[Job], out: Output, listener: Listener, executor: Executor | None = None
+    jobs: Sequence[Job], out: Output, listener: Progress, executor: Executor | None = None
 ) -> list[Finished]:
     """Run jobs one after the other; one that fails does not keep the others from running."""
     finished = []
