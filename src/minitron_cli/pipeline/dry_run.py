@@ -76,7 +76,8 @@ def _trials(job: Job) -> dict[str, Any]:
 def _levels(job: Job, file: PlannedFile) -> dict[str, Any]:
     levels = parse_levels(job.quantize.levels)
     with header_alone(file) as header:
-        chosen = make_plan([header], levels, QuantizeOptions(), bool(job.calibration.text))
+        options = QuantizeOptions(allow_requantize=job.model.requantizes)
+        chosen = make_plan([header], levels, options, bool(job.calibration.text))
         sizes = {
             f"{model_name(file.path)}-{each.level.name}.gguf": file_size(
                 level_metadata(header, each.level, (), ()), chosen.specs(each)

@@ -2,29 +2,27 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 from minitron_cli.output import Output
 from minitron_cli.units import show_size
 from minitron_quant.advise import Budget, Fit, choose
 
 
-def advice_document(fits: Sequence[Fit], budget: Budget, ctx: int) -> dict[str, Any]:
-    """The advice as JSON."""
+def show_advice(out: Output, fits: Sequence[Fit], budget: Budget, ctx: int) -> None:
+    """The level to choose and why, then what every level takes."""
     best, why = choose(fits)
-    return {
-        **asdict(budget),
-        "ctx": ctx,
-        "choice": best and best.level,
-        "path": best and best.path,
-        "why": why,
-        "levels": [asdict(each) for each in fits],
-    }
-
-
-def show_advice(out: Output, fits: Sequence[Fit], budget: Budget) -> None:
-    """The advice for people; the level chosen first, then what every level takes."""
-    best, why = choose(fits)
+    if out.as_json:
+        out.document(
+            {
+                **asdict(budget),
+                "ctx": ctx,
+                "choice": best and best.level,
+                "path": best and best.path,
+                "why": why,
+                "levels": [asdict(each) for each in fits],
+            }
+        )
+        return
     if best is None:
         out.text(f"Nothing fits: {why}.")
     else:
