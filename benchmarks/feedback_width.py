@@ -22,7 +22,7 @@ from minitron_quant.covariance.files import open_covariance
 from minitron_quant.gptq.blocks import decoded
 from minitron_quant.gptq.cholesky import BlockFactor, error_of, factor_block
 from minitron_quant.gptq.cross_validation import plain
-from minitron_quant.gptq.encode import encode_rows
+from minitron_quant.gptq.encode_rows import encode_rows
 from minitron_quant.quantize.encode import Job, encode
 
 # columns × rows of one layer: q, k, v, output, gate, up, down

@@ -17,15 +17,15 @@ from pathlib import Path
 from minitron_engine.llama.model import ModelSettings, open_model
 from minitron_quant.chunking import ChunkSettings
 from minitron_quant.covariance.collect import CovarianceSettings, collect_covariance
-from minitron_quant.gptq.refinement import Feedback
+from minitron_quant.gptq.encoder import GptqEncoder
 from minitron_quant.imatrix.collect import CollectSettings, collect
 from minitron_quant.imatrix.files import write_imatrix
 from minitron_quant.levels import parse_levels
-from minitron_quant.mixed_precision.gptq_costs import with_feedback
+from minitron_quant.mixed_precision.gptq_costs import with_gptq
 from minitron_quant.mixed_precision.measure import SensitivitySettings, measure_sensitivity
-from minitron_quant.mixed_precision.predict_kld import cross_fitted
+from minitron_quant.mixed_precision.predict_kld import predict_kld
 from minitron_quant.mixed_precision.sensitivity_file import Sensitivity
-from minitron_quant.mixed_precision.size_solver import Restrictions, SizeDial
+from minitron_quant.mixed_precision.size_solver import Restrictions, SizeSolver
 from minitron_quant.model_files import open_model_files
 from minitron_quant.perplexity.paired import paired_difference
 from minitron_quant.perplexity.settings import MeasureSettings
@@ -96,14 +96,14 @@ def solve(
     started = time.perf_counter()
     imatrix, feedback = settings.imatrix_output, None
     if quantize.covariance is not None:
-        feedback = Feedback(quantize.covariance, open_model_files(settings.model))
-        sensitivity = with_feedback(sensitivity, feedback)
+        feedback = GptqEncoder(quantize.covariance, open_model_files(settings.model))
+        sensitivity = with_gptq(sensitivity, feedback)
     keys = feedback.keys if feedback else ()
-    dial = SizeDial(settings.model, sensitivity, imatrix, Restrictions(), keys)
+    dial = SizeSolver(settings.model, sensitivity, imatrix, Restrictions(), keys)
     recipes = [dial.for_size(preset.bytes) for preset in presets]
     if feedback is not None:
         given = sensitivity, feedback, load_importance(imatrix).weights
-        predicted = [cross_fitted(settings.model, recipe, *given) for recipe in recipes]
+        predicted = [predict_kld(settings.model, recipe, *given) for recipe in recipes]
         pairs = zip(recipes, predicted, strict=True)
         recipes = [replace(recipe, predicted=value) for recipe, value in pairs]
     print(f"Solved {len(recipes)} sizes in {time.perf_counter() - started:.1f} s.")

@@ -10,7 +10,7 @@ from minitron_engine.llama.model import Model
 from minitron_quant.imatrix.collect import Collected
 from minitron_quant.imatrix.state import saved_chunks, state_path
 from minitron_quant.imatrix.statistics import unreached_experts
-from minitron_quant.imatrix.synthetic_text import SelfSettings, write_self_text
+from minitron_quant.imatrix.synthetic_text import SyntheticTextSettings, write_synthetic_text
 
 _SHOWN = 8
 
@@ -45,10 +45,10 @@ class SelfText:
         """Where the text is kept."""
         return self.output.with_name(f"{self.output.name}.txt")
 
-    def write(self, model: Model, settings: SelfSettings, listener: Listener) -> None:
+    def write(self, model: Model, settings: SyntheticTextSettings, listener: Listener) -> None:
         """Sample and keep it; with --resume a text that is there is used as it is."""
         if not (self.resume and self.path.exists()):
-            write_self_text(model, settings, self.path, listener)
+            write_synthetic_text(model, settings, self.path, listener)
 
 
 def calibration_texts(texts: Sequence[Path], own: SelfText | None) -> tuple[Path, ...]:

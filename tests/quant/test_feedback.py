@@ -17,10 +17,10 @@ from minitron_quant.covariance.collect import CovarianceSettings, collect_covari
 from minitron_quant.covariance.files import Covariance, open_covariance
 from minitron_quant.gptq.blocks import decoded
 from minitron_quant.gptq.cholesky import error_of, factor_block
+from minitron_quant.gptq.encoder import GptqEncoder
 from minitron_quant.gptq.held_out import Proof, make_proved
-from minitron_quant.gptq.refinement import Feedback
 from minitron_quant.levels import parse_levels
-from minitron_quant.mixed_precision.gptq_costs import with_feedback
+from minitron_quant.mixed_precision.gptq_costs import with_gptq
 from minitron_quant.mixed_precision.sensitivity_file import Sensitivity, TensorSensitivity
 from minitron_quant.perplexity.settings import MeasureSettings
 from minitron_quant.quantize.prepare import QuantizeSettings, prepare
@@ -61,9 +61,9 @@ def test_the_files_are_ordinary_ones_of_the_same_size(
             (i.name, i.type, i.shape) for i in theirs.tensors
         ]
         assert ours.get("general.file_type") == theirs.get("general.file_type")
-        assert ours.get("minitron.feedback.texts") == ["calibration.txt"]
-        assert ours.get("minitron.feedback.tokens") == 8 * 256
-        assert "minitron.feedback.texts" not in theirs.metadata
+        assert ours.get("minitron.gptq.texts") == ["calibration.txt"]
+        assert ours.get("minitron.gptq.tokens") == 8 * 256
+        assert "minitron.gptq.texts" not in theirs.metadata
         with open_model(ModelSettings(made[level].path, n_ctx=64)) as model:
             assert model.n_vocab == 4096
 
@@ -137,7 +137,7 @@ def test_a_covariance_is_an_importance_matrix_too(
     settings = QuantizeSettings(
         short_llama, tuple(parse_levels(["IQ2_XXS"])), tmp_path, covariance=covariance
     )
-    types = prepare(settings).targets[0].planned.types
+    types = prepare(settings).outputs[0].planned.types
     assert TYPE[types["blk.0.ffn_up.weight"]].name == "iq2_xxs"
 
 
@@ -154,7 +154,7 @@ def test_too_little_text_is_said_and_damped(short_llama: Path, tmp_path: Path) -
     with open_model(ModelSettings(short_llama, n_ctx=128)) as model:
         settings = CovarianceSettings((EXAMPLES / "calibration.txt",), chunks)
         collect_covariance(model, settings, path)
-    feedback = Feedback(path, [open_gguf(short_llama)])
+    feedback = GptqEncoder(path, [open_gguf(short_llama)])
     assert "128 tokens are little" in feedback.notes[0]
     dampings = [b.damping for b in feedback.blocks("blk.1.ffn_down.weight") or []]
     assert not dampings or min(dampings) >= 0.1
@@ -171,15 +171,15 @@ def test_a_singular_covariance_is_damped_more_and_told(
         return found if source != name else np.full_like(found, 9) - 8.5 * np.eye(len(found))
 
     monkeypatch.setattr(Covariance, "mean", negative)
-    monkeypatch.setattr(Feedback, "_damping", lambda *_: 0.01)
+    monkeypatch.setattr(GptqEncoder, "_damping", lambda *_: 0.01)
     told: list[str] = []
     levels = tuple(parse_levels(["Q4_0"]))
-    batch = prepare(QuantizeSettings(short_llama, levels, tmp_path, covariance=covariance))
-    run(batch, lambda event: told.append(event.note))
+    job = prepare(QuantizeSettings(short_llama, levels, tmp_path, covariance=covariance))
+    run(job, lambda event: told.append(event.note))
     (note,) = filter(None, told)
     assert note.startswith(f"the covariance of the inputs of {name} is singular: the damping")
-    assert batch.feedback is not None
-    assert all(block.damping > 0.01 for block in batch.feedback.blocks(name) or [])
+    assert job.feedback is not None
+    assert all(block.damping > 0.01 for block in job.feedback.blocks(name) or [])
 
 
 def test_a_level_is_proved_on_another_text_or_stays_plain(
@@ -194,14 +194,14 @@ def test_a_level_is_proved_on_another_text_or_stays_plain(
     assert made.proof.better
     assert made.proof.change_pct < -20
     assert made.proof.difference.mean == pytest.approx(made.proof.feedback - made.proof.plain)
-    assert "minitron.feedback.texts" in open_gguf(made.result.path).metadata
+    assert "minitron.gptq.texts" in open_gguf(made.result.path).metadata
     (again,) = make_proved(settings, held_out)
     assert again.result.kept
     assert again.proof == made.proof
 
     monkeypatch.setattr(Proof, "better", False)
     (worse,) = make_proved(replace(settings, replace="outdated"), held_out)
-    assert "minitron.feedback.texts" not in open_gguf(worse.result.path).metadata
+    assert "minitron.gptq.texts" not in open_gguf(worse.result.path).metadata
     assert worse.result.bytes < made.result.bytes
     assert sorted(file.name for file in tmp_path.iterdir()) == [
         "nano-llama-Q4_0.feedback.json",
@@ -224,12 +224,12 @@ def test_the_calibration_text_proves_nothing(
 def test_the_dial_reckons_with_what_feedback_leaves_of_costs(
     short_llama: Path, covariance: Path
 ) -> None:
-    feedback = Feedback(covariance, [open_gguf(short_llama)])
+    feedback = GptqEncoder(covariance, [open_gguf(short_llama)])
     kinds = {TYPE_ID[name]: 2.0 for name in ("q4_0", "q3_K", "f16")}
     names = ("blk.0.attn_q.weight", "blk.0.attn_k.weight", "token_embd.weight")
     tensors = {name: TensorSensitivity(kinds, 1.0, [1.0]) for name in names}
     plain = Sensitivity({}, {}, {}, 512, "q4_0", tensors)
-    found = with_feedback(plain, feedback).tensors
+    found = with_gptq(plain, feedback).tensors
     assert found["token_embd.weight"].costs == kinds
     shared = found["blk.0.attn_q.weight"].costs
     assert found["blk.0.attn_k.weight"].costs == shared  # q and k have one input

@@ -20,7 +20,7 @@ from minitron_core.errors import Damaged, MinitronError, NotFound, Usage
 from minitron_core.gguf import open_gguf
 from minitron_engine.llama.model import ModelSettings, open_model
 from minitron_quant.chunking import ChunkSettings, chunk_text, read_text
-from minitron_quant.imatrix.accumulator import Reducer
+from minitron_quant.imatrix.accumulator import Accumulator
 from minitron_quant.imatrix.collect import CollectSettings, collect
 from minitron_quant.imatrix.collector import Collector
 from minitron_quant.imatrix.files import read_imatrix, write_imatrix
@@ -151,7 +151,7 @@ def test_the_origin_is_that_of_every_level_of_the_model(
 )
 def test_sums_in_both_precisions(rows: np.ndarray) -> None:
     exact = np.array([math.fsum(float(x) ** 2 for x in column) for column in rows.T])
-    single, double = Reducer("float32", means=True), Reducer("float64", means=True)
+    single, double = Accumulator("float32", means=True), Accumulator("float64", means=True)
     ours = single.entry(1, rows.shape[1], 1), double.entry(1, rows.shape[1], 1)
     for start in range(0, len(rows), 16):
         single.add_rows(ours[0], 0, rows[start : start + 16])
@@ -217,7 +217,7 @@ def test_a_text_too_short_is_refused(nano_llama: Path, tmp_path: Path) -> None:
 
 
 def test_an_error_inside_the_callback_is_not_lost() -> None:
-    collector = Collector(Reducer("float32", means=True), {})
+    collector = Collector(Accumulator("float32", means=True), {})
     assert collector.hook(0, True, None) is False  # no tensor is there
     with pytest.raises(TypeError, match="unsupported operand"):
         collector.check()

@@ -23,8 +23,8 @@ from minitron_engine.llama.model import Model, Tokens
 from minitron_quant.array_backend import best_arrays
 from minitron_quant.chunking import ChunkSettings, chunk_text, decode_chunks, read_text
 from minitron_quant.covariance.files import PARTS, Covariance, Origin, open_covariance, specs_of
-from minitron_quant.covariance.gram import Sums, block_edges
-from minitron_quant.covariance.input_hook import Inputs, InputWatch, find_inputs
+from minitron_quant.covariance.gram import GramSums, block_edges
+from minitron_quant.covariance.input_hook import InputHook, ModelInputs, find_inputs
 from minitron_quant.model_files import open_model_files
 
 # columns of a diagonal block: benchmarks/results/feedback_width.md has what wider ones gain
@@ -108,7 +108,7 @@ class _Job:
     """One file on its way, unit after unit."""
 
     def __init__(
-        self, settings: CovarianceSettings, path: Path, inputs: Inputs, origin: Origin
+        self, settings: CovarianceSettings, path: Path, inputs: ModelInputs, origin: Origin
     ) -> None:
         self._settings, self._path = settings, path
         self._units = list(_units(settings, inputs))
@@ -175,8 +175,8 @@ class _Job:
         number: int,
         progress: Progress,
     ) -> None:
-        sums = Sums(unit.blocks, best_arrays())
-        watch = InputWatch([*unit.blocks], sums.add)
+        sums = GramSums(unit.blocks, best_arrays())
+        watch = InputHook([*unit.blocks], sums.add)
         how = self._settings.chunks
         try:
             with open_context(model, how.context(), watch.hook) as context:
@@ -191,7 +191,7 @@ class _Job:
             sums.close()
 
 
-def _units(settings: CovarianceSettings, inputs: Inputs) -> Iterator[_Unit]:
+def _units(settings: CovarianceSettings, inputs: ModelInputs) -> Iterator[_Unit]:
     """Groups of inputs whose sums fit the memory, each with both parts of the text."""
     group: dict[str, list[tuple[int, int]]] = {}
     memory, used = best_arrays().room(settings.memory), 0

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from minitron_core.errors import Damaged, NotFound
 from minitron_core.gguf import F32, Gguf, KeyValue, TensorSpec, ValueType, open_gguf
 from minitron_quant.covariance.gram import block_edges
-from minitron_quant.covariance.input_hook import Inputs
+from minitron_quant.covariance.input_hook import ModelInputs
 
 PARTS = 2
 _TYPE, _VERSION = "covariance", 2
@@ -38,7 +38,7 @@ class Origin:
     context: int
     sample: tuple[int, ...] = ()
 
-    def keys(self, inputs: Inputs, block: int) -> list[KeyValue]:
+    def keys(self, inputs: ModelInputs, block: int) -> list[KeyValue]:
         """The metadata of a file; `block`: the largest width of a block of columns."""
         strings = {
             "text_sha256": self.texts,
@@ -47,17 +47,16 @@ class Origin:
             "inputs": inputs.taken_by.values(),
         }
         numbers = {"version": _VERSION, "context": self.context, "block": block}
-        kinds = ValueType
         return [
-            KeyValue.of("general.type", kinds.STRING, _TYPE),
-            KeyValue.of(_PREFIX + "model", kinds.STRING, self.model),
-            *(KeyValue.of(_PREFIX + k, kinds.UINT32, v) for k, v in numbers.items()),
+            KeyValue.of("general.type", ValueType.STRING, _TYPE),
+            KeyValue.of(_PREFIX + "model", ValueType.STRING, self.model),
+            *(KeyValue.of(_PREFIX + k, ValueType.UINT32, v) for k, v in numbers.items()),
             *(
-                KeyValue.of(_PREFIX + k, kinds.ARRAY, [*v], kinds.STRING)
+                KeyValue.of(_PREFIX + k, ValueType.ARRAY, [*v], ValueType.STRING)
                 for k, v in strings.items()
             ),
-            KeyValue.of(_PREFIX + "tokens", kinds.ARRAY, [*self.tokens], kinds.UINT32),
-            KeyValue.of(_PREFIX + "sample", kinds.ARRAY, [*self.sample], kinds.INT32),
+            KeyValue.of(_PREFIX + "tokens", ValueType.ARRAY, [*self.tokens], ValueType.UINT32),
+            KeyValue.of(_PREFIX + "sample", ValueType.ARRAY, [*self.sample], ValueType.INT32),
         ]
 
 

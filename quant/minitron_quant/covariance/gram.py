@@ -37,7 +37,7 @@ def _begin_blas() -> None:
     square.T @ square
 
 
-class Sums:
+class GramSums:
     """The sums of some inputs, float32; `add` returns at once, `take` waits for the rest."""
 
     def __init__(self, blocks: dict[str, list[tuple[int, int]]], arrays: Arrays = NUMPY) -> None:

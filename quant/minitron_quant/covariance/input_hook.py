@@ -22,7 +22,7 @@ Rows = NDArray[np.float32]
 
 
 @dataclass
-class Inputs:
+class ModelInputs:
     """The inputs of a model's dense products, each named by the first weight that takes it.
 
     columns: how wide each is. taken_by: {weight: input}.
@@ -32,12 +32,12 @@ class Inputs:
     taken_by: dict[str, str] = field(default_factory=dict)
 
 
-def find_inputs(model: Model) -> Inputs:
+def find_inputs(model: Model) -> ModelInputs:
     """Run a few tokens through the model and see which of its weights share an input.
 
     Weights of mixtures of experts are left out: each expert sees inputs of its own.
     """
-    found = Inputs()
+    found = ModelInputs()
     first_at: dict[int, str] = {}
 
     def see(address: int, ask: bool, _data: object) -> bool:
@@ -67,7 +67,7 @@ def _is_product(node: Tensor) -> bool:
     return name.endswith(".weight") and (name.startswith("blk.") or name in _OUTPUTS)
 
 
-class InputWatch:
+class InputHook:
     """The callback that hands the rows [tokens, columns] of chosen inputs to `take`.
 
     inputs: the weights that name them, in the order of the model. A decode ends after the last.

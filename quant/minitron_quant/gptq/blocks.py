@@ -10,11 +10,11 @@ Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 
-def decoded(kind: int, data: Bytes, shape: tuple[int, ...]) -> Floats:
+def decoded(ggml_type: int, data: Bytes, shape: tuple[int, ...]) -> Floats:
     """The library's own decoding of blocks."""
     data = np.ascontiguousarray(data)
-    if kind == F32:
+    if ggml_type == F32:
         return data.view(np.float32).reshape(shape)
     values = np.empty(shape, np.float32)
-    decode(kind, data.ctypes.data, values.ctypes.data, values.size)
+    decode(ggml_type, data.ctypes.data, values.ctypes.data, values.size)
     return values

@@ -69,7 +69,7 @@ def _upper(matrix: Square) -> Square | None:
 def _order(diagonal: NDArray[np.float64]) -> NDArray[np.intp]:
     """Columns with the largest inputs first, in spans: nobody pays for the last ones."""
     span = SPAN if len(diagonal) % SPAN == 0 else len(diagonal)
-    spans = np.argsort(-diagonal.reshape(-1, span).sum(1), kind="stable")
+    spans = np.argsort(-diagonal.reshape(-1, span).sum(1), ggml_type="stable")
     return (spans[:, None] * span + np.arange(span)).reshape(-1)
 
 

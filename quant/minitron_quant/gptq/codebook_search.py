@@ -9,24 +9,26 @@ from numpy.typing import NDArray
 
 from minitron_quant.array_backend import Arrays
 from minitron_quant.gptq.blocks import Floats
-from minitron_quant.gptq.codebook_types import SHIFT, Lattice
+from minitron_quant.gptq.codebook_types import SHIFT, CodebookLayout
 
 Numbers = NDArray[np.int32]
 
 
-class Octet:
+class VectorSearch:
     """Eight columns of one block: their R [8, 8], and the tables of the losses for it."""
 
-    def __init__(self, arrays: Arrays, lattice: Lattice, table: Floats, upper: Floats) -> None:
+    def __init__(
+        self, arrays: Arrays, layout: CodebookLayout, table: Floats, upper: Floats
+    ) -> None:
         self._xp = xp = arrays.module
-        self._lattice = lattice
+        self._layout = layout
         self._table = table
         self.upper = upper
         self.inverse: Floats = xp.linalg.inv(upper)
         self._powers = 2.0 ** xp.arange(8, dtype=xp.float32)
         self._parts = [
-            _Part(arrays, lattice, table, upper[k : k + lattice.vector, k : k + lattice.vector])
-            for k in range(0, 8, lattice.vector)
+            _Part(arrays, layout, table, upper[k : k + layout.vector, k : k + layout.vector])
+            for k in range(0, 8, layout.vector)
         ]
 
     def nearest(
@@ -36,10 +38,10 @@ class Octet:
 
         targets: [8, n]. factors: [n]. down: 1 where a group shares a shift and it goes down.
         """
-        if self._lattice.shifts is not None:
+        if self._layout.shifts is not None:
             return self._shifted(targets, factors, down)
         values, index, signs = self._free(targets, factors)
-        if self._lattice.even:
+        if self._layout.even:
             odd = self._xp.where(_odd(signs))[0]
             chosen = signs[odd] ^ self._cheapest_flip(targets[:, odd], values[:, odd])
             signs[odd] = chosen
@@ -51,7 +53,7 @@ class Octet:
     ) -> tuple[Floats, Numbers, Numbers]:
         """With the shift given, or with the better one where eight columns have their own."""
         values, index = self._codewords(targets, factors, down)
-        if self._lattice.shifted == 8:
+        if self._layout.shifted == 8:
             others, other_index = self._codewords(targets, factors, 1 - down)
             better = self.loss(targets, others) < self.loss(targets, values)
             values[:, better], index[:, better] = others[:, better], other_index[:, better]
@@ -93,7 +95,7 @@ class Octet:
 
     def _wanted(self, k: int, targets: Floats, values: Floats) -> tuple[slice, Floats]:
         """The columns of a part and their targets, the errors of the part before paid back."""
-        columns = slice(k * self._lattice.vector, (k + 1) * self._lattice.vector)
+        columns = slice(k * self._layout.vector, (k + 1) * self._layout.vector)
         wanted = targets[columns]
         if k:
             before = slice(0, columns.start)
@@ -113,14 +115,16 @@ class Octet:
 class _Part:
     """The columns of one codeword: R [vector, vector] and the quadratic part of the losses."""
 
-    def __init__(self, arrays: Arrays, lattice: Lattice, table: Floats, upper: Floats) -> None:
+    def __init__(
+        self, arrays: Arrays, layout: CodebookLayout, table: Floats, upper: Floats
+    ) -> None:
         self._xp = xp = arrays.module
         self._cells = arrays.cells
         self.inverse = xp.linalg.inv(upper)
         self._metric = upper @ upper.T
         self._table = table
-        self._lattice, size = lattice, lattice.vector
-        if lattice.signs is None:
+        self._layout, size = layout, layout.vector
+        if layout.signs is None:
             self._turns = xp.ones((2, size), dtype=xp.float32)
             self._moves = xp.asarray([[SHIFT], [-SHIFT]], dtype=xp.float32)
         else:
@@ -131,7 +135,7 @@ class _Part:
 
     def _squares(self) -> Floats:
         """x M xᵀ of every pattern and codeword, [patterns, codewords]."""
-        if self._lattice.shifts is None:
+        if self._layout.shifts is None:
             table, turns = self._table, self._turns
             pairs = (table[:, :, None] * table[:, None]).reshape(len(table), -1)
             turned = turns[:, :, None] * self._metric * turns[:, None]

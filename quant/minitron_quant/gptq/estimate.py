@@ -11,20 +11,20 @@ from minitron_core.gguf import Gguf, KeyValue, ValueType
 _OUTPUTS = ("output.weight", "token_embd.weight")
 
 
-def feedback_keys(texts: Sequence[str], tokens: int, block: int) -> tuple[KeyValue, ...]:
+def gptq_keys(texts: Sequence[str], tokens: int, block: int) -> tuple[KeyValue, ...]:
     """The metadata that tells how the codes were chosen."""
     numbers = {"tokens": tokens, "block": block}
     return (
-        KeyValue.of("minitron.feedback.texts", ValueType.ARRAY, [*texts], ValueType.STRING),
+        KeyValue.of("minitron.gptq.texts", ValueType.ARRAY, [*texts], ValueType.STRING),
         *(
-            KeyValue.of(f"minitron.feedback.{key}", ValueType.UINT32, number)
+            KeyValue.of(f"minitron.gptq.{key}", ValueType.UINT32, number)
             for key, number in numbers.items()
         ),
     )
 
 
 @dataclass(frozen=True)
-class PlannedFeedback:
+class PlannedGptq:
     """What a covariance of these texts will bring to a model's files; only sizes are real."""
 
     texts: Sequence[str]
@@ -33,7 +33,7 @@ class PlannedFeedback:
     @property
     def keys(self) -> tuple[KeyValue, ...]:
         """Metadata as long as it will be."""
-        return feedback_keys(self.texts, 0, 0)
+        return gptq_keys(self.texts, 0, 0)
 
     @property
     def weights(self) -> dict[str, NDArray[np.float32]]:

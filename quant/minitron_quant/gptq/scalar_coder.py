@@ -10,7 +10,7 @@ from minitron_engine.llama.library import decode
 from minitron_quant.array_backend import NUMPY, Arrays, to_numpy
 from minitron_quant.gptq.bitfields import Bytes, Ints, read, write
 from minitron_quant.gptq.cholesky import Floats
-from minitron_quant.gptq.scalar_layouts import Scalar
+from minitron_quant.gptq.scalar_layouts import ScalarLayout
 
 # how far an f16 scale is moved by one step of the search
 _STEP = 0.02
@@ -24,7 +24,9 @@ _STEPS = (0, -1, 1, -2, 2)
 class ScalarCoder:
     """The blocks of a run of rows in one scalar type, and what is chosen for them."""
 
-    def __init__(self, layout: Scalar, blocks: Bytes, rows: int, arrays: Arrays = NUMPY) -> None:
+    def __init__(
+        self, layout: ScalarLayout, blocks: Bytes, rows: int, arrays: Arrays = NUMPY
+    ) -> None:
         self._layout = layout
         self._blocks = blocks
         self._xp = arrays.module
@@ -112,7 +114,7 @@ class _Factor:
     """
 
     def __init__(
-        self, layout: Scalar, blocks: Bytes, rows: int, minimum: bool, arrays: Arrays
+        self, layout: ScalarLayout, blocks: Bytes, rows: int, minimum: bool, arrays: Arrays
     ) -> None:
         self._arrays, self._layout = arrays, layout
         self._field = layout.mins if minimum else layout.scales
@@ -158,7 +160,7 @@ class _Factor:
             write(blocks, self._field, numbers)
 
 
-def levels_of(layout: Scalar) -> NDArray[np.float32]:
+def levels_of(layout: ScalarLayout) -> NDArray[np.float32]:
     """What each code of a type stands for, before scale and minimum."""
     if layout.levels is not None:
         return np.array(layout.levels, np.float32)

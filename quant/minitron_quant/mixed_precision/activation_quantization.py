@@ -18,7 +18,7 @@ from minitron_core.gguf import TYPE, TYPE_ID
 from minitron_engine.llama.context import open_context
 from minitron_engine.llama.model import Model, Tokens
 from minitron_quant.chunking import ChunkSettings, decode_chunks
-from minitron_quant.covariance.input_hook import InputWatch, find_inputs
+from minitron_quant.covariance.input_hook import InputHook, find_inputs
 from minitron_quant.quantize.encode import Job, Values, add_errors, encode
 
 SMALL, LARGE = 32, 256
@@ -28,9 +28,9 @@ _CHEAP = TYPE_ID["q8_0"]
 Noise = NDArray[np.float64]
 
 
-def block_of(kind: int, device: str) -> int:
+def block_of(ggml_type: int, device: str) -> int:
     """The block of inputs that a kernel for weights of this type scales together."""
-    large = TYPE[kind].block_elements == LARGE and device == "CPU"
+    large = TYPE[ggml_type].block_elements == LARGE and device == "CPU"
     return LARGE if large else SMALL
 
 
@@ -50,7 +50,7 @@ def rounding_noise(
                 squares = np.einsum("ij,ij->j", peaks, peaks, dtype=np.float64)
                 sums[name][block] = sums[name].get(block, 0) + squares
 
-    watch = InputWatch([*inputs.columns], take)
+    watch = InputHook([*inputs.columns], take)
     with open_context(model, settings.context(), watch.hook) as context:
         for _ in decode_chunks(context, chunks, settings, 0):
             watch.check()

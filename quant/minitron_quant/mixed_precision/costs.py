@@ -24,27 +24,27 @@ from minitron_quant.quantize.recipe import bits_of
 EMBEDDING = "token_embd.weight"
 # rows of a matrix that are encoded to know its cost: spread at random they tell all of it to ~1 %
 _ROWS = 1024
-# up to a quarter of a tensor's effect lost, damage grows as the cost does; beyond (one bit a weight
+# up to a quarter of a tensor's effect lost, kld_cost grows as the cost does; beyond (one bit a weight
 # loses more than a third) it grew up to 90 times faster on the bundled models
 _MOST_LOST = 0.3
 _ANY_LEVEL = level_named("Q4_K_M")
 
 
 @dataclass(frozen=True)
-class Inputs:
+class InputMoments:
     """What a tensor's inputs are like: E[x²] and E[x], both [matrices, columns]."""
 
     squares: Values
     means: Values
 
     @classmethod
-    def of(cls, squares: Values, means: NDArray[np.float64] | None) -> "Inputs":
+    def of(cls, squares: Values, means: NDArray[np.float64] | None) -> "InputMoments":
         """Mean squares by column, and means where they were collected."""
         shaped = np.zeros_like(squares) if means is None else means.astype(np.float32)
         return cls(squares, shaped.reshape(squares.shape))
 
     @classmethod
-    def unknown(cls, columns: int) -> "Inputs":
+    def unknown(cls, columns: int) -> "InputMoments":
         """Where nothing was seen: all columns alike."""
         return cls(np.ones((1, columns), np.float32), np.zeros((1, columns), np.float32))
 
@@ -53,7 +53,7 @@ class Inputs:
 class OutputErrors:
     """The cost of rows, and that of leaving them out altogether; see Metric."""
 
-    inputs: Inputs
+    inputs: InputMoments
 
     def __call__(self, values: Values, decoded: Values, matrix: int) -> tuple[float, float]:
         """See Metric."""
@@ -69,7 +69,7 @@ class OutputErrors:
 
 
 @dataclass(frozen=True)
-class Material:
+class CostInputs:
     """What costs are computed from.
 
     weights: the importance that the encoders get, by tensor, [matrices, columns]. inputs: by
@@ -78,27 +78,27 @@ class Material:
 
     tensors: Mapping[str, tuple[Gguf, TensorInfo]]
     weights: Mapping[str, Values]
-    inputs: Mapping[str, Inputs]
+    inputs: Mapping[str, InputMoments]
     frequency: NDArray[np.float64]
 
 
 def costs(
-    material: Material, threads: int | None = None, progress: Progress = ignore
+    material: CostInputs, threads: int | None = None, progress: Progress = ignore
 ) -> dict[str, dict[int, float]]:
     """The cost of each type for each tensor, without the types that lose too much of it."""
     found: dict[str, dict[int, float]] = {}
     errors: Errors = {}
     total = sum(info.n_elements for _, info in material.tensors.values())
     done = 0
-    for slab in encode((job for job, _ in sampled_jobs(material)), threads or default_threads()):
+    for slab in encode((job for job, _ in sampled_tasks(material)), threads or default_threads()):
         add_errors(errors, slab.errors)
         if slab.last:
             name = slab.job.info.name
             info = material.tensors[name][1]
             scale = _scale(info, slab.job.info.rows)
             found[name] = {
-                kind: scale * error
-                for kind, (error, signal) in errors.items()
+                ggml_type: scale * error
+                for ggml_type, (error, signal) in errors.items()
                 if error <= _MOST_LOST * signal
             }
             errors = {}
@@ -110,11 +110,11 @@ def costs(
 def candidate_types(info: TensorInfo, importance: bool) -> list[int]:
     """The types that the tensor's rows can be encoded to, smaller than it is now."""
     return [
-        kind
-        for kind in sorted(ENCODABLE)
-        if info.shape[0] % TYPE[kind].block_elements == 0
-        and bits_of(kind) < bits_of(info.type)
-        and (importance or not requires_imatrix(info.name, kind, _ANY_LEVEL))
+        ggml_type
+        for ggml_type in sorted(ENCODABLE)
+        if info.shape[0] % TYPE[ggml_type].block_elements == 0
+        and bits_of(ggml_type) < bits_of(info.type)
+        and (importance or not requires_imatrix(info.name, ggml_type, _ANY_LEVEL))
     ]
 
 
@@ -123,11 +123,11 @@ def _scale(info: TensorInfo, sampled: int) -> float:
     return 1 / _ROWS if info.name == EMBEDDING else info.rows / sampled
 
 
-def sampled_jobs(material: Material) -> Iterator[tuple[Job, float]]:
+def sampled_tasks(material: CostInputs) -> Iterator[tuple[Job, float]]:
     """Every tensor's sampled rows in all types, and by what to multiply what they give."""
     for name, (shard, info) in material.tensors.items():
         weights = material.weights.get(name)
-        inputs = material.inputs.get(name) or Inputs.unknown(info.shape[0])
+        inputs = material.inputs.get(name) or InputMoments.unknown(info.shape[0])
         rows = _sample(info, material.frequency)
         data = shard.data(info).reshape(info.rows, info.row_size)[rows]
         matrices = info.rows // info.shape[1]

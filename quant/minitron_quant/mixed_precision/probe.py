@@ -55,20 +55,24 @@ class Prober:
         self,
         shard: Gguf,
         info: TensorInfo,
-        kind: int,
+        ggml_type: int,
         tokens: Tokens,
         reference: Sequence[ReferenceChunk],
     ) -> list[float]:
         """The mean divergence of every chunk with this tensor as a type makes it."""
         original = np.ascontiguousarray(shard.data(info))
-        probed = through(info, original, kind, self._importance.get(info.name), self._threads)
+        probed = round_trip(
+            info, original, ggml_type, self._importance.get(info.name), self._threads
+        )
         with self._weights.replaced(info.name, probed, original):
             return self.compared(tokens, reference)
 
-    def put(self, shard: Gguf, info: TensorInfo, kind: int, refine: Refine | None) -> None:
+    def put(self, shard: Gguf, info: TensorInfo, ggml_type: int, refine: Refine | None) -> None:
         """Leave a tensor as its way through a type makes it."""
         importance, data = self._importance.get(info.name), np.ascontiguousarray(shard.data(info))
-        self._weights.put(info.name, through(info, data, kind, importance, self._threads, refine))
+        self._weights.put(
+            info.name, round_trip(info, data, ggml_type, importance, self._threads, refine)
+        )
 
     def compared(self, tokens: Tokens, reference: Sequence[ReferenceChunk]) -> list[float]:
         """The mean divergence of every chunk with the weights as they are."""
@@ -100,23 +104,25 @@ def open_prober(
 
 def probe_of(costs: Mapping[int, float]) -> int:
     """The type to probe a tensor with, of those that it can have."""
-    return next((kind for kind in PROBES if kind in costs), min(costs, key=costs.__getitem__))
+    return next(
+        (ggml_type for ggml_type in PROBES if ggml_type in costs), min(costs, key=costs.__getitem__)
+    )
 
 
-def through(
+def round_trip(
     info: TensorInfo,
     data: Bytes,
-    kind: int,
+    ggml_type: int,
     importance: Values | None,
     threads: int,
     refine: Refine | None = None,
 ) -> Bytes:
     """A tensor's bytes after its way through another type and back."""
-    blocks = _encoded(Job(info, data, (kind,), importance, refine=refine), kind, threads)
-    size = info.rows * row_bytes(kind, info.shape[0])
-    there = replace(info, type=kind, nbytes=size)
+    blocks = _encoded(Job(info, data, (ggml_type,), importance, refine=refine), ggml_type, threads)
+    size = info.rows * row_bytes(ggml_type, info.shape[0])
+    there = replace(info, type=ggml_type, nbytes=size)
     return _encoded(Job(there, blocks, (info.type,), None), info.type, threads)
 
 
-def _encoded(job: Job, kind: int, threads: int) -> Bytes:
-    return np.concatenate([slab.blocks[kind] for slab in encode([job], threads)])
+def _encoded(job: Job, ggml_type: int, threads: int) -> Bytes:
+    return np.concatenate([slab.blocks[ggml_type] for slab in encode([job], threads)])

@@ -42,7 +42,7 @@ class Metric(Protocol):
 class Refine(Protocol):
     """Choose the codes of rows anew that ggml has encoded."""
 
-    def __call__(self, kind: int, values: Values, blocks: Bytes) -> Bytes:
+    def __call__(self, ggml_type: int, values: Values, blocks: Bytes) -> Bytes:
         """values: [rows, columns] of one matrix; returns blocks of the same size."""
 
 
@@ -126,9 +126,9 @@ def _finished(slab: Slab, tasks: list[Future[Errors]]) -> Slab:
 
 def add_errors(total: Errors, more: Errors) -> None:
     """Add up the sums of errors by type."""
-    for kind, (error, weight) in more.items():
-        before = total.get(kind, (0.0, 0.0))
-        total[kind] = (before[0] + error, before[1] + weight)
+    for ggml_type, (error, weight) in more.items():
+        before = total.get(ggml_type, (0.0, 0.0))
+        total[ggml_type] = (before[0] + error, before[1] + weight)
 
 
 Run = tuple[Bytes, int, int, int]  # source bytes, first row in the slab, rows, matrix
@@ -142,10 +142,10 @@ def _slabs(job: Job, threads: int) -> Iterator[tuple[Slab, list[Run]]]:
         count = min(step, rows - first)
         source = job.data[first * info.row_size : (first + count) * info.row_size]
         blocks = {
-            kind: source
-            if kind == info.type
-            else np.empty(count * row_bytes(kind, columns), dtype=np.uint8)
-            for kind in job.types
+            ggml_type: source
+            if ggml_type == info.type
+            else np.empty(count * row_bytes(ggml_type, columns), dtype=np.uint8)
+            for ggml_type in job.types
         }
         slab = Slab(job, count * columns, first + count == rows, blocks, {})
         task = min(max(slab.elements // (threads * 4), _MIN_TASK), _MAX_TASK)
@@ -171,35 +171,37 @@ def _encode_run(slab: Slab, source: Bytes, row: int, rows: int, matrix: int) -> 
             f"{info.name} holds values that are no numbers (NaN or infinite)",
             "the checkpoint is damaged, or its weights do not fit its type",
         )
-    wanted = [kind for kind in job.types if kind != info.type]
+    wanted = [ggml_type for ggml_type in job.types if ggml_type != info.type]
     if not wanted:
         return {}
     columns = info.shape[0]
     values = _decoded(info.name, info.type, source, rows * columns)
     importance = None if job.weights is None else job.weights[matrix % len(job.weights)]
     errors: Errors = {}
-    for kind in wanted:
-        size = row_bytes(kind, columns)
-        target = slab.blocks[kind][row * size : (row + rows) * size]
+    for ggml_type in wanted:
+        size = row_bytes(ggml_type, columns)
+        target = slab.blocks[ggml_type][row * size : (row + rows) * size]
         pointer = None if importance is None else importance.ctypes.data
         ggml().ggml_quantize_chunk(
-            kind, values.ctypes.data, target.ctypes.data, 0, rows, columns, pointer
+            ggml_type, values.ctypes.data, target.ctypes.data, 0, rows, columns, pointer
         )
         if job.refine is not None:
-            target[:] = job.refine(kind, values.reshape(rows, columns), target)
-        if not ggml().ggml_validate_row_data(kind, target.ctypes.data, target.nbytes):
-            raise MinitronError(f"{info.name}: encoding to {TYPE[kind].name} gave invalid blocks")
+            target[:] = job.refine(ggml_type, values.reshape(rows, columns), target)
+        if not ggml().ggml_validate_row_data(ggml_type, target.ctypes.data, target.nbytes):
+            raise MinitronError(
+                f"{info.name}: encoding to {TYPE[ggml_type].name} gave invalid blocks"
+            )
         if job.metric is not None:
-            decoded = _decoded(info.name, kind, target, rows * columns)
+            decoded = _decoded(info.name, ggml_type, target, rows * columns)
             shape = rows, columns
-            errors[kind] = job.metric(values.reshape(shape), decoded.reshape(shape), matrix)
+            errors[ggml_type] = job.metric(values.reshape(shape), decoded.reshape(shape), matrix)
     return errors
 
 
-def _decoded(name: str, kind: int, source: Bytes, elements: int) -> Values:
-    if kind == F32:
+def _decoded(name: str, ggml_type: int, source: Bytes, elements: int) -> Values:
+    if ggml_type == F32:
         return source.view(np.float32)
     values = np.empty(elements, dtype=np.float32)
-    if not decode(kind, source.ctypes.data, values.ctypes.data, elements):
-        raise Unsupported(f"{name}: {TYPE[kind].name} cannot be decoded")
+    if not decode(ggml_type, source.ctypes.data, values.ctypes.data, elements):
+        raise Unsupported(f"{name}: {TYPE[ggml_type].name} cannot be decoded")
     return values

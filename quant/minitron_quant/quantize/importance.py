@@ -127,17 +127,17 @@ def _check_presence(
 ) -> None:
     for planned in levels:
         lacking = [
-            (name, kind)
-            for name, kind in planned.types.items()
+            (name, ggml_type)
+            for name, ggml_type in planned.types.items()
             if name not in matched
-            and kind != tensors[name].type
-            and requires_imatrix(name, kind, planned.level)
+            and ggml_type != tensors[name].type
+            and requires_imatrix(name, ggml_type, planned.level)
         ]
         if lacking:
-            name, kind = lacking[0]
+            name, ggml_type = lacking[0]
             more = f" and {len(lacking) - 1} more tensors" if len(lacking) > 1 else ""
             raise ImatrixNeeded(
-                f"{planned.level.name} encodes {name}{more} to {TYPE[kind].name}, "
+                f"{planned.level.name} encodes {name}{more} to {TYPE[ggml_type].name}, "
                 "which needs an importance matrix entry that is not there",
                 "pass --imatrix with one made on this model: minitron imatrix MODEL -f TEXT",
             )

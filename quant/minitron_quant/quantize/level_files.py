@@ -7,9 +7,9 @@ from copy import deepcopy
 
 from minitron_engine.process import interrupts
 from minitron_quant.quantize.encode import Bytes, Errors
-from minitron_quant.quantize.journal import Done, Journal, Recorded
+from minitron_quant.quantize.journal import Checkpoint, Journal, JournalContent
 from minitron_quant.quantize.level_writer import LevelWriter, open_level
-from minitron_quant.quantize.prepare import Target
+from minitron_quant.quantize.prepare import LevelOutput
 from minitron_quant.quantize.provenance import Identity
 
 # the journal is brought up to date after this many seconds of work
@@ -24,14 +24,14 @@ class LevelFiles:
 
     def __init__(
         self,
-        targets: Sequence[Target],
+        outputs: Sequence[LevelOutput],
         identity: Identity,
         journal: Journal,
-        recorded: Recorded,
+        recorded: JournalContent,
         threads: int,
     ) -> None:
-        self._targets = targets
-        self._names = {target.planned.level.name for target in targets}
+        self._outputs = outputs
+        self._names = {output.planned.level.name for output in outputs}
         # what another job has left unfinished stays in the journal
         self._others = {k: done for k, done in recorded.levels.items() if k not in self._names}
         self._identity = identity
@@ -44,12 +44,12 @@ class LevelFiles:
         self._committing: Future[None] | None = None
         self._committed = time.monotonic()
 
-    def open(self, there: Sequence[Done]) -> list[int]:
+    def open(self, there: Sequence[Checkpoint]) -> list[int]:
         """Begin every level's files, or go on with them; gives the tensors that they have each."""
         # a thread whose start is interrupted is one that the pool does not know
         with interrupts.deferred():
-            for target, done in zip(self._targets, there, strict=True):
-                self._opening.append(self._pool.submit(open_level, target, done))
+            for output, done in zip(self._outputs, there, strict=True):
+                self._opening.append(self._pool.submit(open_level, output, done))
         wait(self._opening)
         self._writers = [opened.result() for opened in self._opening]
         return self._counts()
@@ -95,32 +95,32 @@ class LevelFiles:
     def _counts(self) -> list[int]:
         return [writer.tensors_written for writer in self._writers]
 
-    def _done(self) -> dict[str, Done]:
+    def _done(self) -> dict[str, Checkpoint]:
         return {
-            target.planned.level.name: Done(
-                self._identity.fingerprint(target), writer.tensors_written, writer.sha256
+            output.planned.level.name: Checkpoint(
+                self._identity.fingerprint(output), writer.tensors_written, writer.sha256
             )
-            for target, writer in zip(self._targets, self._writers, strict=True)
+            for output, writer in zip(self._outputs, self._writers, strict=True)
         }
 
-    def _commit(self, done: Mapping[str, Done], errors: Mapping[str, Errors]) -> None:
+    def _commit(self, done: Mapping[str, Checkpoint], errors: Mapping[str, Errors]) -> None:
         # only what is on the disk may be in the journal, whatever happens next
         for writer in self._writers:
             writer.sync()
-        self._journal.write(Recorded({**self._others, **done}, dict(errors)))
+        self._journal.write(JournalContent({**self._others, **done}, dict(errors)))
 
-    def finish(self) -> Iterator[tuple[Target, list[str]]]:
+    def finish(self) -> Iterator[tuple[LevelOutput, list[str]]]:
         """Complete the files, level by level; gives the SHA-256 of each level's files."""
         self._pool.shutdown()
-        for target, writer in zip(self._targets, self._writers, strict=True):
-            yield target, writer.finish()
+        for output, writer in zip(self._outputs, self._writers, strict=True):
+            yield output, writer.finish()
 
     def stop(self, keep: bool, errors: Mapping[str, Errors]) -> None:
         """Leave what is done to be continued, or nothing."""
         self._pool.shutdown()
         # where opening was interrupted, or one of them failed
         self._writers = [opened.result() for opened in self._opening if not opened.exception()]
-        if keep and len(self._writers) == len(self._targets):
+        if keep and len(self._writers) == len(self._outputs):
             try:
                 self._commit(self._done(), errors)
             except Exception:

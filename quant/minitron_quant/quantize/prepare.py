@@ -34,8 +34,8 @@ from minitron_quant.quantize.options import QuantizeOptions
 from minitron_quant.quantize.plan import LevelPlan, Plan, level_metadata, make_plan, split_metadata
 
 if TYPE_CHECKING:
-    from minitron_quant.gptq.estimate import PlannedFeedback
-    from minitron_quant.gptq.refinement import Feedback
+    from minitron_quant.gptq.encoder import GptqEncoder
+    from minitron_quant.gptq.estimate import PlannedGptq
 
 Replace = Literal["never", "outdated", "always"]
 _FULL_TYPES = ("F16", "BF16", "F32")
@@ -69,7 +69,7 @@ class QuantizeSettings:
 
 
 @dataclass(frozen=True)
-class TargetFile:
+class OutputFile:
     """One file before it is written: a level's only one, or a shard of it."""
 
     path: Path
@@ -83,11 +83,11 @@ class TargetFile:
 
 
 @dataclass(frozen=True)
-class Target:
+class LevelOutput:
     """One level's files before they are written. recipe: a hash over all but the weights' bytes."""
 
     planned: LevelPlan
-    files: tuple[TargetFile, ...]
+    files: tuple[OutputFile, ...]
     recipe: str
 
     @property
@@ -102,31 +102,31 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Batch:
+class QuantizeJob:
     """A job that is planned and checked, ready to run or to be shown."""
 
     settings: QuantizeSettings
     shards: list[Gguf]
     plan: Plan
     weights: dict[str, NDArray[np.float32]]
-    targets: list[Target]
+    outputs: list[LevelOutput]
     notes: tuple[str, ...]
-    feedback: "Feedback | None" = None
+    feedback: "GptqEncoder | None" = None
 
     @property
     def elements(self) -> int:
         """The number of weights of the model."""
         return sum(info.n_elements for _, info in self.plan.tensors.values())
 
-    def bits_per_weight(self, target: Target) -> float:
+    def bits_per_weight(self, output: LevelOutput) -> float:
         """Bits that a level spends on a weight, all tensors counted, metadata not."""
-        data = sum(spec.nbytes for spec in self.plan.specs(target.planned))
+        data = sum(spec.nbytes for spec in self.plan.specs(output.planned))
         return round(8 * data / self.elements, 4)
 
 
 def count_types(planned: LevelPlan) -> dict[str, int]:
     """How many tensors have which type."""
-    return dict(Counter(TYPE[kind].name for kind in planned.types.values()))
+    return dict(Counter(TYPE[ggml_type].name for ggml_type in planned.types.values()))
 
 
 def options_document(settings: QuantizeSettings) -> dict[str, Any]:
@@ -134,7 +134,9 @@ def options_document(settings: QuantizeSettings) -> dict[str, Any]:
     options = settings.options
     given: dict[str, Any] = {
         "pure": options.pure,
-        "tensor_types": [f"{pattern}={TYPE[kind].name}" for pattern, kind in options.tensor_types],
+        "tensor_types": [
+            f"{pattern}={TYPE[ggml_type].name}" for pattern, ggml_type in options.tensor_types
+        ],
         "output_tensor_type": _type_name(options.output_type),
         "token_embedding_type": _type_name(options.embedding_type),
         "leave_output_tensor": options.leave_output,
@@ -147,8 +149,8 @@ def options_document(settings: QuantizeSettings) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value}
 
 
-def _type_name(kind: int | None) -> str | None:
-    return None if kind is None else TYPE[kind].name
+def _type_name(ggml_type: int | None) -> str | None:
+    return None if ggml_type is None else TYPE[ggml_type].name
 
 
 def model_name(path: Path) -> str:
@@ -161,7 +163,7 @@ def model_name(path: Path) -> str:
     return stem
 
 
-def prepare(settings: QuantizeSettings) -> Batch:
+def prepare(settings: QuantizeSettings) -> QuantizeJob:
     """Plan a job and check everything that can be checked before the first byte is written."""
     if settings.output is not None and len(settings.levels) != 1:
         raise Usage("-o names one file, but several levels are asked for", "use -d DIR")
@@ -176,26 +178,26 @@ def prepare(settings: QuantizeSettings) -> Batch:
     plan = make_plan(shards, settings.levels, settings.options, bool(importance.weights))
     tensors = {name: info for name, (_, info) in plan.tensors.items()}
     weights = match_importance(importance, tensors, plan.levels)
-    targets = [_target(settings, shards, plan, p, importance) for p in plan.levels]
+    outputs = [_level_output(settings, shards, plan, p, importance) for p in plan.levels]
     notes = missing_entries(weights, tensors, plan.levels) if importance.weights else ()
     notes += foreign_matrix(importance, shards)
     notes += feedback.notes if feedback else ()
-    return Batch(settings, shards, plan, weights, targets, notes, feedback)
+    return QuantizeJob(settings, shards, plan, weights, outputs, notes, feedback)
 
 
-def _feedback(covariance: Path, shards: list[Gguf]) -> "Feedback":
+def _feedback(covariance: Path, shards: list[Gguf]) -> "GptqEncoder":
     # what it needs takes as long to load as all the rest
-    from minitron_quant.gptq.refinement import Feedback
+    from minitron_quant.gptq.encoder import GptqEncoder
 
-    return Feedback(covariance, shards)
+    return GptqEncoder(covariance, shards)
 
 
-def _planned(texts: Sequence[Path], shards: list[Gguf]) -> "PlannedFeedback | None":
+def _planned(texts: Sequence[Path], shards: list[Gguf]) -> "PlannedGptq | None":
     if not texts:
         return None
-    from minitron_quant.gptq.estimate import PlannedFeedback
+    from minitron_quant.gptq.estimate import PlannedGptq
 
-    return PlannedFeedback([text.name for text in texts], shards)
+    return PlannedGptq([text.name for text in texts], shards)
 
 
 def manifest_path(settings: QuantizeSettings) -> Path:
@@ -208,17 +210,17 @@ def folder_of(settings: QuantizeSettings) -> Path:
     return settings.directory or settings.source.parent
 
 
-def _target(
+def _level_output(
     settings: QuantizeSettings,
     shards: Sequence[Gguf],
     plan: Plan,
     planned: LevelPlan,
     importance: Importance,
-) -> Target:
+) -> LevelOutput:
     file_name = f"{model_name(settings.source)}-{planned.level.name}.gguf"
     path = settings.output or folder_of(settings) / file_name
     metadata = level_metadata(shards[0], planned.level, settings.options.overrides, importance.keys)
-    files = [TargetFile(path, metadata, plan.specs(planned))]
+    files = [OutputFile(path, metadata, plan.specs(planned))]
     if settings.options.keep_split and len(shards) > 1:
         files = _split_like(shards, files[0])
     sources = {shard.path.resolve() for shard in shards}
@@ -226,10 +228,10 @@ def _target(
         raise Usage(f"{path} is the source itself", "choose another folder with -d")
     headers = [encode_header(file.metadata, file.specs) for file in files]
     chosen = (*settings.include, "-", *settings.exclude)
-    return Target(planned, tuple(files), fingerprint(*headers, *chosen))
+    return LevelOutput(planned, tuple(files), fingerprint(*headers, *chosen))
 
 
-def _split_like(shards: Sequence[Gguf], whole: TargetFile) -> list[TargetFile]:
+def _split_like(shards: Sequence[Gguf], whole: OutputFile) -> list[OutputFile]:
     """The shards of a level, each with the tensors that the source's shard has."""
     stem = whole.path.name.removesuffix(".gguf")
     files = []
@@ -241,5 +243,5 @@ def _split_like(shards: Sequence[Gguf], whole: TargetFile) -> list[TargetFile]:
             *split_metadata(number, len(shards), len(whole.specs)),
         ]
         specs = [spec for spec in whole.specs if spec.name in names]
-        files.append(TargetFile(path, metadata, specs))
+        files.append(OutputFile(path, metadata, specs))
     return files

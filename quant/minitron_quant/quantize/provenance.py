@@ -12,7 +12,7 @@ from typing import Any
 
 from minitron_core.hashing import file_sha256, fingerprint
 from minitron_engine.llama.library import LLAMA_CPP_COMMIT
-from minitron_quant.quantize.prepare import Batch, Target
+from minitron_quant.quantize.prepare import LevelOutput, QuantizeJob
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,16 @@ class Identity:
         source = [{**entry, "sha256": sha256.result()} for entry, sha256 in self.source]
         return {**self.known, "source": source}
 
-    def fingerprint(self, target: Target) -> str:
+    def fingerprint(self, output: LevelOutput) -> str:
         """One hash over everything that a level is made from."""
         hashes = [entry["sha256"] for entry in self.document["source"]]
         imatrix, covariance = self.known["imatrix"], self.known.get("covariance")
         more = [covariance["sha256"]] if covariance else []
-        return fingerprint(target.recipe, *hashes, imatrix["sha256"] if imatrix else "", *more)
+        return fingerprint(output.recipe, *hashes, imatrix["sha256"] if imatrix else "", *more)
 
 
 @contextmanager
-def identified(batch: Batch) -> Iterator[Identity]:
+def identified(job: QuantizeJob) -> Iterator[Identity]:
     """Hash the inputs; at the end of the block what is not hashed yet is given up."""
     document: dict[str, Any] = {
         "versions": {
@@ -48,14 +48,14 @@ def identified(batch: Batch) -> Iterator[Identity]:
             "llama_cpp_python": version("llama_cpp_python"),
             "llama_cpp_commit": LLAMA_CPP_COMMIT,
         },
-        "imatrix": _named(batch.settings.imatrix),
+        "imatrix": _named(job.settings.imatrix),
     }
-    if batch.settings.covariance is not None:
-        document["covariance"] = _named(batch.settings.covariance)
+    if job.settings.covariance is not None:
+        document["covariance"] = _named(job.settings.covariance)
     given_up = threading.Event()
     source = []
     with ThreadPoolExecutor(1, thread_name_prefix="hash") as pool:
-        for shard in batch.shards:
+        for shard in job.shards:
             entry = {"name": shard.path.name, "bytes": shard.path.stat().st_size}
             source.append((entry, pool.submit(file_sha256, shard.path, given_up)))
         try:

@@ -1,4 +1,4 @@
-"""The batch job: run what is planned, keep what is finished, record what was made from what."""
+"""The job job: run what is planned, keep what is finished, record what was made from what."""
 
 import json
 import time
@@ -17,15 +17,15 @@ from minitron_core.hashing import file_sha256
 from minitron_core.progress import Event, Progress, ignore
 from minitron_quant.quantize.encode import Errors
 from minitron_quant.quantize.journal import (
-    NOTHING,
+    NO_CHECKPOINT,
     Journal,
-    Recorded,
+    JournalContent,
     read_manifest,
 )
 from minitron_quant.quantize.prepare import (
-    Batch,
+    LevelOutput,
+    QuantizeJob,
     QuantizeSettings,
-    Target,
     count_types,
     folder_of,
     manifest_path,
@@ -33,7 +33,7 @@ from minitron_quant.quantize.prepare import (
     options_document,
 )
 from minitron_quant.quantize.provenance import Identity, identified
-from minitron_quant.quantize.write_levels import Writing
+from minitron_quant.quantize.write_levels import JobWriter
 
 
 @dataclass(frozen=True)
@@ -58,23 +58,23 @@ Listener = Callable[[LevelResult], None]
 
 
 def run(
-    batch: Batch, progress: Progress = ignore, finished: Listener = lambda _: None
+    job: QuantizeJob, progress: Progress = ignore, finished: Listener = lambda _: None
 ) -> list[LevelResult]:
     """Write what is missing; finished files that are up to date are kept.
 
     finished: called with each level that is written. Ctrl-C, a full disk and kill -9 leave what is
     done to be continued by the same call; other errors leave nothing behind.
     """
-    folder = folder_of(batch.settings)
+    folder = folder_of(job.settings)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise from_os_error(error, folder, "write") from error
-    name = model_name(batch.settings.source)
+    name = model_name(job.settings.source)
     journal = Journal(folder / f".{name}.quantize.journal")
     with exclusive(folder / f".{name}.quantize.lock"):
-        results = _run_alone(batch, journal, progress, finished)
-        journal.remove({target.planned.level.name for target in batch.targets})
+        results = _run_alone(job, journal, progress, finished)
+        journal.remove({output.planned.level.name for output in job.outputs})
         return results
 
 
@@ -91,88 +91,90 @@ def discard(settings: QuantizeSettings, names: Sequence[str]) -> None:
 
 
 def _run_alone(
-    batch: Batch, journal: Journal, progress: Progress, finished: Listener
+    job: QuantizeJob, journal: Journal, progress: Progress, finished: Listener
 ) -> list[LevelResult]:
-    manifest = read_manifest(manifest_path(batch.settings))
+    manifest = read_manifest(manifest_path(job.settings))
     levels: dict[str, Any] = manifest.get("levels", {})
-    there = levels if batch.settings.replace != "always" else {}
+    there = levels if job.settings.replace != "always" else {}
     recorded = journal.read()
     started = time.monotonic()
-    with identified(batch) as identity:
-        kept = [target for target in batch.targets if _up_to_date(target, there, identity)]
-        kept = _unchanged(batch, kept, there, progress)
-        left = [target for target in batch.targets if target not in kept]
+    with identified(job) as identity:
+        kept = [output for output in job.outputs if _up_to_date(output, there, identity)]
+        kept = _unchanged(job, kept, there, progress)
+        left = [output for output in job.outputs if output not in kept]
         # complete but not yet in the manifest: the job before was killed in between
-        complete = [target for target in left if _is_complete(target, recorded, batch, identity)]
-        missing = [target for target in left if target not in complete]
-        _refuse_collisions(batch.settings, missing)
-        for target in complete:
-            levels[target.planned.level.name] = _entry(batch, identity, target, None, 0.0)
+        complete = [output for output in left if _is_complete(output, recorded, job, identity)]
+        missing = [output for output in left if output not in complete]
+        _refuse_collisions(job.settings, missing)
+        for output in complete:
+            levels[output.planned.level.name] = _entry(job, identity, output, None, 0.0)
         errors = recorded.errors
         if missing:
-            writing = Writing(batch, missing, identity, journal, progress)
-            for target, sha256 in writing.run():
+            writing = JobWriter(job, missing, identity, journal, progress)
+            for output, sha256 in writing.run():
                 seconds = round(time.monotonic() - started, 2)
-                entry = _entry(batch, identity, target, sha256, seconds)
-                levels[target.planned.level.name] = entry
-                finished(_result(batch, target, levels, kept=False))
+                entry = _entry(job, identity, output, sha256, seconds)
+                levels[output.planned.level.name] = entry
+                finished(_result(job, output, levels, kept=False))
             errors = writing.errors
-        _write_errors(batch, errors)
+        _write_errors(job, errors)
         if left:
-            _record(batch, identity, levels)
-    return [_result(batch, target, levels, target not in left) for target in batch.targets]
+            _record(job, identity, levels)
+    return [_result(job, output, levels, output not in left) for output in job.outputs]
 
 
-def _is_complete(target: Target, recorded: Recorded, batch: Batch, identity: Identity) -> bool:
-    done = recorded.levels.get(target.planned.level.name, NOTHING)
-    whole = done.tensors == len(batch.plan.order) and _all_there(target)
+def _is_complete(
+    output: LevelOutput, recorded: JournalContent, job: QuantizeJob, identity: Identity
+) -> bool:
+    done = recorded.levels.get(output.planned.level.name, NO_CHECKPOINT)
+    whole = done.tensors == len(job.plan.order) and _all_there(output)
     return (
         whole
-        and done.made_from == identity.fingerprint(target)
-        and [file_sha256(file.path) for file in target.files] == list(done.sha256)
+        and done.made_from == identity.fingerprint(output)
+        and [file_sha256(file.path) for file in output.files] == list(done.sha256)
     )
 
 
-def _up_to_date(target: Target, finished: dict[str, Any], identity: Identity) -> bool:
-    entry = finished.get(target.planned.level.name, {})
-    names = [file.path.name for file in target.files]
+def _up_to_date(output: LevelOutput, finished: dict[str, Any], identity: Identity) -> bool:
+    entry = finished.get(output.planned.level.name, {})
+    names = [file.path.name for file in output.files]
     return (
         [file["name"] for file in entry.get("files", [])] == names
-        and _all_there(target)
-        and bool(entry.get("fingerprint") == identity.fingerprint(target))
+        and _all_there(output)
+        and bool(entry.get("fingerprint") == identity.fingerprint(output))
     )
 
 
 def _unchanged(
-    batch: Batch, kept: list[Target], finished: dict[str, Any], progress: Progress
-) -> list[Target]:
-    """Those of finished targets whose bytes are still what the manifest says: all are read."""
+    job: QuantizeJob, kept: list[LevelOutput], finished: dict[str, Any], progress: Progress
+) -> list[LevelOutput]:
+    """Those of finished outputs whose bytes are still what the manifest says: all are read."""
 
-    def check(target: Target) -> bool:
-        files = finished[target.planned.level.name]["files"]
+    def check(output: LevelOutput) -> bool:
+        files = finished[output.planned.level.name]["files"]
         return all(
             file_sha256(file.path) == entry["sha256"]
-            for file, entry in zip(target.files, files, strict=True)
+            for file, entry in zip(output.files, files, strict=True)
         )
 
     found, done = [], 0
-    total = sum(target.bytes for target in kept)
-    with ThreadPoolExecutor(batch.settings.threads or default_threads()) as pool:
-        for target, same in zip(kept, pool.map(check, kept), strict=True):
-            done += target.bytes
-            progress(Event("check", done, total, "bytes", target.path.name))
-            found += [target] if same else []
+    total = sum(output.bytes for output in kept)
+    with ThreadPoolExecutor(job.settings.threads or default_threads()) as pool:
+        for output, same in zip(kept, pool.map(check, kept), strict=True):
+            done += output.bytes
+            progress(Event("check", done, total, "bytes", output.path.name))
+            found += [output] if same else []
     return found
 
 
-def _all_there(target: Target) -> bool:
+def _all_there(output: LevelOutput) -> bool:
     return all(
-        file.path.is_file() and file.path.stat().st_size == file.bytes for file in target.files
+        file.path.is_file() and file.path.stat().st_size == file.bytes for file in output.files
     )
 
 
-def _refuse_collisions(settings: QuantizeSettings, missing: Sequence[Target]) -> None:
-    existing = [target.path for target in missing if target.path.exists()]
+def _refuse_collisions(settings: QuantizeSettings, missing: Sequence[LevelOutput]) -> None:
+    existing = [output.path for output in missing if output.path.exists()]
     if existing and settings.replace == "never":
         more = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""
         raise MinitronError(
@@ -181,52 +183,58 @@ def _refuse_collisions(settings: QuantizeSettings, missing: Sequence[Target]) ->
         )
 
 
-def _write_errors(batch: Batch, errors: dict[str, Errors]) -> None:
+def _write_errors(job: QuantizeJob, errors: dict[str, Errors]) -> None:
     """Per tensor and type Σ w (decoded − weight)² / Σ w weight², w the importance of the column."""
-    path = batch.settings.errors
+    path = job.settings.errors
     if path is None or not errors:
         return  # nothing was encoded: what an earlier job measured stays as it is
     relative = {
-        name: {TYPE[kind].name: error / weight for kind, (error, weight) in sums.items() if weight}
+        name: {
+            TYPE[ggml_type].name: error / weight
+            for ggml_type, (error, weight) in sums.items()
+            if weight
+        }
         for name, sums in errors.items()
     }
-    document = {"source": batch.settings.source.name, "relative_errors": relative}
+    document = {"source": job.settings.source.name, "relative_errors": relative}
     write_whole(path, json.dumps(document, indent=1) + "\n")
 
 
 def _entry(
-    batch: Batch,
+    job: QuantizeJob,
     identity: Identity,
-    target: Target,
+    output: LevelOutput,
     sha256: Sequence[str] | None,
     seconds: float,
 ) -> dict[str, Any]:
     """What the manifest says of a level; without sha256 its files are read to know."""
-    hashes = sha256 or [file_sha256(file.path) for file in target.files]
+    hashes = sha256 or [file_sha256(file.path) for file in output.files]
     return {
         "files": [
             {"name": file.path.name, "bytes": file.bytes, "sha256": file_hash}
-            for file, file_hash in zip(target.files, hashes, strict=True)
+            for file, file_hash in zip(output.files, hashes, strict=True)
         ],
         "seconds": seconds,
-        "types": count_types(target.planned),
-        "options": options_document(batch.settings),
-        "fingerprint": identity.fingerprint(target),
+        "types": count_types(output.planned),
+        "options": options_document(job.settings),
+        "fingerprint": identity.fingerprint(output),
     }
 
 
-def _record(batch: Batch, identity: Identity, levels: dict[str, Any]) -> None:
+def _record(job: QuantizeJob, identity: Identity, levels: dict[str, Any]) -> None:
     document = {**identity.document, "levels": levels}
-    write_sealed(manifest_path(batch.settings), document)
+    write_sealed(manifest_path(job.settings), document)
 
 
-def _result(batch: Batch, target: Target, levels: dict[str, Any], kept: bool) -> LevelResult:
-    entry = levels[target.planned.level.name]
+def _result(
+    job: QuantizeJob, output: LevelOutput, levels: dict[str, Any], kept: bool
+) -> LevelResult:
+    entry = levels[output.planned.level.name]
     return LevelResult(
-        level=target.planned.level.name,
-        path=target.path,
-        bytes=target.bytes,
-        bits_per_weight=batch.bits_per_weight(target),
+        level=output.planned.level.name,
+        path=output.path,
+        bytes=output.bytes,
+        bits_per_weight=job.bits_per_weight(output),
         types=entry["types"],
         sha256=entry["files"][0]["sha256"],
         seconds=entry["seconds"],

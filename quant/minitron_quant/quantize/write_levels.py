@@ -9,16 +9,16 @@ from minitron_core.errors import MinitronError, OutOfResources
 from minitron_core.gguf import Gguf
 from minitron_core.progress import Event, Progress
 from minitron_quant.quantize.encode import ColumnErrors, Errors, Job, Slab, add_errors, encode
-from minitron_quant.quantize.journal import NOTHING, Done, Journal, Recorded
+from minitron_quant.quantize.journal import NO_CHECKPOINT, Checkpoint, Journal, JournalContent
 from minitron_quant.quantize.level_files import LevelFiles
-from minitron_quant.quantize.prepare import Batch, Target, folder_of
+from minitron_quant.quantize.prepare import LevelOutput, QuantizeJob, folder_of
 from minitron_quant.quantize.provenance import Identity
 
 # weights that are read before the memory that they fill is given back
 _RELEASE_ELEMENTS = 1 << 26
 
 
-class Writing:
+class JobWriter:
     """The files of one job while they are written, side by side, tensor after tensor.
 
     errors: what was measured on the tensors that are done, by type.
@@ -26,32 +26,32 @@ class Writing:
 
     def __init__(
         self,
-        batch: Batch,
-        targets: Sequence[Target],
+        job: QuantizeJob,
+        outputs: Sequence[LevelOutput],
         identity: Identity,
         journal: Journal,
         progress: Progress,
     ) -> None:
-        self._batch = batch
-        self._targets = targets
+        self._job = job
+        self._outputs = outputs
         self._progress = progress
-        self._order = {name: index for index, name in enumerate(batch.plan.order)}
-        self._threads = batch.settings.threads or default_threads()
+        self._order = {name: index for index, name in enumerate(job.plan.order)}
+        self._threads = job.settings.threads or default_threads()
         recorded = journal.read()
         self.errors: dict[str, Errors] = recorded.errors
         self._tensor_errors: Errors = {}
-        self._found = [self._resumable(target, identity, recorded) for target in targets]
+        self._found = [self._resumable(output, identity, recorded) for output in outputs]
         self._there = [done.tensors for done in self._found]
-        self._files = LevelFiles(targets, identity, journal, recorded, self._threads)
+        self._files = LevelFiles(outputs, identity, journal, recorded, self._threads)
 
-    def run(self) -> Iterator[tuple[Target, list[str]]]:
+    def run(self) -> Iterator[tuple[LevelOutput, list[str]]]:
         """Write all files; gives each level with its files' SHA-256 as they appear.
 
         Ctrl-C and a full disk leave what is done to be continued; other errors leave nothing.
         """
         self._check_disk()
         try:
-            before = list(map(_version, self._batch.shards))
+            before = list(map(_version, self._job.shards))
             self._there = self._files.open(self._found)
             self._write()
             self._refuse_changes(before)
@@ -63,7 +63,7 @@ class Writing:
         yield from self._files.finish()
 
     def _refuse_changes(self, before: Sequence[tuple[int, ...] | None]) -> None:
-        for shard, version in zip(self._batch.shards, before, strict=True):
+        for shard, version in zip(self._job.shards, before, strict=True):
             # one that was removed has been read to its end all the same
             if _version(shard) not in (version, None):
                 raise MinitronError(
@@ -71,19 +71,23 @@ class Writing:
                     "run it again once it is complete",
                 )
 
-    def _resumable(self, target: Target, identity: Identity, recorded: Recorded) -> Done:
-        """What is there already of a target, from an interrupted run."""
-        done = recorded.levels.get(target.planned.level.name, NOTHING)
-        partials = (file.path.with_name(f".{file.path.name}.partial") for file in target.files)
+    def _resumable(
+        self, output: LevelOutput, identity: Identity, recorded: JournalContent
+    ) -> Checkpoint:
+        """What is there already of a output, from an interrupted run."""
+        done = recorded.levels.get(output.planned.level.name, NO_CHECKPOINT)
+        partials = (file.path.with_name(f".{file.path.name}.partial") for file in output.files)
         possible = 0 < done.tensors <= len(self._order) and all(map(Path.is_file, partials))
-        return done if possible and done.made_from == identity.fingerprint(target) else NOTHING
+        return (
+            done if possible and done.made_from == identity.fingerprint(output) else NO_CHECKPOINT
+        )
 
     def _check_disk(self) -> None:
-        folder = folder_of(self._batch.settings)
+        folder = folder_of(self._job.settings)
         needed = 0
-        for target, done in zip(self._targets, self._there, strict=True):
-            specs = self._batch.plan.specs(target.planned)
-            needed += target.bytes - sum(spec.nbytes for spec in specs[:done])
+        for output, done in zip(self._outputs, self._there, strict=True):
+            specs = self._job.plan.specs(output.planned)
+            needed += output.bytes - sum(spec.nbytes for spec in specs[:done])
         free = shutil.disk_usage(folder).free
         if needed > free:
             raise OutOfResources(
@@ -92,18 +96,18 @@ class Writing:
             )
 
     def _jobs(self) -> Iterator[Job]:
-        measure = self._batch.settings.errors is not None
+        measure = self._job.settings.errors is not None
         for name, index in self._order.items():
             types = {
-                target.planned.types[name]: None
-                for target, done in zip(self._targets, self._there, strict=True)
+                output.planned.types[name]: None
+                for output, done in zip(self._outputs, self._there, strict=True)
                 if done <= index
             }
             if types:
-                shard, info = self._batch.plan.tensors[name]
-                weights = self._batch.weights.get(name)
+                shard, info = self._job.plan.tensors[name]
+                weights = self._job.weights.get(name)
                 metric = ColumnErrors(weights) if measure else None
-                feedback = self._batch.feedback if self._batch.settings.refine else None
+                feedback = self._job.feedback if self._job.settings.refine else None
                 refine = feedback.of(name) if feedback else None
                 rows = feedback.arrays.rows if feedback else 0
                 yield Job(info, shard.data(info), tuple(types), weights, metric, refine, rows)
@@ -118,9 +122,9 @@ class Writing:
             self._progress(Event("quantize", done, total, "weights", slab.job.info.name))
             if read >= _RELEASE_ELEMENTS:
                 read = 0
-                for shard in self._batch.shards:
+                for shard in self._job.shards:
                     shard.release()
-        feedback = self._batch.feedback
+        feedback = self._job.feedback
         if feedback is not None and feedback.raised:
             self._progress(Event("quantize", done, total, "weights", note=feedback.raised))
 
@@ -129,8 +133,8 @@ class Writing:
         index = self._order[name]
         self._files.write(
             [
-                slab.blocks[target.planned.types[name]] if done <= index else None
-                for target, done in zip(self._targets, self._there, strict=True)
+                slab.blocks[output.planned.types[name]] if done <= index else None
+                for output, done in zip(self._outputs, self._there, strict=True)
             ]
         )
         add_errors(self._tensor_errors, slab.errors)

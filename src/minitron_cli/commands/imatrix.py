@@ -103,9 +103,14 @@ def imatrix(
     from minitron_cli.output import Output
     from minitron_cli.output_checks import refuse_existing
     from minitron_quant.chunking import ChunkSettings
-    from minitron_quant.imatrix.collect import CollectSettings, Keep, calibrate, forget
+    from minitron_quant.imatrix.collect import (
+        CollectSettings,
+        ResumePolicy,
+        calibrate,
+        remove_state,
+    )
     from minitron_quant.imatrix.files import write_imatrix
-    from minitron_quant.imatrix.synthetic_text import SLOTS, SelfSettings
+    from minitron_quant.imatrix.synthetic_text import SLOTS, SyntheticTextSettings
     from minitron_quant.quantize.prepare import model_name
 
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
@@ -126,15 +131,15 @@ def imatrix(
     context = settings.chunks.context()
     if own is not None:
         context = replace(context, n_ctx=max(ctx * SLOTS, context.n_ctx))
-    keep = Keep(path, "continue" if resume else "anew", save_every)
+    keep = ResumePolicy(path, "continue" if resume else "anew", save_every)
     with (
         out.progress() as listener,
         open_checked(found, gpu_layers(layers), context) as loaded,
     ):
         if own is not None:
-            own.write(loaded, SelfSettings(own.tokens, ctx, seed, threads), listener)
+            own.write(loaded, SyntheticTextSettings(own.tokens, ctx, seed, threads), listener)
         collected = calibrate(loaded, settings, listener, keep)
         device = loaded.device
     write_imatrix(path, collected.matrix, file_format)
-    forget(path)
+    remove_state(path)
     describe(path, collected, device, out)

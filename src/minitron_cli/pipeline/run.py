@@ -23,7 +23,7 @@ from minitron_core.file_lock import exclusive
 from minitron_core.hashing import file_sha256, fingerprint
 from minitron_engine.llama.model import ModelSettings, open_model
 from minitron_quant.chunking import ChunkSettings
-from minitron_quant.imatrix.collect import CollectSettings, Keep, calibrate, forget
+from minitron_quant.imatrix.collect import CollectSettings, ResumePolicy, calibrate, remove_state
 from minitron_quant.imatrix.files import write_imatrix
 from minitron_quant.levels import parse_levels
 from minitron_quant.perplexity.settings import MeasureSettings
@@ -143,12 +143,12 @@ class Pipeline:
             n_ctx = chunks.context().n_ctx
             with open_model(ModelSettings(full, n_ctx=n_ctx)) as model:
                 settings = CollectSettings(section.text, chunks)
-                keep = Keep(path, "if possible")
+                keep = ResumePolicy(path, "if possible")
                 matrix = calibrate(model, settings, self._listener, keep).matrix
             # the report travels: it names the texts, not the folders of this machine
             matrix.datasets = [text.name for text in section.text]
             write_imatrix(path, matrix)
-            forget(path)
+            remove_state(path)
             self._put_done("imatrix", key, path)
             return path, "done"
 

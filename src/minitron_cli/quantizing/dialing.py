@@ -12,7 +12,7 @@ from minitron_core.gguf import F32, TYPE
 from minitron_engine.llama.kernel_support import types_without_kernel
 from minitron_quant.chunking import ChunkSettings
 from minitron_quant.levels import LEVELS, level_named
-from minitron_quant.mixed_precision.build_mix import Made, Maker, SizeSettings, Wanted
+from minitron_quant.mixed_precision.build_mix import BuiltMix, MixBuilder, MixSettings, MixTarget
 from minitron_quant.mixed_precision.size_solver import Point, Restrictions
 from minitron_quant.perplexity.settings import MeasureSettings
 from minitron_quant.quantize.options import ENCODABLE, parse_tensor_type, type_named
@@ -21,9 +21,9 @@ from minitron_quant.quantize.prepare import QuantizeSettings, folder_of, model_n
 _CURVE_POINTS = 24
 
 
-def _wanted(options: DialOptions) -> Wanted:
+def _wanted(options: DialOptions) -> MixTarget:
     """What the file is to be."""
-    return Wanted(
+    return MixTarget(
         None if options.size is None else parse_size(options.size),
         options.bpw,
         None if options.like is None else level_named(options.like),
@@ -42,17 +42,17 @@ def turn(out: Output, quantize: QuantizeSettings, options: DialOptions) -> None:
         )
     settings = _settings(quantize, options)
     if options.curve:
-        _show_curve(out, Maker(settings))
+        _show_curve(out, MixBuilder(settings))
         return
     with out.progress() as listener:
-        made = Maker(settings, listener).make()
+        made = MixBuilder(settings, listener).make()
     if out.as_json:
         out.document(_document(made))
     else:
         _show(out, made)
 
 
-def _show_curve(out: Output, maker: Maker) -> None:
+def _show_curve(out: Output, maker: MixBuilder) -> None:
     """Size against predicted divergence, llama.cpp's own levels among it; nothing is written."""
     curve, presets = maker.dial.curve(_CURVE_POINTS), maker.dial.presets(LEVELS)
     if out.as_json:
@@ -85,7 +85,7 @@ def parse_types(text: str | None) -> tuple[tuple[int, ...] | None, tuple[int, ..
     return chosen or None, (*excluded, *cannot)
 
 
-def _settings(quantize: QuantizeSettings, options: DialOptions) -> SizeSettings:
+def _settings(quantize: QuantizeSettings, options: DialOptions) -> MixSettings:
     types, excluded = parse_types(options.types)
     given = quantize.options
     pins = list(given.tensor_types)
@@ -96,7 +96,7 @@ def _settings(quantize: QuantizeSettings, options: DialOptions) -> SizeSettings:
     floors = list(map(parse_tensor_type, options.floors))
     if given.leave_output:
         floors.insert(0, (r"^output\.weight$", F32))
-    return SizeSettings(
+    return MixSettings(
         quantize,
         options.sensitivity or _nearby(quantize),
         _wanted(options),
@@ -140,7 +140,7 @@ def _points(points: list[Point]) -> list[dict[str, Any]]:
     ]
 
 
-def _document(made: Made) -> dict[str, Any]:
+def _document(made: BuiltMix) -> dict[str, Any]:
     proof, result = made.proof, made.kept or made.result
     return {
         "level": result.level,
@@ -172,7 +172,7 @@ def _beside(other: Any) -> dict[str, Any] | None:
     }
 
 
-def _show(out: Output, made: Made) -> None:
+def _show(out: Output, made: BuiltMix) -> None:
     result, proof = made.result, made.proof
     rows = [[result.level, show_mib(result.bytes / 2**20), f"{made.recipe.predicted:.5f}"]]
     headers = ["Level", "MiB", "Predicted KLD"]

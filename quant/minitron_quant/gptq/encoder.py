@@ -15,9 +15,9 @@ from minitron_quant.array_backend import best_arrays
 from minitron_quant.covariance.files import PARTS, Covariance, open_covariance
 from minitron_quant.gptq.blocks import Bytes, Floats, decoded
 from minitron_quant.gptq.cholesky import BlockFactor, factor_block
-from minitron_quant.gptq.cross_validation import Trial
-from minitron_quant.gptq.encode import encode_rows, supports
-from minitron_quant.gptq.estimate import feedback_keys
+from minitron_quant.gptq.cross_validation import CrossValidation
+from minitron_quant.gptq.encode_rows import encode_rows, supports
+from minitron_quant.gptq.estimate import gptq_keys
 from minitron_quant.quantize.encode import Refine
 
 # rows of a weight that dampings are tried on, and the types, by the width of the rows
@@ -34,7 +34,7 @@ Parts = tuple[int, ...]
 ALL: Parts = tuple(range(PARTS))
 
 
-class Feedback:
+class GptqEncoder:
     """A covariance file matched with a model's tensors."""
 
     def __init__(self, path: Path, shards: Sequence[Gguf]) -> None:
@@ -58,13 +58,13 @@ class Feedback:
         self._dampings: dict[str, float | None] = {}
         self._gains: dict[tuple[str, int], float] = {}
         self._raised: list[str] = []
-        self._last_trial: tuple[str, Trial] | None = None
+        self._last_trial: tuple[str, CrossValidation] | None = None
 
     @property
     def keys(self) -> tuple[KeyValue, ...]:
         """The metadata that tells how the codes were chosen."""
         origin = self.covariance.origin
-        return feedback_keys(origin.names, sum(origin.tokens), self.covariance.block)
+        return gptq_keys(origin.names, sum(origin.tokens), self.covariance.block)
 
     @cached_property
     def weights(self) -> dict[str, Floats]:
@@ -108,9 +108,13 @@ class Feedback:
         """
         return partial(self._refine, name, parts) if name in self._edges else None
 
-    def _refine(self, name: str, parts: Parts, kind: int, values: Floats, plain: Bytes) -> Bytes:
-        blocks = self.blocks(name, parts) if supports(kind) else None
-        return plain if blocks is None else encode_rows(kind, values, plain, blocks, self.arrays)
+    def _refine(
+        self, name: str, parts: Parts, ggml_type: int, values: Floats, plain: Bytes
+    ) -> Bytes:
+        blocks = self.blocks(name, parts) if supports(ggml_type) else None
+        return (
+            plain if blocks is None else encode_rows(ggml_type, values, plain, blocks, self.arrays)
+        )
 
     def blocks(self, name: str, parts: Parts = ALL) -> list[BlockFactor] | None:
         """The factors of a tensor's input; None where feedback would not help on another text."""
@@ -126,35 +130,43 @@ class Feedback:
                     self._factors.popitem(last=False)
             return self._factors[source, parts]
 
-    def gain(self, name: str, kind: int) -> float:
+    def gain(self, name: str, ggml_type: int) -> float:
         """The error of a tensor in a type over that of plain codes, as another text would see it.
 
         1 where there is no feedback. Cross-fitted on some rows of one of the weights that share
         the input.
         """
-        if name not in self._edges or not supports(kind):
+        if name not in self._edges or not supports(ggml_type):
             return 1.0
         source = self.covariance.taken_by[name]
         with self._lock:
-            if (source, kind) not in self._gains:
+            if (source, ggml_type) not in self._gains:
                 damping = self._damping(source)
-                self._gains[source, kind] = (
-                    1.0 if damping is None else self._trial(source).ratio(kind, damping, both=True)
+                self._gains[source, ggml_type] = (
+                    1.0
+                    if damping is None
+                    else self._trial(source).ratio(ggml_type, damping, both=True)
                 )
-            return self._gains[source, kind]
+            return self._gains[source, ggml_type]
 
     def _damping(self, source: str) -> float | None:
         if source not in self._dampings:
             columns = self._edges[self._taking(source)][-1][1]
-            kinds = [kind for kind in _TRIED_TYPES if columns % TYPE[kind].block_elements == 0]
-            self._dampings[source] = self._trial(source).damping(kinds[0]) if kinds else None
+            ggml_types = [
+                ggml_type
+                for ggml_type in _TRIED_TYPES
+                if columns % TYPE[ggml_type].block_elements == 0
+            ]
+            self._dampings[source] = (
+                self._trial(source).damping(ggml_types[0]) if ggml_types else None
+            )
         return self._dampings[source]
 
-    def _trial(self, source: str) -> Trial:
+    def _trial(self, source: str) -> CrossValidation:
         """The trial of an input; the last is kept, since types are tried one after the other."""
         if self._last_trial is None or self._last_trial[0] != source:
             name = self._taking(source)
-            trial = Trial(
+            trial = CrossValidation(
                 self._sample(name),
                 self.weights[name][0],
                 lambda part, damping: self._factor(source, (part,), damping),
