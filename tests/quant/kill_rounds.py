@@ -35,7 +35,7 @@ def in_a_child(batch: QuantizeJob, fatal: int = -1) -> list[str]:
         lines = Lines(fatal)
         sys.settrace(lines)
         try:
-            run(batch)
+            list(run(batch))
             sys.settrace(None)
             with os.fdopen(writer, "w") as pipe:
                 names = list(lines.names)

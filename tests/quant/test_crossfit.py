@@ -94,8 +94,8 @@ def test_a_solved_file_says_what_was_predicted_and_keeps_it(
     monkeypatch.setattr(make_module, "predict_kld", lambda *_: 0.125)
     monkeypatch.setattr(make_module, "with_gptq", lambda sensitivity, *_: sensitivity)
     monkeypatch.setattr(GptqEncoder, "_damping", lambda *_: 0.03)
-    quantize = QuantizeSettings(settings.model, (), tmp_path, covariance=covariance)
-    job = MixSettings(quantize, settings.output, MixTarget(size=2_500_000))
+    quantize = QuantizeSettings(settings.model, (), tmp_path)
+    job = MixSettings(quantize, settings.output, MixTarget(size=2_500_000), covariance=covariance)
     made = MixBuilder(job).make()
     assert (
         open_gguf(made.result.path).get("minitron.predicted_kld") == made.recipe.predicted == 0.125

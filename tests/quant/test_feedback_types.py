@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from minitron_core.gguf import TYPE, TYPE_ID, row_bytes
 from minitron_engine.llama.library import ggml
+from minitron_quant.blocks import decode_blocks
 from minitron_quant.gptq.bitfields import Field, Plane, read, write
-from minitron_quant.gptq.blocks import decoded
 from minitron_quant.gptq.cholesky import BlockFactor, error_of, factor_block
 from minitron_quant.gptq.codebook_types import CODEBOOKS, codewords
 from minitron_quant.gptq.column_solver import solve
@@ -50,7 +50,7 @@ def factors(covariance: NDArray[np.float64], width: int = COLUMNS) -> list[Block
 
 
 def errors(kind: int, data: Bytes, blocks: list[BlockFactor]) -> NDArray[np.float64]:
-    return error_of(decoded(kind, data, (ROWS, COLUMNS)) - weights(), blocks)
+    return error_of(decode_blocks(kind, data, (ROWS, COLUMNS)) - weights(), blocks)
 
 
 @pytest.mark.parametrize("name", TYPES)
@@ -69,7 +69,7 @@ def test_the_library_decodes_exactly_what_was_chosen(name: str) -> None:
     kind = TYPE_ID[name]
     coder = coder_of(kind, plain(kind, weights(), inputs().diagonal()), ROWS)
     remains = solve(coder, weights(), factors(inputs()))
-    values = decoded(kind, coder.pack(), (ROWS, COLUMNS))
+    values = decode_blocks(kind, coder.pack(), (ROWS, COLUMNS))
     # what remains was rounded once, when the value was taken from the weight
     np.testing.assert_allclose(weights() - remains, values, rtol=0, atol=1e-7)
 

@@ -90,7 +90,7 @@ def interrupted(source: Path, folder: Path, share: float) -> None:
 
     settings = QuantizeSettings(source, tuple(parse_levels(LEVELS)), folder)
     with pytest.raises(Stop):
-        run(prepare(settings), listen)
+        list(run(prepare(settings), listen))
 
 
 @pytest.mark.parametrize("keep_time", [False, True])
@@ -114,7 +114,7 @@ def test_other_levels_between_lose_nothing(
     quantize(source, folder, "Q5_0")
     seen: list[Event] = []
     settings = QuantizeSettings(source, tuple(parse_levels(LEVELS)), folder)
-    run(prepare(settings), seen.append)
+    list(run(prepare(settings), seen.append))
     weights = sum(info.n_elements for info in open_gguf(source).tensors)
     assert seen[0].total < 1.2 * weights  # of both levels, most was there
     names = {f"tiny-{level}.gguf" for level in (*LEVELS, "Q5_0")}

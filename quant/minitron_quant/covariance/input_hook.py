@@ -5,20 +5,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from minitron_engine.llama.binding import api
 from minitron_engine.llama.context import Batch, ContextSettings, open_context
 from minitron_engine.llama.library import OP_MUL_MAT, Tensor
 from minitron_engine.llama.model import Model
 from minitron_engine.process import interrupts
+from minitron_quant.array_backend import Floats
 from minitron_quant.matmul_hook import activations, weight_name
 
 _F32 = 0
 _PROBE_TOKENS = 16
 _OUTPUTS = ("output.weight", "token_embd.weight")
-
-Rows = NDArray[np.float32]
 
 
 @dataclass
@@ -73,7 +71,7 @@ class InputHook:
     inputs: the weights that name them, in the order of the model. A decode ends after the last.
     """
 
-    def __init__(self, inputs: list[str], take: Callable[[str, Rows], None]) -> None:
+    def __init__(self, inputs: list[str], take: Callable[[str, Floats], None]) -> None:
         self.hook = api.ggml_backend_sched_eval_callback(self._called)
         self._inputs = frozenset(inputs)
         self._last = inputs[-1]

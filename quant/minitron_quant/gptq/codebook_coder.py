@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from minitron_quant.array_backend import NUMPY, Arrays, to_numpy
+from minitron_quant.array_backend import NUMPY, Arrays, Bytes, Floats, Ints, to_numpy
 from minitron_quant.gptq.bitfields import read, write
-from minitron_quant.gptq.blocks import Bytes, Floats
-from minitron_quant.gptq.codebook_search import Numbers, VectorSearch
+from minitron_quant.gptq.codebook_search import VectorSearch
 from minitron_quant.gptq.codebook_types import CODEBOOKS, codewords, factors, read_d
 
 # the steps of the scale that are tried
@@ -57,8 +56,8 @@ class CodebookCoder:
         return chosen
 
     def _choose_octets(
-        self, weights: Floats, owed: Floats, upper: Floats, scaled: Floats, down: Numbers
-    ) -> tuple[Floats, Numbers, Numbers, Floats]:
+        self, weights: Floats, owed: Floats, upper: Floats, scaled: Floats, down: Ints
+    ) -> tuple[Floats, Ints, Ints, Floats]:
         """Octet after octet: errors [columns, n], codewords, signs or shifts, and losses [n].
 
         owed: what the errors of the columns before the group ask for, times R's diagonal.

@@ -7,11 +7,8 @@ quadratic part depends only on codeword and signs, so it is a table, and the res
 import numpy as np
 from numpy.typing import NDArray
 
-from minitron_quant.array_backend import Arrays
-from minitron_quant.gptq.blocks import Floats
+from minitron_quant.array_backend import Arrays, Floats, Ints
 from minitron_quant.gptq.codebook_types import SHIFT, CodebookLayout
-
-Numbers = NDArray[np.int32]
 
 
 class VectorSearch:
@@ -31,9 +28,7 @@ class VectorSearch:
             for k in range(0, 8, layout.vector)
         ]
 
-    def nearest(
-        self, targets: Floats, factors: Floats, down: Numbers
-    ) -> tuple[Floats, Numbers, Numbers]:
+    def nearest(self, targets: Floats, factors: Floats, down: Ints) -> tuple[Floats, Ints, Ints]:
         """Values [8, n], codewords [8 / vector, n] and signs or shifts [n] as bits.
 
         targets: [8, n]. factors: [n]. down: 1 where a group shares a shift and it goes down.
@@ -48,9 +43,7 @@ class VectorSearch:
             values[:, odd], index[:, odd] = self._codewords(targets[:, odd], factors[odd], chosen)
         return values, index, signs
 
-    def _shifted(
-        self, targets: Floats, factors: Floats, down: Numbers
-    ) -> tuple[Floats, Numbers, Numbers]:
+    def _shifted(self, targets: Floats, factors: Floats, down: Ints) -> tuple[Floats, Ints, Ints]:
         """With the shift given, or with the better one where eight columns have their own."""
         values, index = self._codewords(targets, factors, down)
         if self._layout.shifted == 8:
@@ -66,7 +59,7 @@ class VectorSearch:
         loss: Floats = self._xp.einsum("ij,ij->j", left, left)
         return loss
 
-    def _free(self, targets: Floats, factors: Floats) -> tuple[Floats, Numbers, Numbers]:
+    def _free(self, targets: Floats, factors: Floats) -> tuple[Floats, Ints, Ints]:
         """With the signs of the targets, part by part."""
         xp = self._xp
         signs = xp.zeros(targets.shape[1], dtype=xp.int32)
@@ -80,9 +73,7 @@ class VectorSearch:
             signs |= bits << columns.start
         return values, index, signs
 
-    def _codewords(
-        self, targets: Floats, factors: Floats, patterns: Numbers
-    ) -> tuple[Floats, Numbers]:
+    def _codewords(self, targets: Floats, factors: Floats, patterns: Ints) -> tuple[Floats, Ints]:
         """With signs or shifts that are given."""
         xp = self._xp
         values = xp.empty_like(targets)
@@ -103,12 +94,12 @@ class VectorSearch:
             wanted = wanted + self._parts[k].inverse.T @ owed
         return columns, wanted
 
-    def _cheapest_flip(self, targets: Floats, values: Floats) -> Numbers:
+    def _cheapest_flip(self, targets: Floats, values: Floats) -> Ints:
         """The bit of the sign whose change costs least."""
         metric = self.upper @ self.upper.T
         left = metric @ (targets - values)
         cost = values * (left + values * metric.diagonal()[:, None])
-        flips: Numbers = 1 << self._xp.asarray(cost.argmin(0), dtype=self._xp.int32)
+        flips: Ints = 1 << self._xp.asarray(cost.argmin(0), dtype=self._xp.int32)
         return flips
 
 
@@ -145,9 +136,7 @@ class _Part:
         shifted: Floats = ((words @ self._metric) * words).sum(2)
         return shifted
 
-    def nearest(
-        self, targets: Floats, factors: Floats, patterns: Numbers
-    ) -> tuple[Floats, Numbers]:
+    def nearest(self, targets: Floats, factors: Floats, patterns: Ints) -> tuple[Floats, Ints]:
         """Values [vector, n] and codewords [n] of the least loss, signs or shifts given."""
         xp, count = self._xp, len(patterns)
         index = xp.empty(count, dtype=xp.int32)
@@ -164,7 +153,7 @@ class _Part:
         return words * factors, index
 
 
-def _odd(numbers: Numbers) -> NDArray[np.bool_]:
+def _odd(numbers: Ints) -> NDArray[np.bool_]:
     """Whether the number of ones among eight bits is odd."""
     for shift in (4, 2, 1):
         numbers = numbers ^ (numbers >> shift)

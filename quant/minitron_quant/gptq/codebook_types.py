@@ -10,8 +10,9 @@ from functools import cache
 import numpy as np
 
 from minitron_core.gguf import TYPE, TYPE_ID
+from minitron_quant.array_backend import Bytes, Floats
+from minitron_quant.blocks import decode_blocks
 from minitron_quant.gptq.bitfields import Field, Plane, read, spread, write
-from minitron_quant.gptq.blocks import Bytes, Floats, decoded
 
 SHIFT = 0.125  # of the IQ1 types
 
@@ -129,7 +130,7 @@ def codewords(name: str) -> Floats:
     one = np.full((len(numbers), 1), np.ones(1, "<f2").view("<u2")[0], np.int32)
     write(blocks, layout.d, one)
     write(blocks, layout.index, numbers)
-    values = decoded(TYPE_ID[name], blocks, (count, layout.vector)) / np.float32(layout.unit)
+    values = decode_blocks(TYPE_ID[name], blocks, (count, layout.vector)) / np.float32(layout.unit)
     table: Floats = values - SHIFT if layout.shifts else values
     table.flags.writeable = False
     return table

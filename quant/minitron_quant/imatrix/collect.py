@@ -19,10 +19,10 @@ from minitron_quant.imatrix.accumulator import Accumulator, Precision
 from minitron_quant.imatrix.collector import MIN_TOKENS, Collector
 from minitron_quant.imatrix.matrix import ImportanceMatrix
 from minitron_quant.imatrix.parallel_contexts import Lanes, open_decoder
-from minitron_quant.imatrix.provenance import origin_of
 from minitron_quant.imatrix.state import Identity, Resume, StateFile, state_path
 from minitron_quant.model_files import open_model_files
 from minitron_quant.perplexity.perplexity import negative_log_likelihood, summarize
+from minitron_quant.provenance import calibration_origin
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def calibrate(
     model: Model,
     settings: CollectSettings,
     progress: Progress = ignore,
-    keep: Keep | None = None,
+    keep: ResumePolicy | None = None,
 ) -> Collected:
     """`collect`, with the perplexity of the texts and saves on the way where asked for.
 
@@ -99,7 +99,7 @@ def calibrate(
         [str(path) for path in settings.texts],
         most // settings.chunks.n_ctx,
         settings.chunks.n_ctx,
-        None if settings.plain else origin_of(model.path, settings.texts),
+        None if settings.plain else calibration_origin(model.path, settings.texts),
     )
     scores = run.saved.nll
     perplexity = summarize(np.concatenate(scores)) if scores else None
@@ -114,7 +114,7 @@ def remove_state(output: Path) -> None:
 class _Run:
     """The texts' way through the model, from where an earlier run was."""
 
-    def __init__(self, model: Model, settings: CollectSettings, keep: Keep | None) -> None:
+    def __init__(self, model: Model, settings: CollectSettings, keep: ResumePolicy | None) -> None:
         self._model, self._settings = model, settings
         self._texts = _chunk_texts(model, settings)
         self._state = StateFile(

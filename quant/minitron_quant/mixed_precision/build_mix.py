@@ -1,4 +1,4 @@
-"""A file of a size: solved, written, proved on held-out text; a better preset is kept instead."""
+"""Build a mix for a size: solve, write, verify on held-out text; a better preset replaces it."""
 
 import json
 import shutil
@@ -56,9 +56,10 @@ class MixTarget:
 
 @dataclass(frozen=True)
 class MixSettings:
-    """A job of the dial. quantize: where files go and how; its levels are not looked at.
+    """How to build a mix. quantize: where files go and how; its levels are not used.
 
-    held_out: text, chunks and device of the proof; None proves nothing.
+    target: what the mix is built for. covariance: file whose codes GPTQ chooses. held_out: text,
+    chunks and device of the verification; None skips it.
     """
 
     quantize: QuantizeSettings
@@ -66,6 +67,7 @@ class MixSettings:
     wanted: MixTarget
     restrictions: Restrictions = Restrictions()
     held_out: MeasureSettings | None = None
+    covariance: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -116,11 +118,11 @@ class MixBuilder:
         self.imatrix = find_imatrix(settings, self.sensitivity)
         self._quantize = replace(settings.quantize, imatrix=self.imatrix, output=None)
         keys: tuple[KeyValue, ...] = ()
-        self._feedback: GptqEncoder | None = None
-        if settings.quantize.covariance is not None:
-            self._feedback = GptqEncoder(settings.quantize.covariance, open_model_files(source))
-            self.sensitivity = with_gptq(self.sensitivity, self._feedback, progress)
-            keys = self._feedback.keys
+        self._gptq: GptqEncoder | None = None
+        if settings.covariance is not None:
+            self._gptq = GptqEncoder(settings.covariance, open_model_files(source))
+            self.sensitivity = with_gptq(self.sensitivity, self._gptq, progress)
+            keys = self._gptq.keys
         self.dial = SizeSolver(source, self.sensitivity, self.imatrix, settings.restrictions, keys)
 
     def solve(self, wanted: MixTarget | None = None) -> Recipe:
@@ -155,7 +157,7 @@ class MixBuilder:
 
         A file of the same recipe that is there already says it.
         """
-        if self._feedback is None:
+        if self._gptq is None:
             return recipe
         quantize = self._quantize
         path = folder_of(quantize) / f"{model_name(quantize.source)}-{recipe.name}.gguf"
@@ -164,12 +166,17 @@ class MixBuilder:
             if made.get(RECIPE_KEY) == recipe.text:
                 return replace(recipe, predicted=float(made.get(PREDICTED_KEY)))
         importance = load_importance(self.imatrix).weights
-        given = recipe, self.sensitivity, self._feedback, importance
+        given = recipe, self.sensitivity, self._gptq, importance
         predicted = predict_kld(quantize.source, *given, quantize.threads, self._progress)
         return replace(recipe, predicted=predicted)
 
     def _write(self, recipe: Recipe) -> LevelResult:
-        return run(prepare(replace(self._quantize, levels=(recipe,))), self._progress)[0]
+        return self._run(replace(self._quantize, levels=(recipe,)), self._gptq)
+
+    def _run(self, settings: QuantizeSettings, gptq: GptqEncoder | None = None) -> LevelResult:
+        """Make the only level of the settings."""
+        (result,) = run(prepare(settings, gptq), self._progress)
+        return result
 
     def _correct(self, most: float, held: MeasureSettings) -> BuiltMix:
         """Solve again with what the measured divergence tells of the predicted one."""
@@ -204,7 +211,7 @@ class MixBuilder:
         if proof.better or proof.preset is None:
             return replace(made, proof=proof)
         preset = self._as_preset((level_named(proof.preset.level),), self._quantize.directory)
-        kept = run(prepare(preset), self._progress)[0]
+        kept = self._run(preset)
         discard(self._quantize, [made.recipe.name])
         made.recipe_file.unlink(missing_ok=True)
         return replace(made, proof=proof, kept=kept)
@@ -218,11 +225,11 @@ class MixBuilder:
         random = self.dial.random(budget)
         try:
             settings = replace(self._quantize, directory=scratch, replace="always")
-            drawn = run(prepare(replace(settings, levels=(random,))), self._progress)[0]
+            drawn = self._run(replace(settings, levels=(random,)), self._gptq)
             preset = None
             if smaller:
                 nearest = max(smaller, key=sizes.__getitem__)
-                preset = run(prepare(self._as_preset((nearest,), scratch)), self._progress)[0]
+                preset = self._run(self._as_preset((nearest,), scratch))
             return prove(held, solved, preset, drawn, self._progress)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -240,7 +247,6 @@ class MixBuilder:
             levels=tuple(levels),
             directory=directory,
             imatrix=given,
-            covariance=None,
             replace="outdated",
             options=QuantizeOptions(),
         )

@@ -17,13 +17,13 @@ from minitron_core.hashing import file_sha256, fingerprint, model_fingerprint
 from minitron_core.progress import Event, Progress, ignore
 from minitron_engine.llama.devices import GpuLayers
 from minitron_engine.llama.model import Model, ModelSettings, Tokens, open_model
+from minitron_quant.array_backend import Doubles
 from minitron_quant.chunking import ChunkSettings, chunk_text, read_text
 from minitron_quant.imatrix.collect import CollectSettings
 from minitron_quant.imatrix.files import read_imatrix, write_imatrix
 from minitron_quant.imatrix.matrix import ImportanceMatrix
 from minitron_quant.levels import level_named
 from minitron_quant.mixed_precision.activation_quantization import (
-    Noise,
     rounding_costs,
     rounding_noise,
 )
@@ -229,7 +229,7 @@ def _begun(
     settings: SensitivitySettings,
     shards: list[Gguf],
     material: CostInputs,
-    noise: dict[str, dict[int, Noise]],
+    noise: dict[str, dict[int, Doubles]],
     progress: Progress,
 ) -> Sensitivity:
     threads = settings.chunks.threads or default_threads()

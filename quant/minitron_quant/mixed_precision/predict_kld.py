@@ -12,12 +12,12 @@ import numpy as np
 
 from minitron_core.progress import Event, Progress, ignore
 from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_quant.array_backend import Floats
 from minitron_quant.chunking import ChunkSettings
 from minitron_quant.gptq.encoder import GptqEncoder
 from minitron_quant.mixed_precision.probe import open_prober
 from minitron_quant.mixed_precision.sensitivity_file import Sensitivity
 from minitron_quant.model_files import open_model_files
-from minitron_quant.quantize.encode import Values
 from minitron_quant.quantize.recipe import Recipe
 
 _FIRST_HALF = (0,)
@@ -28,7 +28,7 @@ def predict_kld(
     recipe: Recipe,
     sensitivity: Sensitivity,
     feedback: GptqEncoder,
-    importance: Mapping[str, Values],
+    importance: Mapping[str, Floats],
     threads: int | None = None,
     progress: Progress = ignore,
 ) -> float:

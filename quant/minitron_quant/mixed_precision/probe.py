@@ -17,9 +17,10 @@ from minitron_core.gguf import TYPE_ID, Gguf, TensorInfo, row_bytes
 from minitron_engine.llama.context import Context, open_context
 from minitron_engine.llama.model import Model, Tokens
 from minitron_engine.llama.weights import Weights, find_weights
+from minitron_quant.array_backend import Bytes, Floats
 from minitron_quant.chunking import ChunkSettings, decode_chunks
 from minitron_quant.perplexity.divergence import ReferenceChunk, compare_chunk, reference_chunk
-from minitron_quant.quantize.encode import Bytes, Job, Refine, Values, encode
+from minitron_quant.quantize.encode import EncodeTask, RefineRows, encode
 
 # The first that a tensor can have. In the middle of what is solved for, because a tensor's weight
 # differs by up to a third between types; the others are for rows that its blocks do not fit.
@@ -35,7 +36,7 @@ class Prober:
         weights: Weights,
         chunks: ChunkSettings,
         pool: ThreadPoolExecutor,
-        importance: Mapping[str, Values],
+        importance: Mapping[str, Floats],
     ) -> None:
         self._context = context
         self._weights = weights
@@ -67,7 +68,7 @@ class Prober:
         with self._weights.replaced(info.name, probed, original):
             return self.compared(tokens, reference)
 
-    def put(self, shard: Gguf, info: TensorInfo, ggml_type: int, refine: Refine | None) -> None:
+    def put(self, shard: Gguf, info: TensorInfo, ggml_type: int, refine: RefineRows | None) -> None:
         """Leave a tensor as its way through a type makes it."""
         importance, data = self._importance.get(info.name), np.ascontiguousarray(shard.data(info))
         self._weights.put(
@@ -81,7 +82,7 @@ class Prober:
             for (logits, targets), base in zip(self._predictions(tokens), reference, strict=True)
         ]
 
-    def _predictions(self, tokens: Tokens) -> Iterator[tuple[Values, Tokens]]:
+    def _predictions(self, tokens: Tokens) -> Iterator[tuple[Floats, Tokens]]:
         first = self._chunks.n_ctx // 2
         for start, group in decode_chunks(self._context, tokens, self._chunks, first):
             for number, logits in enumerate(group):
@@ -90,7 +91,7 @@ class Prober:
 
 @contextmanager
 def open_prober(
-    model: Model, chunks: ChunkSettings, importance: Mapping[str, Values]
+    model: Model, chunks: ChunkSettings, importance: Mapping[str, Floats]
 ) -> Iterator[Prober]:
     """A prober of a model that is loaded writable; importance is what the encoder gets."""
     weights = find_weights(model)
@@ -113,16 +114,18 @@ def round_trip(
     info: TensorInfo,
     data: Bytes,
     ggml_type: int,
-    importance: Values | None,
+    importance: Floats | None,
     threads: int,
-    refine: Refine | None = None,
+    refine: RefineRows | None = None,
 ) -> Bytes:
-    """A tensor's bytes after its way through another type and back."""
-    blocks = _encoded(Job(info, data, (ggml_type,), importance, refine=refine), ggml_type, threads)
+    """A tensor's bytes encoded to another type and back."""
+    blocks = _encoded(
+        EncodeTask(info, data, (ggml_type,), importance, refine=refine), ggml_type, threads
+    )
     size = info.rows * row_bytes(ggml_type, info.shape[0])
     there = replace(info, type=ggml_type, nbytes=size)
-    return _encoded(Job(there, blocks, (info.type,), None), info.type, threads)
+    return _encoded(EncodeTask(there, blocks, (info.type,), None), info.type, threads)
 
 
-def _encoded(job: Job, ggml_type: int, threads: int) -> Bytes:
-    return np.concatenate([slab.blocks[ggml_type] for slab in encode([job], threads)])
+def _encoded(task: EncodeTask, ggml_type: int, threads: int) -> Bytes:
+    return np.concatenate([slab.blocks[ggml_type] for slab in encode([task], threads)])

@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 
 from minitron_core.progress import Progress, ignore
-from minitron_quant.levels import level_of_ftype
+from minitron_quant.levels import LEVEL_KEY, level_of_ftype
 from minitron_quant.perplexity.divergence import Array, Divergence, statistics
 from minitron_quant.perplexity.multi_model import Measured, measure_together
 from minitron_quant.perplexity.perplexity import chunk_means, summarize
 from minitron_quant.perplexity.settings import MeasureSettings
-from minitron_quant.quantize.recipe import LEVEL_KEY
 
 MIB = 1 << 20
 _FULL_PRECISION = ("F32", "F16", "BF16")

@@ -1,24 +1,20 @@
-"""One level's files while they are written: the tensors go where they belong, in order."""
+"""The files of one level while they are written, tensor by tensor."""
 
 import hashlib
 from collections.abc import Callable
 
 from minitron_core.errors import Damaged, NotFound
 from minitron_core.gguf import GgufWriter
-from minitron_quant.quantize.encode import Bytes
+from minitron_quant.array_backend import Bytes
 from minitron_quant.quantize.journal import Checkpoint
 from minitron_quant.quantize.prepare import LevelOutput
 
-_NOT_AS_LEFT = (Damaged.exit_code, NotFound.exit_code)
-
 
 def open_level(output: LevelOutput, done: Checkpoint) -> "LevelWriter":
-    """Go on with the files of an earlier run, or anew where they are not as they were left."""
+    """Continue the files of an earlier run; start over if they have changed since."""
     try:
         writer = LevelWriter(output, done.tensors)
-    except Exception as error:
-        if getattr(error, "exit_code", None) not in _NOT_AS_LEFT:
-            raise
+    except (Damaged, NotFound):
         return LevelWriter(output)
     if done.tensors and writer.sha256 != done.sha256:
         writer.close()

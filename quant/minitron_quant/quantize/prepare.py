@@ -1,13 +1,10 @@
-"""A quantization job before it runs: what is asked for, planned and checked."""
+"""A quantization before it runs: its settings, planned and checked."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, Literal, Protocol
 
 from minitron_core.errors import Usage
 from minitron_core.gguf import (
@@ -21,8 +18,10 @@ from minitron_core.gguf import (
     model_stem,
 )
 from minitron_core.hashing import fingerprint
+from minitron_quant.array_backend import Floats
 from minitron_quant.levels import Level
 from minitron_quant.model_files import open_model_files
+from minitron_quant.quantize.encode import RefineRows
 from minitron_quant.quantize.importance import (
     Importance,
     foreign_matrix,
@@ -33,23 +32,19 @@ from minitron_quant.quantize.importance import (
 from minitron_quant.quantize.options import QuantizeOptions
 from minitron_quant.quantize.plan import LevelPlan, Plan, level_metadata, make_plan, split_metadata
 
-if TYPE_CHECKING:
-    from minitron_quant.gptq.encoder import GptqEncoder
-    from minitron_quant.gptq.estimate import PlannedGptq
-
 Replace = Literal["never", "outdated", "always"]
 _FULL_TYPES = ("F16", "BF16", "F32")
 
 
 @dataclass(frozen=True)
 class QuantizeSettings:
-    """What to make of which model. `output` names the file of a single level; else `directory`.
+    """Which levels to make of which model, and where.
 
-    covariance: of the inputs, to choose codes with error feedback; without an imatrix it is one,
-    and without `refine` nothing else. uncollected: the texts of one that is not there yet, for a
-    plan.
-    errors: where to write how much each encoding hurts. replace: what may be overwritten:
-    nothing, files made from something else, or all.
+    output: the file of a single level; otherwise files go to `directory`, or beside the source.
+
+    include, exclude: parts of tensor names, of the importance matrix's entries to use. errors:
+    where to write the encoding errors. replace: what may be overwritten: nothing, files made from
+    something else, or all.
     """
 
     source: Path
@@ -60,9 +55,6 @@ class QuantizeSettings:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     options: QuantizeOptions = QuantizeOptions()
-    covariance: Path | None = None
-    uncollected: tuple[Path, ...] = ()
-    refine: bool = True
     errors: Path | None = None
     threads: int | None = None
     replace: Replace = "never"
@@ -91,6 +83,11 @@ class LevelOutput:
     recipe: str
 
     @property
+    def name(self) -> str:
+        """The name of the level."""
+        return self.planned.level.name
+
+    @property
     def path(self) -> Path:
         """The file, or the first shard, which stands for all."""
         return self.files[0].path
@@ -101,17 +98,48 @@ class LevelOutput:
         return sum(file.bytes for file in self.files)
 
 
+class CodeRefiner(Protocol):
+    """Improves ggml's codes of a whole model, tensor by tensor, as gptq.encoder does."""
+
+    @property
+    def file(self) -> Path | None:
+        """The file that the codes depend on, hashed as one of the job's inputs."""
+
+    @property
+    def weights(self) -> Mapping[str, Floats]:
+        """The importance of columns by tensor, [1, columns], used without an importance matrix."""
+
+    @property
+    def keys(self) -> tuple[KeyValue, ...]:
+        """Metadata of the files: how the codes were chosen."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know before the work."""
+
+    @property
+    def warning(self) -> str:
+        """What a user should know after the work; empty if nothing."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows are refined at a time."""
+
+    def of(self, name: str) -> RefineRows | None:
+        """What refines the rows of a tensor; None where ggml's codes stay."""
+
+
 @dataclass(frozen=True)
 class QuantizeJob:
-    """A job that is planned and checked, ready to run or to be shown."""
+    """A quantization that is planned and checked, ready to run or to be shown."""
 
     settings: QuantizeSettings
     shards: list[Gguf]
     plan: Plan
-    weights: dict[str, NDArray[np.float32]]
+    weights: dict[str, Floats]
     outputs: list[LevelOutput]
     notes: tuple[str, ...]
-    feedback: "GptqEncoder | None" = None
+    refiner: CodeRefiner | None = None
 
     @property
     def elements(self) -> int:
@@ -163,48 +191,35 @@ def model_name(path: Path) -> str:
     return stem
 
 
-def prepare(settings: QuantizeSettings) -> QuantizeJob:
-    """Plan a job and check everything that can be checked before the first byte is written."""
+def prepare(settings: QuantizeSettings, refiner: CodeRefiner | None = None) -> QuantizeJob:
+    """Plan a job and check everything that can be checked before the first byte is written.
+
+    Raises Usage, ImatrixNeeded, Unsupported, Damaged.
+    """
     if settings.output is not None and len(settings.levels) != 1:
         raise Usage("-o names one file, but several levels are asked for", "use -d DIR")
     shards = open_model_files(settings.source)
-    feedback = _feedback(settings.covariance, shards) if settings.covariance else None
     importance = load_importance(settings.imatrix, settings.include, settings.exclude)
-    source = feedback or _planned(settings.uncollected, shards)
-    if source is not None:
-        own = importance.weights or source.weights
-        keys = source.keys if settings.refine else ()
-        importance = replace(importance, weights=own, keys=(*importance.keys, *keys))
+    if refiner is not None:
+        weights = importance.weights or refiner.weights
+        importance = replace(importance, weights=weights, keys=(*importance.keys, *refiner.keys))
     plan = make_plan(shards, settings.levels, settings.options, bool(importance.weights))
     tensors = {name: info for name, (_, info) in plan.tensors.items()}
-    weights = match_importance(importance, tensors, plan.levels)
+    matched = match_importance(importance, tensors, plan.levels)
     outputs = [_level_output(settings, shards, plan, p, importance) for p in plan.levels]
-    notes = missing_entries(weights, tensors, plan.levels) if importance.weights else ()
+    notes = missing_entries(matched, tensors, plan.levels) if importance.weights else ()
     notes += foreign_matrix(importance, shards)
-    notes += feedback.notes if feedback else ()
-    return QuantizeJob(settings, shards, plan, weights, outputs, notes, feedback)
-
-
-def _feedback(covariance: Path, shards: list[Gguf]) -> "GptqEncoder":
-    # what it needs takes as long to load as all the rest
-    from minitron_quant.gptq.encoder import GptqEncoder
-
-    return GptqEncoder(covariance, shards)
-
-
-def _planned(texts: Sequence[Path], shards: list[Gguf]) -> "PlannedGptq | None":
-    if not texts:
-        return None
-    from minitron_quant.gptq.estimate import PlannedGptq
-
-    return PlannedGptq([text.name for text in texts], shards)
+    notes += refiner.notes if refiner else ()
+    return QuantizeJob(settings, shards, plan, matched, outputs, notes, refiner)
 
 
 def manifest_path(settings: QuantizeSettings) -> Path:
+    """Where the manifest of the finished levels is."""
     return folder_of(settings) / f"{model_name(settings.source)}.manifest.json"
 
 
 def folder_of(settings: QuantizeSettings) -> Path:
+    """The folder that the levels go to."""
     if settings.output is not None:
         return settings.output.parent
     return settings.directory or settings.source.parent

@@ -1,9 +1,10 @@
-"""The job job: run what is planned, keep what is finished, record what was made from what."""
+"""Run a quantization: write what is missing, keep what is finished, record its inputs."""
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from minitron_core.file_lock import exclusive
 from minitron_core.gguf import TYPE
 from minitron_core.hashing import file_sha256
 from minitron_core.progress import Event, Progress, ignore
+from minitron_quant.provenance import InputHashes, hash_inputs
 from minitron_quant.quantize.encode import Errors
 from minitron_quant.quantize.journal import (
     NO_CHECKPOINT,
@@ -32,7 +34,6 @@ from minitron_quant.quantize.prepare import (
     model_name,
     options_document,
 )
-from minitron_quant.quantize.provenance import Identity, identified
 from minitron_quant.quantize.write_levels import JobWriter
 
 
@@ -54,16 +55,12 @@ class LevelResult:
     kept: bool
 
 
-Listener = Callable[[LevelResult], None]
+def run(job: QuantizeJob, progress: Progress = ignore) -> Iterator[LevelResult]:
+    """Write what is missing and yield each level when it is done, in the order of the job.
 
-
-def run(
-    job: QuantizeJob, progress: Progress = ignore, finished: Listener = lambda _: None
-) -> list[LevelResult]:
-    """Write what is missing; finished files that are up to date are kept.
-
-    finished: called with each level that is written. Ctrl-C, a full disk and kill -9 leave what is
-    done to be continued by the same call; other errors leave nothing behind.
+    Finished files that are up to date are kept. After Ctrl-C, a full disk or kill -9 the same call
+    continues the work; other errors leave nothing behind. Levels that a caller does not iterate to
+    are left to be continued. The folder is locked until the iteration ends.
     """
     folder = folder_of(job.settings)
     try:
@@ -73,9 +70,8 @@ def run(
     name = model_name(job.settings.source)
     journal = Journal(folder / f".{name}.quantize.journal")
     with exclusive(folder / f".{name}.quantize.lock"):
-        results = _run_alone(job, journal, progress, finished)
-        journal.remove({output.planned.level.name for output in job.outputs})
-        return results
+        yield from _run_locked(job, journal, progress)
+        journal.remove({output.name for output in job.outputs})
 
 
 def discard(settings: QuantizeSettings, names: Sequence[str]) -> None:
@@ -90,81 +86,82 @@ def discard(settings: QuantizeSettings, names: Sequence[str]) -> None:
         write_sealed(path, manifest)
 
 
-def _run_alone(
-    job: QuantizeJob, journal: Journal, progress: Progress, finished: Listener
-) -> list[LevelResult]:
+def _run_locked(job: QuantizeJob, journal: Journal, progress: Progress) -> Iterator[LevelResult]:
     manifest = read_manifest(manifest_path(job.settings))
     levels: dict[str, Any] = manifest.get("levels", {})
     there = levels if job.settings.replace != "always" else {}
     recorded = journal.read()
     started = time.monotonic()
-    with identified(job) as identity:
-        kept = [output for output in job.outputs if _up_to_date(output, there, identity)]
-        kept = _unchanged(job, kept, there, progress)
-        left = [output for output in job.outputs if output not in kept]
+    covariance = job.refiner.file if job.refiner else None
+    with hash_inputs(job.shards, job.settings.imatrix, covariance) as inputs:
+        kept = [output for output in job.outputs if _up_to_date(output, there, inputs)]
+        kept_names = _unchanged(job, kept, there, progress)
+        left = [output for output in job.outputs if output.name not in kept_names]
         # complete but not yet in the manifest: the job before was killed in between
-        complete = [output for output in left if _is_complete(output, recorded, job, identity)]
+        complete = [output for output in left if _is_complete(output, recorded, job, inputs)]
+        for output in complete:
+            levels[output.name] = _entry(job, inputs, output, None, 0.0)
         missing = [output for output in left if output not in complete]
         _refuse_collisions(job.settings, missing)
-        for output in complete:
-            levels[output.planned.level.name] = _entry(job, identity, output, None, 0.0)
-        errors = recorded.errors
-        if missing:
-            writing = JobWriter(job, missing, identity, journal, progress)
-            for output, sha256 in writing.run():
-                seconds = round(time.monotonic() - started, 2)
-                entry = _entry(job, identity, output, sha256, seconds)
-                levels[output.planned.level.name] = entry
-                finished(_result(job, output, levels, kept=False))
-            errors = writing.errors
-        _write_errors(job, errors)
+        writer = JobWriter(job, missing, inputs, journal, progress)
+        try:
+            with closing(writer.run()) as written:
+                for output in job.outputs:
+                    if output in missing:
+                        sha256 = next(written)
+                        seconds = round(time.monotonic() - started, 2)
+                        levels[output.name] = _entry(job, inputs, output, sha256, seconds)
+                    yield _result(job, output, levels, output.name in kept_names)
+        except GeneratorExit:
+            _record(job, inputs, levels)
+            raise
+        _write_errors(job, writer.errors)
         if left:
-            _record(job, identity, levels)
-    return [_result(job, output, levels, output not in left) for output in job.outputs]
+            _record(job, inputs, levels)
 
 
 def _is_complete(
-    output: LevelOutput, recorded: JournalContent, job: QuantizeJob, identity: Identity
+    output: LevelOutput, recorded: JournalContent, job: QuantizeJob, inputs: InputHashes
 ) -> bool:
-    done = recorded.levels.get(output.planned.level.name, NO_CHECKPOINT)
+    done = recorded.levels.get(output.name, NO_CHECKPOINT)
     whole = done.tensors == len(job.plan.order) and _all_there(output)
     return (
         whole
-        and done.made_from == identity.fingerprint(output)
+        and done.made_from == inputs.fingerprint(output.recipe)
         and [file_sha256(file.path) for file in output.files] == list(done.sha256)
     )
 
 
-def _up_to_date(output: LevelOutput, finished: dict[str, Any], identity: Identity) -> bool:
-    entry = finished.get(output.planned.level.name, {})
+def _up_to_date(output: LevelOutput, finished: dict[str, Any], inputs: InputHashes) -> bool:
+    entry = finished.get(output.name, {})
     names = [file.path.name for file in output.files]
     return (
         [file["name"] for file in entry.get("files", [])] == names
         and _all_there(output)
-        and bool(entry.get("fingerprint") == identity.fingerprint(output))
+        and bool(entry.get("fingerprint") == inputs.fingerprint(output.recipe))
     )
 
 
 def _unchanged(
     job: QuantizeJob, kept: list[LevelOutput], finished: dict[str, Any], progress: Progress
-) -> list[LevelOutput]:
-    """Those of finished outputs whose bytes are still what the manifest says: all are read."""
+) -> set[str]:
+    """The names of finished levels whose bytes still have the manifest's hashes: all are read."""
 
     def check(output: LevelOutput) -> bool:
-        files = finished[output.planned.level.name]["files"]
+        files = finished[output.name]["files"]
         return all(
             file_sha256(file.path) == entry["sha256"]
             for file, entry in zip(output.files, files, strict=True)
         )
 
-    found, done = [], 0
+    names, done = set(), 0
     total = sum(output.bytes for output in kept)
     with ThreadPoolExecutor(job.settings.threads or default_threads()) as pool:
         for output, same in zip(kept, pool.map(check, kept), strict=True):
             done += output.bytes
             progress(Event("check", done, total, "bytes", output.path.name))
-            found += [output] if same else []
-    return found
+            names |= {output.name} if same else set()
+    return names
 
 
 def _all_there(output: LevelOutput) -> bool:
@@ -202,7 +199,7 @@ def _write_errors(job: QuantizeJob, errors: dict[str, Errors]) -> None:
 
 def _entry(
     job: QuantizeJob,
-    identity: Identity,
+    inputs: InputHashes,
     output: LevelOutput,
     sha256: Sequence[str] | None,
     seconds: float,
@@ -217,21 +214,21 @@ def _entry(
         "seconds": seconds,
         "types": count_types(output.planned),
         "options": options_document(job.settings),
-        "fingerprint": identity.fingerprint(output),
+        "fingerprint": inputs.fingerprint(output.recipe),
     }
 
 
-def _record(job: QuantizeJob, identity: Identity, levels: dict[str, Any]) -> None:
-    document = {**identity.document, "levels": levels}
+def _record(job: QuantizeJob, inputs: InputHashes, levels: dict[str, Any]) -> None:
+    document = {**inputs.document, "levels": levels}
     write_sealed(manifest_path(job.settings), document)
 
 
 def _result(
     job: QuantizeJob, output: LevelOutput, levels: dict[str, Any], kept: bool
 ) -> LevelResult:
-    entry = levels[output.planned.level.name]
+    entry = levels[output.name]
     return LevelResult(
-        level=output.planned.level.name,
+        level=output.name,
         path=output.path,
         bytes=output.bytes,
         bits_per_weight=job.bits_per_weight(output),

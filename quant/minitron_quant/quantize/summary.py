@@ -1,4 +1,4 @@
-"""What a job will write and cost, before it runs."""
+"""What a quantization will write and cost, before it runs."""
 
 import shutil
 import time
@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from minitron_core.cpu_limits import default_threads
-from minitron_core.gguf import TYPE, TYPE_ID, row_bytes
-from minitron_engine.llama.library import ggml
+from minitron_core.gguf import TYPE, TYPE_ID
+from minitron_quant.blocks import encode_blocks
 from minitron_quant.quantize.plan import Plan
 from minitron_quant.quantize.prepare import QuantizeJob, count_types, folder_of
 
@@ -66,7 +66,7 @@ def summarize(job: QuantizeJob) -> dict[str, Any]:
     return {
         "levels": [
             {
-                "level": output.planned.level.name,
+                "level": output.name,
                 "path": str(output.path),
                 "bytes": output.bytes,
                 "bpw": job.bits_per_weight(output),
@@ -100,12 +100,10 @@ def machine_speed() -> float:
     """Weights per second that one thread encodes to q6_K, measured in a few milliseconds."""
     ggml_type, columns = TYPE_ID["q6_K"], _SAMPLE_COLUMNS
     values = np.random.default_rng(0).standard_normal((_SAMPLE_ROWS, columns), np.float32)
-    blocks = np.empty(_SAMPLE_ROWS * row_bytes(ggml_type, columns), np.uint8)
     weights = np.ones(columns, np.float32)
-    pointers = values.ctypes.data, blocks.ctypes.data
     # this thread's own time: what else the machine does passes
     started = time.thread_time()
-    ggml().ggml_quantize_chunk(ggml_type, *pointers, 0, _SAMPLE_ROWS, columns, weights.ctypes.data)
+    encode_blocks(ggml_type, values, weights)
     return values.size / (time.thread_time() - started)
 
 

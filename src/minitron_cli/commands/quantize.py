@@ -129,7 +129,12 @@ def quantize(
     from minitron_cli.inputs import folder_for_results
     from minitron_cli.options.dial import DialOptions
     from minitron_cli.output import Output
-    from minitron_cli.quantizing.feedback import FeedbackOptions, show_proved, with_covariance
+    from minitron_cli.quantizing.feedback import (
+        FeedbackOptions,
+        covariance_of,
+        planned_refiner,
+        show_proved,
+    )
     from minitron_cli.quantizing.planning import quantize_source
     from minitron_quant.levels import parse_levels
     from minitron_quant.quantize.options import (
@@ -181,24 +186,40 @@ def quantize(
         no_verify,
     )
     if dial.asked(levels or ()):
-        from minitron_cli.quantizing.dialing import turn
+        from minitron_cli.quantizing.dialing import build_for_size
 
         with quantize_source(model, out, plan_only=False) as source:
-            turn(out, with_covariance(replace(settings, source=source), correcting, out), dial)
+            settings = replace(settings, source=source)
+            build_for_size(out, settings, dial, covariance_of(settings, correcting, out))
         return
     with quantize_source(model, out, plan_only=dry_run) as source:
-        asked = with_covariance(replace(settings, source=source), correcting, out, dry_run)
-        batch = prepare(asked)
-        for note in batch.notes:
+        settings = replace(settings, source=source)
+        refiner: Any = None
+        if dry_run and correcting.texts:
+            out.note("the covariance is collected when files are made")
+            refiner = planned_refiner(settings, correcting)
+        elif correcting.asked:
+            from minitron_quant.gptq.encoder import GptqEncoder
+            from minitron_quant.model_files import open_model_files
+
+            path = covariance_of(settings, correcting, out)
+            assert path is not None
+            refiner = GptqEncoder(path, open_model_files(source))
+        job = prepare(settings, refiner)
+        for note in job.notes:
             out.note(note)
         if dry_run:
-            _show_plan(out, batch)
+            _show_plan(out, job)
             return
         if correcting.asked and held_out is not None:
-            show_proved(out, batch.settings, dial)
+            show_proved(out, settings, refiner, dial)
             return
+        results = []
         with out.progress() as listener:
-            results = run(batch, listener, lambda result: _show_level(out, result))
+            for result in run(job, listener):
+                results.append(result)
+                if not result.kept:
+                    _show_level(out, result)
     if errors is not None and all(result.kept for result in results):
         out.note("nothing was encoded, so no errors were measured; --force encodes anew")
     _show_results(out, results)

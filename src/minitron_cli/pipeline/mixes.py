@@ -73,7 +73,8 @@ def make_sizes(
             recipe = replace(recipe, name=f"{recipe.bits:.4f}bpw")
         recipes[recipe.name] = recipe
     levels = tuple(recipes.values())
-    results = run(prepare(replace(quantize, levels=levels, imatrix=maker.imatrix)), listener)
+    job = prepare(replace(quantize, levels=levels, imatrix=maker.imatrix))
+    results = list(run(job, listener))
     for recipe, result in zip(levels, results, strict=True):
         write_whole(beside(result.path, "types.txt"), recipe.text)
     return results

@@ -169,7 +169,7 @@ class Pipeline:
             )
             batch = prepare(settings)
             self._state.put("quantize", [level.name for level in levels])
-            results = run(batch, self._listener) + self._sizes(settings)
+            results = [*run(batch, self._listener), *self._sizes(settings)]
             return results, "up to date" if all(result.kept for result in results) else "done"
 
         return self._stage("quantize", work)

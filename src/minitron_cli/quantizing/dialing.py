@@ -1,5 +1,6 @@
 """minitron quantize --size and its kin: what is asked of the size dial, and what it answers."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,10 @@ def _wanted(options: DialOptions) -> MixTarget:
     )
 
 
-def turn(out: Output, quantize: QuantizeSettings, options: DialOptions) -> None:
-    """Make the file that is wanted and show what became of it; with --curve show what could be."""
+def build_for_size(
+    out: Output, quantize: QuantizeSettings, options: DialOptions, covariance: Path | None
+) -> None:
+    """Build the mix and show it; with --curve show what could be built."""
     given = quantize.options
     chosen = given.pure or given.overrides or given.keep_split
     if chosen or quantize.include or quantize.exclude or quantize.output:
@@ -40,7 +43,7 @@ def turn(out: Output, quantize: QuantizeSettings, options: DialOptions) -> None:
             "a solved mix goes without -o, --pure, --override-kv, --keep-split, --include-weights "
             "and --exclude-weights"
         )
-    settings = _settings(quantize, options)
+    settings = replace(_settings(quantize, options), covariance=covariance)
     if options.curve:
         _show_curve(out, MixBuilder(settings))
         return

@@ -1,6 +1,6 @@
 """--feedback: the covariance that a quantization takes, given or collected first."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,8 @@ from minitron_core.errors import Usage
 
 if TYPE_CHECKING:
     from minitron_cli.options.dial import DialOptions
+    from minitron_quant.gptq.encoder import GptqEncoder
+    from minitron_quant.gptq.estimate import PlainCodes
     from minitron_quant.gptq.held_out import Proved
     from minitron_quant.quantize.prepare import QuantizeSettings
 
@@ -37,20 +39,21 @@ class FeedbackOptions:
             raise Usage("--effort is for collecting", "the covariance given is what it is")
 
 
-def with_covariance(
-    settings: "QuantizeSettings", options: FeedbackOptions, out: Output, plan_only: bool = False
-) -> "QuantizeSettings":
-    """The settings with the covariance that the options ask for; it is collected if need be.
+def planned_refiner(settings: "QuantizeSettings", options: FeedbackOptions) -> "PlainCodes":
+    """What --gptq with these texts will bring to the files; nothing is collected."""
+    from minitron_quant.gptq.estimate import planned_gptq
+    from minitron_quant.model_files import open_model_files
 
-    For a plan nothing is collected.
-    """
-    if not options.asked:
-        return settings
-    if options.covariance is not None:
-        return replace(settings, covariance=options.covariance)
-    if plan_only:
-        out.note("the covariance is collected when files are made")
-        return replace(settings, uncollected=options.texts)
+    texts = [text.name for text in options.texts]
+    return planned_gptq(texts, open_model_files(settings.source))
+
+
+def covariance_of(
+    settings: "QuantizeSettings", options: FeedbackOptions, out: Output
+) -> Path | None:
+    """The covariance that the options ask for; it is collected if need be."""
+    if not options.asked or options.covariance is not None:
+        return options.covariance
     from minitron_quant.chunking import ChunkSettings
     from minitron_quant.covariance.collect import (
         BLOCK,
@@ -71,17 +74,19 @@ def with_covariance(
         open_checked(settings.source, "auto", chunks.context()) as model,
     ):
         collect_covariance(model, collecting, path, listener)
-    return replace(settings, covariance=path)
+    return path
 
 
-def show_proved(out: Output, settings: "QuantizeSettings", options: "DialOptions") -> None:
+def show_proved(
+    out: Output, settings: "QuantizeSettings", gptq: "GptqEncoder", options: "DialOptions"
+) -> None:
     """Make levels with feedback, proved on --held-out text, and show what it gained."""
     from minitron_cli.quantizing.dialing import held_out_settings
     from minitron_cli.units import show_mib
     from minitron_quant.gptq.held_out import make_proved
 
     with out.progress() as listener:
-        made = make_proved(settings, held_out_settings(settings, options), listener)
+        made = make_proved(settings, gptq, held_out_settings(settings, options), listener)
     if out.as_json:
         out.document({"levels": [_document(each) for each in made]})
         return
@@ -96,7 +101,7 @@ def show_proved(out: Output, settings: "QuantizeSettings", options: "DialOptions
                 result.level,
                 show_mib(result.bytes / 2**20),
                 f"{proof.plain:.5f}",
-                f"{proof.feedback:.5f}",
+                f"{proof.gptq:.5f}",
                 f"{proof.change_pct:+.1f} %",
                 f"{low:+.1f} … {high:+.1f} %",
                 str(result.path),
@@ -120,7 +125,7 @@ def _document(made: "Proved") -> dict[str, Any]:
         "text": proof.text,
         "chunks": proof.chunks,
         "plain_kld": proof.plain,
-        "feedback_kld": proof.feedback,
+        "feedback_kld": proof.gptq,
         "change_pct": proof.change_pct,
         "difference": [proof.difference.mean, proof.difference.low, proof.difference.high],
     }
