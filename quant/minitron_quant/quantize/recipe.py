@@ -9,14 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from minitron_core.gguf import TYPE, KeyValue, TensorInfo, ValueType
-from minitron_quant.levels import LEVELS, Level
+from minitron_quant.levels import LEVEL_KEY, LEVELS, Level
 
 # metadata keys of a file that a recipe made
-LEVEL_KEY, RECIPE_KEY, PREDICTED_KEY = (
-    "minitron.level",
-    "minitron.recipe",
-    "minitron.predicted_kld",
-)
+RECIPE_KEY, PREDICTED_KEY = "minitron.recipe", "minitron.predicted_kld"
 
 
 @dataclass(frozen=True)
