@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from minitron_core.progress import Progress, ignore
-from minitron_quant.levels import LEVEL_KEY, level_of_ftype
+from minitron_quant.levels import level_of
 from minitron_quant.perplexity.divergence import Array, Divergence, statistics
 from minitron_quant.perplexity.multi_model import Measured, measure_together
 from minitron_quant.perplexity.perplexity import chunk_means, summarize
@@ -95,7 +95,7 @@ def _row(result: Measured, nll: list[Array]) -> Row:
     ppl, error = summarize(np.concatenate(nll))
     return Row(
         model=shards[0].path.name,
-        level=shards[0].get(LEVEL_KEY) or level_of_ftype(shards[0].get("general.file_type")),
+        level=level_of(shards[0]),
         size_mib=sum(shard.size for shard in shards) / MIB,
         size_pct=None,
         ppl=ppl,
