@@ -13,9 +13,10 @@ from typing import Any, Self, TypeVar
 from minitron_core.errors import Usage
 from minitron_core.hashing import file_sha256
 from minitron_core.progress import Progress, ignore
+from minitron_quant.perplexity.measures import Row
 from minitron_quant.perplexity.paired import Difference, paired_difference
 from minitron_quant.perplexity.settings import MeasureSettings
-from minitron_quant.perplexity.table import Row, measure
+from minitron_quant.perplexity.table import measure
 
 T = TypeVar("T")
 

@@ -26,8 +26,9 @@ from minitron_quant.chunking import ChunkSettings
 from minitron_quant.imatrix.collect import CollectSettings, ResumePolicy, calibrate, remove_state
 from minitron_quant.imatrix.files import write_imatrix
 from minitron_quant.levels import parse_levels
+from minitron_quant.perplexity.measures import Row
 from minitron_quant.perplexity.settings import MeasureSettings
-from minitron_quant.perplexity.table import Row, mark_dominated, relate, sort_by_size
+from minitron_quant.perplexity.table import mark_dominated, relate, sort_by_size
 from minitron_quant.quantize.prepare import QuantizeSettings, model_name, prepare
 from minitron_quant.quantize.run import LevelResult, run
 

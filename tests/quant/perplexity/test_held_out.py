@@ -18,15 +18,15 @@ from minitron_quant.perplexity.held_out import (
     read_stored,
     refuse_calibration_text,
 )
+from minitron_quant.perplexity.measures import Row
 from minitron_quant.perplexity.paired import Difference
 from minitron_quant.perplexity.settings import MeasureSettings
-from minitron_quant.perplexity.table import Row
 
 COMPARISON = KldComparison(0.3, 0.4, Difference(-0.1, -0.2, 0.04))
 
 
 def row(*chunk_kld: float) -> Row:
-    values = "a.gguf", "Q4_0", 1.0, 100.0, 9.0, 0.1, 100.0, len(chunk_kld), "CPU"
+    values = "a.gguf", "Q4_0", 1.0, 9.0, 100.0, 100.0, 0.1, len(chunk_kld), "CPU"
     return Row(*values, chunk_kld=chunk_kld)
 
 
