@@ -10,8 +10,8 @@ from minitron_cli.output import Output
 from minitron_cli.units import show_size
 from minitron_core.errors import Damaged, NotFound
 from minitron_core.gguf import iterate_tensors, layer_number
-from minitron_engine.llama.context import ContextSettings
-from minitron_engine.memory.estimate import Needs, measure_needs
+from minitron_engine.llama.settings import ContextSettings
+from minitron_engine.memory.estimate import MemoryEstimate, estimate_memory
 from minitron_quant.levels import LEVELS, level_of_ftype
 from minitron_quant.model_files import models_in, open_model_files
 from minitron_quant.quantize.options import QuantizeOptions
@@ -110,14 +110,14 @@ def _candidate(level: str, path: Path | None, tensors: Iterable[tuple[str, int]]
     return Candidate(level, path, total, ordered, rest[_INPUT], output + rest[""])
 
 
-def needs_of(model: Path, settings: ContextSettings) -> Needs:
+def needs_of(model: Path, settings: ContextSettings) -> MemoryEstimate:
     """KV cache and buffers; they are the same for all levels of a model."""
     if model.is_dir():
         model = next(each.path for each in candidates(model) if each.path is not None)
-    return measure_needs(model, settings)
+    return estimate_memory(model, settings)
 
 
-def fit(candidate: Candidate, needs: Needs, budget: Budget) -> Fit:
+def fit(candidate: Candidate, needs: MemoryEstimate, budget: Budget) -> Fit:
     """As many layers on the GPU as fit, from the output backwards, as llama.cpp places them."""
     cache = needs.cache / needs.layers
     onto_gpu = [candidate.output, *(size + cache for size in reversed(candidate.layers))]

@@ -6,10 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minitron_cli.output import Output
-from minitron_engine.llama.context import ContextSettings
-from minitron_engine.llama.devices import GpuLayers, missing_gpu
-from minitron_engine.llama.model import Model, ModelSettings, open_model
-from minitron_engine.memory.placement import EVERY_GPU, Placement
+from minitron_engine.llama.devices import missing_gpu
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.settings import (
+    EVERY_GPU,
+    ContextSettings,
+    GpuLayers,
+    ModelSettings,
+    Placement,
+)
+from minitron_engine.loading import open_model
 from minitron_quant.model_files import is_imatrix, open_model_files
 
 if TYPE_CHECKING:

@@ -10,13 +10,14 @@ import pytest
 
 from helpers.support import fails
 from minitron_engine.llama import log
-from minitron_engine.llama.context import ContextSettings, open_context
-from minitron_engine.llama.model import ModelSettings, open_model
-from minitron_engine.memory.estimate import Needs, measure_needs
+from minitron_engine.llama.context import open_context
+from minitron_engine.llama.settings import ContextSettings, ModelSettings
+from minitron_engine.loading import open_model
+from minitron_engine.memory.estimate import MemoryEstimate, estimate_memory
 from minitron_quant import advise
 from minitron_quant.advise import Budget, Candidate, Fit
 
-NEEDS = Needs(layers=2, cache=20, compute=5)
+NEEDS = MemoryEstimate(layers=2, cache=20, compute=5)
 CANDIDATE = Candidate("Q4_K_M", None, 300, layers=(100, 100), input=50, output=60)
 
 
@@ -27,7 +28,7 @@ def test_needs_are_what_llama_cpp_allocates(
 ) -> None:
     path = nano_llama if name == "nano-llama" else nano_nemotron
     settings = ContextSettings(1000, 512, cache_type_k=cache, cache_type_v=cache)
-    needs = measure_needs(path, settings)
+    needs = estimate_memory(path, settings)
     with (
         log.capture() as lines,
         open_model(ModelSettings(path)) as model,

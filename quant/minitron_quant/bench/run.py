@@ -16,10 +16,10 @@ from minitron_cli.output import Listener
 from minitron_core.cpu_limits import default_threads
 from minitron_core.errors import Usage
 from minitron_core.progress import Event
-from minitron_engine.llama.context import CACHE_TYPES, FLASH_ATTENTION, ContextSettings
-from minitron_engine.llama.devices import Device, GpuLayers, devices
+from minitron_engine.llama.devices import Device, devices
 from minitron_engine.llama.library import LLAMA_CPP_COMMIT
 from minitron_engine.llama.model import Model
+from minitron_engine.llama.settings import CACHE_TYPES, FLASH_ATTENTION, ContextSettings, GpuLayers
 from minitron_quant.bench.memory_energy import peak_memory, reset_peak_memory
 from minitron_quant.bench.speed import SpeedResult, SpeedTest, measure_speed, spread
 from minitron_quant.levels import level_of_ftype

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from minitron_core.errors import Unsupported
 from minitron_core.gguf import Gguf, KeyValue
-from minitron_engine.llama.context import Context, ContextSettings, Logits, open_context
-from minitron_engine.llama.devices import GpuLayers
-from minitron_engine.llama.model import Model, ModelSettings, Tokens, open_model
+from minitron_engine.llama.context import Context, Logits, open_context
+from minitron_engine.llama.model import Model, Tokens
+from minitron_engine.llama.settings import ContextSettings, GpuLayers, ModelSettings
+from minitron_engine.loading import open_model
 from minitron_engine.process.malloc_alignment import aligning_hook
 from minitron_quant.chunking import ChunkSettings, check_trained_context, decode_chunks
 from minitron_quant.perplexity.divergence import (
@@ -228,11 +229,11 @@ def open_for(
 ) -> Opened:
     """Open a model and a context that takes as many chunks at once as the settings say.
 
-    beside: see ModelSettings.
+    beside: the model whose vocabulary this one shares; see open_model.
     """
     context = chunks.context()
-    settings = ModelSettings(path, gpu_layers, context=context, beside=beside)
-    model = stack.enter_context(open_model(settings))
+    settings = ModelSettings(path, gpu_layers, context=context)
+    model = stack.enter_context(open_model(settings, vocabulary_of=beside))
     check_trained_context(model, chunks.n_ctx)
     return Opened(path, key, model, stack.enter_context(_open_context(model, context)), chunks)
 

@@ -46,7 +46,7 @@ def advise(
     from minitron_cli.output import Output
     from minitron_cli.units import parse_memory
     from minitron_core.cpu_limits import available_memory
-    from minitron_engine.llama.context import ContextSettings
+    from minitron_engine.llama.settings import ContextSettings
     from minitron_quant import advise
 
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
