@@ -22,7 +22,8 @@ from minitron_core.errors import MinitronError, from_os_error
 from minitron_core.file_lock import exclusive
 from minitron_core.hashing import file_sha256, fingerprint
 from minitron_core.progress import Progress
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.llama.settings import ModelSettings
+from minitron_engine.loading import open_model
 from minitron_quant.chunking import ChunkSettings
 from minitron_quant.imatrix.collect import CollectSettings, ResumePolicy, calibrate, remove_state
 from minitron_quant.imatrix.files import write_imatrix

@@ -8,7 +8,7 @@ from typing import Any
 from minitron_cli.pipeline.job_file import SpeedSection, TasksSection
 from minitron_core.hashing import file_sha256, fingerprint
 from minitron_core.progress import Progress
-from minitron_engine.llama.context import ContextSettings
+from minitron_engine.llama.settings import ContextSettings
 from minitron_quant.bench.run import BenchPlan, plan_tests
 from minitron_quant.tasks.evaluate import TasksSettings, evaluate
 from minitron_quant.tasks.likelihood import ScoreSettings
