@@ -42,7 +42,8 @@ SCHEMAS: dict[str, list[Schema]] = {
         {"type": ["integer", "null"]},
         {"type": ["string", "integer"], "maxLength": 8},
         {"type": ["boolean", "array"], "items": {"type": "null"}, "maxItems": 2},
-        {"type": ["null", "object"], "properties": {"a": {"type": "null"}}, "maxProperties": 1},
+        {"type": ["null", "object"], "properties": {"a": {"type": "null"}}, "required": ["a"],
+         "additionalProperties": False},
         {"type": ["integer", "number", "boolean"]},
     ],
     "without type": [
@@ -57,7 +58,7 @@ SCHEMAS: dict[str, list[Schema]] = {
         {"enum": ['say "hi"', "it's"]},
         {"enum": ["C:\\temp", "\\", "a\\b\\c"]},
         {"enum": ["tab\there", "line\nbreak", "null\u0000"]},
-        {"enum": ["é", "日本", "😀", "𝒳"]},
+        {"enum": ["é", "日本", "😀", "\U00010348"]},
         {"enum": [0, -1, 2.5, 1e10]},
         {"enum": [None, True, False]},
         {"enum": [[1, 2], {"a": 1}]},
@@ -85,7 +86,8 @@ SCHEMAS: dict[str, list[Schema]] = {
         {"type": "string", "maxLength": 0},
         {"type": "string", "maxLength": 255},
         {"type": "string", "minLength": 20, "maxLength": 40},
-        {"type": "array", "items": {"type": "string", "minLength": 2, "maxLength": 2}, "maxItems": 3},
+        {"type": "array", "items": {"type": "string", "minLength": 2, "maxLength": 2},
+         "maxItems": 3},
     ],
     "pattern": [
         {"type": "string", "pattern": "^[a-z]{3}$"},
@@ -141,6 +143,8 @@ SCHEMAS: dict[str, list[Schema]] = {
         {"type": "integer", "multipleOf": 5, "minimum": 0, "maximum": 100},
         {"type": "integer", "multipleOf": 7, "minimum": 0, "maximum": 1000},
         {"type": "integer", "multipleOf": 2, "minimum": 0, "maximum": 98},
+        {"type": "number", "multipleOf": 0.5, "minimum": 0, "maximum": 10},
+        {"type": "number", "multipleOf": 0.25, "minimum": -1, "maximum": 1},
     ],
     "items": [
         {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 9}, "maxItems": 5},
@@ -212,7 +216,8 @@ SCHEMAS: dict[str, list[Schema]] = {
         {"anyOf": [_object(kind={"const": "a"}), _object(kind={"const": "b"}, n={"type": "null"})]},
         {"anyOf": [{"const": "x"}, {"type": "array", "items": {"const": "y"}, "maxItems": 2}]},
         _object(v={"anyOf": [_SHORT, {"type": "boolean"}]}),
-        {"type": "integer", "anyOf": [{"maximum": 3, "minimum": 0}, {"minimum": 10, "maximum": 12}]},
+        {"type": "integer",
+         "anyOf": [{"maximum": 3, "minimum": 0}, {"minimum": 10, "maximum": 12}]},
     ],
     "oneOf": [
         {"oneOf": [{"type": "boolean"}, {"type": "null"}]},

@@ -13,7 +13,7 @@ import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 from numpy.typing import NDArray
 
-from minitron_core.errors import MinitronError, Usage
+from minitron_core.errors import MinitronError, Unsupported, Usage
 from minitron_engine.llama.model import Model
 
 # as llama.cpp's own conversion: without a bound, a model can write spaces until its limit
@@ -21,6 +21,7 @@ _WHITESPACE = r" |\n{1,2}[ \t]{0,20}"
 # long chains of references overflow the engine's stack from about 10,000 on
 _MAX_REFERENCES = 2000
 _MAX_BYTES = 4 << 20
+_MAX_REASON = 300
 _CONTROL_PREFIX = b"\xff"  # how llguidance tells a control token from text that looks like it
 _SUBSCHEMAS = ("items", "additionalProperties")
 _SCHEMA_LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
@@ -53,7 +54,8 @@ def compile_schema(schema: str) -> str:
         raise _refused(str(error)) from None
     is_error, messages = LLMatcher.validate_grammar_with_warnings(grammar)
     if is_error:
-        raise _refused(messages[0].splitlines()[0].replace("Unimplemented keys", "unsupported"))
+        reason = " ".join(messages[0].split())
+        raise _refused(reason.replace("Unimplemented keys", "unsupported keywords")[:_MAX_REASON])
     return grammar
 
 
@@ -131,12 +133,16 @@ class Constraint:
 
 def _tokenizer(model: Model) -> LLTokenizer:
     if model not in _tokenizers:
-        _tokenizers[model] = LLTokenizer(_Vocabulary(model), n_vocab=None)
+        vocabulary = _Vocabulary(model)
+        vocabulary.tokenizer = _tokenizers[model] = LLTokenizer(vocabulary)
     return _tokenizers[model]
 
 
 class _Vocabulary:
-    """A model's vocabulary as llguidance reads it: each token's bytes, and the tokens that end."""
+    """A model's vocabulary as llguidance reads it: each token's bytes, and the tokens that end.
+
+    Called with text that the grammar forces, it gives the tokens that a model would expect.
+    """
 
     def __init__(self, model: Model) -> None:
         self.tokens = [_token_bytes(model, token) for token in range(model.n_vocab)]
@@ -149,14 +155,25 @@ class _Vocabulary:
         self.bos_token_id = None
         self.special_token_ids = ends
         self.is_tokenizer_wrapper = True
+        self.tokenizer: LLTokenizer | None = None
         self._model = model
 
     def __call__(self, text: str | bytes) -> list[int]:
         text = text.decode(errors="replace") if isinstance(text, bytes) else text
-        return self._model.tokenize(text, add_special=False, parse_special=False).tolist()
+        # SentencePiece puts a space before a text, but not after a line break
+        try:
+            first, ids = self._ids("\n"), self._ids("\n" + text)
+        except Unsupported:
+            first, ids = [-1], []
+        if ids[: len(first)] == first:
+            return ids[len(first) :]
+        return self.tokenizer.greedy_tokenize(text) if self.tokenizer is not None else []
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self._model.tokenize(text, add_special=False, parse_special=False).tolist()
+        return ids
 
 
 def _token_bytes(model: Model, token: int) -> bytes:
-    piece = model.piece(token)
     # control tokens have no text of their own
-    return piece or _CONTROL_PREFIX + model.piece(token, special=True)
+    return model.piece(token) or _CONTROL_PREFIX + model.piece(token, special=True)

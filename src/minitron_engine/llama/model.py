@@ -8,9 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from minitron_core.errors import Damaged, MinitronError, NotFound, OutOfResources, Unsupported
 from minitron_engine.llama import devices, log, overrides
 from minitron_engine.llama.binding import api

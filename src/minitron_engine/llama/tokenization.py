@@ -89,7 +89,7 @@ def _refuse_unknown(text: str, pieces: frozenset[bytes]) -> None:
         spelled = all(b"<0x%02X>" % byte in pieces or bytes([byte]) in pieces for byte in data)
         if data not in pieces and not spelled:
             raise Unsupported(
-                f"the model's vocabulary cannot spell {character!r}: it has no token for every byte",
+                f"the vocabulary cannot spell {character!r}: it has no token for each byte",
                 "leave the character out, or convert the model with byte tokens",
             )
 
