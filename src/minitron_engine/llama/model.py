@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from minitron_core.errors import Damaged, MinitronError, NotFound, OutOfResources, Unsupported
 from minitron_engine.llama import devices, log, overrides
 from minitron_engine.llama.binding import api
-from minitron_engine.llama.tokenization import Tokenizer, Tokens
+from minitron_engine.llama.tokenization import Tokenizer
+from minitron_engine.llama.tokenization import Tokens as Tokens
 from minitron_engine.memory.placement import EVERY_GPU, Placement
 from minitron_engine.process import aborts, interrupts
 
