@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer
+from llguidance._tokenizer import TokenizerWrapper
 from numpy.typing import NDArray
 
 from minitron_core.errors import MinitronError, Unsupported, Usage
@@ -138,7 +139,7 @@ def _tokenizer(model: Model) -> LLTokenizer:
     return _tokenizers[model]
 
 
-class _Vocabulary:
+class _Vocabulary(TokenizerWrapper):
     """A model's vocabulary as llguidance reads it: each token's bytes, and the tokens that end.
 
     Called with text that the grammar forces, it gives the tokens that a model would expect.
@@ -154,7 +155,7 @@ class _Vocabulary:
         self.eos_token_id = ends[0]
         self.bos_token_id = None
         self.special_token_ids = ends
-        self.is_tokenizer_wrapper = True
+        self.is_tokenizer_wrapper = True  # what LLTokenizer asks for
         self.tokenizer: LLTokenizer | None = None
         self._model = model
 
