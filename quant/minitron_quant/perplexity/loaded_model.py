@@ -11,8 +11,9 @@ from typing import Protocol
 from minitron_core.errors import Unsupported
 from minitron_core.gguf import Gguf, KeyValue
 from minitron_engine.llama.context import Context, Logits, open_context
-from minitron_engine.llama.model import Model, Tokens
+from minitron_engine.llama.model import Model
 from minitron_engine.llama.settings import ContextSettings, GpuLayers, ModelSettings
+from minitron_engine.llama.tokenization import Tokens
 from minitron_engine.loading import open_model
 from minitron_engine.process import interrupts
 from minitron_engine.process.malloc_alignment import aligning_hook

@@ -8,8 +8,9 @@ import numpy as np
 
 from minitron_engine.generation.generate import StopBuffer
 from minitron_engine.llama.context import Batch, Context, open_context
-from minitron_engine.llama.model import Model, Tokens
+from minitron_engine.llama.model import Model
 from minitron_engine.llama.settings import ContextSettings
+from minitron_engine.llama.tokenization import Tokens
 from minitron_quant.tasks.prefix_sharing import common_prefix, without_middle
 
 # texts that are written side by side

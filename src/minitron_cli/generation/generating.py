@@ -22,8 +22,9 @@ from minitron_engine.generation.sequence import Sequence
 from minitron_engine.generation.speculative import Drafter, DraftModel, Lookup
 from minitron_engine.llama.adapters import Adapter, apply_adapters
 from minitron_engine.llama.context import Context, open_context
-from minitron_engine.llama.model import Model, Tokens
+from minitron_engine.llama.model import Model
 from minitron_engine.llama.settings import ContextSettings, GpuLayers, Placement
+from minitron_engine.llama.tokenization import Tokens
 
 _REASONS = {"context": "length"}
 
