@@ -14,11 +14,16 @@ from typing import Any
 
 import pytest
 
-from minitron_engine.context import ContextSettings, open_context
-from minitron_engine.generation import Generation, GenerationSettings, generate, prompt_tokens
-from minitron_engine.model import ModelSettings, open_model
-from minitron_engine.sampling import SamplingSettings
-from support import Served, fails, with_template
+from helpers.support import Served, fails, with_template
+from minitron_engine.generation.generate import (
+    Generation,
+    GenerationSettings,
+    generate,
+    prompt_tokens,
+)
+from minitron_engine.generation.sampling import SamplingSettings
+from minitron_engine.llama.context import ContextSettings, open_context
+from minitron_engine.llama.model import ModelSettings, open_model
 
 openai = pytest.importorskip("openai")
 pytest.importorskip("uvicorn")
