@@ -5,7 +5,9 @@
 #include "types.h"
 
 namespace {
-const Codebook *codebooks[TYPES]; // by type; set under the caller's lock
+const Codebook *codebooks[TYPES]; // by codebook_type; set under the caller's lock
+
+int codebook_type(int type) { return type == IQ1_M ? IQ1_S : type; }
 
 // How many shells of distance hold the candidates of a type, and whether candidates may be pruned:
 // iq1 does not search from the rounded point.
@@ -66,11 +68,11 @@ int kernels_set_codebook(int type, const int8_t *levels, int count, int dims) {
     for (int i = 0; i < count * dims; ++i)
         if (levels[i] < 0 || levels[i] >= (dims == 8 ? 3 : 8))
             return -1;
-    if (codebooks[type])
-        return 0;
+    const Codebook *&book = codebooks[codebook_type(type)];
     const Shells shells = shells_of(type);
-    codebooks[type] = new_codebook(levels, count, dims, shells.shells, shells.prune);
-    return codebooks[type] ? 0 : -1;
+    if (!book)
+        book = new_codebook(levels, count, dims, shells.shells, shells.prune);
+    return book ? 0 : -1;
 }
 
 int64_t kernels_encode(int level, int type, const float *x, void *target, int64_t rows,
@@ -78,7 +80,7 @@ int64_t kernels_encode(int level, int type, const float *x, void *target, int64_
     if (type < 0 || type >= TYPES || level < 1 || level > kernels_level())
         return -1;
     const Encoder encoder = level == 2 ? avx512_encoder(type) : avx2_encoder(type);
-    const Codebook *book = codebooks[type];
+    const Codebook *book = codebooks[codebook_type(type)];
     if (!encoder.rows || columns < 1 || columns % encoder.block_weights)
         return -1;
     if ((shells_of(type).shells && !book) || (!importance && needs_importance(type)))

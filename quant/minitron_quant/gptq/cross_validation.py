@@ -9,11 +9,11 @@ from collections.abc import Callable
 import numpy as np
 
 from minitron_core.gguf import TYPE
-from minitron_engine.llama.library import ggml
 from minitron_quant.covariance.files import PARTS
 from minitron_quant.gptq.blocks import Bytes, Floats, decoded
 from minitron_quant.gptq.cholesky import BlockFactor, error_of
 from minitron_quant.gptq.encode import encode_rows
+from minitron_quant.kernels.encode import quantize_rows
 
 # shares of the mean diagonal; the search starts in the middle and goes where the error falls
 DAMPINGS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
@@ -68,6 +68,5 @@ def plain(kind: int, values: Floats, importance: Floats) -> Bytes:
     size = TYPE[kind].block_bytes * columns // TYPE[kind].block_elements
     data = np.empty(rows * size, np.uint8)
     values, importance = np.ascontiguousarray(values), np.ascontiguousarray(importance)
-    pointers = values.ctypes.data, data.ctypes.data
-    ggml().ggml_quantize_chunk(kind, *pointers, 0, rows, columns, importance.ctypes.data)
+    quantize_rows(kind, values, data, importance)
     return data

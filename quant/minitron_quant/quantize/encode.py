@@ -1,6 +1,7 @@
 """Rows to blocks: every run of rows is decoded once and encoded to all its types, in threads.
 
-ggml does both; ctypes releases the GIL, so a pool of Python threads keeps all cores busy.
+ggml decodes, minitron_quant.kernels encodes; both release the GIL, so a pool of Python threads
+keeps all cores busy.
 """
 
 from collections import deque
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from minitron_core.errors import Damaged, MinitronError, Unsupported
 from minitron_core.gguf import F32, TYPE, TensorInfo, row_bytes
 from minitron_engine.llama.library import decode, ggml
+from minitron_quant.kernels.encode import quantize_rows
 
 Bytes = NDArray[np.uint8]
 Values = NDArray[np.float32]
@@ -181,10 +183,7 @@ def _encode_run(slab: Slab, source: Bytes, row: int, rows: int, matrix: int) -> 
     for kind in wanted:
         size = row_bytes(kind, columns)
         target = slab.blocks[kind][row * size : (row + rows) * size]
-        pointer = None if importance is None else importance.ctypes.data
-        ggml().ggml_quantize_chunk(
-            kind, values.ctypes.data, target.ctypes.data, 0, rows, columns, pointer
-        )
+        quantize_rows(kind, values.reshape(rows, columns), target, importance)
         if job.refine is not None:
             target[:] = job.refine(kind, values.reshape(rows, columns), target)
         if not ggml().ggml_validate_row_data(kind, target.ctypes.data, target.nbytes):
