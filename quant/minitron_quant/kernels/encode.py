@@ -60,6 +60,12 @@ class Encoder:
                     level = self._levels[ggml_type] = self._prepared(ggml_type)
         return level
 
+    def failed(self) -> list[int]:
+        """The types whose kernels do not give ggml's bytes; checks all that were not used yet."""
+        if self._library is None:
+            return []
+        return [number for number in sorted(KERNEL_TYPES) if not self.level_of(number)]
+
     def _prepared(self, ggml_type: int) -> int:
         if has_codebook(ggml_type) and not self._set_codebook(ggml_type):
             return 0

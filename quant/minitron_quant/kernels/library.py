@@ -32,7 +32,7 @@ class Kernels:
         return INSTRUCTIONS.get(self.level, "")
 
     def __str__(self) -> str:
-        return f"{self.instructions} kernels" if self.library else f"ggml's ({self.reason})"
+        return f"{self.instructions} kernels" if self.library else f"ggml's: {self.reason}"
 
 
 @cache
