@@ -1,8 +1,9 @@
 """Builds the encoders of quant/kernels with the compiler at hand, for wheels and editable installs.
 
 With a compiler for x86-64 the wheel is one of this platform and holds the library; without, it is
-a pure one, and ggml's encoders do the work. MINITRON_NATIVE=0 leaves the library out;
-MINITRON_NATIVE=1 makes a failure to build it an error. `python hatch_build.py` builds it in place.
+a pure one, and ggml's encoders do the work. CXX and CXXFLAGS are honoured. MINITRON_NATIVE=0 leaves
+the library out; MINITRON_NATIVE=1 makes a failure to build it an error. `python hatch_build.py`
+builds it in place.
 """
 
 import os
@@ -66,7 +67,8 @@ def _compile(sources: Path, library: Path) -> str:
     library.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=library.parent) as folder:
         built = Path(folder) / library.name
-        command = [*compiler, *FLAGS.split(), "-shared", *units, "-o", str(built)]
+        more = shlex.split(os.environ.get("CXXFLAGS", ""))
+        command = [*compiler, *FLAGS.split(), *more, "-shared", *units, "-o", str(built)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             errors = [line for line in done.stderr.splitlines() if "error" in line]

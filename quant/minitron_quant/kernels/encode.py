@@ -2,7 +2,7 @@
 
 import ctypes
 import logging
-from functools import partial
+from functools import cache, partial
 from threading import Lock
 from typing import cast
 
@@ -26,6 +26,7 @@ KERNEL_TYPES = frozenset(
     )
 )
 _LOG = logging.getLogger("minitron.kernels")
+_codebooks = Lock()  # the library has one set of them, which types share
 
 
 class Encoder:
@@ -35,7 +36,6 @@ class Encoder:
         self._library, self._widest = loaded.library, loaded.level
         self._levels: dict[int, int] = {}
         self._locks = {number: Lock() for number in KERNEL_TYPES}
-        self._codebooks = Lock()  # types share them
 
     def quantize_rows(
         self, ggml_type: int, values: Values, blocks: Bytes, importance: Values | None
@@ -82,7 +82,7 @@ class Encoder:
 
     def _set_codebook(self, ggml_type: int) -> bool:
         levels = codeword_levels(ggml_type)
-        with self._codebooks:
+        with _codebooks:
             failed = cast("ctypes.CDLL", self._library).kernels_set_codebook(
                 ggml_type, levels.ctypes.data, *levels.shape
             )
@@ -110,10 +110,6 @@ class Encoder:
         return left_to_ggml >= 0
 
 
-_encoder: Encoder | None = None
-_encoder_lock = Lock()
-
-
 def quantize_rows(
     ggml_type: int, values: Values, blocks: Bytes, importance: Values | None = None
 ) -> None:
@@ -121,10 +117,7 @@ def quantize_rows(
     encoder().quantize_rows(ggml_type, values, blocks, importance)
 
 
+@cache
 def encoder() -> Encoder:
     """The one of this process."""
-    global _encoder
-    with _encoder_lock:
-        if _encoder is None:
-            _encoder = Encoder(kernels())
-        return _encoder
+    return Encoder(kernels())

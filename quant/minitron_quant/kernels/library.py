@@ -7,12 +7,14 @@ from ctypes import c_int, c_int64, c_void_p
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from threading import Lock
 
 LIBRARY = Path(__file__).with_name("libminitron_kernels.so")
 SWITCH = "MINITRON_NATIVE"
 AVX2, AVX512 = 1, 2
 INSTRUCTIONS = {AVX2: "AVX2", AVX512: "AVX-512"}
 _LOG = logging.getLogger("minitron.kernels")
+_loading = Lock()
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,14 @@ class Kernels:
         return f"{self.instructions} kernels" if self.library else f"ggml's: {self.reason}"
 
 
-@cache
 def kernels() -> Kernels:
-    """The library, loaded once; MINITRON_NATIVE=0 turns it off."""
+    """The library of this process, loaded once; MINITRON_NATIVE=0 turns it off."""
+    with _loading:
+        return _loaded()
+
+
+@cache
+def _loaded() -> Kernels:
     found = load(LIBRARY)
     _LOG.info("encoders: %s", found)
     return found
