@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import typer
+from kernels import recorded, same_answer
 
 from minitron_cli.main import app
 from minitron_cli.options.sampling import SamplingOptions
@@ -17,7 +18,7 @@ from minitron_engine.generation import Generation, GenerationSettings, generate,
 from minitron_engine.model import ModelSettings, open_model
 from minitron_engine.sampler import open_sampler
 from minitron_engine.sampling import SAMPLERS, SamplingSettings, settings_for
-from support import fails, recorded
+from support import fails
 
 RECORDED = recorded("sampling.json")
 MODELS = tuple(RECORDED["models"])
@@ -60,16 +61,14 @@ def replay(context: Context, sampling: SamplingSettings, prompt: str, length: in
 @pytest.mark.parametrize("setting", RECORDED["models"][MODELS[0]]["settings"])
 @pytest.mark.parametrize("name", MODELS)
 def test_output_equals_llama_completion(
-    name: str, setting: str, contexts: Contexts, tmp_path: Path, same_processor: None
+    name: str, setting: str, contexts: Contexts, tmp_path: Path
 ) -> None:
     entry = RECORDED["models"][name]["settings"][setting]
     (tmp_path / "words.gbnf").write_text(RECORDED["grammar"], encoding="utf-8")
     words = entry["options"].replace("words.gbnf", str(tmp_path / "words.gbnf")).split()
-    sampling = settings_for(contexts[name].model, given(*words))
-    result = replay(contexts[name], sampling, entry["prompt"], entry["length"])
-    assert result.text == entry["text"]
-    if entry["tokens"] is not None:
-        assert result.tokens == entry["tokens"]
+    model = contexts[name].model
+    settings = GenerationSettings(settings_for(model, given(*words)), entry["length"])
+    same_answer(contexts[name], settings, prompt_tokens(model, entry["prompt"]), entry)
 
 
 def test_a_grammar_that_leaves_nothing_ends_the_answer(contexts: Contexts) -> None:

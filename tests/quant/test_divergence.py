@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kernels import allowed, recorded, same_perplexity
 
 from minitron_convert.gguf_file import ValueType, open_gguf
 from minitron_engine.errors import Unsupported
@@ -17,7 +18,7 @@ from minitron_quant.measure.divergence import Divergence, compare_chunk, referen
 from minitron_quant.measure.settings import MeasureSettings
 from minitron_quant.measure.table import Row, measure
 from minitron_quant.quantize.batch import LevelResult
-from support import EXAMPLES, beginning, recorded, with_entry
+from support import EXAMPLES, beginning, with_entry
 
 HELD_OUT = EXAMPLES / "held-out.txt"
 # the names that llama-perplexity prints, and ours
@@ -67,7 +68,7 @@ def printed(level: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield from entry[title].items()
 
 
-def test_every_statistic_equals_llama_perplexity(rows: list[Row], same_processor: None) -> None:
+def test_every_statistic_equals_llama_perplexity(rows: list[Row]) -> None:
     row = rows[1]
     assert row.divergence is not None
     seen = set()
@@ -77,45 +78,44 @@ def test_every_statistic_equals_llama_perplexity(rows: list[Row], same_processor
         seen.add(name)
         ours, error = PRINTED[name]
         # llama-perplexity keeps the reference in 16 bits: its sixth decimal is not exact
+        share, percent = allowed((2e-3, 1e-3), others=(2e-2, 5e-2))
         for key, theirs in ((ours, value["value"]), (error, value.get("error"))):
             if key is not None:
                 mine = getattr(row.divergence, key)
-                assert mine == pytest.approx(theirs, rel=2e-3, abs=1e-3 if "pct" in key else 3e-5)
+                least = percent if "pct" in key else 3e-5
+                assert mine == pytest.approx(theirs, rel=share, abs=least), key
     assert seen == set(PRINTED)
 
 
-def test_mean_divergence_to_six_decimals(rows: list[Row], same_processor: None) -> None:
+def test_mean_divergence_to_six_decimals(rows: list[Row]) -> None:
     found = rows[1].divergence
     assert found is not None
     expected = dict(printed("Q4_K_M"))["Mean KLD"]
-    assert round(found.kld_mean, 6) == expected["value"]
-    assert round(found.kld_error, 6) == expected["error"]
+    rounded = round(found.kld_mean, 6), round(found.kld_error, 6)
+    share = allowed(0, others=1e-2)
+    assert rounded == pytest.approx((expected["value"], expected["error"]), rel=share, abs=1e-9)
 
 
 def test_a_lower_level_diverges_on_the_way_like_llama_perplexity(
-    nano_llama: Path, llama_levels: dict[str, LevelResult], tmp_path: Path, same_processor: None
+    nano_llama: Path, llama_levels: dict[str, LevelResult], tmp_path: Path
 ) -> None:
     (_, row) = compared(beginning(tmp_path), nano_llama, llama_levels["IQ2_M"].path, limit=8)
     assert row.divergence is not None
     entry = recording("IQ2_M")
     expected = [chunk[entry["chunk_columns"].index("KL Divergence")] for chunk in entry["chunks"]]
     means = np.cumsum(row.chunk_kld) / np.arange(1, 9)
-    np.testing.assert_allclose(means, expected[:8], rtol=0, atol=3e-5)
+    share, percent = allowed((0, 1e-3), others=(1e-2, 0.5))
+    np.testing.assert_allclose(means, expected[:8], rtol=share, atol=3e-5)
     last = dict(zip(entry["chunk_columns"], entry["chunks"][7], strict=True))
-    assert row.divergence.same_top_pct == pytest.approx(last["Same top p"], abs=1e-3)
-    assert row.divergence.rms_delta_p_pct == pytest.approx(last["Δp RMS"], abs=2e-3)
+    assert row.divergence.same_top_pct == pytest.approx(last["Same top p"], abs=percent)
+    assert row.divergence.rms_delta_p_pct == pytest.approx(last["Δp RMS"], rel=share, abs=2e-3)
 
 
-def test_perplexity_of_the_whole_text_equals_llama_perplexity(
-    rows: list[Row], same_processor: None
-) -> None:
+def test_perplexity_of_the_whole_text_equals_llama_perplexity(rows: list[Row]) -> None:
     levels = recorded("perplexity.json")["models"]["nano-llama"]["levels"]
     assert [row.level for row in rows] == ["F16", "Q4_K_M"]
     for row, name in zip(rows, ("f16", "Q4_K_M"), strict=True):
-        assert f"{row.ppl:.4f}" == f"{levels[name]['ppl']:.4f}"
-        assert f"{row.ppl_error:.5f}" == f"{levels[name]['error']:.5f}"
-        running = np.exp(np.cumsum(row.chunk_nll) / np.arange(1, row.chunks + 1))
-        np.testing.assert_allclose(running, levels[name]["running"], rtol=0, atol=1.01e-4)
+        same_perplexity(row, levels[name])
     assert rows[0].divergence is None and rows[0].accuracy_pct == 100
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from kernels import allowed, recorded
 from mixture import EXPERTS, write_mixture
 
 from minitron_convert.gguf_file import GgufWriter, TensorSpec, open_gguf
@@ -33,7 +34,7 @@ from minitron_quant.imatrix.reduction import Reducer
 from minitron_quant.imatrix.state import state_path
 from minitron_quant.imatrix.statistics import unreached_experts
 from minitron_quant.products import weight_name
-from support import EXAMPLES, recorded
+from support import EXAMPLES
 
 CALIBRATION, HELD_OUT = EXAMPLES / "calibration.txt", EXAMPLES / "held-out.txt"
 SMALL = ChunkSettings(n_ctx=64, n_batch=128, limit=10, threads=2)
@@ -64,7 +65,7 @@ def test_perplexity_on_the_way_equals_llama_imatrix(nano_llama: Path, tmp_path: 
     found = calibrated(nano_llama, settings, Keep(tmp_path / "m.gguf"))
     assert found.perplexity is not None
     expected = recorded("imatrix.json")["models"]["nano-llama"]["perplexity"]["running"][3]
-    assert found.perplexity[0] == pytest.approx(expected, abs=6e-5)
+    assert found.perplexity[0] == pytest.approx(expected, rel=allowed(0, others=1e-3), abs=6e-5)
     with open_model(ModelSettings(nano_llama)) as model:
         plain = collect(model, CollectSettings((CALIBRATION,), chunks))
     for name, entry in plain.entries.items():

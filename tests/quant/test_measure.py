@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kernels import recorded, same_perplexity, same_running
 from numpy.typing import NDArray
 
 from minitron_engine.context import Batch, ContextSettings, open_context
@@ -20,7 +21,7 @@ from minitron_quant.measure.perplexity import negative_log_likelihood, summarize
 from minitron_quant.measure.settings import MeasureSettings
 from minitron_quant.measure.table import Row, mark_dominated, measure, sort_by_size
 from minitron_quant.quantize.batch import LevelResult
-from support import EXAMPLES, beginning, recorded
+from support import EXAMPLES, beginning
 
 HELD_OUT = EXAMPLES / "held-out.txt"
 
@@ -35,23 +36,9 @@ def perplexity(path: Path, text: Path, settings: ChunkSettings = ChunkSettings()
     return row
 
 
-def running(row: Row) -> list[float]:
-    means = np.cumsum(row.chunk_nll) / np.arange(1, row.chunks + 1)
-    return [float(value) for value in np.exp(means)]
-
-
-def same(result: Row, entry: dict[str, Any]) -> None:
-    assert f"{result.ppl:.4f}" == f"{entry['ppl']:.4f}"
-    assert f"{result.ppl_error:.5f}" == f"{entry['error']:.5f}"
-    assert result.chunks == entry["chunks"]
-    # on the way the fourth decimal may be rounded to the other side
-    np.testing.assert_allclose(running(result), entry["running"], rtol=0, atol=1.01e-4)
-
-
 def begins_like(path: Path, text: Path, entry: dict[str, Any]) -> None:
     """The values on the way, of the first two decodes."""
-    result = perplexity(path, text, ChunkSettings(limit=8))
-    np.testing.assert_allclose(running(result), entry["running"][:8], rtol=0, atol=1.01e-4)
+    same_running(perplexity(path, text, ChunkSettings(limit=8)), entry["running"][:8])
 
 
 # the whole text is compared in test_divergence.py
@@ -61,7 +48,6 @@ def test_llama_begins_like_llama_perplexity(
     nano_llama: Path,
     llama_levels: dict[str, LevelResult],
     text: Path,
-    same_processor: None,
 ) -> None:
     entry = recorded("perplexity.json")["models"]["nano-llama"]["levels"][level]
     begins_like(nano_llama if level == "f16" else llama_levels[level].path, text, entry)
@@ -73,7 +59,6 @@ def test_nemotron_begins_like_llama_perplexity(
     nano_nemotron: Path,
     nemotron_levels: dict[str, LevelResult],
     text: Path,
-    same_processor: None,
 ) -> None:
     entry = recorded("perplexity.json")["models"]["nano-nemotron"]["levels"][level]
     begins_like(nano_nemotron if level == "f16" else nemotron_levels[level].path, text, entry)
@@ -103,12 +88,11 @@ def test_other_contexts_and_batches(
     nano_llama: Path,
     nano_nemotron: Path,
     text: Path,
-    same_processor: None,
 ) -> None:
     path = nano_llama if name == "nano-llama" else nano_nemotron
     for recording in recordings:
         entry = recorded("perplexity.json")["models"][name]["f16_settings"][recording]
-        same(perplexity(path, text, settings_of(entry["command"])), entry)
+        same_perplexity(perplexity(path, text, settings_of(entry["command"])), entry)
 
 
 def test_a_batch_smaller_than_a_chunk(nano_llama: Path, text: Path) -> None:

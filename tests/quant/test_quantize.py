@@ -48,7 +48,6 @@ def test_every_tensor_equals_llama_quantize(
     level: str,
     llama_levels: dict[str, LevelResult],
     nemotron_levels: dict[str, LevelResult],
-    same_processor: None,
 ) -> None:
     results = llama_levels if model == "llama" else nemotron_levels
     recording = recorded(f"quantize-nano-{model}.json")
@@ -56,7 +55,7 @@ def test_every_tensor_equals_llama_quantize(
     assert hashes(open_gguf(results[level].path)) == wanted
 
 
-def test_without_an_imatrix_too(nano_llama: Path, tmp_path: Path, same_processor: None) -> None:
+def test_without_an_imatrix_too(nano_llama: Path, tmp_path: Path) -> None:
     recording = recorded("quantize-nano-llama.json")
     plain = {k: v for k, v in recording["levels_without_imatrix"].items() if "refused" not in v}
     names = [name for name in plain if name in ("Q2_K", "IQ4_XS", "Q3_K_M", "Q4_0", "Q6_K")]
