@@ -10,8 +10,8 @@ import time
 
 import numpy as np
 
-from minitron_convert.gguf_file import TYPE, TYPE_ID, row_bytes
-from minitron_engine.library import ggml
+from minitron_core.gguf import TYPE, TYPE_ID, row_bytes
+from minitron_engine.llama.library import ggml
 from minitron_quant.quantize.options import ENCODABLE
 
 ROWS, COLUMNS = 64, 4096

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from minitron_convert.gguf_file import F32, TYPE_ID, TensorInfo, open_gguf
+from minitron_core.gguf import F32, TYPE_ID, TensorInfo, open_gguf
 from minitron_quant.covariance.files import open_covariance
+from minitron_quant.gptq.blocks import decoded
+from minitron_quant.gptq.cholesky import BlockFactor, error_of, factor_block
+from minitron_quant.gptq.cross_validation import plain
+from minitron_quant.gptq.encode import encode_rows
 from minitron_quant.quantize.encode import Job, encode
-from minitron_quant.quantize.feedback.blocks import decoded
-from minitron_quant.quantize.feedback.encode import encode_rows
-from minitron_quant.quantize.feedback.factor import BlockFactor, error_of, factor_block
-from minitron_quant.quantize.feedback.trial import plain
 
 # columns × rows of one layer: q, k, v, output, gate, up, down
 LAYER = [(3072, 4096), (3072, 1024), (3072, 1024), (4096, 3072), (3072, 9216), (3072, 9216)]

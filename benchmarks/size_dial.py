@@ -14,26 +14,26 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from minitron_engine.model import ModelSettings, open_model
-from minitron_quant.chunks import ChunkSettings
+from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_quant.chunking import ChunkSettings
 from minitron_quant.covariance.collect import CovarianceSettings, collect_covariance
+from minitron_quant.gptq.refinement import Feedback
 from minitron_quant.imatrix.collect import CollectSettings, collect
 from minitron_quant.imatrix.files import write_imatrix
 from minitron_quant.levels import parse_levels
-from minitron_quant.measure.paired import paired_difference
-from minitron_quant.measure.settings import MeasureSettings
-from minitron_quant.measure.table import measure
-from minitron_quant.models import open_model_files
-from minitron_quant.quantize.batch import LevelResult, run
-from minitron_quant.quantize.feedback.job import Feedback
+from minitron_quant.mixed_precision.gptq_costs import with_feedback
+from minitron_quant.mixed_precision.measure import SensitivitySettings, measure_sensitivity
+from minitron_quant.mixed_precision.predict_kld import cross_fitted
+from minitron_quant.mixed_precision.sensitivity_file import Sensitivity
+from minitron_quant.mixed_precision.size_solver import Restrictions, SizeDial
+from minitron_quant.model_files import open_model_files
+from minitron_quant.perplexity.paired import paired_difference
+from minitron_quant.perplexity.settings import MeasureSettings
+from minitron_quant.perplexity.table import measure
 from minitron_quant.quantize.importance import load_importance
-from minitron_quant.quantize.job import QuantizeSettings, prepare
+from minitron_quant.quantize.prepare import QuantizeSettings, prepare
 from minitron_quant.quantize.recipe import Recipe
-from minitron_quant.sensitivity.crossfit import cross_fitted
-from minitron_quant.sensitivity.dial import Restrictions, SizeDial
-from minitron_quant.sensitivity.feedback import with_feedback
-from minitron_quant.sensitivity.files import Sensitivity
-from minitron_quant.sensitivity.measure import SensitivitySettings, measure_sensitivity
+from minitron_quant.quantize.run import LevelResult, run
 
 LEVELS = "IQ2_XXS,IQ2_M,Q2_K,IQ3_XXS,Q3_K_M,IQ4_XS,Q4_K_M,Q5_K_M"
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from harness import machine
 
-from minitron_engine.context import Context, open_context
-from minitron_engine.model import ModelSettings, open_model
-from minitron_engine.work_memory import aligning_hook
-from minitron_quant.chunks import ChunkSettings, chunk_text, decode_chunks, read_text
+from minitron_engine.llama.context import Context, open_context
+from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.process.malloc_alignment import aligning_hook
+from minitron_quant.chunking import ChunkSettings, chunk_text, decode_chunks, read_text
 
 PARSER = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 PARSER.add_argument("model", type=Path)

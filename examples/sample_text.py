@@ -14,10 +14,15 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from minitron_engine.context import Context, ContextSettings, open_context
-from minitron_engine.generation import Generation, GenerationSettings, generate, prompt_tokens
-from minitron_engine.model import ModelSettings, open_model
-from minitron_engine.sampling import SamplingSettings
+from minitron_engine.generation.generate import (
+    Generation,
+    GenerationSettings,
+    generate,
+    prompt_tokens,
+)
+from minitron_engine.generation.sampling import SamplingSettings
+from minitron_engine.llama.context import Context, ContextSettings, open_context
+from minitron_engine.llama.model import ModelSettings, open_model
 
 PASSAGE_TOKENS = 500
 

@@ -11,12 +11,12 @@ from typing import Any
 import hypothesis
 import pytest
 
+from helpers.support import EXAMPLES, RECORDED, Ran, made_once, quantize
 from minitron_cli.main import main
 from minitron_convert.convert import ConvertSettings, convert
-from minitron_convert.gguf_file import GgufWriter, KeyValue, TensorSpec, ValueType, open_gguf
-from minitron_engine import devices
-from minitron_quant.quantize.batch import LevelResult
-from support import EXAMPLES, RECORDED, Ran, made_once, quantize
+from minitron_core import cpu_limits
+from minitron_core.gguf import GgufWriter, KeyValue, TensorSpec, ValueType, open_gguf
+from minitron_quant.quantize.run import LevelResult
 
 # a job of a shell's background begins with Ctrl-C ignored, nohup's with a hang-up, and so would
 # all that tests start: what has a handler here is as ever there
@@ -24,8 +24,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda *_: None)
 # the processes of `pytest -n` share the processors: threads that wait for each other gain nothing
-_SHARE = devices.default_threads() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-devices._cgroup_quota = lambda: _SHARE
+_SHARE = cpu_limits.default_threads() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+cpu_limits._cgroup_quota = lambda: _SHARE
 # how long an input takes says more about the machine's other work
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")

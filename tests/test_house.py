@@ -11,16 +11,18 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = {
     "minitron_cli": ROOT / "src" / "minitron_cli",
+    "minitron_core": ROOT / "src" / "minitron_core",
     "minitron_engine": ROOT / "src" / "minitron_engine",
     "minitron_convert": ROOT / "convert" / "minitron_convert",
     "minitron_quant": ROOT / "quant" / "minitron_quant",
 }
-# the arrows of the architecture; quant may use convert's GGUF reader and writer only
+# the arrows of the architecture
 ALLOWED = {
-    "minitron_cli": ("minitron_quant", "minitron_engine", "minitron_convert"),
-    "minitron_quant": ("minitron_engine", "minitron_convert.gguf_file"),
-    "minitron_engine": (),
-    "minitron_convert": (),
+    "minitron_cli": ("minitron_quant", "minitron_convert", "minitron_engine", "minitron_core"),
+    "minitron_quant": ("minitron_engine", "minitron_core"),
+    "minitron_engine": ("minitron_core",),
+    "minitron_convert": ("minitron_core",),
+    "minitron_core": (),
 }
 
 
@@ -70,7 +72,7 @@ def test_convert_needs_neither_llama_cpp_nor_torch() -> None:
 
 
 def test_llama_cpp_is_imported_in_one_place() -> None:
-    # elsewhere: from minitron_engine.binding import api
+    # elsewhere: from minitron_engine.llama.binding import api
     wrong = [
         f"{path.relative_to(ROOT)} imports {name}"
         for _, path in modules()
@@ -83,7 +85,7 @@ def test_llama_cpp_is_imported_in_one_place() -> None:
 def test_the_binding_comes_without_the_rest_of_its_package() -> None:
     code = (
         "import sys\n"
-        "from minitron_engine import devices\n"
+        "from minitron_engine.llama import devices\n"
         "devices.start()\n"
         "assert not {'jinja2', 'diskcache', 'llama_cpp.llama'} & set(sys.modules)\n"
         "import llama_cpp\n"

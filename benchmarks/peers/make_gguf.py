@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from minitron_convert.gguf_file import (
+from minitron_core.gguf import (
     F16,
     F32,
     GgufWriter,

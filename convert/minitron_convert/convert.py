@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from minitron_convert.errors import AlreadyExists, NoSpace, NotFound
-from minitron_convert.gguf_file import GgufWriter
+from minitron_convert.encode_stream import Piece, peak_memory, stream
 from minitron_convert.plan import ConvertSettings, Plan, PlannedFile, PlannedTensor, plan
-from minitron_convert.progress import Event, Progress, ignore
-from minitron_convert.stream import Piece, peak_memory, stream
+from minitron_core.errors import AlreadyExists, NotFound, OutOfResources
+from minitron_core.gguf import GgufWriter
+from minitron_core.progress import Event, Progress, ignore
 
 __all__ = [
     "ConvertResult",
@@ -58,7 +58,8 @@ class Encoder(NamedTuple):
 def convert(settings: ConvertSettings, progress: Progress | None = None) -> ConvertResult:
     """Convert a checkpoint to GGUF.
 
-    Errors: NotFound, Unsupported, AlreadyExists, NoSpace, Denied, Damaged; then nothing is left.
+    Errors: NotFound, Unsupported, AlreadyExists, OutOfResources, Denied, Damaged; no file is
+    left then.
     """
     planned = plan(settings)
     tensors = [tensor for file in planned.files for tensor in file.tensors]
@@ -100,7 +101,7 @@ def _check_output(planned: Plan, force: bool) -> None:
             raise AlreadyExists(f"{file.path} exists already.", "Use --force to replace it.")
     free = shutil.disk_usage(folder).free
     if free < planned.bytes:
-        raise NoSpace(
+        raise OutOfResources(
             f"{folder} has {free} bytes free; the output needs {planned.bytes}.",
             "Free some space or choose another folder.",
         )

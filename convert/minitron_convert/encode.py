@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from minitron_convert.gguf_file import BF16, F16, F32, Q8_0
-from minitron_convert.tensor_ref import Array
+from minitron_convert.checkpoint.tensor_ref import Array
+from minitron_core.gguf import BF16, F16, F32, Q8_0
 
 Q8_BLOCK = 32
 

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import gguf
 import yaml  # type: ignore[import-untyped]
 
-from minitron_convert.errors import Damaged
-from minitron_convert.gguf_file import KeyValue, ValueType
-from minitron_convert.json_files import read_object, read_optional
+from minitron_convert.checkpoint.json_files import read_object, read_optional
+from minitron_core.errors import Damaged
+from minitron_core.gguf import KeyValue, ValueType
 
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
 

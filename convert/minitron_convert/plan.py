@@ -8,21 +8,22 @@ from math import prod
 from pathlib import Path
 
 from minitron_convert.architectures import Family, ModelTensor, find_family
-from minitron_convert.checkpoint import open_checkpoint
-from minitron_convert.errors import Damaged, Unsupported
-from minitron_convert.gguf_file import (
+from minitron_convert.checkpoint.folder import open_checkpoint
+from minitron_convert.metadata import named_folder, quantization_version_key, read_general
+from minitron_convert.vocab import read_vocabulary, vocabulary_keys
+from minitron_core.errors import Damaged, Unsupported
+from minitron_core.gguf import (
     BF16,
     F16,
     F32,
     Q8_0,
     TYPE,
     KeyValue,
+    ShardName,
     TensorSpec,
     ValueType,
     file_size,
 )
-from minitron_convert.metadata import named_folder, quantization_version_key, read_general
-from minitron_convert.vocab import read_vocabulary, vocabulary_keys
 
 OUTTYPES = ("auto", "f32", "f16", "bf16", "q8_0")
 _TYPE_OF_OUTTYPE = {"f32": F32, "f16": F16, "bf16": BF16, "q8_0": Q8_0}
@@ -179,7 +180,7 @@ def split_files(
     stem, count = output.name.removesuffix(".gguf"), len(groups)
     return tuple(
         _planned_file(
-            output.with_name(f"{stem}-{i + 1:05d}-of-{count:05d}.gguf"),
+            output.with_name(str(ShardName(stem, i + 1, count))),
             [*(metadata if i == 0 else []), *_split_keys(i, count, len(tensors))],
             group,
         )

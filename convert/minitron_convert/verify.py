@@ -10,11 +10,11 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from minitron_convert.gguf_file import TYPE, Gguf, TensorInfo, iterate_tensors, open_shards
+from minitron_convert.checkpoint.tensor_ref import Array
+from minitron_convert.encode_stream import float_rows
 from minitron_convert.plan import ConvertSettings, Plan, PlannedTensor, plan
-from minitron_convert.progress import Event, Progress, ignore
-from minitron_convert.stream import float_rows
-from minitron_convert.tensor_ref import Array
+from minitron_core.gguf import TYPE, Gguf, TensorInfo, iterate_tensors, open_shards
+from minitron_core.progress import Event, Progress, ignore
 
 Encode = Callable[[str], list[int]]
 Logits = Callable[[list[int]], Array]

@@ -1,3 +1,3 @@
 """The work on GGUF files: importance matrices, quantization, measurement."""
 
-import minitron_engine.errors  # noqa: F401 - its package sets what must stand before numpy loads
+import minitron_engine  # noqa: F401 - sets what must be set before numpy loads

@@ -8,7 +8,7 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from minitron_engine.errors import Unsupported
+from minitron_core.errors import Unsupported
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """`python -m minitron_cli` is the `minitron` command."""
 
-from minitron_cli.entry import main
+from minitron_cli.startup import main
 
 if __name__ == "__main__":
     main()

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minitron_cli.output import Listener, Output
-from minitron_engine.errors import MinitronError, Usage
-from minitron_engine.model import Model
+from minitron_core.errors import MinitronError, Usage
+from minitron_engine.llama.model import Model
 from minitron_quant.imatrix.collect import Collected
-from minitron_quant.imatrix.self_text import SelfSettings, write_self_text
 from minitron_quant.imatrix.state import saved_chunks, state_path
 from minitron_quant.imatrix.statistics import unreached_experts
+from minitron_quant.imatrix.synthetic_text import SelfSettings, write_self_text
 
 _SHOWN = 8
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from minitron_cli.output import Listener
 from minitron_convert.convert import ConvertResult, ConvertSettings, convert
 from minitron_convert.plan import OUTTYPES
-from minitron_engine.errors import Usage
+from minitron_core.errors import Usage
 from minitron_quant.levels import Level, level_named
 
 

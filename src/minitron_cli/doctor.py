@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from minitron_cli import __version__
+from minitron_core.cpu_limits import default_threads
 
 # names of variables that change what happens; values of secrets are never shown
 _VARIABLES = ("HF_HOME", "HF_HUB_OFFLINE", "NO_COLOR", "CUDA_VISIBLE_DEVICES", "LLAMA_CPP_LIB_PATH")
@@ -17,7 +18,7 @@ _VARIABLES = ("HF_HOME", "HF_HUB_OFFLINE", "NO_COLOR", "CUDA_VISIBLE_DEVICES", "
 
 def versions() -> dict[str, str]:
     """Versions of everything that decides a result."""
-    from minitron_engine.library import LLAMA_CPP_COMMIT
+    from minitron_engine.llama.library import LLAMA_CPP_COMMIT
 
     return {
         "minitron": __version__,
@@ -31,9 +32,9 @@ def versions() -> dict[str, str]:
 
 def examine(folder: Path) -> dict[str, Any]:
     """Everything worth knowing in a bug report; `problems` lists what is wrong."""
-    from minitron_engine import devices
-    from minitron_engine.binding import api
-    from minitron_engine.library import PINNED_BINDING, ggml
+    from minitron_engine.llama import devices
+    from minitron_engine.llama.binding import api
+    from minitron_engine.llama.library import PINNED_BINDING, ggml
 
     ggml()
     found = devices.devices()
@@ -51,7 +52,7 @@ def examine(folder: Path) -> dict[str, Any]:
         "gpu_offload": bool(devices.gpus()) and bool(api.llama_supports_gpu_offload()),
         "rpc": bool(api.llama_supports_rpc()),
         "cuda_compiler": shutil.which("nvcc") or "",
-        "threads": devices.default_threads(),
+        "threads": default_threads(),
         "disk_free_bytes": shutil.disk_usage(folder).free,
         "hub_cache": _hub_cache(),
         "hub_token": bool(os.environ.get("HF_TOKEN")),

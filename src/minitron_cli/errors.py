@@ -3,8 +3,8 @@
 import errno
 from typing import NamedTuple
 
-from minitron_cli.shown import one_line
-from minitron_engine.aborts import is_memory, no_memory
+from minitron_cli.sanitize import one_line
+from minitron_engine.process.aborts import is_memory, no_memory
 
 
 class Failure(NamedTuple):

@@ -12,8 +12,8 @@ from typing import Annotated, Any, cast
 import typer
 from typer.core import TyperGroup
 
-from minitron_engine import faults
-from minitron_engine.aborts import on_abort
+from minitron_engine.process import fatal_signals
+from minitron_engine.process.aborts import on_abort
 
 # in the order of --help; each is a module of the same name, and a function in it
 COMMANDS = (
@@ -121,7 +121,7 @@ def main() -> None:
         # names in a file may be no Unicode, and a terminal may know few characters
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        faults.install()
+        fatal_signals.install()
         _address_space(_BEGIN_BYTES).close()
         _spare.append(_address_space(_SPARE_BYTES))
         app()

@@ -12,8 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, Protocol, cast
 
-from minitron_cli.columns import column_groups
-from minitron_cli.shown import printable
+from minitron_cli.sanitize import printable
+from minitron_cli.table_layout import column_groups
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from minitron_cli.output import Listener
-from minitron_convert.hub import Source, open_source
-from minitron_convert.hub_headers import open_headers
-from minitron_engine.errors import Usage
+from minitron_convert.hub.download import Source, open_source
+from minitron_convert.hub.headers import open_headers
+from minitron_core.errors import Usage
 
 
 @contextmanager

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from minitron_cli import advice
-from minitron_cli.advice import Budget, Candidate, Fit
-from minitron_engine import log
-from minitron_engine.context import ContextSettings, open_context
-from minitron_engine.memory import Needs, measure_needs
-from minitron_engine.model import ModelSettings, open_model
-from support import fails
+from helpers.support import fails
+from minitron_engine.llama import log
+from minitron_engine.llama.context import ContextSettings, open_context
+from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.memory.estimate import Needs, measure_needs
+from minitron_quant import advise
+from minitron_quant.advise import Budget, Candidate, Fit
 
 NEEDS = Needs(layers=2, cache=20, compute=5)
 CANDIDATE = Candidate("Q4_K_M", None, 300, layers=(100, 100), input=50, output=60)
@@ -47,30 +47,30 @@ def _mib(pattern: str, text: str) -> float:
 
 def test_layers_go_to_the_gpu_from_the_output_on() -> None:
     # 5 for the buffers, 60 for the output, 110 for each layer with its cache
-    fits = {vram: advice.fit(CANDIDATE, NEEDS, Budget(vram, 1000, 0)) for vram in (64, 65, 285)}
+    fits = {vram: advise.fit(CANDIDATE, NEEDS, Budget(vram, 1000, 0)) for vram in (64, 65, 285)}
     assert [(f.offloaded, f.vram, f.ram) for f in fits.values()] == [
         (0, 0, 50 + 5 + 60 + 220),
         (1, 65, 50 + 5 + 220),
         (3, 285, 55),
     ]
     assert fits[285].whole
-    reserved = advice.fit(CANDIDATE, NEEDS, Budget(285, 1000, reserve=1))
+    reserved = advise.fit(CANDIDATE, NEEDS, Budget(285, 1000, reserve=1))
     assert reserved.offloaded == 2
-    assert not advice.fit(CANDIDATE, NEEDS, Budget(64, 334, 0)).fits
+    assert not advise.fit(CANDIDATE, NEEDS, Budget(64, 334, 0)).fits
 
 
 def test_the_choice_follows_what_is_measured() -> None:
-    small = advice.fit(CANDIDATE, NEEDS, Budget(1000, 1000, 0))
+    small = advise.fit(CANDIDATE, NEEDS, Budget(1000, 1000, 0))
     large = replace(small, level="Q8_0", bytes=600)
-    assert advice.choose([small, large])[0] == large
+    assert advise.choose([small, large])[0] == large
     better = [replace(small, kld_mean=0.01, ppl=9.0), replace(large, kld_mean=0.02, ppl=8.0)]
-    assert advice.choose(better)[0] == better[0]
+    assert advise.choose(better)[0] == better[0]
     partial = replace(large, offloaded=1)
-    assert advice.choose([small, partial])[0] == small
-    chosen, why = advice.choose([replace(small, offloaded=2), partial])
+    assert advise.choose([small, partial])[0] == small
+    chosen, why = advise.choose([replace(small, offloaded=2), partial])
     assert chosen is not None and chosen.level == "Q4_K_M"
     assert "2 of 3 layers" in why
-    assert advice.choose([replace(small, fits=False)])[0] is None
+    assert advise.choose([replace(small, fits=False)])[0] is None
 
 
 def test_every_level_of_a_full_model_is_advised(minitron: Any, nano_llama: Path) -> None:
@@ -106,7 +106,7 @@ def test_bad_input_is_named(minitron: Any, tmp_path: Path, nano_llama: Path) -> 
 
 
 def test_rows_without_a_measurement_rank_last() -> None:
-    fit = advice.fit(CANDIDATE, NEEDS, Budget(1000, 1000, 0))
+    fit = advise.fit(CANDIDATE, NEEDS, Budget(1000, 1000, 0))
     unmeasured = replace(fit, level="Q8_0", bytes=10**6)
     assert isinstance(fit, Fit)
-    assert advice.choose([replace(fit, kld_mean=0.5), unmeasured])[0] != unmeasured
+    assert advise.choose([replace(fit, kld_mean=0.5), unmeasured])[0] != unmeasured

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from support import EXAMPLES, RECORDED, fails
+from helpers.support import EXAMPLES, RECORDED, fails
 
 HELD_OUT = str(EXAMPLES / "held-out.txt")
 IMATRIX = str(RECORDED / "nano-llama.imatrix.gguf")

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import typer
 
-from minitron_cli import benching
-from minitron_cli.benching import numbers, plan_tests
-from support import fails
+from helpers.support import fails
+from minitron_quant.bench import run
+from minitron_quant.bench.run import numbers, plan_tests
 
 QUICK = ("-r", 2, "-t", 1, "-q")
 
@@ -99,14 +99,14 @@ def test_what_was_measured_before_a_failure_is_shown(
     minitron: Any, nano_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fails(minitron("bench", nano_llama, "absent.gguf"), 3, "absent.gguf")
-    real = benching.measure_speed
+    real = run.measure_speed
 
     def fail_to_generate(model: Any, test: Any, *more: Any) -> Any:
         if test.n_gen:
             raise KeyboardInterrupt
         return real(model, test, *more)
 
-    monkeypatch.setattr(benching, "measure_speed", fail_to_generate)
+    monkeypatch.setattr(run, "measure_speed", fail_to_generate)
     ran = minitron("bench", nano_llama, "-p", 8, "-n", 4, "--json", *QUICK)
     assert ran.code == 130
     assert [row["test"] for row in ran.document] == ["pp8"]

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from minitron_cli.publishing.card import CardSettings, make_card, write_card
+from helpers.support import EXAMPLES, RECORDED, fails
+from minitron_cli.hub.card import CardSettings, make_card, write_card
 from minitron_convert.convert import ConvertSettings, convert
-from support import EXAMPLES, RECORDED, fails
 
 REFERENCE = "nano-F16.gguf"
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
+from helpers.support import Ran, fails, with_template
 from minitron_cli.generation import chatting
-from minitron_cli.generation.turns import turns
+from minitron_cli.generation.chat_input import turns
 from minitron_cli.main import main
 from minitron_cli.output import Output
-from minitron_engine.model import ModelSettings, open_model
-from support import Ran, fails, with_template
+from minitron_engine.llama.model import ModelSettings, open_model
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}"

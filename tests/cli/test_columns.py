@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minitron_cli.columns import GAP, column_groups
+from minitron_cli.table_layout import GAP, column_groups
 
 
 def test_what_does_not_fit_comes_below_with_the_name() -> None:

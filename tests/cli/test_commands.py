@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from support import EXAMPLES, fails
+from helpers.support import EXAMPLES, fails
 
 
 def test_version_names_what_decides_results(minitron: Any) -> None:
@@ -58,12 +58,12 @@ def test_doctor_never_shows_a_token(minitron: Any, monkeypatch: pytest.MonkeyPat
 def test_internal_mistakes_are_one_line_too(
     minitron: Any, nano_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from minitron_cli.inspection import inspecting
+    from minitron_cli.views import inspect
 
     def fail(*_: object) -> None:
         raise RuntimeError("impossible")
 
-    monkeypatch.setattr(inspecting, "describe", fail)
+    monkeypatch.setattr(inspect, "describe", fail)
     fails(minitron("inspect", nano_llama), 1, "impossible", "MINITRON_DEBUG=1")
     monkeypatch.setenv("MINITRON_DEBUG", "1")
     with pytest.raises(RuntimeError, match="impossible"):

@@ -8,18 +8,17 @@ from typing import Any
 
 import pytest
 
-from minitron_cli.inspection.verification import verify_model
+from helpers.support import EXAMPLES
 from minitron_cli.quantizing.direct import convert_to_level
+from minitron_cli.verification import verify_model
 from minitron_convert.convert import ConvertSettings, convert
-from minitron_convert.errors import Damaged, NoSpace, Unsupported
-from minitron_convert.gguf_file import TYPE, open_gguf, open_shards
-from minitron_convert.progress import Event
-from minitron_convert.reference import source_logits
-from minitron_engine.errors import ImatrixNeeded
+from minitron_convert.hf_reference import source_logits
+from minitron_core.errors import Damaged, ImatrixNeeded, OutOfResources, Unsupported
+from minitron_core.gguf import TYPE, open_gguf, open_shards
+from minitron_core.progress import Event
 from minitron_quant.levels import level_named
-from minitron_quant.quantize.batch import run
-from minitron_quant.quantize.job import QuantizeSettings, prepare
-from support import EXAMPLES
+from minitron_quant.quantize.prepare import QuantizeSettings, prepare
+from minitron_quant.quantize.run import run
 
 LLAMA, NEMOTRON = EXAMPLES / "nano-llama", EXAMPLES / "nano-nemotron"
 
@@ -123,7 +122,7 @@ def test_a_full_disk_is_told_before_the_work(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
-    with pytest.raises(NoSpace, match="1000 bytes free"):
+    with pytest.raises(OutOfResources, match="1000 bytes free"):
         convert_to_level(ConvertSettings(LLAMA, tmp_path), level_named("q4_0"))
 
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from minitron_cli.sizes import parse_time
-from minitron_convert.gguf_file import TYPE_ID
-from minitron_quant.sensitivity import costs
-from support import EXAMPLES, fails
+from helpers.support import EXAMPLES, fails
+from minitron_cli.units import parse_time
+from minitron_core.gguf import TYPE_ID
+from minitron_quant.mixed_precision import costs
 
 CALIBRATION, HELD_OUT = EXAMPLES / "calibration.txt", EXAMPLES / "held-out.txt"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from minitron_cli.errors import explain
-from minitron_cli.server import answers
-from minitron_convert.errors import from_os_error
+from minitron_cli.server import responses
+from minitron_core.errors import from_os_error
 
 NO_MEMORY = OSError(errno.ENOMEM, "Cannot allocate memory")
 
@@ -40,7 +40,7 @@ def test_a_lack_of_memory(error: BaseException) -> None:
 
 
 def test_a_server_that_lacks_memory_is_not_available() -> None:
-    document, status = answers.failure(RuntimeError("can't start new thread"))
+    document, status = responses.failure(RuntimeError("can't start new thread"))
     assert status == 503
     assert document["error"]["message"].startswith("there is not enough memory (close other")
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from minitron_cli.jobs import executors
-from minitron_cli.jobs.executors import open_executor
-from minitron_engine.errors import Denied, MinitronError, Usage
-from support import EXAMPLES
+from helpers.support import EXAMPLES
+from minitron_cli.pipeline import executors
+from minitron_cli.pipeline.executors import open_executor
+from minitron_core.errors import Denied, MinitronError, Usage
 
 distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from support import EXAMPLES, fails
+from helpers.support import EXAMPLES, fails
 
 
 @pytest.mark.parametrize(

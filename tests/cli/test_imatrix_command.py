@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from mixture import write_mixture
-
-from support import EXAMPLES, RECORDED, fails
+from helpers.mixture import write_mixture
+from helpers.support import EXAMPLES, RECORDED, fails
 
 HELD_OUT = str(EXAMPLES / "held-out.txt")
 IMATRIX = str(RECORDED / "nano-llama.imatrix.gguf")

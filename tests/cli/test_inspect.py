@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from minitron_cli.inspection.difference import compare, same
-from minitron_convert.gguf_file import GgufWriter, KeyValue, TensorSpec, ValueType, open_gguf
-from minitron_quant.quantize.batch import LevelResult
+from minitron_core.gguf import GgufWriter, KeyValue, TensorSpec, ValueType, open_gguf
+from minitron_quant.inspect.difference import compare, same
+from minitron_quant.quantize.run import LevelResult
 
 
 def test_a_level_says_where_it_comes_from(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from support import fails, quantize
+from helpers.support import fails, quantize
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import typer
 
+from helpers.support import ROOT
 from minitron_cli.main import app
 from minitron_cli.manual import manual, with_manual
-from support import ROOT
 
 
 def test_the_readme_is_up_to_date() -> None:

@@ -4,11 +4,11 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from minitron_cli.tables import notes_of
-from minitron_quant.measure.divergence import Divergence
-from minitron_quant.measure.table import Row
-from minitron_quant.quantize.batch import LevelResult
-from support import EXAMPLES, fails
+from helpers.support import EXAMPLES, fails
+from minitron_cli.views.perplexity import notes_of
+from minitron_quant.perplexity.divergence import Divergence
+from minitron_quant.perplexity.table import Row
+from minitron_quant.quantize.run import LevelResult
 
 HELD_OUT = str(EXAMPLES / "held-out.txt")
 

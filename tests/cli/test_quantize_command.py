@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_gguf import write_tiny
 
+from helpers.support import EXAMPLES, RECORDED, fails
+from helpers.tiny_gguf import write_tiny
 from minitron_cli.output import Output
 from minitron_convert.convert import ConvertSettings, convert
-from support import EXAMPLES, RECORDED, fails
 
 IMATRIX = str(RECORDED / "nano-llama.imatrix.gguf")
 

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minitron_cli.jobs.job_file import load_jobs
-from minitron_cli.reports import html, plots
-from minitron_cli.reports.report import Findings, commands, write_reports
+from helpers.support import EXAMPLES, RECORDED
+from minitron_cli.pipeline.job_file import load_jobs
+from minitron_cli.report import html, plots
+from minitron_cli.report.write import Findings, commands, write_reports
 from minitron_quant.imatrix.files import read_imatrix
 from minitron_quant.imatrix.statistics import weight_statistics
-from minitron_quant.measure.table import Row
-from minitron_quant.quantize.batch import LevelResult
-from support import EXAMPLES, RECORDED
+from minitron_quant.perplexity.table import Row
+from minitron_quant.quantize.run import LevelResult
 
 IMATRIX = RECORDED / "nano-llama.imatrix.gguf"
 

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minitron_cli.jobs import executors
-from minitron_cli.jobs.job_file import Job, load_jobs
-from minitron_cli.jobs.pipeline import STAGES, refuse_used_folders, run_jobs
+from helpers.support import EXAMPLES, RECORDED
 from minitron_cli.output import Output
-from minitron_cli.tables import PUBLISHED
-from minitron_engine.errors import Damaged, MinitronError, NotFound, Usage
-from minitron_quant.measure.table import measure
-from support import EXAMPLES, RECORDED
+from minitron_cli.pipeline import executors
+from minitron_cli.pipeline.job_file import Job, load_jobs
+from minitron_cli.pipeline.run import STAGES, refuse_used_folders, run_jobs
+from minitron_cli.views.perplexity import PUBLISHED
+from minitron_core.errors import Damaged, MinitronError, NotFound, Usage
+from minitron_quant.perplexity.table import measure
 
 WITHOUT_TRIALS = ["done"] * 4 + ["skipped"] * 2 + ["done"]
 SMALL = """

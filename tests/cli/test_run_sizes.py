@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from minitron_cli.jobs.sizing import parse_wanted
-from minitron_convert.gguf_file import TYPE_ID
-from minitron_engine.errors import MinitronError
-from minitron_quant.chunks import ChunkSettings
+from helpers.support import EXAMPLES, fails
+from minitron_cli.pipeline.mixes import parse_wanted
+from minitron_core.errors import MinitronError
+from minitron_core.gguf import TYPE_ID
+from minitron_quant.chunking import ChunkSettings
 from minitron_quant.levels import level_named
-from minitron_quant.sensitivity import costs
-from minitron_quant.sensitivity.make import Wanted
-from minitron_quant.sensitivity.measure import SensitivitySettings
-from support import EXAMPLES, fails
+from minitron_quant.mixed_precision import costs
+from minitron_quant.mixed_precision.build_mix import Wanted
+from minitron_quant.mixed_precision.measure import SensitivitySettings
 
 JOB = """
 [model]
@@ -63,7 +63,7 @@ def test_solved_mixes_are_rows_of_the_report(
     monkeypatch.setattr(costs, "ENCODABLE", kinds)
     monkeypatch.setattr(costs, "_ROWS", 32)
     small = partial(SensitivitySettings, tokens=64, chunks=ChunkSettings(n_ctx=64, n_batch=64))
-    monkeypatch.setattr("minitron_cli.jobs.sizing.SensitivitySettings", small)
+    monkeypatch.setattr("minitron_cli.pipeline.mixes.SensitivitySettings", small)
     for name in ("calibration.txt", "held-out.txt"):
         (tmp_path / name).write_text((EXAMPLES / name).read_text()[:6000])
     job = tmp_path / "job.toml"

@@ -8,17 +8,22 @@ from typing import Any
 
 import pytest
 import typer
-from kernels import recorded, same_answer
 
+from helpers.kernels import recorded, same_answer
+from helpers.support import fails
 from minitron_cli.main import app
 from minitron_cli.options.sampling import SamplingOptions
-from minitron_engine.context import Context, ContextSettings, open_context
-from minitron_engine.errors import Damaged, Usage
-from minitron_engine.generation import Generation, GenerationSettings, generate, prompt_tokens
-from minitron_engine.model import ModelSettings, open_model
-from minitron_engine.sampler import open_sampler
-from minitron_engine.sampling import SAMPLERS, SamplingSettings, settings_for
-from support import fails
+from minitron_core.errors import Damaged, Usage
+from minitron_engine.generation.generate import (
+    Generation,
+    GenerationSettings,
+    generate,
+    prompt_tokens,
+)
+from minitron_engine.generation.sampler import open_sampler
+from minitron_engine.generation.sampling import SAMPLERS, SamplingSettings, settings_for
+from minitron_engine.llama.context import Context, ContextSettings, open_context
+from minitron_engine.llama.model import ModelSettings, open_model
 
 RECORDED = recorded("sampling.json")
 MODELS = tuple(RECORDED["models"])

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kernels import certain
 
-from minitron_engine.context import ContextSettings, open_context
-from minitron_engine.generation import prompt_tokens
-from minitron_engine.model import ModelSettings, open_model
-from support import Served, fails, with_template
+from helpers.kernels import certain
+from helpers.support import Served, fails, with_template
+from minitron_engine.generation.generate import (
+    prompt_tokens,
+)
+from minitron_engine.llama.context import ContextSettings, open_context
+from minitron_engine.llama.model import ModelSettings, open_model
 
 openai = pytest.importorskip("openai")
 pytest.importorskip("uvicorn")

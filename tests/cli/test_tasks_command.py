@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from helpers.support import RECORDED
 from minitron_cli import main as command_line
 from minitron_cli.main import app
-from support import RECORDED
 
 HELLASWAG = RECORDED / "hellaswag.txt"
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from minitron_cli.server import wanted
-from minitron_engine.errors import MinitronError
-from minitron_engine.model import Model, ModelSettings, open_model
-from minitron_engine.templates import ChatTemplate
+from minitron_cli.server import requests
+from minitron_core.errors import MinitronError
+from minitron_engine.isolation.chat_template import ChatTemplate
+from minitron_engine.llama.model import Model, ModelSettings, open_model
 
 ANYTHING: st.SearchStrategy[Any] = st.recursive(
     st.none()
@@ -73,12 +73,12 @@ class Plain(ChatTemplate):
 @given(prompt=ANYTHING, fields=st.dictionaries(st.sampled_from(FIELDS), ANYTHING, max_size=4))
 def test_completions(model: Model, prompt: Any, fields: dict[str, Any]) -> None:
     try:
-        found = wanted.completion({"prompt": prompt, **fields}, model)
+        found = requests.completion({"prompt": prompt, **fields}, model)
     except MinitronError as error:
         assert str(error) and error.exit_code == 2
         return
     assert found.prompts and all(len(tokens) for tokens in found.prompts)
-    assert len(found.settings) * len(found.prompts) <= wanted.MOST_CHOICES
+    assert len(found.settings) * len(found.prompts) <= requests.MOST_CHOICES
     assert len(found.echoed) == len(found.prompts)
 
 
@@ -87,7 +87,7 @@ def test_completions(model: Model, prompt: Any, fields: dict[str, Any]) -> None:
 def test_chats(model: Model, messages: Any, fields: dict[str, Any]) -> None:
     body = json.loads(json.dumps({"messages": messages, **fields}))
     try:
-        found = wanted.chat(body, model, Plain("", {}, 1))
+        found = requests.chat(body, model, Plain("", {}, 1))
     except MinitronError as error:
         assert str(error) and error.exit_code == 2
         return
@@ -98,12 +98,12 @@ def test_chats(model: Model, messages: Any, fields: dict[str, Any]) -> None:
 @given(body=st.binary(max_size=30) | st.text(max_size=30).map(str.encode))
 def test_bodies(body: bytes) -> None:
     try:
-        assert isinstance(wanted.parse(body), dict)
-    except wanted.BadRequest as error:
+        assert isinstance(requests.parse(body), dict)
+    except requests.BadRequest as error:
         assert str(error)
 
 
 @pytest.mark.parametrize("body", [b'{"prompt": "\\ud800"}', b"\xff", b"[" * 100_000])
 def test_bodies_that_are_no_text(body: bytes) -> None:
-    with pytest.raises(wanted.BadRequest):
-        wanted.parse(body)
+    with pytest.raises(requests.BadRequest):
+        requests.parse(body)

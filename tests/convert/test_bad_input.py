@@ -15,17 +15,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from minitron_convert.checkpoint.safetensors import read_header
 from minitron_convert.convert import ConvertSettings, convert
-from minitron_convert.errors import (
+from minitron_core.errors import (
     AlreadyExists,
-    ConvertError,
     Damaged,
     Denied,
-    NoSpace,
+    MinitronError,
     NotFound,
+    OutOfResources,
     Unsupported,
 )
-from minitron_convert.safetensors_file import read_header
 
 
 def edit(path: Path, **changes: Any) -> None:
@@ -104,7 +104,7 @@ class Case(NamedTuple):
     """A damage, the error that tells it, and words of its sentence."""
 
     damage: Callable[[Path], Any]
-    error: type[ConvertError]
+    error: type[MinitronError]
     words: str
 
 
@@ -202,9 +202,9 @@ def test_bad_checkpoints(name: str, checkpoint: Callable[[str], Path], tmp_path:
 
 
 def test_exit_codes() -> None:
-    codes = [kind.exit_code for kind in (NotFound, Unsupported, NoSpace, Denied, Damaged)]
+    codes = [kind.exit_code for kind in (NotFound, Unsupported, OutOfResources, Denied, Damaged)]
     assert codes == [3, 4, 6, 7, 8]
-    assert AlreadyExists.exit_code == ConvertError.exit_code == 1
+    assert AlreadyExists.exit_code == MinitronError.exit_code == 1
 
 
 def test_source_is_missing_or_a_file(tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_full_disk_is_told_before_the_work(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(NoSpace, match="1000 bytes free"):
+    with pytest.raises(OutOfResources, match="1000 bytes free"):
         convert(ConvertSettings(examples / "nano-llama", tmp_path))
     assert not list(tmp_path.iterdir())
 
@@ -298,7 +298,7 @@ def test_no_damaged_header_raises_anything_else(
     path.write_bytes(data[: len(data) - missing])
     try:
         tensors = read_header(path)
-    except ConvertError:
+    except MinitronError:
         return
     for tensor in tensors:
         assert tensor.read().shape == tensor.shape

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from minitron_convert.convert import ConvertSettings, convert, plan
-from minitron_convert.gguf_file import Gguf, KeyValue, ValueType, open_gguf, open_shards
-from minitron_convert.progress import Event
+from minitron_core.gguf import Gguf, KeyValue, ValueType, open_gguf, open_shards
+from minitron_core.progress import Event
 
 Recorded = Callable[[str], dict[str, Any]]
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from minitron_convert.encode import encode, from_type, to_bf16, to_float, to_q8_0
-from minitron_convert.gguf_file import BF16, F16, F32, Q8_0
+from minitron_core.gguf import BF16, F16, F32, Q8_0
 
 BITS = np.arange(1 << 16, dtype=np.uint16)
 EDGES = np.array(

@@ -14,8 +14,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from minitron_convert.errors import ConvertError, Damaged, Denied, NoSpace, NotFound, Unsupported
-from minitron_convert.gguf_file import (
+from minitron_core.errors import (
+    Damaged,
+    Denied,
+    MinitronError,
+    NotFound,
+    OutOfResources,
+    Unsupported,
+)
+from minitron_core.gguf import (
     F16,
     F32,
     Q8_0,
@@ -207,7 +214,7 @@ def test_the_disk_is_kept_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         raise OSError(errno.EINVAL, "advice is not taken here")
 
     monkeypatch.setattr(os, "posix_fadvise", advise)
-    monkeypatch.setattr("minitron_convert.gguf_file.writer._WINDOW_BYTES", 5000)
+    monkeypatch.setattr("minitron_core.gguf.writer._WINDOW_BYTES", 5000)
     data = np.arange(4096, dtype=np.float32)
     path = tmp_path / "m.gguf"
     with GgufWriter(path, METADATA, [TensorSpec("t", (4096,), F32)]) as writer:
@@ -223,12 +230,12 @@ def test_writing_where_it_is_not_allowed(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(NotFound):
         GgufWriter(tmp_path / "absent" / "m.gguf", METADATA, TENSORS)
     writer = GgufWriter(tmp_path / "m.gguf", METADATA, TENSORS)
-    for number, error in ((errno.EROFS, Denied), (errno.ENOSPC, NoSpace)):
+    for number, error in ((errno.EROFS, Denied), (errno.ENOSPC, OutOfResources)):
 
         def refuse(*_: object, number: int = number) -> None:
             raise OSError(number, os.strerror(number))
 
-        monkeypatch.setattr("minitron_convert.gguf_file.writer._write_all", refuse)
+        monkeypatch.setattr("minitron_core.gguf.writer._write_all", refuse)
         with pytest.raises(error):
             writer.write(bytes(20))
         with pytest.raises(error):
@@ -248,7 +255,7 @@ def test_missing_and_foreign_files(tmp_path: Path) -> None:
     (tmp_path / "v1").write_bytes(b"GGUF" + struct.pack("<IQQ", 1, 0, 0))
     with pytest.raises(Unsupported, match="version 1"):
         open_gguf(tmp_path / "v1")
-    with pytest.raises(ConvertError):
+    with pytest.raises(MinitronError):
         open_gguf(tmp_path)
 
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from minitron_convert.errors import NotFound
-from minitron_convert.gguf_file import open_gguf
-from minitron_convert.hub import Source, _choose, open_source
+from minitron_convert.hub.download import Source, _choose, open_source
+from minitron_core.errors import NotFound
+from minitron_core.gguf import open_gguf
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,15 +25,15 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from minitron_convert.convert import ConvertSettings, convert
-from minitron_convert.errors import ConvertError
-from minitron_convert.hub import open_source
+from minitron_core.errors import MinitronError
+from minitron_convert.hub.download import open_source
 events = []
 try:
     source = open_source(sys.argv[1], progress=events.append)
     out = Path(sys.argv[2])
     result = convert(ConvertSettings(source.folder, out, name=source.name, force=True))
     found = {"path": str(result.paths[0]), "files": sorted(p.name for p in source.folder.iterdir())}
-except ConvertError as error:
+except MinitronError as error:
     found = {"error": type(error).__name__, "message": str(error), "hint": error.hint}
 done = [event.done for event in events]
 found["events"] = [len(done), done == sorted(done), done[-1:], [e.total for e in events][-1:]]
@@ -205,10 +205,10 @@ def test_folders_are_taken_as_they_are(tmp_path: Path) -> None:
 
 
 def test_space_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from minitron_convert.errors import NoSpace
+    from minitron_core.errors import OutOfResources
 
     files = {"config.json": 1, "model.safetensors": 10**18}
-    with pytest.raises(NoSpace, match="1000000000000000001"):
+    with pytest.raises(OutOfResources, match="1000000000000000001"):
         _choose("a/b", files)
     with pytest.raises(NotFound, match=r"config\.json"):
         _choose("a/b", {"model.safetensors": 1})

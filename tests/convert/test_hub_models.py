@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from minitron_cli.models import folder_for_results
-from minitron_convert.errors import NotFound
-from minitron_convert.hub import Repository
-from minitron_convert.hub_models import HubModel, level_in, parse_model
-from support import EXAMPLES
+from helpers.support import EXAMPLES
+from minitron_cli.inputs import folder_for_results
+from minitron_convert.hub.download import Repository
+from minitron_convert.hub.models import HubModel, level_in, parse_model
+from minitron_core.errors import NotFound
 
 ROOT = Path(__file__).parents[2]
 NAME = "someone/Nano-GGUF"
@@ -26,9 +26,9 @@ NAME = "someone/Nano-GGUF"
 # Environment variables are read when huggingface_hub is imported: each use is a new process.
 PROGRAM = """
 import json, sys
-from minitron_cli.models import folder_for_results
-from minitron_convert.errors import ConvertError
-from minitron_convert.hub_models import parse_model
+from minitron_cli.inputs import folder_for_results
+from minitron_core.errors import MinitronError
+from minitron_convert.hub.models import parse_model
 answers = []
 for text in sys.argv[1:]:
     events = []
@@ -36,7 +36,7 @@ for text in sys.argv[1:]:
         path = parse_model(text).download(events.append)
         bytes = [event.done for event in events]
         answers.append({"path": str(path), "bytes": max(bytes, default=0)})
-    except ConvertError as error:
+    except MinitronError as error:
         name = type(error).__name__
         answers.append({"error": name, "message": str(error), "hint": error.hint})
 print(json.dumps(answers))

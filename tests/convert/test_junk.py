@@ -11,7 +11,7 @@ import pytest
 
 from hardening.fuzz.json_values import damaged
 from minitron_convert.convert import ConvertSettings, convert
-from minitron_convert.errors import ConvertError
+from minitron_core.errors import MinitronError
 
 ROUNDS = 30
 EXTRA = {
@@ -39,7 +39,7 @@ def attempt(folder: Path, out: Path, **settings: Any) -> None:
     """Convert; only the converter's own errors are allowed, in one sentence, leaving nothing."""
     try:
         convert(ConvertSettings(folder, out / "m.gguf", force=True, **settings))
-    except ConvertError as error:
+    except MinitronError as error:
         assert str(error)
         assert "\n" not in str(error)
         assert not list(out.glob(".*partial"))

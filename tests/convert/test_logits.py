@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from minitron_convert.architectures.wide_nemotron import widen
-from minitron_convert.checkpoint import open_checkpoint
+from minitron_convert.checkpoint.folder import open_checkpoint
 from minitron_convert.convert import ConvertSettings, convert
 from minitron_convert.encode import to_float
-from minitron_convert.gguf_file import open_gguf
+from minitron_core.gguf import open_gguf
 
 N_TOKENS = 256
 
@@ -144,7 +144,7 @@ def changed(folder: Path, **changes: Any) -> None:
 def test_theta_beyond_what_can_be_expressed(
     checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    from minitron_convert.errors import Unsupported
+    from minitron_core.errors import Unsupported
 
     folder = checkpoint("nemotron-wide")
     changed(folder, rope_theta=1e12)

@@ -17,12 +17,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from helpers.torch_archive import ORDERED, REBUILD, Global, Reduce, pickled, tensor, write_torch
+from minitron_convert.checkpoint.pickle_values import RefusedPickle, load
+from minitron_convert.checkpoint.torch_file import read_pickle
 from minitron_convert.convert import ConvertSettings, convert
-from minitron_convert.errors import ConvertError, Damaged, Unsupported
-from minitron_convert.gguf_file import open_gguf
-from minitron_convert.pickle_values import RefusedPickle, load
-from minitron_convert.torch_file import read_pickle
-from torch_archive import ORDERED, REBUILD, Global, Reduce, pickled, tensor, write_torch
+from minitron_core.errors import Damaged, MinitronError, Unsupported
+from minitron_core.gguf import open_gguf
 
 KINDS = {"F32": ("FloatStorage", 4), "F16": ("HalfStorage", 2), "BF16": ("BFloat16Storage", 2)}
 
@@ -134,7 +134,7 @@ def test_the_refusal_names_the_function(tmp_path: Path) -> None:
         (5, Damaged),
     ],
 )
-def test_impossible_tensors(entry: object, error: type[ConvertError], tmp_path: Path) -> None:
+def test_impossible_tensors(entry: object, error: type[MinitronError], tmp_path: Path) -> None:
     path = tmp_path / "pytorch_model.bin"
     write_torch(path, pickled({"a": entry}), {"0": bytes(16)})
     with pytest.raises(error):
@@ -193,7 +193,7 @@ def test_no_damage_raises_anything_else(tmp_path: Path, changes: list[tuple[int,
     path.write_bytes(content)
     try:
         tensors = read_pickle(path)
-    except ConvertError:
+    except MinitronError:
         return
     for reference in tensors:
         assert reference.read().shape == reference.shape

@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 
 from minitron_convert.convert import ConvertSettings, convert
-from minitron_convert.gguf_file import GgufWriter, KeyValue, TensorSpec, ValueType, open_gguf
-from minitron_convert.progress import Event
-from minitron_convert.reference import source_encoder, source_logits
+from minitron_convert.hf_reference import source_encoder, source_logits
 from minitron_convert.verify import (
     Check,
     VerifyResult,
@@ -21,6 +19,8 @@ from minitron_convert.verify import (
     tolerance,
     verify,
 )
+from minitron_core.gguf import GgufWriter, KeyValue, TensorSpec, ValueType, open_gguf
+from minitron_core.progress import Event
 
 
 def by_name(result: VerifyResult) -> dict[str, Check]:

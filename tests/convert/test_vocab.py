@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from minitron_convert.convert import ConvertSettings, convert
-from minitron_convert.errors import Damaged, Unsupported
-from minitron_convert.gguf_file import Gguf, open_gguf
 from minitron_convert.vocab import TokenType
+from minitron_core.errors import Damaged, Unsupported
+from minitron_core.gguf import Gguf, open_gguf
 
 Encode = Callable[[str], list[int]]
 

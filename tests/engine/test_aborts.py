@@ -5,14 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-from minitron_engine import aborts
-from minitron_engine.errors import Damaged
+from minitron_core.errors import Damaged
+from minitron_engine.process import aborts
 
 _ABORT = """
 import sys
 from minitron_cli import main
-from minitron_engine import aborts, devices
-from minitron_engine.library import ggml
+from minitron_engine.llama import devices
+from minitron_engine.process import aborts
+from minitron_engine.llama.library import ggml
 aborts.on_abort(main._leave)
 devices.start()
 sys.stdout.write("a beginning")
@@ -23,8 +24,8 @@ _LOAD = """
 import sys
 from pathlib import Path
 from minitron_cli import main
-from minitron_engine import aborts
-from minitron_engine.model import ModelSettings, open_model
+from minitron_engine.process import aborts
+from minitron_engine.llama.model import ModelSettings, open_model
 aborts.on_abort(main._leave)
 open_model(ModelSettings(Path(sys.argv[1]))).__enter__()
 """

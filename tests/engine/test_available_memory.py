@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from minitron_engine import devices
+from minitron_core import cpu_limits
 
-_TELL = "from minitron_engine.devices import available_memory; print(available_memory())"
+_TELL = "from minitron_core.cpu_limits import available_memory; print(available_memory())"
 
 
 def group(folder: Path, names: tuple[str, str], limit: str, used: int, files: str) -> None:
@@ -26,13 +26,13 @@ V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes")
 def test_the_groups_around_a_process_of_version_2(tmp_path: Path) -> None:
     group(tmp_path / "user" / "job", V2, "max", 10, "inactive_file 5")
     group(tmp_path / "user", V2, "1000", 700, "inactive_file 50")
-    found = list(devices._free_of(tmp_path, "/user/job", v2=True))
+    found = list(cpu_limits._free_of(tmp_path, "/user/job", v2=True))
     assert found == [350]  # the root of the machine has no such files
 
 
 def test_a_container_that_sees_its_name_outside(tmp_path: Path) -> None:
     group(tmp_path, V1, "1000", 1200, "total_inactive_file 100")
-    assert list(devices._free_of(tmp_path, "/docker/abc", v2=False)) == [0]
+    assert list(cpu_limits._free_of(tmp_path, "/docker/abc", v2=False)) == [0]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")

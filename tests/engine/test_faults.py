@@ -10,17 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from minitron_engine import context, faults
-from minitron_engine.errors import OutOfResources
-from minitron_engine.model import ModelSettings, open_model
+from minitron_core.errors import OutOfResources
+from minitron_engine.llama import context
+from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.process import fatal_signals
 
 # two threads that meet it at once: one of them tells, and once
 _READ = """
 import mmap, os, sys, threading
 from minitron_cli import main
-from minitron_engine import aborts, faults
+from minitron_engine.process import aborts, fatal_signals
 aborts.on_abort(main._leave)
-faults.install()
+fatal_signals.install()
 with open(sys.argv[1], "rb") as file:
     mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 os.truncate(sys.argv[1], int(sys.argv[2]))
@@ -52,13 +53,13 @@ leave.start()
 leave.join()
 """
 _THROW = """
-from minitron_engine import devices
-from minitron_engine.library import ggml
+from minitron_engine.llama import devices
+from minitron_engine.llama.library import ggml
 devices.start()
 ggml()[sys.argv[1]](11)
 """
 _CALLBACK = """
-from minitron_engine.interrupts import end_cleanly
+from minitron_engine.process.interrupts import end_cleanly
 end_cleanly()
 def lack():
     raise MemoryError
@@ -134,14 +135,14 @@ def test_only_files_that_are_mapped_beyond_their_end_are_named(tmp_path: Path) -
         path.write_bytes(bytes(3 * mmap.PAGESIZE - 1))
         with path.open("rb") as file:
             maps.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    assert faults.cut_files() == []
+    assert fatal_signals.cut_files() == []
     os.truncate(paths[1], 2 * mmap.PAGESIZE)
     paths[2].unlink()
     other = tmp_path / "other"
     other.write_bytes(b"short")
     other.replace(paths[3])
-    assert faults.cut_files() == [paths[1]]
+    assert fatal_signals.cut_files() == [paths[1]]
     for mapped in maps:
         mapped.close()
-    assert faults.cut_files() == []
-    assert faults.cut_files(tmp_path / "no such list") == []
+    assert fatal_signals.cut_files() == []
+    assert fatal_signals.cut_files(tmp_path / "no such list") == []

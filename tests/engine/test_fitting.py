@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from minitron_convert.gguf_file import open_gguf
-from minitron_engine import devices, fitting
-from minitron_engine.context import ContextSettings
-from minitron_engine.devices import ALL_LAYERS, Device
-from minitron_engine.fitting import MARGIN, choose_layers, layer_bytes, most_layers
-from minitron_engine.memory import Needs, measure_needs
-from minitron_engine.model import ModelSettings, open_model
-from minitron_engine.placement import EVERY_GPU, Placement
+from minitron_core.gguf import open_gguf
+from minitron_engine.llama import devices
+from minitron_engine.llama.context import ContextSettings
+from minitron_engine.llama.devices import ALL_LAYERS, Device
+from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.memory import gpu_layers
+from minitron_engine.memory.estimate import Needs, measure_needs
+from minitron_engine.memory.gpu_layers import MARGIN, choose_layers, layer_bytes, most_layers
+from minitron_engine.memory.placement import EVERY_GPU, Placement
 
 # four layers of 100 bytes with a cache of 10 each, and an output of 150
 WEIGHTS = (100, 100, 100, 100, 150)
@@ -101,7 +102,7 @@ def test_a_model_is_measured_before_it_is_loaded(
     with open_model(ModelSettings(nano_llama, gpu_layers=0)) as model:
         assert (model.offloaded, model.reason) == (0, "")
     monkeypatch.setattr(devices, "gpus", list)
-    monkeypatch.setattr(fitting, "measure_needs", None)  # nothing is measured without a GPU
+    monkeypatch.setattr(gpu_layers, "measure_needs", None)  # nothing is measured without a GPU
     with open_model(ModelSettings(nano_llama)) as model:
         assert model.offloaded == 0
 

@@ -4,22 +4,22 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
-import kernels
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minitron_engine.context import Context, ContextSettings, open_context
-from minitron_engine.errors import Usage
-from minitron_engine.generation import (
+from helpers import kernels
+from minitron_core.errors import Usage
+from minitron_engine.generation.generate import (
     Generation,
     GenerationSettings,
     StopBuffer,
     generate,
     prompt_tokens,
 )
-from minitron_engine.model import ModelSettings, open_model
-from minitron_engine.sampling import SamplingSettings
+from minitron_engine.generation.sampling import SamplingSettings
+from minitron_engine.llama.context import Context, ContextSettings, open_context
+from minitron_engine.llama.model import ModelSettings, open_model
 
 GREEDY = SamplingSettings(seed=0, temperature=0.0)
 MODELS = ("nano-llama", "nano-nemotron")

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minitron_engine.binding import api
-from minitron_engine.errors import Usage
-from minitron_engine.grammar import check_grammar
-from minitron_engine.model import ModelSettings, open_model
-from minitron_engine.schemas import schema_grammar
+from minitron_core.errors import Usage
+from minitron_engine.isolation.grammar import check_grammar
+from minitron_engine.isolation.json_schema import schema_grammar
+from minitron_engine.llama.binding import api
+from minitron_engine.llama.model import ModelSettings, open_model
 
 GOOD = (
     'root ::= "a"',

@@ -13,7 +13,7 @@ import pytest
 def test_a_signal_inside_a_finalizer_is_not_lost(name: str, error: str) -> None:
     code = f"""
         import signal, time
-        from minitron_engine.interrupts import end_cleanly
+        from minitron_engine.process.interrupts import end_cleanly
 
         class Gone:
             def __del__(self):
@@ -34,7 +34,7 @@ def test_a_signal_inside_a_finalizer_is_not_lost(name: str, error: str) -> None:
 def test_signals_that_come_while_one_is_noted_do_not_wait_for_each_other() -> None:
     code = """
         import signal, sys
-        from minitron_engine import interrupts
+        from minitron_engine.process import interrupts
 
         left = 20
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minitron_engine import devices, library
+from minitron_engine.llama import devices, library
 
 
 @pytest.mark.parametrize("type_id", [1, 30])

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from kernels import ROUNDING
 
-from minitron_engine import library, log
-from minitron_engine.context import Batch, ContextSettings, Logits, open_context
-from minitron_engine.errors import Damaged, MinitronError, NotFound
-from minitron_engine.model import Model, ModelSettings, Tokens, open_model
-from minitron_quant.chunks import read_text
-from support import EXAMPLES, recorded
+from helpers.kernels import ROUNDING
+from helpers.support import EXAMPLES, recorded
+from minitron_core.errors import Damaged, MinitronError, NotFound
+from minitron_engine.llama import library, log
+from minitron_engine.llama.context import Batch, ContextSettings, Logits, open_context
+from minitron_engine.llama.model import Model, ModelSettings, Tokens, open_model
+from minitron_quant.chunking import read_text
 
 
 @pytest.mark.parametrize("name", ["nano-llama", "nano-nemotron"])

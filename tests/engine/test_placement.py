@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from minitron_engine import devices
-from minitron_engine.binding import api
-from minitron_engine.errors import Usage
-from minitron_engine.placement import Placement
+from minitron_core.errors import Usage
+from minitron_engine.llama import devices
+from minitron_engine.llama.binding import api
+from minitron_engine.memory.placement import Placement
 
 CARDS = [devices.Device(f"CUDA{n}", "a card", "gpu", 1 << 33, 1 << 33) for n in range(3)]
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from minitron_engine import rpc
-from minitron_engine.binding import api
-from minitron_engine.errors import Denied, MinitronError, Unsupported, Usage
-from minitron_engine.rpc import add_rpc_servers, greet
+from minitron_core.errors import Denied, MinitronError, Unsupported, Usage
+from minitron_engine.llama import rpc
+from minitron_engine.llama.binding import api
+from minitron_engine.llama.rpc import add_rpc_servers, greet
 
 MINITRON = [sys.executable, "-W", "error", "-m", "minitron_cli"]
 with_rpc = pytest.mark.skipif(

@@ -5,17 +5,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kernels import recorded, same_answer
 
-from minitron_convert.gguf_file import F32, GgufWriter, KeyValue, TensorSpec, ValueType, open_gguf
-from minitron_engine.adapters import Adapter, apply_adapters
-from minitron_engine.context import ContextSettings, open_context
-from minitron_engine.errors import Damaged, NotFound
-from minitron_engine.generation import Generation, GenerationSettings, generate, prompt_tokens
-from minitron_engine.model import ModelSettings, open_model
-from minitron_engine.prompt_cache import Identity, dump, model_hash, restore
-from minitron_engine.sampling import SamplingSettings, settings_for
-from minitron_engine.sequence import Sequence
+from helpers.kernels import recorded, same_answer
+from minitron_core.errors import Damaged, NotFound
+from minitron_core.gguf import F32, GgufWriter, KeyValue, TensorSpec, ValueType, open_gguf
+from minitron_engine.generation.generate import (
+    Generation,
+    GenerationSettings,
+    generate,
+    prompt_tokens,
+)
+from minitron_engine.generation.prompt_cache import Identity, dump, model_hash, restore
+from minitron_engine.generation.sampling import SamplingSettings, settings_for
+from minitron_engine.generation.sequence import Sequence
+from minitron_engine.llama.adapters import Adapter, apply_adapters
+from minitron_engine.llama.context import ContextSettings, open_context
+from minitron_engine.llama.model import ModelSettings, open_model
 
 SETTINGS = ContextSettings(n_ctx=256, n_batch=64)
 TARGET = "blk.1.attn_q.weight"

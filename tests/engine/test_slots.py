@@ -4,14 +4,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kernels import certain
 
-from minitron_engine.context import Context, ContextSettings, open_context
-from minitron_engine.errors import Usage
-from minitron_engine.generation import GenerationSettings, prompt_tokens
-from minitron_engine.model import ModelSettings, open_model
-from minitron_engine.sampling import SamplingSettings
-from minitron_engine.slots import Job, Slots
+from helpers.kernels import certain
+from minitron_core.errors import Usage
+from minitron_engine.generation.generate import (
+    GenerationSettings,
+    prompt_tokens,
+)
+from minitron_engine.generation.sampling import SamplingSettings
+from minitron_engine.generation.slots import Job, Slots
+from minitron_engine.llama.context import Context, ContextSettings, open_context
+from minitron_engine.llama.model import ModelSettings, open_model
 
 GREEDY = GenerationSettings(SamplingSettings(seed=0, temperature=0.0), 24)
 PROMPTS = ("The old house", "It was", "When the door of the room was opened he", "She", "A dog")

@@ -9,14 +9,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minitron_engine.context import Context, ContextSettings, open_context
-from minitron_engine.errors import Unsupported
-from minitron_engine.generation import Generation, GenerationSettings, generate, prompt_tokens
-from minitron_engine.model import ModelSettings, open_model
-from minitron_engine.sampling import SamplingSettings
-from minitron_engine.sequence import Sequence
-from minitron_engine.speculation import Drafter, DraftModel, Lookup, Speculation, common_prefix
-from support import quantize
+from helpers.support import quantize
+from minitron_core.errors import Unsupported
+from minitron_engine.generation.generate import (
+    Generation,
+    GenerationSettings,
+    generate,
+    prompt_tokens,
+)
+from minitron_engine.generation.sampling import SamplingSettings
+from minitron_engine.generation.sequence import Sequence
+from minitron_engine.generation.speculative import (
+    Drafter,
+    DraftModel,
+    Lookup,
+    Speculation,
+    common_prefix,
+)
+from minitron_engine.llama.context import Context, ContextSettings, open_context
+from minitron_engine.llama.model import ModelSettings, open_model
 
 GREEDY = SamplingSettings(seed=0, temperature=0.0)
 PROMPTS = ("The old house stood", "She had never", "one two three one two three one", "")

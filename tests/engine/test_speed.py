@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from minitron_engine import speed, usage
-from minitron_engine.binding import api
-from minitron_engine.context import Context, ContextSettings
-from minitron_engine.model import ModelSettings, open_model
-from minitron_engine.speed import SpeedResult, SpeedTest, measure_speed, spread
+from minitron_engine.llama.binding import api
+from minitron_engine.llama.context import Context, ContextSettings
+from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_quant.bench import memory_energy, speed
+from minitron_quant.bench.speed import SpeedResult, SpeedTest, measure_speed, spread
 
 SETTINGS = ContextSettings(n_ctx=0, n_batch=16, threads=1)
 
@@ -52,19 +52,19 @@ def test_runs_decode_what_the_test_says(nano_llama: Path, monkeypatch: pytest.Mo
 
 def test_peak_memory_is_that_since_the_reset() -> None:
     """In a process of its own: the memory of other tests comes and goes as it likes."""
-    if not usage.reset_peak_memory():
+    if not memory_energy.reset_peak_memory():
         pytest.skip("this system cannot reset the peak")
     code = """
         import mmap
-        from minitron_engine import usage
-        usage.reset_peak_memory()
-        before = usage.peak_memory()
+        from minitron_quant.bench import memory_energy
+        memory_energy.reset_peak_memory()
+        before = memory_energy.peak_memory()
         with mmap.mmap(-1, 64 << 20) as block:
             for page in range(0, len(block), mmap.PAGESIZE):
                 block[page] = 1
-            print(usage.peak_memory() - before)
-        usage.reset_peak_memory()
-        print(usage.peak_memory() - before)
+            print(memory_energy.peak_memory() - before)
+        memory_energy.reset_peak_memory()
+        print(memory_energy.peak_memory() - before)
     """
     words = (sys.executable, "-c", textwrap.dedent(code))
     used, left = map(int, subprocess.check_output(words, text=True).split())
@@ -78,11 +78,11 @@ def test_energy_counters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         (tmp_path / name / "name").write_text(f"package-{name[-1]}\n")
         (tmp_path / name / "energy_uj").write_text(energy)
     (tmp_path / "intel-rapl:1").mkdir()  # a counter that may not be read
-    monkeypatch.setattr(usage, "_RAPL", tmp_path)
-    monkeypatch.setattr(usage, "_nvml", Card)
-    processors = usage.energy_counters(gpus=False)
+    monkeypatch.setattr(memory_energy, "_RAPL", tmp_path)
+    monkeypatch.setattr(memory_energy, "_nvml", Card)
+    processors = memory_energy.energy_counters(gpus=False)
     assert [read() for read in processors] == [{"package-0": 1.5}]
-    counters = usage.energy_counters(gpus=True)
+    counters = memory_energy.energy_counters(gpus=True)
     before = speed._read(counters)
     assert before == {"package-0": 1.5, "gpu-0": 2.5}
     (tmp_path / "intel-rapl:0" / "energy_uj").write_text("2500000")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from minitron_engine.errors import Damaged, Unsupported, Usage
-from minitron_engine.model import ModelSettings, open_model
-from minitron_engine.templates import ChatTemplate, chat_tokens, open_template
+from minitron_core.errors import Damaged, Unsupported, Usage
+from minitron_engine.isolation.chat_template import ChatTemplate, chat_tokens, open_template
+from minitron_engine.llama.model import ModelSettings, open_model
 
 CHATML = (
     "{% for message in messages %}\n"

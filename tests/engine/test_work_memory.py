@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minitron_engine import work_memory
-from minitron_engine.context import Batch, ContextSettings, Logits, open_context
-from minitron_engine.model import ModelSettings, open_model
+from minitron_engine.llama.context import Batch, ContextSettings, Logits, open_context
+from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.process import malloc_alignment
 
 
 @pytest.mark.skipif(
@@ -19,10 +19,10 @@ from minitron_engine.model import ModelSettings, open_model
 @pytest.mark.parametrize("past", [0, 16, 48])
 def test_the_next_large_block_begins_where_it_should(past: int) -> None:
     # in a process of its own: a heap in which much is free gives what fits best
-    code = f"""from minitron_engine import work_memory
+    code = f"""from minitron_engine.process import malloc_alignment
 for size in (1 << 20, 8 << 20, 24 << 20):
-    work_memory.align({past})
-    print(work_memory._glibc().malloc(size) % 64)"""
+    malloc_alignment.align({past})
+    print(malloc_alignment._glibc().malloc(size) % 64)"""
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.split() == [str(past)] * 3
 
@@ -32,12 +32,12 @@ def test_without_glibc_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
 
     monkeypatch.setattr(ctypes, "CDLL", lambda name: Other())
-    work_memory._glibc.cache_clear()
+    malloc_alignment._glibc.cache_clear()
     try:
-        work_memory.align()
-        assert work_memory._glibc() is None
+        malloc_alignment.align()
+        assert malloc_alignment._glibc() is None
     finally:
-        work_memory._glibc.cache_clear()
+        malloc_alignment._glibc.cache_clear()
 
 
 @pytest.mark.parametrize("past", [0, 16])
@@ -52,4 +52,4 @@ def test_logits_are_the_same_wherever_it_begins(past: int, nano_llama: Path) -> 
             opened.decode(batch)
             return opened.logits(8).copy()
 
-    np.testing.assert_array_equal(logits(work_memory.aligning_hook(past)), logits(None))
+    np.testing.assert_array_equal(logits(malloc_alignment.aligning_hook(past)), logits(None))

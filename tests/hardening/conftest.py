@@ -8,11 +8,11 @@ import pytest
 
 from hardening import workshop
 from hardening.workshop import COMMANDS, Material, Whole
-from minitron_convert.gguf_file import TYPE_ID
-from minitron_quant.chunks import ChunkSettings
-from minitron_quant.sensitivity import costs
-from minitron_quant.sensitivity.measure import SensitivitySettings, measure_sensitivity
-from support import EXAMPLES, quantize
+from helpers.support import EXAMPLES, quantize
+from minitron_core.gguf import TYPE_ID
+from minitron_quant.chunking import ChunkSettings
+from minitron_quant.mixed_precision import costs
+from minitron_quant.mixed_precision.measure import SensitivitySettings, measure_sensitivity
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,7 @@ def main() -> None:
     threading.setprofile(calls)
     sys.setprofile(calls)
     try:
-        from minitron_cli.entry import main as minitron
+        from minitron_cli.startup import main as minitron
 
         minitron()
     finally:

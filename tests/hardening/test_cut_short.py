@@ -16,7 +16,7 @@ import pytest
 
 from hardening import workshop
 from hardening.workshop import COMMANDS, DONE, READERS, Material, Whole
-from support import Ran, fails
+from helpers.support import Ran, fails
 
 CUT = Path(__file__).with_name("cut.py")
 

@@ -14,7 +14,7 @@ import pytest
 
 from hardening import workshop
 from hardening.workshop import COMMANDS, Material
-from support import EXAMPLES
+from helpers.support import EXAMPLES
 
 HELD_OUT = EXAMPLES / "held-out.txt"
 SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)

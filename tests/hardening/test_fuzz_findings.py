@@ -17,15 +17,14 @@ import pytest
 from hardening.fuzz import commands, seeds
 from hardening.fuzz.seeds_text import JOB
 from hardening.fuzz.targets import TARGETS
+from helpers.support import RECORDED, fails
 from minitron_cli.errors import explain
-from minitron_cli.inspection.description import describe
-from minitron_convert.errors import ConvertError
-from minitron_convert.gguf_file import F32, GgufWriter, KeyValue, TensorSpec, ValueType
-from minitron_engine import schemas
-from minitron_engine.errors import MinitronError, Usage
+from minitron_core.atomic_files import write_whole
+from minitron_core.errors import MinitronError, Usage
+from minitron_core.gguf import F32, GgufWriter, KeyValue, TensorSpec, ValueType
+from minitron_engine.isolation import json_schema
+from minitron_quant.inspect.description import describe
 from minitron_quant.quantize.importance import load_importance
-from minitron_quant.whole_files import write_whole
-from support import RECORDED, fails
 
 
 def header(**changes: Any) -> bytes:
@@ -158,7 +157,7 @@ REFUSED: dict[str, tuple[str, bytes]] = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused(name: str, tmp_path: Path) -> None:
     target, data = REFUSED[name]
-    with pytest.raises((ConvertError, MinitronError)) as caught:
+    with pytest.raises((MinitronError, MinitronError)) as caught:
         TARGETS[target].prepare(tmp_path)(data)
     failure = explain(caught.value)
     assert failure is not None and failure.exit_code in (2, 4, 8)
@@ -174,9 +173,9 @@ def test_refused(name: str, tmp_path: Path) -> None:
     ],
 )
 def test_schemas_that_have_no_end(schema: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schemas, "_SECONDS", 0.5)
+    monkeypatch.setattr(json_schema, "_SECONDS", 0.5)
     with pytest.raises(Usage, match="cannot be used"):
-        schemas.schema_grammar(json.dumps(schema))
+        json_schema.schema_grammar(json.dumps(schema))
 
 
 NUMBERS = {
@@ -201,9 +200,10 @@ def test_numbers_over_which_llama_cpp_would_abort(
 def test_one_copy_of_ggml_is_loaded() -> None:
     # what is called when it aborts would else be set in a copy that libllama does not use
     program = (
-        "from minitron_cli import main; from minitron_engine import aborts, devices, library;"
+        "from minitron_cli import main; from minitron_engine.llama import devices, library;"
+        "from minitron_engine.process import aborts;"
         "aborts.on_abort(main._leave); devices.start();"
-        "from minitron_engine.binding import api;"
+        "from minitron_engine.llama.binding import api;"
         "loaded = open('/proc/self/maps').read();"
         "names = {l.split('/')[-1] for l in loaded.splitlines() if 'libggml-base' in l};"
         "assert len(names) == 1, names"

@@ -14,24 +14,24 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny_gguf import write_tiny
 
-from minitron_cli.inspection.integrity import check_manifest
+from helpers.support import EXAMPLES, quantize
+from helpers.tiny_gguf import write_tiny
 from minitron_convert.convert import ConvertSettings, convert
-from minitron_convert.gguf_file import open_gguf
 from minitron_convert.verify import verify
-from minitron_engine.errors import Damaged, MinitronError
-from minitron_engine.progress import Event
+from minitron_core.atomic_files import read_sealed, write_sealed
+from minitron_core.errors import Damaged, MinitronError
+from minitron_core.gguf import open_gguf
+from minitron_core.progress import Event
 from minitron_quant.imatrix.matrix import Entry
 from minitron_quant.imatrix.state import Saved, StateFile
+from minitron_quant.inspect.integrity import check_manifest
 from minitron_quant.levels import parse_levels
-from minitron_quant.measure.divergence import TokenScores
-from minitron_quant.measure.state import About, open_state
+from minitron_quant.perplexity.divergence import TokenScores
+from minitron_quant.perplexity.state import About, open_state
 from minitron_quant.quantize import encode, level_files
-from minitron_quant.quantize.batch import run
-from minitron_quant.quantize.job import QuantizeSettings, prepare
-from minitron_quant.whole_files import read_sealed, write_sealed
-from support import EXAMPLES, quantize
+from minitron_quant.quantize.prepare import QuantizeSettings, prepare
+from minitron_quant.quantize.run import run
 
 LEVELS = ("Q4_0", "Q8_0")
 # few positions in the suite, many with make harden

@@ -12,8 +12,8 @@ import pytest
 
 from hardening import workshop
 from hardening.workshop import COMMANDS, DONE, READERS, Material, Whole
+from helpers.support import EXAMPLES, Ran, fails
 from minitron_convert.convert import ConvertSettings, convert
-from support import EXAMPLES, Ran, fails
 
 # what libraries write on stderr themselves before they exit
 _LIBRARIES = re.compile(r"^(libgomp: |OpenBLAS ).*\n", re.MULTILINE)
@@ -82,7 +82,7 @@ MEASURE = """
 import sys
 from pathlib import Path
 from minitron_convert.convert import ConvertSettings, convert
-from minitron_engine.usage import peak_memory
+from minitron_quant.bench.memory_energy import peak_memory
 settings = ConvertSettings(Path(sys.argv[1]), Path(sys.argv[2]), outtype=sys.argv[3], force=True)
 promised = convert(settings).memory
 print(promised, peak_memory())

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from helpers.support import EXAMPLES, RECORDED
 from minitron_cli.main import COMMANDS, main
-from minitron_convert.gguf_file import TYPE_ID
-from minitron_quant.sensitivity import costs
-from support import EXAMPLES, RECORDED
+from minitron_core.gguf import TYPE_ID
+from minitron_quant.mixed_precision import costs
 
 TOKEN = "hf_MarkedTokenThatMustNeverBeSeen0123"
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "MINITRON_API_KEY", "OPENAI_API_KEY")

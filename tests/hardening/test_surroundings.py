@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_gguf import write_tiny
 
 from hardening import workshop
 from hardening.workshop import COMMANDS, Material
+from helpers.support import EXAMPLES, RECORDED, quantize
+from helpers.tiny_gguf import write_tiny
 from minitron_convert.convert import ConvertSettings, convert
-from minitron_engine.errors import MinitronError
-from minitron_engine.progress import Event
+from minitron_core.errors import MinitronError
+from minitron_core.progress import Event
 from minitron_quant.levels import parse_levels
 from minitron_quant.quantize import encode
-from minitron_quant.quantize.batch import run
-from minitron_quant.quantize.job import QuantizeSettings, prepare
-from support import EXAMPLES, RECORDED, quantize
+from minitron_quant.quantize.prepare import QuantizeSettings, prepare
+from minitron_quant.quantize.run import run
 
 LEVELS = ("Q4_0", "Q8_0")
 MINITRON = (sys.executable, "-m", "minitron_cli")

@@ -17,11 +17,10 @@ import pytest
 
 from hardening import workshop
 from hardening.workshop import COMMANDS, Material
-from minitron_convert.gguf_file import open_alone
-from minitron_engine.errors import MinitronError
-from minitron_quant.quantize.journal import exclusive
-from minitron_quant.whole_files import write_whole
-from support import EXAMPLES, Served, fails
+from helpers.support import EXAMPLES, Served, fails
+from minitron_core.atomic_files import write_whole
+from minitron_core.errors import MinitronError
+from minitron_core.file_lock import exclusive, open_locked
 
 GREEDY = {"model": "nano", "temperature": 0}
 PROMPTS = ("The old house", "It was", "When the door of the room", "She", "A dog")
@@ -29,7 +28,7 @@ PROMPTS = ("The old house", "It was", "When the door of the room", "She", "A dog
 
 def test_a_file_is_written_by_one(minitron: Any, tmp_path: Path) -> None:
     out = tmp_path / "nano.gguf"
-    with open_alone(tmp_path / ".nano.gguf.partial", create=True) as held:
+    with open_locked(tmp_path / ".nano.gguf.partial", create=True) as held:
         words = ("convert", EXAMPLES / "nano-nemotron", "-o", out)
         fails(minitron(*words), 1, "nother minitron is writing")
         with pytest.raises(MinitronError, match="another minitron is writing"):

@@ -41,7 +41,7 @@ def main() -> None:
     lines = Lines(fatal)
     sys.settrace(lines)
     try:
-        from minitron_cli.entry import main as minitron
+        from minitron_cli.startup import main as minitron
 
         minitron()
     finally:

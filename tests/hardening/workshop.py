@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from support import EXAMPLES, RECORDED
+from helpers.support import EXAMPLES, RECORDED
 
 TRACED = Path(__file__).with_name("traced.py")
 JOB = """

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from minitron_convert.gguf_file import TYPE_ID
-from minitron_quant.chunks import ChunkSettings
-from minitron_quant.sensitivity import costs as costs_module
-from minitron_quant.sensitivity.files import Sensitivity
-from minitron_quant.sensitivity.measure import SensitivitySettings, measure_sensitivity
-from support import EXAMPLES
+from helpers.support import EXAMPLES
+from minitron_core.gguf import TYPE_ID
+from minitron_quant.chunking import ChunkSettings
+from minitron_quant.mixed_precision import costs as costs_module
+from minitron_quant.mixed_precision.measure import SensitivitySettings, measure_sensitivity
+from minitron_quant.mixed_precision.sensitivity_file import Sensitivity
 
 TYPES = frozenset(TYPE_ID[name] for name in ("q2_K", "q3_K", "q4_0", "q6_K", "q8_0"))
 

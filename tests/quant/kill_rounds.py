@@ -21,8 +21,8 @@ from typing import Any
 from hardening.traced import Lines
 from minitron_quant.levels import parse_levels
 from minitron_quant.quantize import encode, level_files
-from minitron_quant.quantize.batch import run
-from minitron_quant.quantize.job import Batch, QuantizeSettings, prepare
+from minitron_quant.quantize.prepare import Batch, QuantizeSettings, prepare
+from minitron_quant.quantize.run import run
 
 LEVELS = ("Q4_0", "Q4_K_M", "Q8_0")
 

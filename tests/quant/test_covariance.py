@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minitron_convert.gguf_file import F32, GgufWriter, KeyValue, TensorSpec, ValueType, open_gguf
-from minitron_engine.errors import Damaged, MinitronError, NotFound, OutOfResources, Usage
-from minitron_engine.model import ModelSettings, open_model
-from minitron_engine.progress import Event, ignore
-from minitron_quant.chunks import ChunkSettings
+from helpers.support import EXAMPLES
+from minitron_core.errors import Damaged, MinitronError, NotFound, OutOfResources, Usage
+from minitron_core.gguf import F32, GgufWriter, KeyValue, TensorSpec, ValueType, open_gguf
+from minitron_core.progress import Event, ignore
+from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_quant.chunking import ChunkSettings
 from minitron_quant.covariance.collect import (
     BLOCK,
     FULL,
@@ -19,10 +20,9 @@ from minitron_quant.covariance.collect import (
     collect_covariance,
 )
 from minitron_quant.covariance.files import PARTS, Covariance, open_covariance
-from minitron_quant.covariance.sums import Sums, block_edges
-from minitron_quant.covariance.watch import Inputs
+from minitron_quant.covariance.gram import Sums, block_edges
+from minitron_quant.covariance.input_hook import Inputs
 from minitron_quant.imatrix.collect import CollectSettings, collect
-from support import EXAMPLES
 
 TEXT = EXAMPLES / "calibration.txt"
 CHUNKS = ChunkSettings(n_ctx=64, n_batch=128, limit=4, threads=1)

@@ -8,20 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from minitron_convert.gguf_file import TYPE_ID, open_gguf
-from minitron_engine.model import ModelSettings, open_model
-from minitron_quant.chunks import ChunkSettings
+from minitron_core.gguf import TYPE_ID, open_gguf
+from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_quant.chunking import ChunkSettings
 from minitron_quant.covariance.collect import CovarianceSettings, collect_covariance
-from minitron_quant.quantize.feedback.job import Feedback
+from minitron_quant.gptq.refinement import Feedback
+from minitron_quant.mixed_precision import build_mix as make_module
+from minitron_quant.mixed_precision.build_mix import Maker, SizeSettings, Wanted
+from minitron_quant.mixed_precision.measure import SensitivitySettings
+from minitron_quant.mixed_precision.predict_kld import cross_fitted
+from minitron_quant.mixed_precision.probe import open_prober
+from minitron_quant.mixed_precision.sensitivity_file import Sensitivity
 from minitron_quant.quantize.importance import load_importance
-from minitron_quant.quantize.job import QuantizeSettings
+from minitron_quant.quantize.prepare import QuantizeSettings
 from minitron_quant.quantize.recipe import Recipe
-from minitron_quant.sensitivity import make as make_module
-from minitron_quant.sensitivity.crossfit import cross_fitted
-from minitron_quant.sensitivity.files import Sensitivity
-from minitron_quant.sensitivity.make import Maker, SizeSettings, Wanted
-from minitron_quant.sensitivity.measure import SensitivitySettings
-from minitron_quant.sensitivity.probe import open_prober
 
 NAME = "blk.1.ffn_up.weight"
 

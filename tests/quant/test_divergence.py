@@ -9,16 +9,21 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kernels import allowed, recorded, same_perplexity
 
-from minitron_convert.gguf_file import ValueType, open_gguf
-from minitron_engine.errors import Unsupported
-from minitron_quant.chunks import ChunkSettings
-from minitron_quant.measure.divergence import Divergence, compare_chunk, reference_chunk, statistics
-from minitron_quant.measure.settings import MeasureSettings
-from minitron_quant.measure.table import Row, measure
-from minitron_quant.quantize.batch import LevelResult
-from support import EXAMPLES, beginning, with_entry
+from helpers.kernels import allowed, recorded, same_perplexity
+from helpers.support import EXAMPLES, beginning, with_entry
+from minitron_core.errors import Unsupported
+from minitron_core.gguf import ValueType, open_gguf
+from minitron_quant.chunking import ChunkSettings
+from minitron_quant.perplexity.divergence import (
+    Divergence,
+    compare_chunk,
+    reference_chunk,
+    statistics,
+)
+from minitron_quant.perplexity.settings import MeasureSettings
+from minitron_quant.perplexity.table import Row, measure
+from minitron_quant.quantize.run import LevelResult
 
 HELD_OUT = EXAMPLES / "held-out.txt"
 # the names that llama-perplexity prints, and ours

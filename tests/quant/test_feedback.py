@@ -7,24 +7,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from minitron_convert.gguf_file import TYPE, TYPE_ID, open_gguf
-from minitron_engine.errors import Damaged, MinitronError, Usage
-from minitron_engine.model import ModelSettings, open_model
-from minitron_engine.progress import Event
-from minitron_quant.chunks import ChunkSettings
+from helpers.support import EXAMPLES, quantize
+from minitron_core.errors import Damaged, MinitronError, Usage
+from minitron_core.gguf import TYPE, TYPE_ID, open_gguf
+from minitron_core.progress import Event
+from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_quant.chunking import ChunkSettings
 from minitron_quant.covariance.collect import CovarianceSettings, collect_covariance
 from minitron_quant.covariance.files import Covariance, open_covariance
+from minitron_quant.gptq.blocks import decoded
+from minitron_quant.gptq.cholesky import error_of, factor_block
+from minitron_quant.gptq.held_out import Proof, make_proved
+from minitron_quant.gptq.refinement import Feedback
 from minitron_quant.levels import parse_levels
-from minitron_quant.measure.settings import MeasureSettings
-from minitron_quant.quantize.batch import LevelResult, run
-from minitron_quant.quantize.feedback import proof
-from minitron_quant.quantize.feedback.blocks import decoded
-from minitron_quant.quantize.feedback.factor import error_of, factor_block
-from minitron_quant.quantize.feedback.job import Feedback
-from minitron_quant.quantize.job import QuantizeSettings, prepare
-from minitron_quant.sensitivity.feedback import with_feedback
-from minitron_quant.sensitivity.files import Sensitivity, TensorSensitivity
-from support import EXAMPLES, quantize
+from minitron_quant.mixed_precision.gptq_costs import with_feedback
+from minitron_quant.mixed_precision.sensitivity_file import Sensitivity, TensorSensitivity
+from minitron_quant.perplexity.settings import MeasureSettings
+from minitron_quant.quantize.prepare import QuantizeSettings, prepare
+from minitron_quant.quantize.run import LevelResult, run
 
 LEVELS = ("Q2_K", "Q4_0")
 
@@ -190,17 +190,17 @@ def test_a_level_is_proved_on_another_text_or_stays_plain(
     )
     chunks = ChunkSettings(n_ctx=128, n_batch=256, limit=2, threads=1)
     held_out = MeasureSettings((), EXAMPLES / "held-out.txt", chunks, reference=short_llama)
-    (made,) = proof.make_proved(settings, held_out)
+    (made,) = make_proved(settings, held_out)
     assert made.proof.better
     assert made.proof.change_pct < -20
     assert made.proof.difference.mean == pytest.approx(made.proof.feedback - made.proof.plain)
     assert "minitron.feedback.texts" in open_gguf(made.result.path).metadata
-    (again,) = proof.make_proved(settings, held_out)
+    (again,) = make_proved(settings, held_out)
     assert again.result.kept
     assert again.proof == made.proof
 
-    monkeypatch.setattr(proof.Proof, "better", False)
-    (worse,) = proof.make_proved(replace(settings, replace="outdated"), held_out)
+    monkeypatch.setattr(Proof, "better", False)
+    (worse,) = make_proved(replace(settings, replace="outdated"), held_out)
     assert "minitron.feedback.texts" not in open_gguf(worse.result.path).metadata
     assert worse.result.bytes < made.result.bytes
     assert sorted(file.name for file in tmp_path.iterdir()) == [
@@ -218,7 +218,7 @@ def test_the_calibration_text_proves_nothing(
     )
     held_out = MeasureSettings((), EXAMPLES / "calibration.txt", ChunkSettings())
     with pytest.raises(Usage, match="proves nothing"):
-        proof.make_proved(settings, held_out)
+        make_proved(settings, held_out)
 
 
 def test_the_dial_reckons_with_what_feedback_leaves_of_costs(

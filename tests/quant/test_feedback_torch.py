@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from minitron_convert.gguf_file import TYPE_ID
-from minitron_quant.arrays import NUMPY, Arrays, best_arrays, torch_arrays
-from minitron_quant.covariance.sums import Sums
-from minitron_quant.quantize.feedback.blocks import decoded
-from minitron_quant.quantize.feedback.encode import encode_rows
-from minitron_quant.quantize.feedback.factor import error_of, factor_block
-from minitron_quant.quantize.feedback.lattices import LATTICES
-from minitron_quant.quantize.feedback.layouts import LAYOUTS
-from minitron_quant.quantize.feedback.trial import plain
+from minitron_core.gguf import TYPE_ID
+from minitron_quant.array_backend import NUMPY, Arrays, best_arrays, torch_arrays
+from minitron_quant.covariance.gram import Sums
+from minitron_quant.gptq.blocks import decoded
+from minitron_quant.gptq.cholesky import error_of, factor_block
+from minitron_quant.gptq.codebook_types import LATTICES
+from minitron_quant.gptq.cross_validation import plain
+from minitron_quant.gptq.encode import encode_rows
+from minitron_quant.gptq.scalar_layouts import LAYOUTS
 
 ROWS, COLUMNS = 16, 512
 

@@ -6,15 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from minitron_convert.gguf_file import TYPE, TYPE_ID, row_bytes
-from minitron_engine.library import ggml
-from minitron_quant.quantize.feedback.blocks import decoded
-from minitron_quant.quantize.feedback.encode import coder_of, encode_rows, supports
-from minitron_quant.quantize.feedback.factor import BlockFactor, error_of, factor_block
-from minitron_quant.quantize.feedback.fields import Field, Plane, read, write
-from minitron_quant.quantize.feedback.lattices import LATTICES, codewords
-from minitron_quant.quantize.feedback.layouts import LAYOUTS
-from minitron_quant.quantize.feedback.solve import solve
+from minitron_core.gguf import TYPE, TYPE_ID, row_bytes
+from minitron_engine.llama.library import ggml
+from minitron_quant.gptq.bitfields import Field, Plane, read, write
+from minitron_quant.gptq.blocks import decoded
+from minitron_quant.gptq.cholesky import BlockFactor, error_of, factor_block
+from minitron_quant.gptq.codebook_types import LATTICES, codewords
+from minitron_quant.gptq.column_solver import solve
+from minitron_quant.gptq.encode import coder_of, encode_rows, supports
+from minitron_quant.gptq.scalar_layouts import LAYOUTS
 
 ROWS, COLUMNS = 12, 512
 TYPES = [*LAYOUTS, *LATTICES]

@@ -14,21 +14,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from kernels import INSTRUCTION_SET, recorded
 
-from minitron_convert.gguf_file import open_gguf
-from minitron_engine.errors import Damaged, MinitronError, NotFound, Usage
-from minitron_engine.model import ModelSettings, open_model
-from minitron_quant.chunks import ChunkSettings, chunk_text, read_text
+from helpers.kernels import INSTRUCTION_SET, recorded
+from helpers.support import EXAMPLES, RECORDED, quantize
+from minitron_core.errors import Damaged, MinitronError, NotFound, Usage
+from minitron_core.gguf import open_gguf
+from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_quant.chunking import ChunkSettings, chunk_text, read_text
+from minitron_quant.imatrix.accumulator import Reducer
 from minitron_quant.imatrix.collect import CollectSettings, collect
 from minitron_quant.imatrix.collector import Collector
 from minitron_quant.imatrix.files import read_imatrix, write_imatrix
 from minitron_quant.imatrix.matrix import Entry, ImportanceMatrix, Origin
-from minitron_quant.imatrix.origin import origin_of
-from minitron_quant.imatrix.reduction import Reducer
+from minitron_quant.imatrix.provenance import origin_of
 from minitron_quant.levels import parse_levels
-from minitron_quant.quantize.job import QuantizeSettings, prepare
-from support import EXAMPLES, RECORDED, quantize
+from minitron_quant.quantize.prepare import QuantizeSettings, prepare
 
 CALIBRATION = EXAMPLES / "calibration.txt"
 

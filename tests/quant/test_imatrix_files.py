@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minitron_engine.errors import Damaged, Usage
+from helpers.support import RECORDED, recorded
+from minitron_core.errors import Damaged, Usage
 from minitron_quant.imatrix.files import read_imatrix, write_imatrix
 from minitron_quant.imatrix.matrix import Entry, ImportanceMatrix, Origin
 from minitron_quant.imatrix.merge import merge
 from minitron_quant.imatrix.statistics import layer_statistics, weight_statistics
-from support import RECORDED, recorded
 
 GGUF, DAT = RECORDED / "nano-llama.imatrix.gguf", RECORDED / "nano-llama.imatrix.dat"
 FILES = recorded("imatrix-files.json")

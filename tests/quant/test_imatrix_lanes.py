@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mixture import write_mixture
 
-from minitron_engine.errors import MinitronError
-from minitron_engine.model import ModelSettings, open_model
-from minitron_quant.chunks import ChunkSettings
-from minitron_quant.imatrix import lanes
+from helpers.mixture import write_mixture
+from helpers.support import EXAMPLES, quantize
+from minitron_core.errors import MinitronError
+from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_quant.chunking import ChunkSettings
+from minitron_quant.imatrix import parallel_contexts
 from minitron_quant.imatrix.collect import CollectSettings, collect
 from minitron_quant.imatrix.collector import Collector
 from minitron_quant.imatrix.files import write_imatrix
-from minitron_quant.imatrix.turns import Turns
-from support import EXAMPLES, quantize
+from minitron_quant.imatrix.ordered_accumulation import Turns
 
 CALIBRATION = EXAMPLES / "calibration.txt"
 SMALL = ChunkSettings(n_ctx=64, n_batch=256, limit=12, threads=2)
@@ -28,13 +28,13 @@ IN_TWO, IN_ONE = [1, 1], [2]
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The threads of every context that a collection opens."""
     found: list[int] = []
-    original = lanes.open_context
+    original = parallel_contexts.open_context
 
     def watched(model: Any, settings: Any, hook: Any) -> Any:
         found.append(settings.threads)
         return original(model, settings, hook)
 
-    monkeypatch.setattr(lanes, "open_context", watched)
+    monkeypatch.setattr(parallel_contexts, "open_context", watched)
     return found
 
 
@@ -116,7 +116,7 @@ def test_an_error_of_either_lane_ends_both(
 def test_a_decode_that_fails_in_either_lane_ends_both(
     fails: str, short_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, seen = lanes.decode_part, []
+    original, seen = parallel_contexts.decode_part, []
 
     def failing(*given: Any) -> int:
         seen.append(threading.current_thread().name)
@@ -124,7 +124,7 @@ def test_a_decode_that_fails_in_either_lane_ends_both(
             raise MinitronError("llama.cpp failed to decode")
         return original(*given)
 
-    monkeypatch.setattr(lanes, "decode_part", failing)
+    monkeypatch.setattr(parallel_contexts, "decode_part", failing)
     with pytest.raises(MinitronError, match="failed to decode"):
         collected(short_llama, SMALL, tmp_path / "m.gguf")
 

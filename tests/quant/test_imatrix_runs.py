@@ -9,17 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from kernels import allowed, recorded
-from mixture import EXPERTS, write_mixture
 
-from minitron_convert.gguf_file import GgufWriter, TensorSpec, open_gguf
-from minitron_engine.binding import api
-from minitron_engine.context import open_context
-from minitron_engine.errors import MinitronError
-from minitron_engine.library import OP_MUL_MAT, Tensor
-from minitron_engine.model import Model, ModelSettings, open_model
-from minitron_engine.progress import Event, Progress, ignore
-from minitron_quant.chunks import ChunkSettings, chunk_text, decode_chunks, read_text
+from helpers.kernels import allowed, recorded
+from helpers.mixture import EXPERTS, write_mixture
+from helpers.support import EXAMPLES
+from minitron_core.errors import MinitronError
+from minitron_core.gguf import GgufWriter, TensorSpec, open_gguf
+from minitron_core.progress import Event, Progress, ignore
+from minitron_engine.llama.binding import api
+from minitron_engine.llama.context import open_context
+from minitron_engine.llama.library import OP_MUL_MAT, Tensor
+from minitron_engine.llama.model import Model, ModelSettings, open_model
+from minitron_quant.chunking import ChunkSettings, chunk_text, decode_chunks, read_text
+from minitron_quant.imatrix.accumulator import Reducer
 from minitron_quant.imatrix.collect import (
     Collected,
     CollectSettings,
@@ -30,11 +32,9 @@ from minitron_quant.imatrix.collect import (
 )
 from minitron_quant.imatrix.collector import Collector
 from minitron_quant.imatrix.files import read_imatrix, write_imatrix
-from minitron_quant.imatrix.reduction import Reducer
 from minitron_quant.imatrix.state import state_path
 from minitron_quant.imatrix.statistics import unreached_experts
-from minitron_quant.products import weight_name
-from support import EXAMPLES
+from minitron_quant.matmul_hook import weight_name
 
 CALIBRATION, HELD_OUT = EXAMPLES / "calibration.txt", EXAMPLES / "held-out.txt"
 SMALL = ChunkSettings(n_ctx=64, n_batch=128, limit=10, threads=2)

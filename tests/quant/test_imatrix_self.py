@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minitron_engine.model import ModelSettings, open_model
-from minitron_quant.chunks import ChunkSettings, chunk_text, read_text
-from minitron_quant.imatrix.self_text import SelfSettings, draw, write_self_text
+from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_quant.chunking import ChunkSettings, chunk_text, read_text
+from minitron_quant.imatrix.synthetic_text import SelfSettings, draw, write_self_text
 
 
 def test_tokens_are_drawn_with_their_probabilities() -> None:

@@ -9,13 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minitron_convert.errors import Damaged
-from minitron_engine.context import Batch, ContextSettings, open_context
-from minitron_engine.errors import Unsupported
-from minitron_engine.model import Model, ModelSettings, open_model
-from minitron_quant.measure.tasks.complete import WriteSettings, complete
-from minitron_quant.measure.tasks.likelihood import ScoreSettings
-from minitron_quant.measure.tasks.requests import (
+from minitron_core.errors import Damaged, Unsupported
+from minitron_engine.llama.context import Batch, ContextSettings, open_context
+from minitron_engine.llama.model import Model, ModelSettings, open_model
+from minitron_quant.tasks.batch_generate import WriteSettings, complete
+from minitron_quant.tasks.likelihood import ScoreSettings
+from minitron_quant.tasks.lm_eval_requests import (
     pair_likelihoods,
     rolling_windows,
     text_likelihoods,
@@ -110,7 +109,7 @@ def adapter(nano_llama: Path) -> Iterator[Any]:
     pytest.importorskip("lm_eval", reason="needs the extra lm_eval")
     from lm_eval.api.registry import get_model
 
-    import minitron_quant.lm_eval_adapter  # noqa: F401  (registers the model)
+    import minitron_quant.tasks.lm_eval_adapter  # noqa: F401  (registers the model)
 
     made = get_model("minitron").create_from_arg_string(
         f"path={nano_llama},batch=256,max_length=512", {"batch_size": 1, "device": None}

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kernels import recorded, same_perplexity, same_running
 from numpy.typing import NDArray
 
-from minitron_engine.context import Batch, ContextSettings, open_context
-from minitron_engine.errors import MinitronError, NotFound, Usage
-from minitron_engine.model import Model, ModelSettings, Tokens, open_model
-from minitron_quant.chunks import ChunkSettings, chunk_text, read_text
-from minitron_quant.measure.perplexity import negative_log_likelihood, summarize
-from minitron_quant.measure.settings import MeasureSettings
-from minitron_quant.measure.table import Row, mark_dominated, measure, sort_by_size
-from minitron_quant.quantize.batch import LevelResult
-from support import EXAMPLES, beginning
+from helpers.kernels import recorded, same_perplexity, same_running
+from helpers.support import EXAMPLES, beginning
+from minitron_core.errors import MinitronError, NotFound, Usage
+from minitron_engine.llama.context import Batch, ContextSettings, open_context
+from minitron_engine.llama.model import Model, ModelSettings, Tokens, open_model
+from minitron_quant.chunking import ChunkSettings, chunk_text, read_text
+from minitron_quant.perplexity.perplexity import negative_log_likelihood, summarize
+from minitron_quant.perplexity.settings import MeasureSettings
+from minitron_quant.perplexity.table import Row, mark_dominated, measure, sort_by_size
+from minitron_quant.quantize.run import LevelResult
 
 HELD_OUT = EXAMPLES / "held-out.txt"
 

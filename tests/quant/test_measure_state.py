@@ -15,18 +15,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minitron_engine.errors import Damaged, Denied
-from minitron_quant.chunks import ChunkSettings
-from minitron_quant.measure import passes, together
-from minitron_quant.measure.divergence import TokenScores, reference_chunk
-from minitron_quant.measure.fitting import MemoryPlan, bytes_needed, plan_memory
-from minitron_quant.measure.overlap import AHEAD
-from minitron_quant.measure.reference_cache import ReferenceCache
-from minitron_quant.measure.settings import MeasureSettings
-from minitron_quant.measure.state import About, open_state
-from minitron_quant.measure.table import Row, measure
-from minitron_quant.models import open_model_files
-from support import beginning, quantize
+from helpers.support import beginning, quantize
+from minitron_core.errors import Damaged, Denied
+from minitron_quant.chunking import ChunkSettings
+from minitron_quant.model_files import open_model_files
+from minitron_quant.perplexity import evaluation, multi_model
+from minitron_quant.perplexity.divergence import TokenScores, reference_chunk
+from minitron_quant.perplexity.model_batching import MemoryPlan, bytes_needed, plan_memory
+from minitron_quant.perplexity.reference_cache import ReferenceCache
+from minitron_quant.perplexity.scheduler import AHEAD
+from minitron_quant.perplexity.settings import MeasureSettings
+from minitron_quant.perplexity.state import About, open_state
+from minitron_quant.perplexity.table import Row, measure
 
 CHUNKS = ChunkSettings(n_ctx=64, n_batch=256, limit=10)
 
@@ -54,13 +54,13 @@ def settings(
 def decodes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the models, one for every decode."""
     done: list[str] = []
-    decode = passes.decode_chunks
+    decode = evaluation.decode_chunks
 
     def count(context: Any, *rest: Any) -> Any:
         done.append(context.model.path.name)
         return decode(context, *rest)
 
-    monkeypatch.setattr(passes, "decode_chunks", count)
+    monkeypatch.setattr(evaluation, "decode_chunks", count)
     return done
 
 
@@ -144,7 +144,7 @@ def test_other_settings_texts_and_files_are_other_rows(
 KILLED = """
 import os, sys
 from pathlib import Path
-from minitron_quant.chunks import ChunkSettings
+from minitron_quant.chunking import ChunkSettings
 from minitron_quant.measure.settings import MeasureSettings
 from minitron_quant.measure.table import measure
 reference, model, text, state = map(Path, sys.argv[1:])
@@ -211,8 +211,8 @@ def test_what_does_not_fit_goes_over_the_disk_with_the_same_numbers(
     at_once = list(measure(settings))
     once = sorted(decodes)
     decodes.clear()
-    monkeypatch.setattr(together, "memory_for", lambda _layers: 0)
-    monkeypatch.setattr(together, "cache_budget", lambda _folder: 1)  # full with every part
+    monkeypatch.setattr(multi_model, "memory_for", lambda _layers: 0)
+    monkeypatch.setattr(multi_model, "cache_budget", lambda _folder: 1)  # full with every part
     assert everything(list(measure(settings))) == everything(at_once)
     assert sorted(decodes) == once  # the reference is not run more often
 

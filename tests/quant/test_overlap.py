@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from minitron_engine.context import Logits
-from minitron_quant.chunks import ChunkSettings
-from minitron_quant.measure import passes, together
-from minitron_quant.measure.divergence import TokenScores
-from minitron_quant.measure.fitting import MemoryPlan
-from minitron_quant.measure.overlap import AHEAD, Job, Jobs, Score, Scored, Way, scored
-from minitron_quant.measure.passes import Base
-from minitron_quant.measure.settings import MeasureSettings
-from minitron_quant.measure.table import Row, measure
-from support import beginning, quantize
+from helpers.support import beginning, quantize
+from minitron_engine.llama.context import Logits
+from minitron_quant.chunking import ChunkSettings
+from minitron_quant.perplexity import evaluation, multi_model
+from minitron_quant.perplexity.divergence import TokenScores
+from minitron_quant.perplexity.evaluation import Base
+from minitron_quant.perplexity.model_batching import MemoryPlan
+from minitron_quant.perplexity.scheduler import AHEAD, Job, Jobs, Score, Scored, Way, scored
+from minitron_quant.perplexity.settings import MeasureSettings
+from minitron_quant.perplexity.table import Row, measure
 
 IN_TURN, OVERLAPPED, IN_LANES = Way(2), Way(2, overlap=True), Way(2, lanes=2)
 WAYS = pytest.mark.parametrize("way", [IN_TURN, OVERLAPPED, IN_LANES])
@@ -207,7 +207,7 @@ def ways(monkeypatch: pytest.MonkeyPatch) -> list[Way]:
         found.append(way)
         return scored(jobs, way)
 
-    monkeypatch.setattr(passes, "scored", watched)
+    monkeypatch.setattr(evaluation, "scored", watched)
     return found
 
 
@@ -235,14 +235,14 @@ def test_measured_to_the_same_bits(
     settings = MeasureSettings(levels, beginning(tmp_path, 8000), one, reference=beside)
     if reference == "disk":
         groups = MemoryPlan([levels], from_disk=True)
-        monkeypatch.setattr(together, "plan_memory", lambda *_: groups)
+        monkeypatch.setattr(multi_model, "plan_memory", lambda *_: groups)
     in_turn = everything(measure(settings))
     assert {way.lanes for way in ways} == {1}
     ways.clear()
     in_lanes = everything(measure(replace(settings, chunks=replace(one, threads=2))))
     assert ways[-1] == IN_LANES
     assert in_lanes == in_turn
-    monkeypatch.setattr(passes, "scored", lambda jobs, _way: scored(jobs, OVERLAPPED))
+    monkeypatch.setattr(evaluation, "scored", lambda jobs, _way: scored(jobs, OVERLAPPED))
     assert everything(measure(settings)) == in_turn
 
 
@@ -279,7 +279,9 @@ def test_without_memory_for_a_second_context_there_is_one(
 ) -> None:
     chunks = replace(SMALL, limit=4)
     settings = MeasureSettings((nano_nemotron,), beginning(tmp_path, 8000), chunks)
-    monkeypatch.setattr("minitron_quant.measure.fitting.available_memory", lambda: 1 << 20)
+    monkeypatch.setattr(
+        "minitron_quant.perplexity.model_batching.available_memory", lambda: 1 << 20
+    )
     list(measure(settings))
     assert [way.lanes for way in ways] == [1]
 
@@ -304,7 +306,7 @@ def test_ctrl_c_beside_a_decode_keeps_what_is_scored(
 
         return scored((replace(job, score=partial(press, job.score)) for job in jobs), way)
 
-    monkeypatch.setattr(passes, "scored", interrupted)
+    monkeypatch.setattr(evaluation, "scored", interrupted)
     with pytest.raises(KeyboardInterrupt):
         list(measure(settings))
     assert 4 <= made <= 5
@@ -320,7 +322,7 @@ def test_signals_while_levels_are_loaded_come_when_no_loader_is_at_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     loading: set[Path] = set()
-    open_for = together.open_for
+    open_for = multi_model.open_for
 
     def slow(path: Path, *rest: Any) -> Any:
         if path != nano_nemotron:
@@ -331,7 +333,7 @@ def test_signals_while_levels_are_loaded_come_when_no_loader_is_at_work(
             loading.discard(path)
         return open_for(path, *rest)
 
-    monkeypatch.setattr(together, "open_for", slow)
+    monkeypatch.setattr(multi_model, "open_for", slow)
     chunks = replace(SMALL, limit=2)
     settings = MeasureSettings(levels, beginning(tmp_path, 8000), chunks, reference=nano_nemotron)
     with pytest.raises(KeyboardInterrupt):

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minitron_quant.chunks import ChunkSettings
-from minitron_quant.measure.paired import compare_all, paired_difference, paired_differences
-from minitron_quant.measure.settings import MeasureSettings
-from minitron_quant.measure.table import measure
-from minitron_quant.quantize.batch import LevelResult
-from support import beginning
+from helpers.support import beginning
+from minitron_quant.chunking import ChunkSettings
+from minitron_quant.perplexity.paired import compare_all, paired_difference, paired_differences
+from minitron_quant.perplexity.settings import MeasureSettings
+from minitron_quant.perplexity.table import measure
+from minitron_quant.quantize.run import LevelResult
 
 
 def test_a_constant_difference_has_no_spread() -> None:

@@ -7,24 +7,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_gguf
 
-from minitron_convert.gguf_file import TYPE, TYPE_ID, Gguf, KeyValue, TensorInfo, open_gguf
-from minitron_engine.binding import api
-from minitron_engine.errors import (
-    Damaged,
-    ImatrixNeeded,
-    Unsupported,
-    Usage,
-)
+from helpers import tiny_gguf
+from helpers.support import RECORDED, library_quantize, quantize, recorded
+from minitron_core.errors import Damaged, ImatrixNeeded, Unsupported, Usage
+from minitron_core.gguf import TYPE, TYPE_ID, Gguf, KeyValue, TensorInfo, open_gguf
+from minitron_engine.llama.binding import api
 from minitron_quant.imatrix.files import read_imatrix, write_imatrix
 from minitron_quant.imatrix.matrix import Entry, ImportanceMatrix
 from minitron_quant.levels import LEVELS, OTHER_LEVELS, level_named, parse_levels
 from minitron_quant.quantize import encode, plan
-from minitron_quant.quantize.batch import LevelResult
-from minitron_quant.quantize.job import QuantizeSettings, model_name, prepare
 from minitron_quant.quantize.options import QuantizeOptions, parse_override, parse_tensor_type
-from support import RECORDED, library_quantize, quantize, recorded
+from minitron_quant.quantize.prepare import QuantizeSettings, model_name, prepare
+from minitron_quant.quantize.run import LevelResult
 
 LLAMA_IMATRIX = RECORDED / "nano-llama.imatrix.gguf"
 CHEAP = ("Q4_0", "Q8_0", "Q4_K_M")

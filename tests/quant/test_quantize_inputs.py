@@ -5,19 +5,19 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tiny_gguf import write_tiny
 
-from minitron_convert.gguf_file import open_gguf
-from minitron_engine.errors import MinitronError
-from minitron_engine.progress import Event
+from helpers.support import RECORDED, quantize
+from helpers.tiny_gguf import write_tiny
+from minitron_core.errors import MinitronError
+from minitron_core.gguf import open_gguf
+from minitron_core.progress import Event
 from minitron_quant.imatrix.files import read_imatrix, write_imatrix
 from minitron_quant.levels import parse_levels
 from minitron_quant.quantize import encode, level_files
-from minitron_quant.quantize.batch import LevelResult, run
-from minitron_quant.quantize.job import QuantizeSettings, prepare
 from minitron_quant.quantize.journal import Journal, Recorded
 from minitron_quant.quantize.options import QuantizeOptions, parse_tensor_type
-from support import RECORDED, quantize
+from minitron_quant.quantize.prepare import QuantizeSettings, prepare
+from minitron_quant.quantize.run import LevelResult, run
 
 LEVELS = ("Q4_0", "Q8_0")
 

@@ -15,25 +15,20 @@ import pytest
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
 
+from helpers.support import EXAMPLES, RECORDED, quantize, recorded
 from minitron_convert.convert import ConvertSettings, convert
-from minitron_convert.gguf_file import TYPE_ID, open_gguf
-from minitron_engine import devices
-from minitron_engine.binding import api
-from minitron_engine.errors import (
-    Damaged,
-    MinitronError,
-    OutOfResources,
-    Usage,
-)
-from minitron_engine.progress import Event
+from minitron_core.errors import Damaged, MinitronError, OutOfResources, Usage
+from minitron_core.gguf import TYPE_ID, open_gguf
+from minitron_core.progress import Event
+from minitron_engine.llama import devices
+from minitron_engine.llama.binding import api
 from minitron_quant.imatrix.files import read_imatrix
 from minitron_quant.levels import level_named, parse_levels
-from minitron_quant.quantize import batch, encode, writing
-from minitron_quant.quantize.batch import LevelResult, run
-from minitron_quant.quantize.job import QuantizeSettings, prepare
+from minitron_quant.quantize import encode, write_levels
 from minitron_quant.quantize.options import QuantizeOptions, parse_tensor_type
+from minitron_quant.quantize.prepare import QuantizeSettings, prepare
+from minitron_quant.quantize.run import LevelResult, run
 from minitron_quant.quantize.summary import summarize
-from support import EXAMPLES, RECORDED, quantize, recorded
 
 LLAMA_IMATRIX = RECORDED / "nano-llama.imatrix.gguf"
 CHEAP = ("Q4_0", "Q8_0", "Q4_K_M")
@@ -126,7 +121,7 @@ def test_killed_between_the_files_and_the_manifest(
         raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(batch, "_record", killed)
+        patch.setattr("minitron_quant.quantize.run._record", killed)
         with pytest.raises(Stop):
             quantize(nano_llama, tmp_path, *CHEAP)
     times = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.gguf")}
@@ -155,7 +150,7 @@ def test_a_disk_that_fills_up_midway(
 ) -> None:
     roomy = shutil.disk_usage(tmp_path)._replace(free=1 << 40)
     with monkeypatch.context() as patch:
-        patch.setattr(writing.shutil, "disk_usage", lambda _: roomy)
+        patch.setattr(write_levels.shutil, "disk_usage", lambda _: roomy)
         with pytest.raises(Exception) as caught:
             quantize(nano_llama, small_disk, "Q4_0", "Q8_0", "Q5_0")
     assert getattr(caught.value, "exit_code", None) == 6
@@ -171,7 +166,7 @@ def test_a_full_disk_is_said_before_the_work(
     nano_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(writing.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(write_levels.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(OutOfResources, match="free"):
         quantize(nano_llama, tmp_path / "full", *CHEAP)
     assert list((tmp_path / "full").iterdir()) == []

@@ -7,9 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tiny_gguf import write_tiny
-
-from support import ROOT
+from helpers.support import ROOT
+from helpers.tiny_gguf import write_tiny
 
 ROUNDS = Path(__file__).parent / "kill_rounds.py"
 

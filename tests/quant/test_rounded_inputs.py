@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minitron_convert.gguf_file import TYPE_ID, TensorInfo, open_gguf
-from minitron_engine.model import ModelSettings, open_model
-from minitron_quant.chunks import ChunkSettings, chunk_text, read_text
-from minitron_quant.sensitivity.activations import (
+from helpers.support import EXAMPLES
+from minitron_core.gguf import TYPE_ID, TensorInfo, open_gguf
+from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_quant.chunking import ChunkSettings, chunk_text, read_text
+from minitron_quant.mixed_precision.activation_quantization import (
     LARGE,
     SMALL,
     RoundedInputs,
@@ -16,9 +17,8 @@ from minitron_quant.sensitivity.activations import (
     rounding_costs,
     rounding_noise,
 )
-from minitron_quant.sensitivity.costs import Material, sampled_jobs
-from minitron_quant.sensitivity.probe import through
-from support import EXAMPLES
+from minitron_quant.mixed_precision.costs import Material, sampled_jobs
+from minitron_quant.mixed_precision.probe import through
 
 CHUNKS = ChunkSettings(n_ctx=64, n_batch=64)
 

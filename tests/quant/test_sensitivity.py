@@ -7,22 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minitron_convert.gguf_file import TYPE_ID, open_gguf
-from minitron_engine.errors import Damaged, NotFound, Usage
-from minitron_engine.model import ModelSettings, open_model
-from minitron_engine.progress import Event
-from minitron_quant.chunks import ChunkSettings, chunk_text, read_text
+from helpers.support import EXAMPLES
+from minitron_core.errors import Damaged, NotFound, Usage
+from minitron_core.gguf import TYPE_ID, open_gguf
+from minitron_core.progress import Event
+from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_quant.chunking import ChunkSettings, chunk_text, read_text
 from minitron_quant.imatrix.files import read_imatrix
-from minitron_quant.measure.divergence import compare_chunk
-from minitron_quant.sensitivity import costs as costs_module
-from minitron_quant.sensitivity.costs import Inputs, Material, OutputErrors, costs
-from minitron_quant.sensitivity.files import Sensitivity, read_sensitivity
-from minitron_quant.sensitivity.measure import (
-    SensitivitySettings,
-    measure_sensitivity,
-)
-from minitron_quant.sensitivity.probe import open_prober, probe_of, through
-from support import EXAMPLES
+from minitron_quant.mixed_precision import costs as costs_module
+from minitron_quant.mixed_precision.costs import Inputs, Material, OutputErrors, costs
+from minitron_quant.mixed_precision.measure import SensitivitySettings, measure_sensitivity
+from minitron_quant.mixed_precision.probe import open_prober, probe_of, through
+from minitron_quant.mixed_precision.sensitivity_file import Sensitivity, read_sensitivity
+from minitron_quant.perplexity.divergence import compare_chunk
 
 CALIBRATION = EXAMPLES / "calibration.txt"
 CHUNKS = ChunkSettings(n_ctx=64, n_batch=64)
@@ -137,7 +134,7 @@ def test_what_was_measured_is_kept_and_gone_on_with(
             raise KeyboardInterrupt
 
     again = replace(settings, output=settings.output.with_name("again.json"))
-    monkeypatch.setattr("minitron_quant.sensitivity.measure._SAVE_SECONDS", -1)
+    monkeypatch.setattr("minitron_quant.mixed_precision.measure._SAVE_SECONDS", -1)
     with pytest.raises(KeyboardInterrupt):
         measure_sensitivity(again, stop)
     kept = read_sensitivity(again.output)

@@ -7,23 +7,23 @@ from typing import Any
 
 import pytest
 
-from minitron_convert.gguf_file import TYPE, TYPE_ID, open_gguf
-from minitron_engine.errors import Damaged, NotFound, Usage
-from minitron_quant.chunks import ChunkSettings
+from helpers.support import EXAMPLES, RECORDED, library_quantize
+from minitron_core.errors import Damaged, NotFound, Usage
+from minitron_core.gguf import TYPE, TYPE_ID, open_gguf
+from minitron_core.hashing import file_sha256
+from minitron_quant.chunking import ChunkSettings
 from minitron_quant.levels import level_named, parse_levels
-from minitron_quant.measure.paired import Difference
-from minitron_quant.measure.settings import MeasureSettings
-from minitron_quant.measure.table import measure
-from minitron_quant.quantize.job import QuantizeSettings
-from minitron_quant.quantize.journal import file_sha256
+from minitron_quant.mixed_precision import build_mix as make_module
+from minitron_quant.mixed_precision.build_mix import Maker, SizeSettings, Wanted, beside
+from minitron_quant.mixed_precision.held_out import Beside, Proof
+from minitron_quant.mixed_precision.measure import SensitivitySettings
+from minitron_quant.mixed_precision.sensitivity_file import Sensitivity, write_sensitivity
+from minitron_quant.mixed_precision.size_solver import Restrictions, SizeDial
+from minitron_quant.perplexity.paired import Difference
+from minitron_quant.perplexity.settings import MeasureSettings
+from minitron_quant.perplexity.table import measure
+from minitron_quant.quantize.prepare import QuantizeSettings
 from minitron_quant.quantize.recipe import make_recipe
-from minitron_quant.sensitivity import make as make_module
-from minitron_quant.sensitivity.dial import Restrictions, SizeDial
-from minitron_quant.sensitivity.files import Sensitivity, write_sensitivity
-from minitron_quant.sensitivity.make import Maker, SizeSettings, Wanted, beside
-from minitron_quant.sensitivity.measure import SensitivitySettings
-from minitron_quant.sensitivity.proof import Beside, Proof
-from support import EXAMPLES, RECORDED, library_quantize
 
 Q3, Q4, Q6 = (TYPE_ID[name] for name in ("q3_K", "q4_0", "q6_K"))
 

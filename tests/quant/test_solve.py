@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minitron_convert.gguf_file import TYPE, TYPE_ID, tensor_bytes
-from minitron_quant.sensitivity.solve import Choice, Dial, best_choices
+from minitron_core.gguf import TYPE, TYPE_ID, tensor_bytes
+from minitron_quant.mixed_precision.knapsack import Choice, Dial, best_choices
 
 NAMES = ("blk.0.a", "blk.0.b", "blk.1.a", "output.weight", "token_embd.weight")
 

@@ -10,16 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from minitron_engine.errors import Damaged, MinitronError, NotFound, Usage
-from minitron_quant.measure.tasks import (
-    arc,
-    gsm8k,
-    hellaswag,
-    mmlu,
-    multiple_choice,
-    winogrande,
-)
-from support import RECORDED, Answers, packed_choices
+from helpers.support import RECORDED, Answers, packed_choices
+from minitron_core.errors import Damaged, MinitronError, NotFound, Usage
+from minitron_quant.tasks import arc, gsm8k, hellaswag, mmlu, multiple_choice, winogrande
 
 SIX = "A man sits.\n2\nis one.\nis two.\nis three.\nis four.\n"
 

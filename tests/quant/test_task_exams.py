@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minitron_engine.context import ContextSettings, open_context
-from minitron_engine.errors import Damaged, NotFound, Usage
-from minitron_engine.generation import Generation, GenerationSettings, generate
-from minitron_engine.model import ModelSettings, open_model
-from minitron_engine.progress import ignore
-from minitron_engine.sampling import SamplingSettings
-from minitron_quant.measure.tasks import arc, gsm8k, mmlu
-from minitron_quant.measure.tasks.complete import WriteSettings, complete
-from minitron_quant.measure.tasks.likelihood import ScoreSettings
-from minitron_quant.measure.tasks.registry import TASKS, TaskOptions
-from support import ROOT
+from helpers.support import ROOT
+from minitron_core.errors import Damaged, NotFound, Usage
+from minitron_core.progress import ignore
+from minitron_engine.generation.generate import Generation, GenerationSettings, generate
+from minitron_engine.generation.sampling import SamplingSettings
+from minitron_engine.llama.context import ContextSettings, open_context
+from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_quant.tasks import arc, gsm8k, mmlu
+from minitron_quant.tasks.batch_generate import WriteSettings, complete
+from minitron_quant.tasks.likelihood import ScoreSettings
+from minitron_quant.tasks.registry import TASKS, TaskOptions
 
 # the data sets themselves are not part of the repository
 EVAL = Path(os.environ.get("MINITRON_EVAL_DATA", ROOT.parent / "shared" / "eval"))

@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kernels import allowed, recorded
 
-from minitron_engine.model import Model, ModelSettings, Tokens, open_model
-from minitron_engine.progress import Event, ignore
-from minitron_quant.measure.tasks.answers import Answers
-from minitron_quant.measure.tasks.evaluate import TasksSettings, evaluate
-from minitron_quant.measure.tasks.layout import Continuation, group, lay_out
-from minitron_quant.measure.tasks.likelihood import ScoreSettings, likelihoods
-from minitron_quant.measure.tasks.question import cut
-from minitron_quant.measure.tasks.registry import TASKS, ChoiceTask, TaskOptions
-from minitron_quant.measure.tasks.selection import drawn, shuffled
-from minitron_quant.measure.tasks.statistics import compare, mcnemar, wilson
-from support import RECORDED, quantize
+from helpers.kernels import allowed, recorded
+from helpers.support import RECORDED, quantize
+from minitron_core.progress import Event, ignore
+from minitron_engine.llama.model import Model, ModelSettings, Tokens, open_model
+from minitron_quant.tasks.answers import Answers
+from minitron_quant.tasks.evaluate import TasksSettings, evaluate
+from minitron_quant.tasks.likelihood import ScoreSettings, likelihoods
+from minitron_quant.tasks.prefix_sharing import Continuation, group, lay_out
+from minitron_quant.tasks.question import cut
+from minitron_quant.tasks.registry import TASKS, ChoiceTask, TaskOptions
+from minitron_quant.tasks.statistics import compare, mcnemar, wilson
+from minitron_quant.tasks.subsampling import drawn, shuffled
 
 DATA = {
     "hellaswag": RECORDED / "hellaswag.txt",

@@ -10,8 +10,8 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from minitron_convert.architectures.base import Family, ModelTensor
-from minitron_convert.checkpoint import Checkpoint
-from minitron_convert.errors import Damaged, Unsupported
+from minitron_convert.checkpoint.folder import Checkpoint
+from minitron_core.errors import Damaged, Unsupported
 
 FAMILIES: dict[str, Callable[[Checkpoint], Family]] = {}
 for _module in iter_modules(__path__, f"{__name__}."):

@@ -7,11 +7,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
-from minitron_convert.checkpoint import Checkpoint
-from minitron_convert.config import Config, Defaults, Dimensions, Rope, read_dimensions, read_rope
-from minitron_convert.errors import Damaged
-from minitron_convert.gguf_file import KeyValue, ValueType
-from minitron_convert.tensor_ref import Array, TensorRef
+from minitron_convert.checkpoint.config import (
+    Config,
+    Defaults,
+    Dimensions,
+    Rope,
+    read_dimensions,
+    read_rope,
+)
+from minitron_convert.checkpoint.folder import Checkpoint
+from minitron_convert.checkpoint.tensor_ref import Array, TensorRef
+from minitron_core.errors import Damaged
+from minitron_core.gguf import KeyValue, ValueType
 
 # Buffers that old versions of transformers saved with the weights.
 IGNORED_SUFFIXES = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")

@@ -7,10 +7,10 @@ import math
 import numpy as np
 
 from minitron_convert.architectures.base import Family, ModelTensor, Slot, file_type_key, from_array
-from minitron_convert.config import Config, Defaults
-from minitron_convert.errors import Damaged
-from minitron_convert.gguf_file import KeyValue
-from minitron_convert.tensor_ref import Array, TensorRef
+from minitron_convert.checkpoint.config import Config, Defaults
+from minitron_convert.checkpoint.tensor_ref import Array, TensorRef
+from minitron_core.errors import Damaged
+from minitron_core.gguf import KeyValue
 
 
 class Llama(Family):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from minitron_convert.architectures.llama import Llama
-from minitron_convert.config import Defaults
+from minitron_convert.checkpoint.config import Defaults
 
 
 class Mistral(Llama):

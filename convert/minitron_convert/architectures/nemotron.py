@@ -12,11 +12,11 @@ from minitron_convert.architectures.base import (
     file_type_key,
     unchanged,
 )
-from minitron_convert.config import Config, Defaults
+from minitron_convert.checkpoint.config import Config, Defaults
+from minitron_convert.checkpoint.tensor_ref import Array, TensorRef
 from minitron_convert.encode import to_float
-from minitron_convert.errors import Damaged
-from minitron_convert.gguf_file import KeyValue
-from minitron_convert.tensor_ref import Array, TensorRef
+from minitron_core.errors import Damaged
+from minitron_core.gguf import KeyValue
 
 
 class Nemotron(Family):

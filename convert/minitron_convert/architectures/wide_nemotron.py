@@ -24,10 +24,10 @@ import numpy as np
 
 from minitron_convert.architectures.base import Family, ModelTensor, Slot, file_type_key, from_array
 from minitron_convert.architectures.nemotron import Nemotron
-from minitron_convert.checkpoint import Checkpoint
-from minitron_convert.errors import Unsupported
-from minitron_convert.gguf_file import KeyValue, ValueType
-from minitron_convert.tensor_ref import DTYPES, Array, TensorRef
+from minitron_convert.checkpoint.folder import Checkpoint
+from minitron_convert.checkpoint.tensor_ref import DTYPES, Array, TensorRef
+from minitron_core.errors import Unsupported
+from minitron_core.gguf import KeyValue, ValueType
 
 BETA_FAST, BETA_SLOW = 32.0, 1.0  # llama.cpp's defaults, which jais2 does not read from the file
 FACTOR = 1e8

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from minitron_convert.errors import Damaged, NotFound, Unsupported
-from minitron_convert.gguf_file import KeyValue
-from minitron_convert.json_files import read_object, read_optional
-from minitron_convert.vocab import bpe, pieces_json, sentencepiece
+from minitron_convert.checkpoint.json_files import read_object, read_optional
+from minitron_convert.vocab import bpe, sentencepiece, spm_from_json
 from minitron_convert.vocab.special import SpecialTokens, read_special
 from minitron_convert.vocab.tokens import TokenType, Vocabulary, added_tokens
+from minitron_core.errors import Damaged, NotFound, Unsupported
+from minitron_core.gguf import KeyValue
 
 __all__ = ["SpecialTokens", "TokenType", "Vocabulary", "read_vocabulary", "vocabulary_keys"]
 
@@ -38,7 +38,7 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
     added = added_tokens(tokenizer.get("added_tokens"))
     for i, token in _added_in_settings(folder).items():
         added.setdefault(i, token)
-    build = pieces_json.build if pieces_json.is_pieces(tokenizer) else bpe.build
+    build = spm_from_json.build if spm_from_json.is_pieces(tokenizer) else bpe.build
     return build(tokenizer, path, size, added)
 
 

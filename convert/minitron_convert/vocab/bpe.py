@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from minitron_convert.errors import Damaged
 from minitron_convert.vocab.pretokenizers import recognize
 from minitron_convert.vocab.sentencepiece import put_added
 from minitron_convert.vocab.tokens import TokenType, Vocabulary
+from minitron_core.errors import Damaged
 
 BYTE_OF_SPACE = "Ġ"
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minitron_convert.errors import Damaged, Unsupported, from_os_error
 from minitron_convert.vocab.tokens import TokenType, Vocabulary, looks_special
+from minitron_core.errors import Damaged, Unsupported, from_os_error
 
 PIECES, TRAINER, NORMALIZER = 1, 2, 3
 PIECE_TEXT, PIECE_SCORE, PIECE_TYPE = 1, 2, 3

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from minitron_convert.errors import Damaged
-from minitron_convert.gguf_file import KeyValue, ValueType
-from minitron_convert.json_files import read_optional, read_text
+from minitron_convert.checkpoint.json_files import read_optional, read_text
 from minitron_convert.vocab.tokens import TokenType, Vocabulary, added_tokens
+from minitron_core.errors import Damaged
+from minitron_core.gguf import KeyValue, ValueType
 
 KINDS = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 KEY_OF_KIND = {

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from minitron_convert.gguf_file import KeyValue, ValueType
+from minitron_core.gguf import KeyValue, ValueType
 
 
 class TokenType(IntEnum):

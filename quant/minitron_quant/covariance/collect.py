@@ -13,20 +13,19 @@ from pathlib import Path
 
 import numpy as np
 
-from minitron_convert.gguf_file import GgufWriter, TensorSpec, file_size, open_gguf
-from minitron_engine.context import open_context
-from minitron_engine.errors import MinitronError, OutOfResources, Usage
-from minitron_engine.model import Model, Tokens
-from minitron_engine.progress import Event, Progress, ignore
-from minitron_quant.arrays import best_arrays
-from minitron_quant.chunks import ChunkSettings, chunk_text, decode_chunks, read_text
+from minitron_core.atomic_files import write_whole
+from minitron_core.errors import MinitronError, OutOfResources, Usage
+from minitron_core.gguf import GgufWriter, TensorSpec, file_size, open_gguf
+from minitron_core.hashing import file_sha256, fingerprint, model_fingerprint
+from minitron_core.progress import Event, Progress, ignore
+from minitron_engine.llama.context import open_context
+from minitron_engine.llama.model import Model, Tokens
+from minitron_quant.array_backend import best_arrays
+from minitron_quant.chunking import ChunkSettings, chunk_text, decode_chunks, read_text
 from minitron_quant.covariance.files import PARTS, Covariance, Origin, open_covariance, specs_of
-from minitron_quant.covariance.sums import Sums, block_edges
-from minitron_quant.covariance.watch import Inputs, InputWatch, find_inputs
-from minitron_quant.imatrix.origin import model_fingerprint
-from minitron_quant.models import open_model_files
-from minitron_quant.quantize.journal import file_sha256, fingerprint
-from minitron_quant.whole_files import write_whole
+from minitron_quant.covariance.gram import Sums, block_edges
+from minitron_quant.covariance.input_hook import Inputs, InputWatch, find_inputs
+from minitron_quant.model_files import open_model_files
 
 # columns of a diagonal block: benchmarks/results/feedback_width.md has what wider ones gain
 BLOCK = 1024

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from minitron_convert.gguf_file import F32, Gguf, KeyValue, TensorSpec, ValueType, open_gguf
-from minitron_engine.errors import Damaged, NotFound
-from minitron_quant.covariance.sums import block_edges
-from minitron_quant.covariance.watch import Inputs
+from minitron_core.errors import Damaged, NotFound
+from minitron_core.gguf import F32, Gguf, KeyValue, TensorSpec, ValueType, open_gguf
+from minitron_quant.covariance.gram import block_edges
+from minitron_quant.covariance.input_hook import Inputs
 
 PARTS = 2
 _TYPE, _VERSION = "covariance", 2

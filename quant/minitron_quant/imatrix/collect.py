@@ -7,22 +7,22 @@ from pathlib import Path
 
 import numpy as np
 
-from minitron_engine.context import Logits
-from minitron_engine.devices import default_threads
-from minitron_engine.errors import MinitronError, Usage
-from minitron_engine.library import LLAMA_CPP_COMMIT
-from minitron_engine.model import Model, Tokens
-from minitron_engine.progress import Event, Progress, ignore
-from minitron_quant.chunks import ChunkSettings, chunk_text, groups, read_text
+from minitron_core.cpu_limits import default_threads
+from minitron_core.errors import MinitronError, Usage
+from minitron_core.hashing import file_sha256
+from minitron_core.progress import Event, Progress, ignore
+from minitron_engine.llama.context import Logits
+from minitron_engine.llama.library import LLAMA_CPP_COMMIT
+from minitron_engine.llama.model import Model, Tokens
+from minitron_quant.chunking import ChunkSettings, chunk_text, groups, read_text
+from minitron_quant.imatrix.accumulator import Precision, Reducer
 from minitron_quant.imatrix.collector import MIN_TOKENS, Collector
-from minitron_quant.imatrix.lanes import Lanes, open_lanes
 from minitron_quant.imatrix.matrix import ImportanceMatrix
-from minitron_quant.imatrix.origin import origin_of
-from minitron_quant.imatrix.reduction import Precision, Reducer
+from minitron_quant.imatrix.parallel_contexts import Lanes, open_lanes
+from minitron_quant.imatrix.provenance import origin_of
 from minitron_quant.imatrix.state import Identity, Resume, StateFile, state_path
-from minitron_quant.measure.perplexity import negative_log_likelihood, summarize
-from minitron_quant.models import open_model_files
-from minitron_quant.quantize.journal import file_sha256
+from minitron_quant.model_files import open_model_files
+from minitron_quant.perplexity.perplexity import negative_log_likelihood, summarize
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from minitron_engine import interrupts, work_memory
-from minitron_engine.binding import api
-from minitron_engine.errors import MinitronError
-from minitron_engine.library import OP_MUL_MAT, OP_MUL_MAT_ID, Tensor
+from minitron_core.errors import MinitronError
+from minitron_engine.llama.binding import api
+from minitron_engine.llama.library import OP_MUL_MAT, OP_MUL_MAT_ID, Tensor
+from minitron_engine.process import interrupts, malloc_alignment
+from minitron_quant.imatrix.accumulator import Reducer
 from minitron_quant.imatrix.matrix import Entry
-from minitron_quant.imatrix.reduction import Reducer
-from minitron_quant.imatrix.turns import Turns
-from minitron_quant.products import activations, expert_ids, weight_name
+from minitron_quant.imatrix.ordered_accumulation import Turns
+from minitron_quant.matmul_hook import activations, expert_ids, weight_name
 
 _F32 = 0
 _OP = Tensor.op.offset
@@ -100,7 +100,7 @@ class Collector:
             if ask:
                 wanted = self._wanted(node) if product else self._ends_with(node)
                 if wanted and self._learning:
-                    work_memory.align()
+                    malloc_alignment.align()
                 return wanted
             name = weight_name(node) if product else self._end.name
             with self.turns.adding(name, self.number) if self.turns else nullcontext():

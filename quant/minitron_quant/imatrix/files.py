@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from minitron_convert.gguf_file import (
+from minitron_core.atomic_files import write_whole
+from minitron_core.errors import Damaged, Denied, NotFound
+from minitron_core.gguf import (
     F32,
     Gguf,
     GgufWriter,
@@ -21,9 +23,7 @@ from minitron_convert.gguf_file import (
     ValueType,
     open_gguf,
 )
-from minitron_engine.errors import Damaged, Denied, NotFound
 from minitron_quant.imatrix.matrix import Entry, ImportanceMatrix, Origin
-from minitron_quant.whole_files import write_whole
 
 _SUMS, _COUNTS, _TOTALS = ".in_sum2", ".counts", ".in_sum"
 _DATASETS, _CHUNKS, _CHUNK_SIZE = (

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minitron_engine.errors import Damaged, Usage
+from minitron_core.errors import Damaged, Usage
 from minitron_quant.imatrix.files import read_imatrix
 from minitron_quant.imatrix.matrix import Entry, ImportanceMatrix, Origin
 

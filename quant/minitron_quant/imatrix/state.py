@@ -13,9 +13,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from minitron_engine.errors import Denied, MinitronError
+from minitron_core.atomic_files import write_whole
+from minitron_core.errors import Denied, MinitronError
 from minitron_quant.imatrix.matrix import Entry
-from minitron_quant.whole_files import write_whole
 
 # "anew" starts over; "continue" refuses a state made from something else, "if possible" drops it
 Resume = Literal["anew", "continue", "if possible"]

@@ -5,16 +5,15 @@ a = sums / counts, the mean square of every input column. Experts that no token 
 out.
 """
 
-import re
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from minitron_core.gguf import in_layer, layer_number
 from minitron_quant.imatrix.matrix import Entry, ImportanceMatrix
 
 _ACTIVE = 1e-5
-_LAYER = re.compile(r"blk\.(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -89,11 +88,10 @@ def _of_weight(name: str, entry: Entry, similarity: float) -> WeightStatistics:
     a = (sums / counts[reached, None]).ravel()
     total, mean = float(a.sum()), float(a.mean())
     deviation = float(np.sqrt(max(float((a * a).mean()) - mean * mean, 0.0)))
-    layer = _LAYER.search(name)
     entropy = _entropy(a / total) if total > 0 else 0.0
     return WeightStatistics(
         name=name,
-        layer=int(layer[1]) if layer else None,
+        layer=layer_number(name),
         total=total,
         least=float(a.min()),
         most=float(a.max()),
@@ -115,10 +113,10 @@ def _entropy(p: NDArray[np.float64]) -> float:
 
 
 def _similarity(matrix: ImportanceMatrix, name: str, entry: Entry) -> float:
-    layer = _LAYER.search(name)
+    layer = layer_number(name)
     if layer is None:
         return 0.0
-    before = matrix.entries.get(name.replace(layer[0], f"blk.{int(layer[1]) - 1}.", 1))
+    before = matrix.entries.get(in_layer(name, layer - 1))
     if before is None or before.sums.size != entry.sums.size:
         return 0.0
     a, b = (values.astype(np.float64).ravel() for values in (entry.sums, before.sums))

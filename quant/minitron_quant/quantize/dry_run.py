@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from minitron_convert.gguf_file import KeyValue, open_shards
-from minitron_engine.aborts import is_memory, no_memory
-from minitron_engine.errors import MinitronError, Unsupported
+from minitron_core.errors import MinitronError, Unsupported
+from minitron_core.gguf import KeyValue, open_shards
+from minitron_engine.process.aborts import is_memory, no_memory
 from minitron_quant.quantize.options import MAX_TEXT, QuantizeOptions
 
 # llama_model_kv_override_type, and the member of the union that holds such a value

@@ -10,9 +10,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from minitron_engine import devices, log
-from minitron_engine.binding import api
-from minitron_engine.overrides import Override, as_array
+from minitron_engine.llama import devices, log
+from minitron_engine.llama.binding import api
+from minitron_engine.llama.overrides import Override, as_array
 
 
 def main() -> None:

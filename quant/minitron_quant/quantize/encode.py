@@ -12,9 +12,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from minitron_convert.gguf_file import F32, TYPE, TensorInfo, row_bytes
-from minitron_engine.errors import Damaged, MinitronError, Unsupported
-from minitron_engine.library import decode, ggml
+from minitron_core.errors import Damaged, MinitronError, Unsupported
+from minitron_core.gguf import F32, TYPE, TensorInfo, row_bytes
+from minitron_engine.llama.library import decode, ggml
 
 Bytes = NDArray[np.uint8]
 Values = NDArray[np.float32]

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from minitron_convert.gguf_file import TYPE, Gguf, KeyValue, TensorInfo, ValueType
-from minitron_engine.errors import Damaged, ImatrixNeeded, Usage
+from minitron_core.errors import Damaged, ImatrixNeeded, Usage
+from minitron_core.gguf import TYPE, Gguf, KeyValue, TensorInfo, ValueType
+from minitron_core.hashing import model_fingerprint
 from minitron_quant.imatrix.files import read_imatrix
 from minitron_quant.imatrix.matrix import Origin
-from minitron_quant.imatrix.origin import model_fingerprint
 from minitron_quant.quantize.plan import LevelPlan, requires_imatrix
 
 _MAX_TEXT = 127  # llama-quantize cuts what it documents at this many bytes

@@ -4,20 +4,13 @@ Two files stand beside the outputs. The journal lives while a job runs: how many
 unfinished file are durable. The manifest stays: for every finished file what it was made from.
 """
 
-import hashlib
-import threading
-from collections.abc import Collection, Iterator
-from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from minitron_convert.gguf_file import open_alone
-from minitron_engine.errors import Damaged, Denied, MinitronError
-from minitron_quant.whole_files import read_sealed, write_error, write_sealed
-
-_CHUNK_BYTES = 1 << 18
+from minitron_core.atomic_files import read_sealed, write_sealed
+from minitron_core.errors import Damaged, Denied
 
 
 class Done(NamedTuple):
@@ -93,42 +86,3 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"{path} is no manifest, or was changed",
             "remove it, and use --force to make the files anew",
         ) from error
-
-
-@contextmanager
-def exclusive(path: Path, command: str = "quantize") -> Iterator[None]:
-    """Hold a lock file for the time of the block, so that a second job on the folder stops."""
-    try:
-        lock = open_alone(path, create=True)
-    except BlockingIOError as error:
-        raise MinitronError(
-            f"another minitron {command} is at work on {path.parent}", "wait until it is done"
-        ) from error
-    except OSError as error:
-        raise write_error(path, error) from error
-    with lock:
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-
-
-def file_sha256(path: Path, given_up: threading.Event | None = None) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal; CancelledError once it is given up."""
-    digest = hashlib.sha256()
-    buffer = bytearray(_CHUNK_BYTES)
-    with path.open("rb", buffering=0) as file:
-        while size := file.readinto(buffer):
-            if given_up is not None and given_up.is_set():
-                raise CancelledError
-            digest.update(memoryview(buffer)[:size])
-    return digest.hexdigest()
-
-
-def fingerprint(*parts: str | bytes) -> str:
-    """One hash over everything that a file is made from."""
-    digest = hashlib.sha256()
-    for part in parts:
-        data = part.encode() if isinstance(part, str) else part
-        digest.update(len(data).to_bytes(8, "little") + data)
-    return digest.hexdigest()

@@ -5,12 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from copy import deepcopy
 
-from minitron_engine import interrupts
+from minitron_engine.process import interrupts
 from minitron_quant.quantize.encode import Bytes, Errors
-from minitron_quant.quantize.identity import Identity
-from minitron_quant.quantize.job import Target
 from minitron_quant.quantize.journal import Done, Journal, Recorded
 from minitron_quant.quantize.level_writer import LevelWriter, open_level
+from minitron_quant.quantize.prepare import Target
+from minitron_quant.quantize.provenance import Identity
 
 # the journal is brought up to date after this many seconds of work
 _COMMIT_SECONDS = 2.0

@@ -3,11 +3,11 @@
 import hashlib
 from collections.abc import Callable
 
-from minitron_convert.gguf_file import GgufWriter
-from minitron_engine.errors import Damaged, NotFound
+from minitron_core.errors import Damaged, NotFound
+from minitron_core.gguf import GgufWriter
 from minitron_quant.quantize.encode import Bytes
-from minitron_quant.quantize.job import Target
 from minitron_quant.quantize.journal import Done
+from minitron_quant.quantize.prepare import Target
 
 _NOT_AS_LEFT = (Damaged.exit_code, NotFound.exit_code)
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from minitron_convert.gguf_file import TYPE_ID, KeyValue, ValueType
-from minitron_engine.errors import Usage
+from minitron_core.errors import Usage
+from minitron_core.gguf import TYPE_ID, KeyValue, ValueType
 
 # types that ggml_quantize_chunk has no encoder for; it would abort
 _NOT_ENCODABLE = frozenset(("q8_1", "q8_K", "i8", "i16", "i32", "i64", "f64"))

@@ -8,16 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from minitron_convert.gguf_file import (
-    TYPE,
-    TYPE_ID,
-    Gguf,
-    KeyValue,
-    TensorInfo,
-    TensorSpec,
-    ValueType,
-)
-from minitron_engine.errors import ImatrixNeeded, MinitronError, Unsupported
+from minitron_core.errors import ImatrixNeeded, MinitronError, Unsupported
+from minitron_core.gguf import TYPE, TYPE_ID, Gguf, KeyValue, TensorInfo, TensorSpec, ValueType
 from minitron_quant.levels import Level
 from minitron_quant.quantize.dry_run import dry_runs
 from minitron_quant.quantize.options import ENCODABLE, QuantizeOptions, check_patterns

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from minitron_convert.gguf_file import TYPE, KeyValue, TensorInfo, ValueType
+from minitron_core.gguf import TYPE, KeyValue, TensorInfo, ValueType
 from minitron_quant.levels import LEVELS, Level
 
 # metadata keys of a file that a recipe made

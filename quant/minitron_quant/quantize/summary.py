@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from minitron_convert.gguf_file import TYPE, TYPE_ID, row_bytes
-from minitron_engine.devices import default_threads
-from minitron_engine.library import ggml
-from minitron_quant.quantize.job import Batch, count_types, folder_of
+from minitron_core.cpu_limits import default_threads
+from minitron_core.gguf import TYPE, TYPE_ID, row_bytes
+from minitron_engine.llama.library import ggml
 from minitron_quant.quantize.plan import Plan
+from minitron_quant.quantize.prepare import Batch, count_types, folder_of
 
 # weights that are encoded to find out how fast this machine is
 _SAMPLE_ROWS, _SAMPLE_COLUMNS = 64, 4096

@@ -42,30 +42,30 @@ def advise(
     quiet: Quiet = False,
 ) -> None:
     """Tell which level fits, with weights, KV cache and compute buffers counted."""
-    from minitron_cli import advice
-    from minitron_cli.models import model_header
+    from minitron_cli.inputs import model_header
     from minitron_cli.output import Output
-    from minitron_cli.sizes import parse_memory
-    from minitron_engine.context import ContextSettings
-    from minitron_engine.devices import available_memory
+    from minitron_cli.units import parse_memory
+    from minitron_core.cpu_limits import available_memory
+    from minitron_engine.llama.context import ContextSettings
+    from minitron_quant import advise
 
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
-    budget = advice.Budget(
+    budget = advise.Budget(
         parse_memory(vram),
         available_memory() if ram is None else parse_memory(ram),
         parse_memory(reserve),
     )
     settings = ContextSettings(ctx, batch, cache_type_k=cache_type_k, cache_type_v=cache_type_v)
     with model_header(model) as path:
-        found = advice.candidates(path)
-        needs = advice.needs_of(path, settings)
+        found = advise.candidates(path)
+        needs = advise.needs_of(path, settings)
     known = table or (model if model.is_dir() else model.parent) / "report.json"
-    quality = advice.measured(known) if table or known.is_file() else {}
+    quality = advise.measured(known) if table or known.is_file() else {}
     fits = [
-        replace(advice.fit(each, needs, budget), **quality.get(each.level, {}))
+        replace(advise.fit(each, needs, budget), **quality.get(each.level, {}))
         for each in sorted(found, key=lambda each: each.bytes)
     ]
     if as_json:
-        out.document(advice.document(fits, budget, ctx))
+        out.document(advise.document(fits, budget, ctx))
     else:
-        advice.show(out, fits, budget)
+        advise.show(out, fits, budget)

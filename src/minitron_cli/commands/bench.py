@@ -73,10 +73,10 @@ def bench(
     quiet: Quiet = False,
 ) -> None:
     """Measure tokens per second, as llama-bench does: no tokenizer, no sampler."""
-    from minitron_cli.benching import BenchPlan, numbers, plan_contexts, plan_layers, plan_tests
-    from minitron_cli.models import local_model, tell_missing_gpu
+    from minitron_cli.inputs import local_model, tell_missing_gpu
     from minitron_cli.output import Output
-    from minitron_engine.errors import Usage
+    from minitron_core.errors import Usage
+    from minitron_quant.bench.run import BenchPlan, numbers, plan_contexts, plan_layers, plan_tests
 
     as_json = as_json or table_format == "json"
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
@@ -115,7 +115,7 @@ def _show(out: Any, rows: list[dict[str, Any]], table_format: Any) -> None:
 
 
 def _show_table(out: Any, rows: list[dict[str, Any]], table_format: Any) -> None:
-    from minitron_cli.sizes import show_size
+    from minitron_cli.units import show_size
 
     varied = [field for field in SETTINGS if len({row[field] for row in rows}) > 1]
     energy = any(row["joules_per_token"] is not None for row in rows)

@@ -30,8 +30,8 @@ def card(
     quiet: Quiet = False,
 ) -> None:
     """Write README.md: the files with what was measured, and which one to choose."""
+    from minitron_cli.hub.card import CardSettings, write_card
     from minitron_cli.output import Output
-    from minitron_cli.publishing.card import CardSettings, write_card
 
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
     path = write_card(CardSettings(folder, base_model, author, source_card, force))

@@ -57,10 +57,10 @@ def chat(
 ) -> None:
     """Talk with a model through its own chat template; lines of a pipe are turns, too."""
     from minitron_cli.generation.chatting import ChatRequest, converse
-    from minitron_cli.models import local_model
+    from minitron_cli.inputs import local_model
     from minitron_cli.output import Output
-    from minitron_engine.context import ContextSettings
-    from minitron_engine.errors import Usage
+    from minitron_core.errors import Usage
+    from minitron_engine.llama.context import ContextSettings
 
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
     if raw and system:

@@ -44,8 +44,8 @@ def convert(
     """Convert a Hugging Face checkpoint to GGUF."""
     from minitron_cli.conversion import convert_to, parse_outtype
     from minitron_cli.output import Output
-    from minitron_cli.sizes import parse_size
     from minitron_cli.sources import open_checkpoint_source
+    from minitron_cli.units import parse_size
     from minitron_convert.convert import ConvertSettings
 
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
@@ -72,8 +72,8 @@ def convert(
 
 
 def _show(out: Any, result: Any) -> None:
-    from minitron_cli.sizes import show_size
-    from minitron_convert.gguf_file import TYPE
+    from minitron_cli.units import show_size
+    from minitron_core.gguf import TYPE
 
     document = {
         "paths": [str(path) for path in result.paths],

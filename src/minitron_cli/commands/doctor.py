@@ -24,7 +24,7 @@ def doctor(as_json: Json = False, verbose: Verbose = False, quiet: Quiet = False
 
 
 def _lines(report: dict[str, Any]) -> list[str]:
-    from minitron_cli.sizes import show_size
+    from minitron_cli.units import show_size
 
     lines = [f"{name:18} {number}" for name, number in report["versions"].items()]
     lines += [f"{'platform':18} {report['platform']}", f"{'executable':18} {report['executable']}"]

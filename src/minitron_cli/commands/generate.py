@@ -77,9 +77,9 @@ def generate(
 ) -> None:
     """Generate text with llama.cpp, on a GPU where there is one."""
     from minitron_cli.generation.generating import Request, answer
-    from minitron_cli.models import local_model
+    from minitron_cli.inputs import local_model
     from minitron_cli.output import Output
-    from minitron_engine.context import ContextSettings
+    from minitron_engine.llama.context import ContextSettings
 
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
     request = Request(
@@ -116,7 +116,7 @@ def generate(
 def _read_prompt(prompt: str | None, file: Path | None) -> str:
     parts = [prompt] if prompt else []
     if file is not None and str(file) != "-":
-        from minitron_quant.chunks import read_text
+        from minitron_quant.chunking import read_text
 
         parts.append(read_text(file))
     elif not sys.stdin.isatty():

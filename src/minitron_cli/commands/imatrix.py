@@ -98,20 +98,15 @@ def imatrix(
     quiet: Quiet = False,
 ) -> None:
     """Calibrate: collect an importance matrix with a text, equal to llama-imatrix's."""
-    from minitron_cli.calibration import (
-        SelfText,
-        calibration_texts,
-        describe,
-        refuse_unfinished,
-    )
-    from minitron_cli.files import refuse_existing
-    from minitron_cli.models import folder_for_results, local_model, open_checked
+    from minitron_cli.calibration import SelfText, calibration_texts, describe, refuse_unfinished
+    from minitron_cli.inputs import folder_for_results, local_model, open_checked
     from minitron_cli.output import Output
-    from minitron_quant.chunks import ChunkSettings
+    from minitron_cli.output_checks import refuse_existing
+    from minitron_quant.chunking import ChunkSettings
     from minitron_quant.imatrix.collect import CollectSettings, Keep, calibrate, forget
     from minitron_quant.imatrix.files import write_imatrix
-    from minitron_quant.imatrix.self_text import SLOTS, SelfSettings
-    from minitron_quant.quantize.job import model_name
+    from minitron_quant.imatrix.synthetic_text import SLOTS, SelfSettings
+    from minitron_quant.quantize.prepare import model_name
 
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
     found = local_model(model, out)

@@ -23,8 +23,8 @@ def imatrix_merge(
     quiet: Quiet = False,
 ) -> None:
     """Merge importance matrices of one model, without the model."""
-    from minitron_cli.files import refuse_existing
     from minitron_cli.output import Output
+    from minitron_cli.output_checks import refuse_existing
     from minitron_quant.imatrix.files import write_imatrix
     from minitron_quant.imatrix.merge import merge
 

@@ -30,9 +30,9 @@ def inspect(
     quiet: Quiet = False,
 ) -> None:
     """Show what is in a GGUF file, from its header alone; or how two of them differ."""
-    from minitron_cli.inspection.inspecting import show_description, show_difference
     from minitron_cli.output import Output
-    from minitron_engine.errors import Usage
+    from minitron_cli.views.inspect import show_description, show_difference
+    from minitron_core.errors import Usage
 
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
     if data and other is None:

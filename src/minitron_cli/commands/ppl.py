@@ -59,17 +59,17 @@ def ppl(
     before it, and the result has an error; llama-perplexity --ppl-stride has neither: it widens
     the windows, and puts BOS where it has no effect.
     """
-    from minitron_cli.models import local_model, local_models
+    from minitron_cli.inputs import local_model, local_models
     from minitron_cli.output import Output
-    from minitron_cli.tables import (
+    from minitron_cli.views.perplexity import (
         differences_of,
         measured_document,
         show_differences,
         show_measured,
     )
-    from minitron_quant.chunks import ChunkSettings
-    from minitron_quant.measure.settings import MeasureSettings
-    from minitron_quant.measure.table import mark_dominated, measure
+    from minitron_quant.chunking import ChunkSettings
+    from minitron_quant.perplexity.settings import MeasureSettings
+    from minitron_quant.perplexity.table import mark_dominated, measure
 
     as_json = as_json or table_format == "json"
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)

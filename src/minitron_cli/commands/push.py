@@ -25,11 +25,11 @@ def push(
     """Upload a folder with its card; only files that are new or changed, resumable."""
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
+    from minitron_cli.hub import card
+    from minitron_cli.hub import upload as publishing
     from minitron_cli.output import Output
-    from minitron_cli.publishing import card
-    from minitron_cli.publishing import upload as publishing
-    from minitron_cli.sizes import show_size
-    from minitron_engine.errors import Usage
+    from minitron_cli.units import show_size
+    from minitron_core.errors import Usage
 
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
     if repository.count("/") != 1:

@@ -126,20 +126,20 @@ def quantize(
     quiet: Quiet = False,
 ) -> None:
     """Quantize a model to one or many levels; run it again to finish what is missing."""
-    from minitron_cli.models import folder_for_results
+    from minitron_cli.inputs import folder_for_results
     from minitron_cli.options.dial import DialOptions
     from minitron_cli.output import Output
     from minitron_cli.quantizing.feedback import FeedbackOptions, show_proved, with_covariance
     from minitron_cli.quantizing.planning import quantize_source
     from minitron_quant.levels import parse_levels
-    from minitron_quant.quantize.batch import run
-    from minitron_quant.quantize.job import QuantizeSettings, prepare
     from minitron_quant.quantize.options import (
         QuantizeOptions,
         parse_override,
         parse_tensor_type,
         type_named,
     )
+    from minitron_quant.quantize.prepare import QuantizeSettings, prepare
+    from minitron_quant.quantize.run import run
 
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
     correcting = FeedbackOptions(feedback, tuple(texts or ()), covariance, effort)
@@ -205,7 +205,7 @@ def quantize(
 
 
 def _show_level(out: Any, result: Any) -> None:
-    from minitron_cli.sizes import show_size, show_time
+    from minitron_cli.units import show_size, show_time
 
     out.detail(
         f"{result.level}: {show_size(result.bytes)}, {result.bits_per_weight:.2f} bits per weight, "
@@ -214,7 +214,7 @@ def _show_level(out: Any, result: Any) -> None:
 
 
 def _show_results(out: Any, results: list[Any]) -> None:
-    from minitron_cli.sizes import show_mib
+    from minitron_cli.units import show_mib
 
     if out.as_json:
         out.document({"levels": [_describe(result) for result in results]})
@@ -243,7 +243,7 @@ def _describe(result: Any) -> dict[str, Any]:
 
 
 def _show_plan(out: Any, batch: Any) -> None:
-    from minitron_cli.sizes import show_mib, show_size, show_time
+    from minitron_cli.units import show_mib, show_size, show_time
     from minitron_quant.quantize.summary import summarize
 
     summary = summarize(batch)

@@ -22,8 +22,8 @@ def rpc_server(
     import signal
 
     from minitron_cli.output import Output
-    from minitron_engine.devices import default_threads
-    from minitron_engine.rpc import RPC_WARNING, offer_devices
+    from minitron_core.cpu_limits import default_threads
+    from minitron_engine.llama.rpc import RPC_WARNING, offer_devices
 
     out = Output(verbose=verbose, quiet=quiet)
     out.note(RPC_WARNING)

@@ -34,11 +34,11 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Convert, calibrate, quantize, measure and report, as a job file says."""
-    from minitron_cli.jobs.executors import open_executor
-    from minitron_cli.jobs.job_file import load_jobs
-    from minitron_cli.jobs.pipeline import refuse_used_folders, run_jobs
-    from minitron_cli.jobs.running import check_needs, finish, show_forecast
     from minitron_cli.output import Output
+    from minitron_cli.pipeline.executors import open_executor
+    from minitron_cli.pipeline.job_file import load_jobs
+    from minitron_cli.pipeline.run import refuse_used_folders, run_jobs
+    from minitron_cli.pipeline.view import check_needs, finish, show_forecast
 
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
     jobs = load_jobs(job)

@@ -52,17 +52,17 @@ def sensitivity(
     quiet: Quiet = False,
 ) -> None:
     """Measure how much a model minds errors in each tensor: what quantize --size solves with."""
-    from minitron_cli.files import refuse_existing
-    from minitron_cli.models import folder_for_results, local_model
+    from minitron_cli.inputs import folder_for_results, local_model
     from minitron_cli.output import Output
-    from minitron_cli.sizes import parse_time
-    from minitron_quant.chunks import ChunkSettings
-    from minitron_quant.quantize.job import model_name
-    from minitron_quant.sensitivity.measure import (
+    from minitron_cli.output_checks import refuse_existing
+    from minitron_cli.units import parse_time
+    from minitron_quant.chunking import ChunkSettings
+    from minitron_quant.mixed_precision.measure import (
         DEFAULT_TOKENS,
         SensitivitySettings,
         measure_sensitivity,
     )
+    from minitron_quant.quantize.prepare import model_name
 
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
     folder, model = folder_for_results(model), local_model(model, out)

@@ -66,10 +66,10 @@ def serve(
     quiet: Quiet = False,
 ) -> None:
     """Serve the OpenAI API: completions, chat, models, streams; many clients in one decode."""
-    from minitron_cli.models import local_model
+    from minitron_cli.inputs import local_model
     from minitron_cli.output import Output
     from minitron_cli.server.serving import ServeRequest, serve_model
-    from minitron_engine.context import ContextSettings
+    from minitron_engine.llama.context import ContextSettings
 
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
     path = local_model(model, out)

@@ -72,14 +72,14 @@ def tasks(
     quiet: Quiet = False,
 ) -> None:
     """Score models on questions: as llama-perplexity does, or lm-evaluation-harness."""
-    from minitron_cli.files import refuse_existing
-    from minitron_cli.models import local_model, local_models
+    from minitron_cli.inputs import local_model, local_models
     from minitron_cli.output import Output
-    from minitron_cli.task_tables import answer_lines, show_tasks, tasks_document
-    from minitron_quant.measure.tasks.evaluate import TasksSettings, evaluate
-    from minitron_quant.measure.tasks.likelihood import ScoreSettings
-    from minitron_quant.measure.tasks.registry import TaskOptions
-    from minitron_quant.whole_files import write_whole
+    from minitron_cli.output_checks import refuse_existing
+    from minitron_cli.views.tasks import answer_lines, show_tasks, tasks_document
+    from minitron_core.atomic_files import write_whole
+    from minitron_quant.tasks.evaluate import TasksSettings, evaluate
+    from minitron_quant.tasks.likelihood import ScoreSettings
+    from minitron_quant.tasks.registry import TaskOptions
 
     as_json = as_json or table_format == "json"
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)

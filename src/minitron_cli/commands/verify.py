@@ -40,9 +40,9 @@ def verify(
     quiet: Quiet = False,
 ) -> None:
     """Compare a GGUF file with its checkpoint: keys, tensors, values, token ids, logits."""
-    from minitron_cli.inspection.verifying import against_checkpoint, against_manifest
     from minitron_cli.output import Output
-    from minitron_engine.errors import Usage
+    from minitron_cli.views.verify import against_checkpoint, against_manifest
+    from minitron_core.errors import Usage
 
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
     if manifest is not None and source is None:

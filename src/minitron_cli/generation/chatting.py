@@ -8,20 +8,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from minitron_cli.generation.turns import reader, turns
-from minitron_cli.models import DEFAULT_CONTEXT, open_checked, tell_full_gpu, tell_missing_gpu
+from minitron_cli.generation.chat_input import reader, turns
+from minitron_cli.inputs import DEFAULT_CONTEXT, open_checked, tell_full_gpu, tell_missing_gpu
 from minitron_cli.output import Output
-from minitron_engine import interrupts
-from minitron_engine.adapters import Adapter, apply_adapters
-from minitron_engine.context import ContextSettings, open_context
-from minitron_engine.conversation import Conversation
-from minitron_engine.devices import GpuLayers
-from minitron_engine.errors import Damaged, MinitronError, NotFound, Usage
-from minitron_engine.generation import Generation, GenerationSettings
-from minitron_engine.sampling import settings_for
-from minitron_engine.slots import Slots
-from minitron_engine.templates import open_template
-from minitron_quant.whole_files import write_whole
+from minitron_core.atomic_files import write_whole
+from minitron_core.errors import Damaged, MinitronError, NotFound, Usage
+from minitron_engine.generation.chat import Conversation
+from minitron_engine.generation.generate import Generation, GenerationSettings
+from minitron_engine.generation.sampling import settings_for
+from minitron_engine.generation.slots import Slots
+from minitron_engine.isolation.chat_template import open_template
+from minitron_engine.llama.adapters import Adapter, apply_adapters
+from minitron_engine.llama.context import ContextSettings, open_context
+from minitron_engine.llama.devices import GpuLayers
+from minitron_engine.process import interrupts
 
 _ROLES = ("system", "user", "assistant")
 

@@ -6,20 +6,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from minitron_cli.models import DEFAULT_CONTEXT, open_checked, tell_full_gpu, tell_missing_gpu
+from minitron_cli.inputs import DEFAULT_CONTEXT, open_checked, tell_full_gpu, tell_missing_gpu
 from minitron_cli.options.generation import SpeculationOptions
 from minitron_cli.output import Output
-from minitron_engine.adapters import Adapter, apply_adapters
-from minitron_engine.context import Context, ContextSettings, open_context
-from minitron_engine.devices import GpuLayers
-from minitron_engine.generation import Generation, GenerationSettings, generate, prompt_tokens
-from minitron_engine.model import Model, Tokens
-from minitron_engine.placement import Placement
-from minitron_engine.prompt_cache import Identity, dump, model_hash, restore
-from minitron_engine.sampling import settings_for
-from minitron_engine.sequence import Sequence
-from minitron_engine.speculation import Drafter, DraftModel, Lookup
-from minitron_quant.whole_files import write_whole
+from minitron_core.atomic_files import write_whole
+from minitron_engine.generation.generate import (
+    Generation,
+    GenerationSettings,
+    generate,
+    prompt_tokens,
+)
+from minitron_engine.generation.prompt_cache import Identity, dump, model_hash, restore
+from minitron_engine.generation.sampling import settings_for
+from minitron_engine.generation.sequence import Sequence
+from minitron_engine.generation.speculative import Drafter, DraftModel, Lookup
+from minitron_engine.llama.adapters import Adapter, apply_adapters
+from minitron_engine.llama.context import Context, ContextSettings, open_context
+from minitron_engine.llama.devices import GpuLayers
+from minitron_engine.llama.model import Model, Tokens
+from minitron_engine.memory.placement import Placement
 
 _REASONS = {"context": "length"}
 

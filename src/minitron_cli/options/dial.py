@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from minitron_engine.errors import Usage
+from minitron_core.errors import Usage
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import typer
 
 if TYPE_CHECKING:
     from minitron_cli.output import Output
-    from minitron_engine.adapters import Adapter
-    from minitron_engine.placement import Placement
+    from minitron_engine.llama.adapters import Adapter
+    from minitron_engine.memory.placement import Placement
 
 _DEVICES = "Several devices"
 _GUESSING = "Speculative decoding"
@@ -45,8 +45,8 @@ class SpeculationOptions:
 
     def resolved(self, out: Output) -> SpeculationOptions:
         """The same with the draft as a file. Raises Usage for two kinds of guesses."""
-        from minitron_cli.models import local_model
-        from minitron_engine.errors import Usage
+        from minitron_cli.inputs import local_model
+        from minitron_core.errors import Usage
 
         if self.draft is None:
             return self
@@ -69,8 +69,8 @@ class AdapterOptions:
 
     def adapters(self) -> tuple[Adapter, ...]:
         """All of them, each file's header checked."""
-        from minitron_convert.gguf_file import open_gguf
-        from minitron_engine.adapters import Adapter
+        from minitron_core.gguf import open_gguf
+        from minitron_engine.llama.adapters import Adapter
 
         found = [Adapter(path) for path in self.lora or ()]
         found += [Adapter(*_scaled(text)) for text in self.lora_scaled or ()]
@@ -113,8 +113,8 @@ class DeviceOptions:
 
     def placement(self, out: Output) -> Placement:
         """What the engine takes; RPC servers are known afterwards."""
-        from minitron_engine.placement import Placement
-        from minitron_engine.rpc import RPC_WARNING, add_rpc_servers
+        from minitron_engine.llama.rpc import RPC_WARNING, add_rpc_servers
+        from minitron_engine.memory.placement import Placement
 
         if self.rpc is not None:
             out.note(RPC_WARNING)

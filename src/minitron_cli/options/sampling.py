@@ -130,9 +130,9 @@ def _bias(text: str) -> tuple[int, float]:
 
 
 def _grammar(grammar: Path | None, schema: Path | None) -> str:
-    from minitron_engine.errors import Usage
-    from minitron_engine.schemas import schema_grammar
-    from minitron_quant.chunks import read_text
+    from minitron_core.errors import Usage
+    from minitron_engine.isolation.json_schema import schema_grammar
+    from minitron_quant.chunking import read_text
 
     if grammar is not None and schema is not None:
         raise Usage("--grammar and --json-schema exclude each other")

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from minitron_quant.sensitivity.dial import Point
+from minitron_quant.mixed_precision.size_solver import Point
 
 _WIDTH, _HEIGHT = 64, 18
 

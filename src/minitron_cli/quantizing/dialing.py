@@ -6,17 +6,17 @@ from typing import Any
 from minitron_cli.options.dial import DialOptions
 from minitron_cli.output import Output
 from minitron_cli.quantizing.curves import draw
-from minitron_cli.sizes import parse_size, show_mib
-from minitron_convert.gguf_file import F32, TYPE
-from minitron_engine.errors import NotFound, Unsupported, Usage
-from minitron_engine.type_support import types_without_kernel
-from minitron_quant.chunks import ChunkSettings
+from minitron_cli.units import parse_size, show_mib
+from minitron_core.errors import NotFound, Unsupported, Usage
+from minitron_core.gguf import F32, TYPE
+from minitron_engine.llama.kernel_support import types_without_kernel
+from minitron_quant.chunking import ChunkSettings
 from minitron_quant.levels import LEVELS, level_named
-from minitron_quant.measure.settings import MeasureSettings
-from minitron_quant.quantize.job import QuantizeSettings, folder_of, model_name
+from minitron_quant.mixed_precision.build_mix import Made, Maker, SizeSettings, Wanted
+from minitron_quant.mixed_precision.size_solver import Point, Restrictions
+from minitron_quant.perplexity.settings import MeasureSettings
 from minitron_quant.quantize.options import ENCODABLE, parse_tensor_type, type_named
-from minitron_quant.sensitivity.dial import Point, Restrictions
-from minitron_quant.sensitivity.make import Made, Maker, SizeSettings, Wanted
+from minitron_quant.quantize.prepare import QuantizeSettings, folder_of, model_name
 
 _CURVE_POINTS = 24
 

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from minitron_convert.convert import ConvertResult, ConvertSettings, Encoder, carry_out
-from minitron_convert.gguf_file import Gguf, encode_header, open_gguf
+from minitron_convert.encode_stream import Piece, encoded_rows
 from minitron_convert.plan import Plan, PlannedFile, PlannedTensor, output_path, plan, split_files
-from minitron_convert.progress import Progress
-from minitron_convert.stream import Piece, encoded_rows
-from minitron_engine.devices import default_threads
-from minitron_engine.errors import ImatrixNeeded
+from minitron_core.cpu_limits import default_threads
+from minitron_core.errors import ImatrixNeeded
+from minitron_core.gguf import Gguf, encode_header, open_gguf
+from minitron_core.progress import Progress
 from minitron_quant.levels import Level
 from minitron_quant.quantize.encode import SLAB_ELEMENTS, Bytes, Job, encode
 from minitron_quant.quantize.importance import load_importance, match_importance

@@ -4,14 +4,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minitron_cli.models import open_checked
+from minitron_cli.inputs import open_checked
 from minitron_cli.output import Output
-from minitron_engine.errors import Usage
+from minitron_core.errors import Usage
 
 if TYPE_CHECKING:
     from minitron_cli.options.dial import DialOptions
-    from minitron_quant.quantize.feedback.proof import Proved
-    from minitron_quant.quantize.job import QuantizeSettings
+    from minitron_quant.gptq.held_out import Proved
+    from minitron_quant.quantize.prepare import QuantizeSettings
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,14 @@ def with_covariance(
     if plan_only:
         out.note("the covariance is collected when files are made")
         return replace(settings, uncollected=options.texts)
-    from minitron_quant.chunks import ChunkSettings
+    from minitron_quant.chunking import ChunkSettings
     from minitron_quant.covariance.collect import (
         BLOCK,
         FULL,
         CovarianceSettings,
         collect_covariance,
     )
-    from minitron_quant.quantize.job import folder_of, model_name
+    from minitron_quant.quantize.prepare import folder_of, model_name
 
     chunks = ChunkSettings(threads=settings.threads)
     high = options.effort == "high"
@@ -77,8 +77,8 @@ def with_covariance(
 def show_proved(out: Output, settings: "QuantizeSettings", options: "DialOptions") -> None:
     """Make levels with feedback, proved on --held-out text, and show what it gained."""
     from minitron_cli.quantizing.dialing import held_out_settings
-    from minitron_cli.sizes import show_mib
-    from minitron_quant.quantize.feedback.proof import make_proved
+    from minitron_cli.units import show_mib
+    from minitron_quant.gptq.held_out import make_proved
 
     with out.progress() as listener:
         made = make_proved(settings, held_out_settings(settings, options), listener)

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from minitron_cli.models import local_model, model_header, on_the_hub
+from minitron_cli.inputs import local_model, model_header, on_the_hub
 from minitron_cli.output import Output
-from minitron_engine.errors import Usage
+from minitron_core.errors import Usage
 
 
 @contextmanager

@@ -14,14 +14,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from minitron_cli.server import wanted
-from minitron_cli.server.answers import DONE, Answer, event, failure, problem, reason_of
-from minitron_cli.server.wanted import Wanted
+from minitron_cli.server import requests
+from minitron_cli.server.requests import Wanted
+from minitron_cli.server.responses import DONE, Answer, event, failure, problem, reason_of
 from minitron_cli.server.worker import Ticket, Update, Worker
-from minitron_engine.errors import MinitronError
-from minitron_engine.model import Model
-from minitron_engine.slots import Job
-from minitron_engine.templates import ChatTemplate
+from minitron_core.errors import MinitronError
+from minitron_engine.generation.slots import Job
+from minitron_engine.isolation.chat_template import ChatTemplate
+from minitron_engine.llama.model import Model
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _MOST_BYTES = 32 << 20
@@ -110,18 +110,18 @@ class _Routes:
 
     async def completions(self, request: Request) -> Response:
         """Continue texts."""
-        body = wanted.parse(await _body(request))
+        body = requests.parse(await _body(request))
         # tokenizing a book, or checking a grammar, must not hold up the others
-        asked = await asyncio.to_thread(wanted.completion, body, self._service.model)
+        asked = await asyncio.to_thread(requests.completion, body, self._service.model)
         return await self._respond(request, asked)
 
     async def chat(self, request: Request) -> Response:
         """Answer a conversation."""
-        body = wanted.parse(await _body(request))
+        body = requests.parse(await _body(request))
         template = self._service.template
         if template is None:
-            raise wanted.BadRequest(_NO_TEMPLATE)
-        asked = await asyncio.to_thread(wanted.chat, body, self._service.model, template)
+            raise requests.BadRequest(_NO_TEMPLATE)
+        asked = await asyncio.to_thread(requests.chat, body, self._service.model, template)
         return await self._respond(request, asked)
 
     def _description(self) -> dict[str, Any]:
@@ -158,7 +158,7 @@ class _Run:
         for job in self.jobs:
             if len(job.tokens) >= worker.n_ctx:
                 told = f"the prompt has {len(job.tokens)} tokens, the context takes {worker.n_ctx}"
-                raise wanted.BadRequest(told, "messages" if asked.is_chat else "prompt")
+                raise requests.BadRequest(told, "messages" if asked.is_chat else "prompt")
         self.updates = self._updates()
 
     async def _updates(self) -> AsyncGenerator[Update]:
@@ -218,17 +218,17 @@ async def _events(run: _Run, answer: Answer, first: Update) -> AsyncIterator[byt
 async def _body(request: Request) -> bytes:
     # a web page may send anything else to loopback without asking first
     if not request.headers.get("Content-Type", "").startswith("application/json"):
-        raise wanted.BadRequest("the Content-Type must be application/json")
+        raise requests.BadRequest("the Content-Type must be application/json")
     parts, size = [], 0
     try:
         async with asyncio.timeout(_SLOWEST_BODY):
             async for part in request.stream():
                 size += len(part)
                 if size > _MOST_BYTES:
-                    raise wanted.BadRequest(f"the body is longer than {_MOST_BYTES} bytes")
+                    raise requests.BadRequest(f"the body is longer than {_MOST_BYTES} bytes")
                 parts.append(part)
     except TimeoutError:
-        raise wanted.BadRequest("the body does not come") from None
+        raise requests.BadRequest("the body does not come") from None
     return b"".join(parts)
 
 

@@ -6,15 +6,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from minitron_cli.models import DEFAULT_CONTEXT, open_checked, tell_full_gpu, tell_missing_gpu
+from minitron_cli.inputs import DEFAULT_CONTEXT, open_checked, tell_full_gpu, tell_missing_gpu
 from minitron_cli.output import Output
-from minitron_engine.adapters import Adapter, apply_adapters
-from minitron_engine.context import ContextSettings, open_context
-from minitron_engine.devices import GpuLayers
-from minitron_engine.errors import MinitronError, Unsupported, Usage
-from minitron_engine.model import Model
-from minitron_engine.slots import Slots
-from minitron_engine.templates import ChatTemplate, open_template
+from minitron_core.errors import MinitronError, Unsupported, Usage
+from minitron_engine.generation.slots import Slots
+from minitron_engine.isolation.chat_template import ChatTemplate, open_template
+from minitron_engine.llama.adapters import Adapter, apply_adapters
+from minitron_engine.llama.context import ContextSettings, open_context
+from minitron_engine.llama.devices import GpuLayers
+from minitron_engine.llama.model import Model
 
 try:
     import uvicorn

@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-from minitron_engine.errors import MinitronError, OutOfResources
-from minitron_engine.slots import Job, Slots
+from minitron_core.errors import MinitronError, OutOfResources
+from minitron_engine.generation.slots import Job, Slots
 
 Update = tuple[int, str, bool]
 

@@ -19,8 +19,8 @@ from hardening.fuzz.model_files import Opener
 from hardening.fuzz.mutate import damage_bytes, either, number_fields
 from hardening.fuzz.runner import Target
 from minitron_cli import main as command_line
-from minitron_convert.gguf_file import F16, F32, GgufWriter, KeyValue, TensorSpec, ValueType
-from minitron_engine.errors import MinitronError
+from minitron_core.errors import MinitronError
+from minitron_core.gguf import F16, F32, GgufWriter, KeyValue, TensorSpec, ValueType
 from minitron_quant.imatrix.files import write_imatrix
 from minitron_quant.imatrix.matrix import Entry, ImportanceMatrix
 

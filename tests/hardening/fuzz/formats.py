@@ -11,7 +11,7 @@ from random import Random
 
 from hardening.fuzz.json_values import damage_json
 from hardening.fuzz.mutate import NUMBERS, Field, damage_bytes, number_fields
-from minitron_convert.gguf_file.values import skip_value
+from minitron_core.gguf.values import skip_value
 
 _HOSTILE_OPCODES = (
     b"cposix\nsystem\n",

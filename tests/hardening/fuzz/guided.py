@@ -15,7 +15,7 @@ import atheris
 # the parsers alone: instrumenting everything takes longer than trying inputs
 PARTS = ("gguf_file", "json_files", "pickle_values", "safetensors_file", "torch_file", "vocab")
 INCLUDED = [f"minitron_convert.{part}" for part in PARTS]
-INCLUDED += ["minitron_quant.imatrix.files", "minitron_quant.measure.tasks", "minitron_cli.jobs"]
+INCLUDED += ["minitron_quant.imatrix.files", "minitron_quant.tasks", "minitron_cli.pipeline"]
 
 with atheris.instrument_imports(include=INCLUDED):
     from hardening.fuzz.runner import LARGEST, OURS, faults_of

@@ -10,16 +10,16 @@ from hardening.fuzz import formats, seeds
 from hardening.fuzz.json_values import damage_json
 from hardening.fuzz.mutate import Mutator, damage_bytes, either, number_fields
 from hardening.fuzz.runner import Target
-from minitron_cli.inspection.description import describe
-from minitron_convert.checkpoint import open_checkpoint
-from minitron_convert.gguf_file import TYPE_ID, open_gguf, open_shards
+from minitron_convert.checkpoint.folder import open_checkpoint
+from minitron_convert.checkpoint.safetensors import read_header
+from minitron_convert.checkpoint.tensor_ref import TensorRef
+from minitron_convert.checkpoint.torch_file import read_pickle
 from minitron_convert.plan import ConvertSettings, plan
-from minitron_convert.safetensors_file import read_header
-from minitron_convert.tensor_ref import TensorRef
-from minitron_convert.torch_file import read_pickle
+from minitron_core.gguf import TYPE_ID, open_gguf, open_shards
 from minitron_quant.imatrix.files import read_imatrix
 from minitron_quant.imatrix.statistics import layer_statistics, weight_statistics
-from minitron_quant.sensitivity.files import read_sensitivity
+from minitron_quant.inspect.description import describe
+from minitron_quant.mixed_precision.sensitivity_file import read_sensitivity
 
 Opener = Callable[[bytes], object]
 

@@ -26,15 +26,14 @@ from typing import Any
 from hardening.fuzz.guard import SPARE, Guard, limit_memory, peak_memory
 from hardening.fuzz.mutate import LARGEST
 from minitron_cli.errors import explain
-from minitron_convert.errors import ConvertError
-from minitron_engine.errors import MinitronError
+from minitron_core.errors import MinitronError
 
 SEED = 1
 TRYING = b"\1"
 STALLED = 30.0  # seconds of the processor in one input: what does not even heed signals is ended
 ASLEEP = 600.0  # seconds in one input without an end, on a machine however busy
 LONGEST_MESSAGE = 2000
-OURS = (ConvertError, MinitronError)
+OURS = (MinitronError, MinitronError)
 SHARED = Path("/dev/shm")
 
 

@@ -14,24 +14,16 @@ import numpy as np
 
 from convert import synthetic
 from hardening.fuzz.formats import message
-from minitron_convert.gguf_file import (
-    F16,
-    F32,
-    TYPE_ID,
-    GgufWriter,
-    KeyValue,
-    TensorSpec,
-    ValueType,
-)
+from helpers.torch_archive import ORDERED, Global, Reduce, pickled, tensor, write_torch
 from minitron_convert.vocab.pretokenizers import KNOWN
+from minitron_core.gguf import F16, F32, TYPE_ID, GgufWriter, KeyValue, TensorSpec, ValueType
 from minitron_quant.imatrix.files import write_imatrix
 from minitron_quant.imatrix.matrix import Entry, ImportanceMatrix, Origin
-from minitron_quant.sensitivity.files import (
+from minitron_quant.mixed_precision.sensitivity_file import (
     Sensitivity,
     TensorSensitivity,
     write_sensitivity,
 )
-from torch_archive import ORDERED, Global, Reduce, pickled, tensor, write_torch
 
 SMALL = {
     "hidden_size": 8,

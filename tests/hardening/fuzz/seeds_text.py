@@ -8,7 +8,7 @@ import json
 import lzma
 from collections.abc import Sequence
 
-from support import packed_choices
+from helpers.support import packed_choices
 
 JOB = b"""[model]
 source = "nano-llama"  # a comment

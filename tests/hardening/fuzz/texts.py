@@ -17,19 +17,20 @@ from hardening.fuzz.json_values import damage_json, damage_lines
 from hardening.fuzz.model_files import Opener, mostly, through
 from hardening.fuzz.mutate import damage_bytes, either, number_fields, text_tokens
 from hardening.fuzz.runner import Target
-from minitron_cli.advice import measured
+from helpers.support import EXAMPLES
 from minitron_cli.generation.chatting import read_messages
-from minitron_cli.jobs.job_file import load_jobs
-from minitron_cli.jobs.sizing import check_sizes
+from minitron_cli.pipeline.job_file import load_jobs
+from minitron_cli.pipeline.mixes import check_sizes
 from minitron_convert.convert import ConvertSettings, convert
-from minitron_engine import sampler, schema_worker, template_worker
-from minitron_engine.binding import api
-from minitron_engine.errors import Damaged, Usage
-from minitron_engine.grammar import check_grammar
-from minitron_engine.model import Model, ModelSettings, open_model
-from minitron_engine.schemas import conversion_module
-from minitron_quant.measure.tasks.registry import TASKS, TaskOptions
-from support import EXAMPLES
+from minitron_core.errors import Damaged, Usage
+from minitron_engine.generation import sampler
+from minitron_engine.isolation import chat_template_worker, json_schema_worker
+from minitron_engine.isolation.grammar import check_grammar
+from minitron_engine.isolation.json_schema import conversion_module
+from minitron_engine.llama.binding import api
+from minitron_engine.llama.model import Model, ModelSettings, open_model
+from minitron_quant.advise import measured
+from minitron_quant.tasks.registry import TASKS, TaskOptions
 
 _OPEN = ExitStack()  # for as long as the process lives
 _ENDINGS = {b"\x1f": ".gz", b"B": ".bz2", b"\xfd": ".xz"}
@@ -106,7 +107,7 @@ def _schema(folder: Path) -> Opener:
 
     def convert(data: bytes) -> None:
         schema = data.decode("utf-8", "replace")
-        _take(model, _answered(lambda: schema_worker.convert(module, schema))["grammar"])
+        _take(model, _answered(lambda: json_schema_worker.convert(module, schema))["grammar"])
 
     return convert
 
@@ -117,7 +118,7 @@ def _template(_: Path) -> Opener:
 
     def render(data: bytes) -> object:
         request = {"template": data.decode("utf-8", "replace"), "values": values}
-        return _answered(lambda: template_worker._render(request))["text"]
+        return _answered(lambda: chat_template_worker._render(request))["text"]
 
     return render
 
@@ -143,7 +144,7 @@ _PARTS = ("_", ",", '"', '""', "\n", "\r", "\x00", "1", "2", "-1", "A", "E", "qu
 
 
 def _report(path: Path) -> object:
-    from minitron_cli.publishing.card import _report as of_folder
+    from minitron_cli.hub.card import _report as of_folder
 
     return measured(path), of_folder(path.parent)
 

@@ -1,0 +1,52 @@
+"""Reading the JSON files of a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from minitron_core.errors import Damaged, from_os_error
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file. NotFound, Denied, Damaged."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise from_os_error(error, path, "read") from error
+    except UnicodeDecodeError as error:
+        raise Damaged(f"{path} is not UTF-8 text.", "Download it again.") from error
+
+
+def parse_object(text: str | bytes, path: Path, *, unique: bool = False) -> dict[str, Any]:
+    """The JSON object in `text`, which came from `path`; Damaged if it is none.
+
+    With `unique` a key that is there twice is an error too: its second value hides the first.
+    """
+    try:
+        value = json.loads(text, object_pairs_hook=_unique if unique else None)
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"{path} is not valid JSON: {error}.", "Download it again.") from error
+    if not isinstance(value, dict):
+        raise Damaged(f"{path} holds no JSON object.", "Download it again.")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys are all different; ValueError names one that is not."""
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"it gives {next(key for key in keys if keys.count(key) > 1)!r} twice")
+    return value
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object that the file holds. NotFound, Denied, Damaged."""
+    return parse_object(read_text(path), path)
+
+
+def read_optional(path: Path) -> dict[str, Any]:
+    """The JSON object that the file holds, or an empty one if there is no such file."""
+    return read_object(path) if path.is_file() else {}

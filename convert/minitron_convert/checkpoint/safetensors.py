@@ -1,0 +1,78 @@
+"""The header of a safetensors file: eight bytes of length, JSON, then the tensors' bytes."""
+
+from __future__ import annotations
+
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from minitron_convert.checkpoint.json_files import parse_object
+from minitron_convert.checkpoint.tensor_ref import DTYPES, TensorRef
+from minitron_core.errors import Damaged, Unsupported, from_os_error
+
+MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
+MAX_DIMENSIONS = 64  # the limit of numpy
+
+
+def read_header(path: Path) -> list[TensorRef]:
+    """The tensors of a file, sorted by name. NotFound, Denied, Damaged, Unsupported (dtype)."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(0)
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
+                raise Damaged(
+                    f"{path} is cut off: {size} bytes do not hold its header of {length} bytes.",
+                    "Download it again.",
+                )
+            header = parse_object(file.read(length), path, unique=True)
+    except OSError as error:
+        raise from_os_error(error, path, "read") from error
+    header.pop("__metadata__", None)
+    start = 8 + length
+    tensors = [_tensor(path, name, header[name], start) for name in sorted(header)]
+    _check_ranges(path, tensors, size)
+    return tensors
+
+
+def _tensor(path: Path, name: str, entry: Any, start: int) -> TensorRef:
+    damaged = Damaged(f"{path} describes {name} wrongly.", "Download it again.")
+    if not isinstance(entry, dict):
+        raise damaged
+    dtype: Any
+    shape: Any
+    offsets: Any
+    dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
+    if not _whole_numbers(shape) or not _whole_numbers(offsets) or len(offsets) != 2:
+        raise damaged
+    if not isinstance(dtype, str) or len(shape) > MAX_DIMENSIONS:
+        raise damaged
+    if dtype not in DTYPES:
+        raise Unsupported(
+            f"{path}: {name} has the data type {dtype}; known are {', '.join(DTYPES)}.",
+            "Give the checkpoint that was trained, not a quantized one.",
+        )
+    tensor = TensorRef(name, tuple(shape), dtype, path, start + offsets[0])
+    if tensor.nbytes != offsets[1] - offsets[0]:
+        raise damaged
+    return tensor
+
+
+def _whole_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        type(item) is int and 0 <= item < 2**62 for item in value
+    )
+
+
+def _check_ranges(path: Path, tensors: list[TensorRef], size: int) -> None:
+    end = 0
+    for tensor in sorted(tensors, key=lambda tensor: (tensor.offset, tensor.nbytes)):
+        if tensor.offset < end:
+            raise Damaged(f"{path}: {tensor.name} overlaps another tensor.", "Download it again.")
+        end = tensor.offset + prod(tensor.shape) * DTYPES[tensor.dtype].itemsize
+        if end > size:
+            raise Damaged(
+                f"{path} is cut off: {tensor.name} ends at byte {end} of {size}.",
+                "Download it again.",
+            )

@@ -1,0 +1,1 @@
+"""Checkpoints and GGUF models on the Hugging Face Hub."""

@@ -1,0 +1,1 @@
+"""The speed of models, measured as llama-bench measures it."""

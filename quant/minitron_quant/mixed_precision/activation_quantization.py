@@ -1,0 +1,99 @@
+"""What quantized kernels add: they round their inputs to 8 bits, whatever the weights' type is.
+
+A probe in the full-precision model does not show it, and near full precision it is most of the
+divergence. ggml's CPU kernels scale the inputs so that the largest of a block becomes 127: blocks
+of 256 where the weights' blocks are (q8_K), of 32 for the other types (q8_0). Rounding to whole
+numbers then adds noise of variance (largest / 127)² / 12 to every input, and so a cost as errors
+of weights do: Σ_rows Σ_j w_j² E[noise_j²]. GPU kernels scale blocks of 32 for all types.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minitron_core.gguf import TYPE, TYPE_ID
+from minitron_engine.llama.context import open_context
+from minitron_engine.llama.model import Model, Tokens
+from minitron_quant.chunking import ChunkSettings, decode_chunks
+from minitron_quant.covariance.input_hook import InputWatch, find_inputs
+from minitron_quant.quantize.encode import Job, Values, add_errors, encode
+
+SMALL, LARGE = 32, 256
+_STEPS = 127
+_CHEAP = TYPE_ID["q8_0"]
+
+Noise = NDArray[np.float64]
+
+
+def block_of(kind: int, device: str) -> int:
+    """The block of inputs that a kernel for weights of this type scales together."""
+    large = TYPE[kind].block_elements == LARGE and device == "CPU"
+    return LARGE if large else SMALL
+
+
+def rounding_noise(
+    model: Model, chunks: Tokens, settings: ChunkSettings
+) -> dict[str, dict[int, Noise]]:
+    """By weight and size of block, the variance of the noise of each input column."""
+    inputs = find_inputs(model)
+    sums: dict[str, dict[int, Noise]] = defaultdict(dict)
+    rows_seen: dict[str, int] = defaultdict(int)
+
+    def take(name: str, rows: Values) -> None:
+        rows_seen[name] += len(rows)
+        for block in (SMALL, LARGE):
+            if rows.shape[1] % block == 0:
+                peaks = np.abs(rows).reshape(len(rows), -1, block).max(axis=2)
+                squares = np.einsum("ij,ij->j", peaks, peaks, dtype=np.float64)
+                sums[name][block] = sums[name].get(block, 0) + squares
+
+    watch = InputWatch([*inputs.columns], take)
+    with open_context(model, settings.context(), watch.hook) as context:
+        for _ in decode_chunks(context, chunks, settings, 0):
+            watch.check()
+    return {
+        weight: {
+            block: np.repeat(total, block) / (rows_seen[source] * 12 * _STEPS**2)
+            for block, total in sums[source].items()
+        }
+        for weight, source in inputs.taken_by.items()
+    }
+
+
+@dataclass(frozen=True)
+class RoundedInputs:
+    """The costs of inputs rounded in small and in large blocks, in the place of Metric's pair."""
+
+    noise: dict[int, Noise]
+
+    def __call__(self, values: Values, decoded: Values, matrix: int) -> tuple[float, float]:
+        """See Metric; of the values alone, however they are encoded."""
+        energy = np.einsum("ij,ij->j", values, values, dtype=np.float64)
+        small = self.noise.get(SMALL)
+        large = self.noise.get(LARGE)
+        return (
+            0.0 if small is None else float(energy @ small),
+            0.0 if large is None else float(energy @ large),
+        )
+
+
+def rounding_costs(
+    jobs: Iterable[tuple[Job, float]], noise: dict[str, dict[int, Noise]], threads: int
+) -> dict[str, dict[int, float]]:
+    """By tensor and size of block; jobs are of sampled rows, each with its scale."""
+    wanted = [(job, scale) for job, scale in jobs if noise.get(job.info.name)]
+    scales = {job.info.name: scale for job, scale in wanted}
+    found: dict[str, dict[int, tuple[float, float]]] = defaultdict(dict)
+    plain = (
+        replace(job, types=(_CHEAP,), metric=RoundedInputs(noise[job.info.name]))
+        for job, _ in wanted
+    )
+    for slab in encode(plain, threads):
+        add_errors(found[slab.job.info.name], slab.errors)
+    return {
+        name: {SMALL: scales[name] * sums[_CHEAP][0], LARGE: scales[name] * sums[_CHEAP][1]}
+        for name, sums in found.items()
+    }

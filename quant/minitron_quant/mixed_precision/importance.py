@@ -1,0 +1,39 @@
+"""The importance matrix of the size dial: with entries for the output and the embedding too.
+
+llama-imatrix leaves the output out by default, and the embedding always; llama-quantize uses both
+where a file has them. The output gains most of all tensors from it. The embedding's rows are looked
+up, so that all its columns count alike; with ones the encoders that insist on an entry have one.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from minitron_core.gguf import TensorInfo
+from minitron_core.progress import Progress
+from minitron_engine.llama.model import Model
+from minitron_quant.imatrix.collect import CollectSettings, collect
+from minitron_quant.imatrix.matrix import Entry, ImportanceMatrix
+
+EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
+
+
+def complete(
+    matrix: ImportanceMatrix | None,
+    model: Model,
+    tensors: dict[str, TensorInfo],
+    settings: CollectSettings,
+    progress: Progress,
+) -> ImportanceMatrix:
+    """The matrix with the entries that it lacks; what is missing is collected from the texts."""
+    if matrix is None or (OUTPUT in tensors and OUTPUT not in matrix.entries):
+        collected = collect(model, replace(settings, process_output=True), progress)
+        collected.datasets = [path.name for path in settings.texts]
+        if matrix is None:
+            matrix = collected
+        elif OUTPUT in collected.entries:
+            matrix.entries[OUTPUT] = collected.entries[OUTPUT]
+    if EMBEDDING in tensors and EMBEDDING not in matrix.entries:
+        columns = tensors[EMBEDDING].shape[0]
+        matrix.entries[EMBEDDING] = Entry(np.ones((1, columns), np.float32), np.ones(1, np.int64))
+    return matrix

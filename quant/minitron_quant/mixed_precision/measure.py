@@ -1,0 +1,248 @@
+"""Measure a model's sensitivity: what its inputs are like, what types cost, what errors do.
+
+Chunks are taken from all over the text, in rounds: every tensor is measured on some chunks before
+any is on more. So a run can be stopped at any time, and gone on with.
+"""
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from minitron_core.cpu_limits import default_threads
+from minitron_core.errors import Damaged
+from minitron_core.gguf import TYPE, Gguf, TensorInfo
+from minitron_core.hashing import file_sha256, fingerprint, model_fingerprint
+from minitron_core.progress import Event, Progress, ignore
+from minitron_engine.llama.devices import GpuLayers
+from minitron_engine.llama.model import Model, ModelSettings, Tokens, open_model
+from minitron_quant.chunking import ChunkSettings, chunk_text, read_text
+from minitron_quant.imatrix.collect import CollectSettings
+from minitron_quant.imatrix.files import read_imatrix, write_imatrix
+from minitron_quant.imatrix.matrix import ImportanceMatrix
+from minitron_quant.levels import level_named
+from minitron_quant.mixed_precision.activation_quantization import (
+    Noise,
+    rounding_costs,
+    rounding_noise,
+)
+from minitron_quant.mixed_precision.costs import Inputs, Material, costs, sampled_jobs
+from minitron_quant.mixed_precision.importance import complete
+from minitron_quant.mixed_precision.probe import PROBES, Prober, open_prober, probe_of
+from minitron_quant.mixed_precision.sensitivity_file import (
+    Sensitivity,
+    TensorSensitivity,
+    read_sensitivity,
+    write_sensitivity,
+)
+from minitron_quant.model_files import open_model_files
+from minitron_quant.quantize.importance import Importance, match_importance
+from minitron_quant.quantize.options import QuantizeOptions
+from minitron_quant.quantize.plan import make_plan
+
+DEFAULT_TOKENS = 2048
+
+Tensors = dict[str, tuple[Gguf, TensorInfo]]
+
+# a first chunk of every tensor tells most; after it several are measured at each replacement
+_ROUND = 4
+_SAVE_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class SensitivitySettings:
+    """What to measure. tokens: for every tensor, None for the whole text; budget: seconds.
+
+    output: the file to write. The importance matrix goes beside it: the one given, or one made of
+    the text, completed with entries for the output and the embedding.
+    """
+
+    model: Path
+    text: Path
+    output: Path
+    imatrix: Path | None = None
+    tokens: int | None = DEFAULT_TOKENS
+    budget: float | None = None
+    chunks: ChunkSettings = ChunkSettings(n_batch=512)
+    gpu_layers: GpuLayers = "auto"
+    resume: bool = False
+
+    @property
+    def imatrix_output(self) -> Path:
+        """Where the completed importance matrix goes."""
+        return self.output.with_name(f"{self.output.name.removesuffix('.json')}.imatrix.gguf")
+
+
+def measure_sensitivity(settings: SensitivitySettings, progress: Progress = ignore) -> Sensitivity:
+    """Measure, and write what is known every few seconds.
+
+    Raises Usage for a text too short, Damaged for an importance matrix of another model.
+    """
+    until = time.monotonic() + settings.budget if settings.budget else float("inf")
+    shards = open_model_files(settings.model)
+    known = _resumed(settings, shards)
+    tensors = quantizable(shards)
+    context = settings.chunks.context()
+    load = ModelSettings(settings.model, settings.gpu_layers, writable=True, context=context)
+    with open_model(load) as model:
+        chunks = chunk_text(model, read_text(settings.text), settings.chunks, settings.text.name)
+        if known is None:
+            matrix = _importance(settings, shards, model, tensors, progress)
+            write_imatrix(settings.imatrix_output, matrix)
+        matrix = read_imatrix(settings.imatrix_output)
+        material = _material(matrix, tensors, chunks, model.n_vocab)
+        order = np.random.default_rng(0).permutation(len(chunks))
+        if known is None:
+            noise = rounding_noise(model, chunks[order[:_ROUND]], settings.chunks)
+            known = _begun(settings, shards, material, noise, progress)
+        sensitivity = known
+        sensitivity.device = model.device
+        tokens = chunks.size if settings.tokens is None else settings.tokens
+        wanted = max(1, tokens // settings.chunks.n_ctx)
+        with open_prober(model, settings.chunks, material.weights) as prober:
+            run = Run(settings, sensitivity, tensors, prober, until, progress)
+            run.measure(chunks[order[:wanted]])
+    sensitivity.complete = True
+    write_sensitivity(settings.output, sensitivity)
+    return sensitivity
+
+
+def _material(matrix: ImportanceMatrix, tensors: Tensors, chunks: Tokens, n_vocab: int) -> Material:
+    infos = {name: info for name, (_, info) in tensors.items()}
+    weights = match_importance(Importance(matrix.weights(), ()), infos, [])
+    inputs = {name: Inputs.of(w, matrix.entries[name].mean()) for name, w in weights.items()}
+    frequency = np.bincount(chunks.reshape(-1), minlength=n_vocab).astype(np.float64)
+    return Material(tensors, weights, inputs, frequency)
+
+
+def quantizable(shards: list[Gguf]) -> Tensors:
+    """The tensors that llama.cpp encodes at all, in the order of a quantized file."""
+    plan = make_plan(shards, [level_named("Q8_0")], QuantizeOptions(), imatrix=False)
+    return {
+        name: plan.tensors[name]
+        for name, kind in plan.levels[0].types.items()
+        if kind != plan.tensors[name][1].type
+    }
+
+
+@dataclass(frozen=True)
+class Run:
+    """The measuring of all tensors on some chunks."""
+
+    settings: SensitivitySettings
+    sensitivity: Sensitivity
+    tensors: Tensors
+    prober: Prober
+    until: float
+    progress: Progress
+
+    def measure(self, chunks: Tokens) -> None:
+        """Go on where every tensor's chunks end; the first chunk is not cut short by time."""
+        saved = time.monotonic()
+        total = len(chunks) * len(self.tensors)
+        while (first := self.sensitivity.chunks) < len(chunks):
+            part = chunks[first : first + (_ROUND if first else 1)]
+            reference = self.prober.reference(part)
+            for name in self._measured_on(first):
+                if first and time.monotonic() > self.until:
+                    return
+                probe = probe_of(self.sensitivity.tensors[name].costs)
+                self._measured[name].extend(
+                    self.prober.divergences(*self.tensors[name], probe, part, reference)
+                )
+                done = sum(map(len, self._measured.values()))
+                self.progress(Event("sensitivity", done, total, "chunks", name))
+                if time.monotonic() - saved > _SAVE_SECONDS:
+                    write_sensitivity(self.settings.output, self.sensitivity)
+                    saved = time.monotonic()
+
+    @property
+    def _measured(self) -> dict[str, list[float]]:
+        return {name: self.sensitivity.tensors[name].divergences for name in self.tensors}
+
+    def _measured_on(self, chunks: int) -> list[str]:
+        return [name for name, found in self._measured.items() if len(found) == chunks]
+
+
+def _resumed(settings: SensitivitySettings, shards: list[Gguf]) -> Sensitivity | None:
+    """What an earlier run has measured, if it is to be gone on with and fits."""
+    if not (settings.resume and settings.output.is_file()):
+        return None
+    known = read_sensitivity(settings.output)
+    check_model(known, shards, settings.output)
+    asked = file_sha256(settings.text), settings.chunks.n_ctx, TYPE[PROBES[0]].name
+    if (known.text["sha256"], known.ctx, known.probe) != asked:
+        raise Damaged(
+            f"{settings.output} was measured on another text, or with another --ctx or probe",
+            "--force measures anew",
+        )
+    given = file_sha256(settings.imatrix) if settings.imatrix else None
+    if given and given not in (known.imatrix["sha256"], known.imatrix.get("given")):
+        raise Damaged(
+            f"{settings.output} was measured with another importance matrix",
+            "--force measures anew",
+        )
+    return known
+
+
+def check_model(sensitivity: Sensitivity, shards: list[Gguf], path: Path) -> None:
+    """Raise Damaged where a file was measured on another model."""
+    if sensitivity.model["sha256"] != model_sha256(shards):
+        raise Damaged(
+            f"{path.name} was measured on {sensitivity.model.get('name', 'another model')}, "
+            f"not on this {shards[0].path.name}",
+            "measure this model: minitron sensitivity MODEL -f TEXT",
+        )
+
+
+def model_sha256(shards: list[Gguf]) -> str:
+    """The SHA-256 of a model's file, or one over those of its shards."""
+    hashes = [file_sha256(shard.path) for shard in shards]
+    return hashes[0] if len(hashes) == 1 else fingerprint(*hashes)
+
+
+def _importance(
+    settings: SensitivitySettings,
+    shards: list[Gguf],
+    model: Model,
+    tensors: Tensors,
+    progress: Progress,
+) -> ImportanceMatrix:
+    given = read_imatrix(settings.imatrix) if settings.imatrix else None
+    infos = {name: info for name, (_, info) in tensors.items()}
+    if given is not None:
+        match_importance(Importance(given.weights(), ()), infos, [])
+        if given.origin is not None and given.origin.model != model_fingerprint(shards):
+            raise Damaged(
+                f"{settings.imatrix} was made on another model",
+                "make one on this model: minitron imatrix MODEL -f TEXT --process-output",
+            )
+    chunks = replace(settings.chunks, limit=None)
+    collecting = CollectSettings((settings.text,), chunks)
+    return complete(given, model, infos, collecting, progress)
+
+
+def _begun(
+    settings: SensitivitySettings,
+    shards: list[Gguf],
+    material: Material,
+    noise: dict[str, dict[int, Noise]],
+    progress: Progress,
+) -> Sensitivity:
+    threads = settings.chunks.threads or default_threads()
+    found = costs(material, threads, progress)
+    rounding = rounding_costs(sampled_jobs(material), noise, threads)
+    return Sensitivity(
+        model={"name": settings.model.name, "sha256": model_sha256(shards)},
+        text={"name": settings.text.name, "sha256": file_sha256(settings.text)},
+        imatrix={"name": settings.imatrix_output.name}
+        | {"sha256": file_sha256(settings.imatrix_output)}
+        | ({"given": file_sha256(settings.imatrix)} if settings.imatrix else {}),
+        ctx=settings.chunks.n_ctx,
+        probe=TYPE[PROBES[0]].name,
+        tensors={
+            name: TensorSensitivity(by_type, by_type[probe_of(by_type)], rounding.get(name, {}))
+            for name, by_type in found.items()
+        },
+    )

@@ -1,0 +1,122 @@
+"""How much the whole model minds an error in one tensor: measured, tensor by tensor.
+
+In the full-precision model one tensor at a time is replaced by what an encoding makes of it; the
+divergence of the predictions that follows, over the cost of that encoding, is the tensor's weight.
+Nothing else is changed, so that few tokens are enough: every one of them is its own control.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+
+from minitron_core.cpu_limits import default_threads
+from minitron_core.gguf import TYPE_ID, Gguf, TensorInfo, row_bytes
+from minitron_engine.llama.context import Context, open_context
+from minitron_engine.llama.model import Model, Tokens
+from minitron_engine.llama.weights import Weights, find_weights
+from minitron_quant.chunking import ChunkSettings, decode_chunks
+from minitron_quant.perplexity.divergence import ReferenceChunk, compare_chunk, reference_chunk
+from minitron_quant.quantize.encode import Bytes, Job, Refine, Values, encode
+
+# The first that a tensor can have. In the middle of what is solved for, because a tensor's weight
+# differs by up to a third between types; the others are for rows that its blocks do not fit.
+PROBES = tuple(TYPE_ID[name] for name in ("q3_K", "q4_0", "q8_0"))
+
+
+class Prober:
+    """A model whose tensors are replaced one at a time."""
+
+    def __init__(
+        self,
+        context: Context,
+        weights: Weights,
+        chunks: ChunkSettings,
+        pool: ThreadPoolExecutor,
+        importance: Mapping[str, Values],
+    ) -> None:
+        self._context = context
+        self._weights = weights
+        self._chunks = chunks
+        self._pool = pool
+        self._importance = importance
+        self._threads = chunks.threads or default_threads()
+
+    def reference(self, tokens: Tokens) -> list[ReferenceChunk]:
+        """What the untouched model predicts for chunks, [chunks, n_ctx]."""
+        return [
+            reference_chunk(self._pool, logits[:-1], targets)
+            for logits, targets in self._predictions(tokens)
+        ]
+
+    def divergences(
+        self,
+        shard: Gguf,
+        info: TensorInfo,
+        kind: int,
+        tokens: Tokens,
+        reference: Sequence[ReferenceChunk],
+    ) -> list[float]:
+        """The mean divergence of every chunk with this tensor as a type makes it."""
+        original = np.ascontiguousarray(shard.data(info))
+        probed = through(info, original, kind, self._importance.get(info.name), self._threads)
+        with self._weights.replaced(info.name, probed, original):
+            return self.compared(tokens, reference)
+
+    def put(self, shard: Gguf, info: TensorInfo, kind: int, refine: Refine | None) -> None:
+        """Leave a tensor as its way through a type makes it."""
+        importance, data = self._importance.get(info.name), np.ascontiguousarray(shard.data(info))
+        self._weights.put(info.name, through(info, data, kind, importance, self._threads, refine))
+
+    def compared(self, tokens: Tokens, reference: Sequence[ReferenceChunk]) -> list[float]:
+        """The mean divergence of every chunk with the weights as they are."""
+        return [
+            float(compare_chunk(self._pool, logits[:-1], targets, base).kld.mean())
+            for (logits, targets), base in zip(self._predictions(tokens), reference, strict=True)
+        ]
+
+    def _predictions(self, tokens: Tokens) -> Iterator[tuple[Values, Tokens]]:
+        first = self._chunks.n_ctx // 2
+        for start, group in decode_chunks(self._context, tokens, self._chunks, first):
+            for number, logits in enumerate(group):
+                yield logits, tokens[start + number, first + 1 :]
+
+
+@contextmanager
+def open_prober(
+    model: Model, chunks: ChunkSettings, importance: Mapping[str, Values]
+) -> Iterator[Prober]:
+    """A prober of a model that is loaded writable; importance is what the encoder gets."""
+    weights = find_weights(model)
+    threads = chunks.threads or default_threads()
+    with (
+        open_context(model, chunks.context()) as context,
+        ThreadPoolExecutor(threads, thread_name_prefix="probe") as pool,
+    ):
+        yield Prober(context, weights, chunks, pool, importance)
+
+
+def probe_of(costs: Mapping[int, float]) -> int:
+    """The type to probe a tensor with, of those that it can have."""
+    return next((kind for kind in PROBES if kind in costs), min(costs, key=costs.__getitem__))
+
+
+def through(
+    info: TensorInfo,
+    data: Bytes,
+    kind: int,
+    importance: Values | None,
+    threads: int,
+    refine: Refine | None = None,
+) -> Bytes:
+    """A tensor's bytes after its way through another type and back."""
+    blocks = _encoded(Job(info, data, (kind,), importance, refine=refine), kind, threads)
+    size = info.rows * row_bytes(kind, info.shape[0])
+    there = replace(info, type=kind, nbytes=size)
+    return _encoded(Job(there, blocks, (info.type,), None), info.type, threads)
+
+
+def _encoded(job: Job, kind: int, threads: int) -> Bytes:
+    return np.concatenate([slab.blocks[kind] for slab in encode([job], threads)])

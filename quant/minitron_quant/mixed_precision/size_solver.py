@@ -1,0 +1,224 @@
+"""A model on the dial: which types each tensor may have, and the best recipe for a size.
+
+Budgets are bytes of the file, its metadata and padding included: no file is larger than asked.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from minitron_core.errors import Usage
+from minitron_core.gguf import DEFAULT_ALIGNMENT as ALIGNMENT
+from minitron_core.gguf import (
+    TYPE,
+    KeyValue,
+    TensorInfo,
+    TensorSpec,
+    file_size,
+    padded,
+    tensor_bytes,
+)
+from minitron_quant.levels import Level
+from minitron_quant.mixed_precision.knapsack import Choice, Dial, Mix
+from minitron_quant.mixed_precision.sensitivity_file import Sensitivity
+from minitron_quant.model_files import open_model_files
+from minitron_quant.quantize.importance import load_importance
+from minitron_quant.quantize.options import QuantizeOptions, check_patterns
+from minitron_quant.quantize.plan import level_metadata, make_plan
+from minitron_quant.quantize.recipe import Recipe, bits_of, make_recipe
+
+_LONGEST = max(TYPE, key=lambda kind: len(TYPE[kind].name))
+
+
+@dataclass(frozen=True)
+class Restrictions:
+    """What a recipe must keep to. types: the ones to choose from, None for all that were measured.
+
+    excluded: not these. pins and floors: (pattern, type), the first that is found applies; a floor
+    is the fewest bits that a tensor may have.
+    """
+
+    types: tuple[int, ...] | None = None
+    excluded: tuple[int, ...] = ()
+    pins: tuple[tuple[str, int], ...] = ()
+    floors: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Point:
+    """A file as it is expected to be: bytes, bits per weight, divergence from the full model."""
+
+    level: str
+    bytes: int
+    bits_per_weight: float
+    predicted: float
+
+
+class SizeDial:
+    """A measured model, its types restricted, ready to be solved for sizes."""
+
+    def __init__(
+        self,
+        model: Path,
+        sensitivity: Sensitivity,
+        imatrix: Path,
+        restrictions: Restrictions,
+        keys: Sequence[KeyValue] = (),
+    ) -> None:
+        """keys: metadata that files have beside what the importance matrix gives them."""
+        self._shards = open_model_files(model)
+        self._sensitivity = sensitivity
+        self._tensors = {info.name: info for shard in self._shards for info in shard.tensors}
+        self._keys = (*load_importance(imatrix).keys, *keys)
+        for patterns, option in (
+            (restrictions.pins, "--tensor-type"),
+            (restrictions.floors, "--floor"),
+        ):
+            check_patterns([pattern for pattern, _ in patterns], [*self._tensors], option)
+        self._dial = Dial(
+            {
+                name: _choices(self._tensors[name], sensitivity, restrictions)
+                for name in sensitivity.tensors
+            }
+        )
+
+    @property
+    def elements(self) -> int:
+        """The number of weights of the model."""
+        return sum(info.n_elements for info in self._tensors.values())
+
+    def for_size(self, budget: int) -> Recipe:
+        """The recipe of least damage whose file has at most `budget` bytes; Usage outside."""
+        small, large = (
+            self._recipe(self._dial.solve(size))
+            for size in (self._dial.smallest, self._dial.largest)
+        )
+        smallest, largest = self.file_bytes(small), self.file_bytes(large)
+        if not smallest <= budget <= largest:
+            raise Usage(
+                f"{budget:,} bytes are {'fewer' if budget < smallest else 'more'} than this model "
+                f"can be made to: from {smallest:,} to {largest:,} bytes",
+                "choose a size between these",
+            )
+        # the recipe's own text stands in the file: count it as it is at most, then as it is
+        best = small
+        for other in (_longest(small), None):
+            header = self.file_bytes(other or best) - self.data_bytes(other or best)
+            recipe = self._recipe(self._dial.solve(max(budget - header, self._dial.smallest)))
+            if recipe.predicted <= best.predicted and self.file_bytes(recipe) <= budget:
+                best = recipe
+        return best
+
+    def for_bits(self, bits: float) -> Recipe:
+        """The recipe of least damage with at most so many bits per weight, metadata not counted."""
+        chosen = self._sensitivity.tensors
+        fixed = sum(info.nbytes for name, info in self._tensors.items() if name not in chosen)
+        smallest, largest = (
+            8 * (fixed + size) / self.elements for size in (self._dial.smallest, self._dial.largest)
+        )
+        if not smallest <= bits <= largest:
+            raise Usage(
+                f"{bits:g} bits per weight are {'fewer' if bits < smallest else 'more'} than this "
+                f"model can be made to: from {smallest:.4f} to {largest:.4f}",
+                "choose a number between these",
+            )
+        return self._recipe(self._dial.solve(int(bits * self.elements / 8) - fixed))
+
+    def for_divergence(self, divergence: float) -> Recipe:
+        """The smallest recipe whose predicted divergence is at most this."""
+        size = self._dial.size_for(divergence)
+        if size is None:
+            least = self._dial.solve(self._dial.largest).damage
+            raise Usage(
+                f"no mix of the types allowed is predicted to diverge by {divergence:g} or less; "
+                f"the least is {least:.3g}",
+                "allow more types, or a larger divergence",
+            )
+        return self._recipe(self._dial.solve(size))
+
+    def random(self, budget: int, seed: int = 0) -> Recipe:
+        """A recipe drawn by lot whose file has at most so many bytes, and about as many."""
+        small = self._recipe(self._dial.solve(self._dial.smallest))
+        header = self.file_bytes(_longest(small)) - self.data_bytes(_longest(small))
+        return self._recipe(self._dial.random(budget - header, seed))
+
+    def file_bytes(self, recipe: Level, types: Mapping[str, int] | None = None) -> int:
+        """The exact size of the file that a recipe makes, or a level with these types."""
+        chosen = dict(recipe.types) if isinstance(recipe, Recipe) else types or {}
+        specs = [
+            TensorSpec(name, info.shape, chosen.get(name, info.type))
+            for name, info in self._tensors.items()
+        ]
+        return file_size(level_metadata(self._shards[0], recipe, (), self._keys), specs)
+
+    def curve(self, points: int) -> list[Point]:
+        """The best files from the smallest to the largest, at even steps of size."""
+        steps = range(points)
+        span = self._dial.largest - self._dial.smallest
+        sizes = [self._dial.smallest + span * step // max(points - 1, 1) for step in steps]
+        recipes = {
+            recipe.name: recipe for recipe in map(self._recipe, map(self._dial.solve, sizes))
+        }
+        return [
+            Point(recipe.name, self.file_bytes(recipe), recipe.bits, recipe.predicted)
+            for recipe in recipes.values()
+        ]
+
+    def presets(self, levels: Sequence[Level]) -> list[Point]:
+        """llama.cpp's own levels: their exact sizes, and what they are predicted to diverge."""
+        plan = make_plan(self._shards, levels, QuantizeOptions(), imatrix=True)
+        points = []
+        for planned in plan.levels:
+            bits = make_recipe(planned.types, self._tensors, 0).bits
+            predicted = self._sensitivity.predict(planned.types)
+            size = self.file_bytes(planned.level, planned.types)
+            points.append(Point(planned.level.name, size, bits, predicted))
+        return points
+
+    def _recipe(self, mix: Mix) -> Recipe:
+        return make_recipe(mix.types, self._tensors, mix.damage)
+
+    def data_bytes(self, recipe: Recipe) -> int:
+        """The bytes of the tensors that the recipe names, padded as they are in the file."""
+        return sum(
+            padded(tensor_bytes(kind, self._tensors[name].shape), ALIGNMENT)
+            for name, kind in recipe.types
+        )
+
+
+def _longest(recipe: Recipe) -> Recipe:
+    """The same names with types whose own names are the longest."""
+    return replace(recipe, types=tuple((name, _LONGEST) for name, _ in recipe.types))
+
+
+def _choices(
+    info: TensorInfo, sensitivity: Sensitivity, restrictions: Restrictions
+) -> list[Choice]:
+    pin = _found(restrictions.pins, info.name)
+    kinds = _allowed(info, sensitivity, restrictions) if pin is None else [pin]
+    return [
+        Choice(
+            kind,
+            padded(tensor_bytes(kind, info.shape), ALIGNMENT),
+            sensitivity.damage(info.name, kind),
+        )
+        for kind in kinds
+    ]
+
+
+def _allowed(info: TensorInfo, sensitivity: Sensitivity, restrictions: Restrictions) -> list[int]:
+    floor = _found(restrictions.floors, info.name)
+    measured = [*sensitivity.tensors[info.name].costs, info.type]
+    kinds = [
+        kind
+        for kind in measured
+        if (restrictions.types is None or kind in restrictions.types)
+        and kind not in restrictions.excluded
+        and (floor is None or bits_of(kind) >= bits_of(floor))
+    ]
+    return kinds or [info.type]
+
+
+def _found(patterns: Sequence[tuple[str, int]], name: str) -> int | None:
+    return next((kind for pattern, kind in patterns if re.search(pattern, name)), None)

@@ -1,0 +1,129 @@
+"""The table of a family of files: size, perplexity, and what a level costs against a reference."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+
+from minitron_core.progress import Progress, ignore
+from minitron_quant.levels import level_of_ftype
+from minitron_quant.perplexity.divergence import Array, Divergence, statistics
+from minitron_quant.perplexity.multi_model import Measured, measure_together
+from minitron_quant.perplexity.perplexity import chunk_means, summarize
+from minitron_quant.perplexity.settings import MeasureSettings
+from minitron_quant.quantize.recipe import LEVEL_KEY
+
+MIB = 1 << 20
+_FULL_PRECISION = ("F32", "F16", "BF16")
+_DIVERGENCE_KEYS = tuple(each.name for each in fields(Divergence))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One file. size_pct, accuracy_pct (100 · PPL of the reference / PPL) and the divergence are
+    None without a reference. chunk_nll and chunk_kld: the means of each chunk, for measure.paired.
+
+    noise: of the reference, how far it is from itself in other batch shapes: what is smaller than
+    that says nothing. dominated_by: the model that is smaller and has a lower perplexity.
+    """
+
+    model: str
+    level: str
+    size_mib: float
+    size_pct: float | None
+    ppl: float
+    ppl_error: float
+    accuracy_pct: float | None
+    chunks: int
+    device: str
+    divergence: Divergence | None = None
+    noise: Divergence | None = None
+    dominated_by: str | None = None
+    chunk_nll: tuple[float, ...] = field(default=(), compare=False, repr=False)
+    chunk_kld: tuple[float, ...] = field(default=(), compare=False, repr=False)
+
+    def document(self) -> dict[str, Any]:
+        """The row with the keys of the JSON contract, those of the divergence among them."""
+        document = asdict(self)
+        for key in ("chunk_nll", "chunk_kld", "noise"):
+            del document[key]
+        divergence = document.pop("divergence") or dict.fromkeys(_DIVERGENCE_KEYS)
+        # the row's own perplexity stands for the divergence's: they are the same number
+        return document | {k: v for k, v in divergence.items() if k not in document}
+
+
+def measure(settings: MeasureSettings, progress: Progress = ignore) -> Iterator[Row]:
+    """Measure the files, in the order given.
+
+    Without a reference one after the other, only one in memory at a time. With one it comes first,
+    and the others are compared with it side by side.
+    """
+    reference: Row | None = None
+    base: list[Array] = []
+    for result in measure_together(settings, progress):
+        nll = [chunk.nll for chunk in result.scores]
+        row = _row(result, nll)
+        if settings.reference is None:
+            yield row
+            continue
+        if reference is None:
+            reference, base = row, nll
+            noise = result.noise
+            row = replace(row, noise=statistics(noise, base[: len(noise)]) if noise else None)
+        else:
+            row = replace(
+                row,
+                divergence=statistics(result.scores, base),
+                chunk_kld=chunk_means(chunk.kld for chunk in result.scores),
+            )
+        yield relate(row, reference)
+
+
+def relate(row: Row, reference: Row | None) -> Row:
+    """The row with its size and accuracy in percent of the reference's."""
+    if reference is None:
+        return row
+    return replace(
+        row,
+        size_pct=100 * (row.size_mib / reference.size_mib),
+        accuracy_pct=100 * (reference.ppl / row.ppl),
+    )
+
+
+def _row(result: Measured, nll: list[Array]) -> Row:
+    shards = result.shards
+    ppl, error = summarize(np.concatenate(nll))
+    return Row(
+        model=shards[0].path.name,
+        level=shards[0].get(LEVEL_KEY) or level_of_ftype(shards[0].get("general.file_type")),
+        size_mib=sum(shard.size for shard in shards) / MIB,
+        size_pct=None,
+        ppl=ppl,
+        ppl_error=error,
+        accuracy_pct=None,
+        chunks=len(nll),
+        device=result.device,
+        chunk_nll=chunk_means(nll),
+    )
+
+
+def sort_by_size(rows: Sequence[Row]) -> list[Row]:
+    """Smallest first, as the published table has them."""
+    return sorted(rows, key=lambda row: row.size_mib)
+
+
+def mark_dominated(rows: Sequence[Row]) -> list[Row]:
+    """The rows, each level with the best of those that are smaller and have a lower perplexity.
+
+    Not the full precision, which levels are measured against: some come out better by chance.
+    """
+
+    def better(row: Row) -> str | None:
+        found = [each for each in rows if each.size_mib < row.size_mib and each.ppl < row.ppl]
+        return min(found, key=lambda each: each.ppl).model if found else None
+
+    return [
+        row if row.level in _FULL_PRECISION else replace(row, dominated_by=better(row))
+        for row in rows
+    ]

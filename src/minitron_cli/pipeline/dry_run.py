@@ -1,0 +1,140 @@
+"""What a job would do: every stage's inputs, outputs, bytes and time, with nothing done."""
+
+import time
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minitron_cli.pipeline.job_file import Job
+from minitron_cli.pipeline.run import STAGES
+from minitron_cli.quantizing.direct import header_alone
+from minitron_cli.sources import open_checkpoint_source
+from minitron_cli.units import show_size, show_time
+from minitron_convert.convert import ConvertSettings, plan
+from minitron_convert.plan import PlannedFile
+from minitron_core.gguf import file_size
+from minitron_quant.levels import parse_levels
+from minitron_quant.quantize.options import QuantizeOptions
+from minitron_quant.quantize.plan import level_metadata, make_plan
+from minitron_quant.quantize.prepare import model_name
+from minitron_quant.quantize.summary import estimate_seconds, free_bytes
+
+# bytes of a text per token, for a guess before there is a vocabulary
+_BYTES_PER_TOKEN = 4
+# what a disk writes per second, for want of knowing it
+_WRITTEN_PER_SECOND = 300e6
+_SIDE = 512
+_SHOWN = 3
+
+
+def forecast(job: Job) -> dict[str, Any]:
+    """One entry for every stage, and the disk that all of them need. Errors: as the stages'."""
+    with open_checkpoint_source(
+        job.model.source, None, lambda _event: None, headers_only=True
+    ) as source:
+        settings = ConvertSettings(
+            source=source.folder, outtype=job.model.outtype, name=source.name
+        )
+        planned = plan(settings)
+        return _stages(job, planned.files[0], planned.bytes)
+
+
+def _stages(job: Job, file: PlannedFile, converted: int) -> dict[str, Any]:
+    name = model_name(file.path)
+    weights = sum(prod(tensor.spec.shape) for tensor in file.tensors)
+    levels = _levels(job, file)
+    calibration = _tokens(job.calibration.text, job.calibration.chunks, job.calibration.ctx)
+    measured = (job.measure.text,) if job.measure.text else ()
+    tokens = _tokens(measured, job.measure.chunks, job.measure.ctx) * (1 + len(levels["outputs"]))
+    speed = multiply_adds_per_second()
+    made = {
+        "convert": _stage(
+            [job.model.source], {file.path.name: converted}, converted / _WRITTEN_PER_SECOND
+        ),
+        "imatrix": _stage(
+            [text.name for text in job.calibration.text],
+            {f"{name}.imatrix.gguf": None} if job.calibration.text else {},
+            calibration * weights / speed,
+        ),
+        "quantize": _stage([file.path.name], levels["outputs"], levels["seconds"]),
+        "measure": _stage([text.name for text in measured], {}, tokens * weights / speed),
+        **_trials(job),
+        "report": _stage([], {f"report.{kind}": None for kind in job.output.report}, 0.0),
+    }
+    return {**made, "disk": _disk(job.output.directory, made)}
+
+
+def _trials(job: Job) -> dict[str, Any]:
+    """Tasks and speed, where the job has them; how long those take is not foretold."""
+    names = [path.name for path in job.tasks.data.values()]
+    found = {"tasks": _stage(names, {}, 0.0)} if names else {}
+    return found | ({"speed": _stage([], {}, 0.0)} if job.speed.repetitions else {})
+
+
+def _levels(job: Job, file: PlannedFile) -> dict[str, Any]:
+    levels = parse_levels(job.quantize.levels)
+    with header_alone(file) as header:
+        chosen = make_plan([header], levels, QuantizeOptions(), bool(job.calibration.text))
+        sizes = {
+            f"{model_name(file.path)}-{each.level.name}.gguf": file_size(
+                level_metadata(header, each.level, (), ()), chosen.specs(each)
+            )
+            for each in chosen.levels
+        }
+        return {"outputs": sizes, "seconds": estimate_seconds(chosen)}
+
+
+def _stage(inputs: list[str], outputs: dict[str, int | None], seconds: float) -> dict[str, Any]:
+    return {
+        "inputs": inputs,
+        "outputs": [{"name": name, "bytes": size} for name, size in outputs.items()],
+        "estimated_seconds": round(seconds, 1),
+    }
+
+
+def _tokens(texts: tuple[Path, ...], chunks: int | None, ctx: int) -> float:
+    given = sum(text.stat().st_size for text in texts if text.is_file()) / _BYTES_PER_TOKEN
+    return min(given, chunks * ctx) if chunks else given
+
+
+def multiply_adds_per_second() -> float:
+    """How fast this machine multiplies matrices: a tenth of a second of it."""
+    values = np.ones((_SIDE, _SIDE), np.float32)
+    values @ values
+    started, count = time.perf_counter(), 0
+    while time.perf_counter() - started < 0.1:
+        values @ values
+        count += 1
+    return count * _SIDE**3 / (time.perf_counter() - started)
+
+
+def _disk(folder: Path, stages: dict[str, Any]) -> dict[str, int]:
+    outputs = [each for stage in stages.values() for each in stage["outputs"]]
+    return {
+        "bytes": sum(each["bytes"] or 0 for each in outputs),
+        "free_bytes": free_bytes(folder),
+    }
+
+
+def forecast_lines(document: dict[str, Any]) -> list[str]:
+    """The forecast for people, a line or more per stage."""
+    lines = []
+    for name in STAGES:
+        if name not in document:
+            continue
+        stage = document[name]
+        inputs = ", ".join(stage["inputs"]) or "–"
+        outputs = stage["outputs"]
+        sizes = sum(each["bytes"] or 0 for each in outputs)
+        told = ", ".join(each["name"] for each in outputs[:_SHOWN])
+        told += f" and {len(outputs) - _SHOWN} more" if len(outputs) > _SHOWN else ""
+        cost = [show_size(sizes)] if sizes else []
+        if stage["estimated_seconds"] >= 1:
+            cost.append(f"about {show_time(stage['estimated_seconds'])}")
+        end = f" ({', '.join(cost)})" if cost else ""
+        lines.append(f"{name:9} {inputs} → {told or 'the table'}{end}")
+    disk = document["disk"]
+    lines.append(f"disk      {show_size(disk['bytes'])} of {show_size(disk['free_bytes'])} free")
+    return lines

@@ -1,0 +1,316 @@
+"""convert → imatrix → quantize → measure → report: the stages of a job, each done only once."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from minitron_cli.errors import explain
+from minitron_cli.output import Listener, Output
+from minitron_cli.pipeline.executors import Executor, Here
+from minitron_cli.pipeline.job_file import Job
+from minitron_cli.pipeline.mixes import check_sizes, make_sizes
+from minitron_cli.pipeline.stages import Document, try_speed, try_tasks
+from minitron_cli.pipeline.state import State
+from minitron_cli.report.write import Findings, write_reports
+from minitron_cli.sources import open_checkpoint_source
+from minitron_convert.convert import ConvertSettings, plan
+from minitron_convert.hub.download import Source
+from minitron_core.errors import MinitronError, from_os_error
+from minitron_core.file_lock import exclusive
+from minitron_core.hashing import file_sha256, fingerprint
+from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_quant.chunking import ChunkSettings
+from minitron_quant.imatrix.collect import CollectSettings, Keep, calibrate, forget
+from minitron_quant.imatrix.files import write_imatrix
+from minitron_quant.levels import parse_levels
+from minitron_quant.perplexity.settings import MeasureSettings
+from minitron_quant.perplexity.table import Row, mark_dominated, relate, sort_by_size
+from minitron_quant.quantize.prepare import QuantizeSettings, model_name, prepare
+from minitron_quant.quantize.run import LevelResult, run
+
+Outcome = Literal["done", "up to date", "failed", "skipped"]
+STAGES = ("convert", "imatrix", "quantize", "measure", "tasks", "speed", "report")
+_Result = TypeVar("_Result")
+_STATE = ".minitron-run.json"
+_LOCK = ".minitron-run.lock"
+_MEASURED = ".minitron-measured.sqlite"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How a stage of a job ended, and the seconds that it took."""
+
+    name: str
+    outcome: Outcome
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A job at its end: its stages, the rows that were measured, and what stopped it, if it was."""
+
+    job: Job
+    stages: tuple[Stage, ...]
+    rows: tuple[Row, ...]
+    error: Exception | None = None
+
+
+class Pipeline:
+    """One job on its way; what is done is written down in the output folder."""
+
+    def __init__(self, job: Job, out: Output, listener: Listener, executor: Executor) -> None:
+        self._job = job
+        self._executor = executor
+        self._out = out
+        self._listener = listener
+        self._folder = job.output.directory
+        self._state = State(self._folder / _STATE)
+        self._stages: list[Stage] = []
+        check_sizes(job)
+        self._worked = 0  # how often rows had to be made
+
+    def run(self) -> Finished:
+        """Run the stages that are not up to date, up to one that fails.
+
+        What was measured before a failure is kept and reported. Interruptions are not held back.
+        """
+        ours = not self._folder.exists()
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise from_os_error(error, self._folder, "write") from error
+        with exclusive(self._folder / _LOCK, "run"):
+            finished = self._run_alone()
+        if ours:
+            with suppress(OSError):  # a job that fails at once leaves no empty folder
+                self._folder.rmdir()
+        return finished
+
+    def _run_alone(self) -> Finished:
+        rows: list[Row] = []
+        error: Exception | None = None
+        try:
+            full = self._convert()
+            imatrix = self._calibrate(full)
+            results = self._quantize(full, imatrix)
+            rows, error = self._measure(full, results)
+            tasks, speed = self._tasks(full, results), self._speed(full, results)
+            if rows or tasks or speed:
+                found = Findings(self._job, full, imatrix, rows, results, tasks, speed)
+                self._report(found)
+        except Exception as failure:
+            if explain(failure) is None:
+                raise  # a mistake of ours is no result
+            error = failure
+        missing = STAGES[len(self._stages) :]
+        stages = (*self._stages, *(Stage(name, "skipped", 0.0) for name in missing))
+        return Finished(self._job, stages, tuple(rows), error)
+
+    def _convert(self) -> Path:
+        def work(source: Source) -> tuple[Path, Outcome]:
+            outtype = self._job.model.outtype
+            settings = ConvertSettings(source=source.folder, outtype=outtype, name=source.name)
+            path = self._folder / plan(settings).files[0].path.name
+            key = fingerprint("convert", outtype, *_hashes_of(source.folder))
+            if self._is_done("convert", key, path):
+                return path, "up to date"
+            whole = replace(settings, output=path, force=True)
+            self._executor.convert(whole, self._listener)
+            self._put_done("convert", key, path)
+            return path, "done"
+
+        def begin() -> tuple[Path, Outcome]:
+            with open_checkpoint_source(self._job.model.source, None, self._listener) as source:
+                return work(source)
+
+        return self._stage("convert", begin)
+
+    def _calibrate(self, full: Path) -> Path | None:
+        section = self._job.calibration
+        path = self._folder / f"{model_name(full)}.imatrix.gguf"
+
+        def work() -> tuple[Path | None, Outcome]:
+            if not section.text:
+                return None, "skipped"
+            texts = [file_sha256(text) for text in section.text]
+            chunks = ChunkSettings(n_ctx=section.ctx, limit=section.chunks)
+            key = fingerprint("imatrix", file_sha256(full), *texts, repr(chunks))
+            if self._is_done("imatrix", key, path):
+                return path, "up to date"
+            n_ctx = chunks.context().n_ctx
+            with open_model(ModelSettings(full, n_ctx=n_ctx)) as model:
+                settings = CollectSettings(section.text, chunks)
+                keep = Keep(path, "if possible")
+                matrix = calibrate(model, settings, self._listener, keep).matrix
+            # the report travels: it names the texts, not the folders of this machine
+            matrix.datasets = [text.name for text in section.text]
+            write_imatrix(path, matrix)
+            forget(path)
+            self._put_done("imatrix", key, path)
+            return path, "done"
+
+        return self._stage("imatrix", work)
+
+    def _quantize(self, full: Path, imatrix: Path | None) -> list[LevelResult]:
+        levels = tuple(parse_levels(self._job.quantize.levels))
+
+        def work() -> tuple[list[LevelResult], Outcome]:
+            # files of an earlier run of this job may be replaced, those of others not
+            ours = self._state.get("quantize") is not None
+            settings = QuantizeSettings(
+                full,
+                levels,
+                self._folder,
+                imatrix=imatrix,
+                replace="outdated" if ours else "never",
+            )
+            batch = prepare(settings)
+            self._state.put("quantize", [level.name for level in levels])
+            results = run(batch, self._listener) + self._sizes(settings)
+            return results, "up to date" if all(result.kept for result in results) else "done"
+
+        return self._stage("quantize", work)
+
+    def _sizes(self, settings: QuantizeSettings) -> list[LevelResult]:
+        """Solved mixes of the sizes that the job names."""
+        sizes, texts = self._job.quantize.sizes, self._job.calibration.text
+        if not sizes:
+            return []
+        imatrix = "" if settings.imatrix is None else file_sha256(settings.imatrix)
+        key = fingerprint(file_sha256(settings.source), file_sha256(texts[0]), imatrix)
+        same = self._state.get("sensitivity") == key
+        self._state.put("sensitivity", key)
+        return make_sizes(settings, texts[0], sizes, same, self._listener)
+
+    def _measure(
+        self, full: Path, results: list[LevelResult]
+    ) -> tuple[list[Row], MinitronError | None]:
+        """The rows by size; what stopped it midway comes beside those that were done."""
+        section = self._job.measure
+
+        def work() -> tuple[tuple[list[Row], MinitronError | None], Outcome]:
+            if section.text is None:
+                return ([], None), "skipped"
+            hashes = _hashed(full, results)
+            settings = MeasureSettings(
+                tuple(hashes),
+                section.text,
+                ChunkSettings(n_ctx=section.ctx, limit=section.chunks),
+                reference=full if section.divergence else None,
+                state=self._folder / _MEASURED,
+                hashes=hashes,
+            )
+            found, error = _as_far_as_it_goes(self._executor.measure(settings, self._listener))
+            reference = next((row for row in found if row.model == full.name), None)
+            rows = mark_dominated(sort_by_size([relate(row, reference) for row in found]))
+            return (rows, error), "failed" if error else "done"
+
+        return self._stage("measure", work)
+
+    def _tasks(self, full: Path, results: list[LevelResult]) -> list[Document]:
+        def work() -> tuple[list[Document], Outcome]:
+            section, files = self._job.tasks, _hashed(full, results)
+            known = self._worked
+            found = try_tasks(section, files, full, self._remembered, self._listener)
+            return found, self._outcome(known) if found else "skipped"
+
+        return self._stage("tasks", work)
+
+    def _speed(self, full: Path, results: list[LevelResult]) -> list[Document]:
+        def work() -> tuple[list[Document], Outcome]:
+            if not self._job.speed.repetitions:
+                return [], "skipped"
+            known, files = self._worked, _hashed(full, results)
+            found = try_speed(self._job.speed, files, self._remembered, self._listener)
+            return found, self._outcome(known)
+
+        return self._stage("speed", work)
+
+    def _remembered(self, key: str, work: Callable[[], list[Document]]) -> list[Document]:
+        """The rows written down under a key, or those that `work` makes now."""
+        rows: list[Document] | None = self._state.get(key)
+        if rows is None:
+            self._worked += 1
+            rows = work()
+            self._state.put(key, rows)
+        return rows
+
+    def _outcome(self, known: int) -> Outcome:
+        return "up to date" if self._worked == known else "done"
+
+    def _report(self, findings: Findings) -> None:
+        def work() -> tuple[None, Outcome]:
+            write_reports(findings, self._folder)
+            return None, "done"
+
+        self._stage("report", work)
+
+    def _stage(self, name: str, work: Callable[[], tuple[_Result, Outcome]]) -> _Result:
+        started = time.monotonic()
+        outcome: Outcome = "failed"
+        try:
+            result, outcome = work()
+        finally:
+            self._stages.append(Stage(name, outcome, round(time.monotonic() - started, 2)))
+        if outcome == "up to date":
+            self._out.note(f"{name}: up to date")
+        return result
+
+    def _put_done(self, name: str, key: str, path: Path) -> None:
+        self._state.put(name, {"key": key, "sha256": file_sha256(path)})
+
+    def _is_done(self, name: str, key: str, path: Path) -> bool:
+        """Whether a stage's file was made from the same, and is still what was made."""
+        found = self._state.get(name) or {}
+        if found.get("key") != key or not path.is_file():
+            return False
+        same = bool(found["sha256"] == file_sha256(path))
+        if not same:
+            self._out.note(f"{path.name} was changed since it was made: it is made anew")
+        return same
+
+
+def _as_far_as_it_goes(rows: Iterator[Row]) -> tuple[list[Row], MinitronError | None]:
+    found: list[Row] = []
+    try:
+        for row in rows:
+            found.append(row)
+    except MinitronError as error:
+        return found, error
+    return found, None
+
+
+def run_jobs(
+    jobs: Sequence[Job], out: Output, listener: Listener, executor: Executor | None = None
+) -> list[Finished]:
+    """Run jobs one after the other; one that fails does not keep the others from running."""
+    finished = []
+    for job in jobs:
+        if len(jobs) > 1:
+            out.note(f"model: {job.model.source}")
+        finished.append(Pipeline(job, out, listener, executor or Here()).run())
+    return finished
+
+
+def _hashed(full: Path, results: list[LevelResult]) -> dict[Path, str]:
+    """The models of a job and their SHA-256, the full one first."""
+    return {full: file_sha256(full)} | {each.path: each.sha256 for each in results}
+
+
+def _hashes_of(folder: Path) -> list[str]:
+    """Names and SHA-256 of a checkpoint's files."""
+    paths = sorted(path for path in folder.iterdir() if path.is_file())
+    return [f"{path.name} {file_sha256(path)}" for path in paths]
+
+
+def refuse_used_folders(jobs: Sequence[Job]) -> None:
+    """Stop if an output folder holds a run already: going on with it must be asked for."""
+    for folder in (job.output.directory for job in jobs):
+        if (folder / _STATE).exists():
+            raise MinitronError(
+                f"{folder} holds an earlier run",
+                "--resume goes on with it; or choose another directory",
+            )

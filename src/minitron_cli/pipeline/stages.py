@@ -1,0 +1,79 @@
+"""What a job tries its files on beside a text: tasks with right answers, and speed."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from minitron_cli.output import Listener
+from minitron_cli.pipeline.job_file import SpeedSection, TasksSection
+from minitron_core.hashing import file_sha256, fingerprint
+from minitron_engine.llama.context import ContextSettings
+from minitron_quant.bench.run import BenchPlan, plan_tests
+from minitron_quant.tasks.evaluate import TasksSettings, evaluate
+from minitron_quant.tasks.likelihood import ScoreSettings
+from minitron_quant.tasks.registry import TaskOptions
+
+Document = dict[str, Any]
+Remember = Callable[[str, Callable[[], list[Document]]], list[Document]]
+_SPEED_KEYS = ("n_prompt", "n_gen", "avg_ts", "stddev_ts")
+
+
+def try_tasks(
+    section: TasksSection,
+    files: dict[Path, str],
+    reference: Path,
+    remember: Remember,
+    listener: Listener,
+) -> list[Document]:
+    """One document per task: its name, its data, and a row for every file.
+
+    files: the models and their SHA-256. remember: gives the rows that a key has, or has them made.
+    """
+    documents = []
+    for task, data in section.data.items():
+        options = TaskOptions(data, section.limit)
+        settings = TasksSettings(tuple(files), task, options, ScoreSettings(), reference=reference)
+        key = fingerprint("tasks", task, _data_hash(data), str(section.limit), *files.values())
+        rows = remember(f"{task} {key}", partial(_tried, settings, listener))
+        documents.append({"task": task, "data": data.name, "rows": rows})
+    return documents
+
+
+def _tried(settings: TasksSettings, listener: Listener) -> list[Document]:
+    return [row.document() for row, _ in evaluate(settings, listener)]
+
+
+def try_speed(
+    section: SpeedSection, files: dict[Path, str], remember: Remember, listener: Listener
+) -> list[Document]:
+    """Tokens per second of every file: a row for the prompt and one for the generation."""
+
+    def work() -> list[Document]:
+        plan = BenchPlan(
+            tuple(files),
+            ("auto",),
+            (ContextSettings(0, 2048),),
+            plan_tests([section.prompt], [section.generate], [0]),
+            section.repetitions,
+        )
+        return [
+            {"model": Path(row["model_filename"]).name, **{key: row[key] for key in _SPEED_KEYS}}
+            for row in plan.rows(listener)
+        ]
+
+    return remember(f"speed {fingerprint(repr(section), *files.values())}", work)
+
+
+def speeds_of(rows: Sequence[Document]) -> dict[str, tuple[float | None, float | None]]:
+    """Tokens per second of prompt and generation by the name of the file."""
+    found: dict[str, list[float | None]] = {}
+    for row in rows:
+        found.setdefault(row["model"], [None, None])[bool(row["n_gen"])] = row["avg_ts"]
+    return {name: (prompt, generated) for name, (prompt, generated) in found.items()}
+
+
+def _data_hash(data: Path) -> str:
+    if data.is_dir():
+        return fingerprint(*(file_sha256(path) for path in sorted(data.iterdir())))
+    return file_sha256(data)

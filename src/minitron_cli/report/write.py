@@ -1,0 +1,163 @@
+"""The report of a job: the published table with how it was made, as text, page and data."""
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minitron_cli.doctor import versions
+from minitron_cli.output import csv_table, markdown_table
+from minitron_cli.pipeline.job_file import Job
+from minitron_cli.pipeline.mixes import parse_wanted
+from minitron_cli.report import html, plots
+from minitron_cli.report.tables import main_table, task_table, task_title
+from minitron_cli.views.perplexity import PUBLISHED, measured_document, notes_of, published_cells
+from minitron_core.atomic_files import write_whole
+from minitron_quant.imatrix.files import read_imatrix
+from minitron_quant.imatrix.statistics import weight_statistics
+from minitron_quant.perplexity.table import Row
+from minitron_quant.quantize.prepare import model_name
+from minitron_quant.quantize.run import LevelResult
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a job made: the full model's file, the matrix, the table, the levels' files.
+
+    tasks, speed: what trials.try_tasks and try_speed found.
+    """
+
+    job: Job
+    full: Path
+    imatrix: Path | None
+    rows: Sequence[Row]
+    results: Sequence[LevelResult]
+    tasks: Sequence[dict[str, Any]] = ()
+    speed: Sequence[dict[str, Any]] = ()
+
+
+def write_reports(findings: Findings, folder: Path) -> None:
+    """Write report.md, .html, .csv and .json, as the job asks."""
+    document = _document(findings)
+    texts = {
+        "md": lambda: _markdown(document, findings),
+        "html": lambda: _page(document, findings),
+        "csv": lambda: csv_table(PUBLISHED, [published_cells(row) for row in findings.rows]),
+        "json": lambda: json.dumps(document, indent=1, ensure_ascii=False) + "\n",
+    }
+    for kind in findings.job.output.report:
+        write_whole(folder / f"report.{kind}", texts[kind]())
+
+
+def _document(findings: Findings) -> dict[str, Any]:
+    job, text = findings.job, findings.job.measure.text
+    return {
+        "model": model_name(findings.full),
+        "reference": findings.full.name,
+        "imatrix": findings.imatrix.name if findings.imatrix else None,
+        "calibration": [path.name for path in job.calibration.text],
+        **measured_document(Path(text.name) if text else Path(), job.measure.ctx, findings.rows),
+        "tasks": list(findings.tasks),
+        "speed": list(findings.speed),
+        "commands": commands(findings),
+        "sha256": {result.path.name: result.sha256 for result in findings.results},
+        "versions": versions(),
+    }
+
+
+def commands(findings: Findings) -> list[str]:
+    """The commands that do the same one after the other, beside the files that they name."""
+    job, full = findings.job, findings.full.name
+    source = Path(job.model.source).name if Path(job.model.source).exists() else job.model.source
+    lines = [["convert", source, "-o", full, "--outtype", job.model.outtype]]
+    imatrix: list[str] = []
+    if findings.imatrix is not None:
+        texts = [word for text in job.calibration.text for word in ("-f", text.name)]
+        limit = ["--chunks", str(job.calibration.chunks)] if job.calibration.chunks else []
+        ctx = ["--ctx", str(job.calibration.ctx)]
+        lines.append(["imatrix", full, *texts, "-o", findings.imatrix.name, *ctx, *limit])
+        imatrix = ["--imatrix", findings.imatrix.name]
+    lines.append(["quantize", full, *job.quantize.levels, *imatrix])
+    if job.quantize.sizes:
+        text = ["-f", job.calibration.text[0].name]
+        lines.append(["sensitivity", full, *text, *imatrix])
+        wanted = [parse_wanted(size).option for size in job.quantize.sizes]
+        lines += [["quantize", full, *option, *imatrix, "--no-verify"] for option in wanted]
+    if job.measure.text is not None:
+        files = [full, *(result.path.name for result in findings.results)]
+        limit = ["--chunks", str(job.measure.chunks)] if job.measure.chunks else []
+        reference = ["--reference", full] if job.measure.divergence else []
+        text = ["-f", job.measure.text.name, "--ctx", str(job.measure.ctx)]
+        lines.append(["ppl", *files, *text, *limit, *reference])
+    return [shlex.join(["minitron", *line]) for line in lines]
+
+
+def _explanation(document: dict[str, Any]) -> str:
+    calibration = ", ".join(document["calibration"]) or "none"
+    return (
+        f"Sizes in MiB. Perplexity of {document['text']}: {document['chunks']} chunks of "
+        f"{document['ctx']} tokens, the second half of each scored, as llama-perplexity does. "
+        f"Accuracy is 100 × PPL of {document['reference']} / PPL. "
+        f"Importance matrix from: {calibration}."
+    )
+
+
+def _made_with(document: dict[str, Any]) -> str:
+    return " · ".join(f"{name} {number}" for name, number in document["versions"].items())
+
+
+def _markdown(document: dict[str, Any], findings: Findings) -> str:
+    rows, tasks = findings.rows, findings.tasks
+    scores = "".join(f"## {task_title(t)}\n\n{markdown_table(*task_table(t))}\n" for t in tasks)
+    hashes = "".join(f"{digest}  {name}\n" for name, digest in document["sha256"].items())
+    notes = "".join(f"{note}\n\n" for note in notes_of(rows))
+    return (
+        f"# {document['model']}\n\n"
+        f"{markdown_table(*main_table(rows, findings.speed, marked=True))}\n"
+        f"{notes}"
+        f"{_explanation(document)}\n\n"
+        f"{scores}## How it was made\n\n```\n{chr(10).join(document['commands'])}\n```\n\n"
+        f"Made with {_made_with(document)}.\n\n"
+        f"## SHA-256\n\n```\n{hashes}```\n"
+    )
+
+
+def _page(document: dict[str, Any], findings: Findings) -> str:
+    rows = findings.rows
+    front = frozenset(plots.pareto([(row.size_mib, row.ppl) for row in rows]))
+    statistics = weight_statistics(read_imatrix(findings.imatrix)) if findings.imatrix else []
+    parts = [
+        html.table(*main_table(rows, findings.speed), best=front),
+        html.paragraph(
+            _explanation(document) + " Names in colour: no other file is both smaller"
+            " and lower in perplexity."
+        ),
+        html.figure(
+            plots.perplexity_against_size(rows),
+            "Perplexity ± its error against size; the line joins the files that no other beats.",
+        ),
+        html.figure(
+            plots.divergence_against_size(rows),
+            f"Mean KL divergence from {document['reference']} ± its error against size.",
+        ),
+        html.figure(
+            plots.importance_by_layer(statistics),
+            "The importance matrix: mean square of every weight's inputs, by layer.",
+        ),
+        *(
+            part
+            for task in findings.tasks
+            for part in (html.heading(task_title(task)), html.table(*task_table(task)))
+        ),
+        html.heading("How it was made"),
+        html.listing(document["commands"]),
+        html.paragraph(f"Made with {_made_with(document)}."),
+        html.heading("SHA-256"),
+        html.facts(document["sha256"]),
+    ]
+    lead = (
+        f"{len(rows)} files measured on {document['text']}, compared with {document['reference']}"
+    )
+    return html.page(document["model"], lead, parts)

@@ -1,0 +1,108 @@
+"""The documents that clients get: whole answers, pieces of a stream, errors."""
+
+import json
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from minitron_cli.errors import lacks_memory
+from minitron_core.errors import MinitronError
+from minitron_engine.generation.slots import Job
+from minitron_engine.process.aborts import no_memory
+
+# the contract's exit codes as HTTP has them; everything else is our own failure
+_STATUS = {2: 400, 3: 404, 4: 400, 6: 503}
+_REASONS = {"end": "stop", "stop": "stop", "grammar": "stop"}
+DONE = b"data: [DONE]\n\n"
+
+
+class Answer:
+    """The frame of one answer, with several choices."""
+
+    def __init__(self, model: str, *, is_chat: bool) -> None:
+        self._is_chat = is_chat
+        self._fixed = {
+            "id": f"{'chatcmpl' if is_chat else 'cmpl'}-{secrets.token_hex(12)}",
+            "created": int(time.time()),
+            "model": model,
+        }
+
+    def whole(self, jobs: Sequence[Job], texts: Sequence[str]) -> dict[str, Any]:
+        """The answer at once."""
+        kind = "chat.completion" if self._is_chat else "text_completion"
+        choices = [
+            self._choice(number, self._content(text), reason_of(job))
+            for number, (job, text) in enumerate(zip(jobs, texts, strict=True))
+        ]
+        return self._fixed | {"object": kind, "choices": choices, "usage": usage(jobs)}
+
+    def piece(self, number: int, text: str, reason: str | None = None) -> bytes:
+        """New text of a choice, as an event; with a reason the choice's last."""
+        content = {"delta": {"content": text} if text else {}} if self._is_chat else {"text": text}
+        return self._event([self._choice(number, content, reason)])
+
+    def opening(self, number: int) -> bytes:
+        """The event that a choice of a chat begins with."""
+        content = {"delta": {"role": "assistant", "content": ""}}
+        return self._event([self._choice(number, content, None)])
+
+    def totals(self, jobs: Sequence[Job]) -> bytes:
+        """The event that counts the tokens."""
+        return self._event([], usage=usage(jobs))
+
+    def _content(self, text: str) -> dict[str, Any]:
+        if self._is_chat:
+            return {"message": {"role": "assistant", "content": text}}
+        return {"text": text}
+
+    def _choice(self, number: int, content: dict[str, Any], reason: str | None) -> dict[str, Any]:
+        return {"index": number, **content, "logprobs": None, "finish_reason": reason}
+
+    def _event(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
+        kind = "chat.completion.chunk" if self._is_chat else "text_completion"
+        return event(self._fixed | {"object": kind, "choices": choices} | more)
+
+
+def event(document: dict[str, Any]) -> bytes:
+    """A server-sent event."""
+    return b"data: " + json.dumps(document, ensure_ascii=False).encode() + b"\n\n"
+
+
+def reason_of(job: Job) -> str:
+    """Why an answer ended, in OpenAI's words."""
+    return _REASONS.get(job.result.finish_reason, "length")
+
+
+def usage(jobs: Sequence[Job]) -> dict[str, Any]:
+    """The tokens of all choices; a prompt that several have in common counts once."""
+    prompts = {job.tokens.tobytes(): len(job.tokens) for job in jobs}
+    prompt, answer = sum(prompts.values()), sum(len(job.result.tokens) for job in jobs)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": answer,
+        "total_tokens": prompt + answer,
+        "prompt_tokens_details": {
+            "cached_tokens": min(prompt, sum(job.result.reused_tokens for job in jobs))
+        },
+    }
+
+
+def failure(error: Exception) -> tuple[dict[str, Any], int]:
+    """The document and the HTTP status that tell of an error."""
+    if lacks_memory(error):
+        error = no_memory()
+    if not isinstance(error, MinitronError):
+        return problem(f"{type(error).__name__}: {error}", "server_error"), 500
+    status = _STATUS.get(error.exit_code, 500)
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    parameter = getattr(error, "parameter", None)
+    hint = f" ({error.hint})" if error.hint else ""
+    return problem(f"{error}{hint}", kind, parameter), status
+
+
+def problem(
+    message: str, kind: str, parameter: str | None = None, code: str | None = None
+) -> dict[str, Any]:
+    """An error as OpenAI's clients expect it."""
+    return {"error": {"message": message, "type": kind, "param": parameter, "code": code}}

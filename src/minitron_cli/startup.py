@@ -1,0 +1,38 @@
+"""Where the `minitron` command begins: an interruption is quiet even while modules are loaded."""
+
+import os
+import resource
+import sys
+
+_FILES = 1 << 14
+
+
+def main() -> None:
+    """Run the command line and leave with an exit code of the contract."""
+    try:
+        _begin()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except MemoryError:  # too little even to load what tells of errors
+        sys.stderr.write("error: there is not enough memory to begin\n")
+        sys.exit(6)
+
+
+def _begin() -> None:
+    from minitron_cli.main import main as run
+    from minitron_engine.process.interrupts import end_cleanly
+
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started us: then nobody reads
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123
+    _allow_many_files()
+    end_cleanly()
+    run()
+
+
+def _allow_many_files() -> None:
+    """All levels of a model in shards are many files at once; some systems begin with 256."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -1,0 +1,117 @@
+"""What `minitron inspect` shows: a description of one model, or the difference between two."""
+
+from pathlib import Path
+from typing import Any
+
+from minitron_cli.inputs import local_model, model_header
+from minitron_cli.output import Output
+from minitron_cli.sanitize import printable
+from minitron_cli.units import show_size
+from minitron_core.hashing import file_sha256
+from minitron_quant.inspect.description import describe, short_value
+from minitron_quant.inspect.difference import compare, same
+
+
+def show_description(out: Output, model: Path, with_tensors: bool, with_hashes: bool) -> None:
+    """One model; its hashes need all of it, everything else only the header."""
+    if with_hashes:
+        model = local_model(model, out)
+    with model_header(model) as path:
+        description = describe(path, with_tensors)
+        if with_hashes:
+            files = (path.with_name(name) for name in description["files"])
+            description["sha256"] = {file.name: file_sha256(file) for file in files}
+    if out.as_json:
+        out.document(description)
+        return
+    for name, value in _facts(description):
+        out.text(f"{name:16} {printable(value)}")
+    out.text("")
+    rows = [[key, short_value(value)] for key, value in description["metadata"].items()]
+    out.table(["Key", "Value"], rows, left=2)
+    if with_tensors:
+        out.text("")
+        rows = [
+            [t["name"], t["type"], " × ".join(map(str, t["shape"])), f"{t['bytes']:,}"]
+            for t in description["tensors"]
+        ]
+        out.table(["Tensor", "Type", "Shape", "Bytes"], rows, left=2)
+
+
+def _facts(description: dict[str, Any]) -> list[tuple[str, str]]:
+    tokenizer, imatrix = description["tokenizer"], description["imatrix"]
+    named = " ".join(filter(None, (tokenizer["model"], tokenizer["pre"])))
+    facts = [
+        ("file", ", ".join(description["files"])),
+        ("architecture", description["architecture"]),
+        ("level", description["level"] or "unknown"),
+        ("size", show_size(description["bytes"])),
+        ("weights", f"{description['weights']:,}"),
+        ("bits per weight", f"{description['bits_per_weight']:.3f}"),
+        ("types", ", ".join(f"{n} {name}" for name, n in description["types"].items())),
+        ("tokenizer", f"{named}, {tokenizer['tokens']:,} tokens" if named else "none"),
+    ]
+    if tokenizer["chat_template"] is not None:
+        facts.append(("chat template", f"{tokenizer['chat_template']:,} characters"))
+    if imatrix is not None:
+        told = f"{imatrix['file']}, of {imatrix['dataset']}, {imatrix['chunks_count']} chunks"
+        facts.append(("imatrix", told))
+    facts += [
+        ("sha256", f"{digest}  {name}") for name, digest in description.get("sha256", {}).items()
+    ]
+    return facts
+
+
+def show_difference(out: Output, first: Path, second: Path, with_data: bool) -> None:
+    """How two models differ; their headers are enough unless the data are compared too."""
+    if with_data:
+        first, second = local_model(first, out), local_model(second, out)
+    with model_header(first) as one, model_header(second) as other:
+        difference = compare(one, other, with_data=with_data)
+    if out.as_json:
+        out.document(difference)
+        return
+    _show_models(out, difference["models"])
+    _show_metadata(out, difference["metadata"])
+    _show_tensors(out, difference["tensors"])
+    if same(difference):
+        out.text("\nThey do not differ.")
+
+
+def _show_models(out: Output, models: list[dict[str, Any]]) -> None:
+    rows = [
+        [
+            m["files"][0],
+            m["level"] or "unknown",
+            show_size(m["bytes"]),
+            f"{m['bits_per_weight']:.3f}",
+        ]
+        for m in models
+    ]
+    out.table(["Model", "Level", "Size", "Bits/weight"], rows, left=2)
+
+
+def _show_metadata(out: Output, metadata: dict[str, Any]) -> None:
+    rows = [
+        [key, short_value(old), short_value(new)] for key, (old, new) in metadata["changed"].items()
+    ]
+    rows += [[key, short_value(value), ""] for key, value in metadata["only_first"].items()]
+    rows += [[key, "", short_value(value)] for key, value in metadata["only_second"].items()]
+    if rows:
+        out.text("")
+        out.table(["Key", "First", "Second"], rows, left=3)
+
+
+def _show_tensors(out: Output, tensors: dict[str, Any]) -> None:
+    rows = [[t["role"], t["first"], t["second"], str(t["tensors"])] for t in tensors["types"]]
+    rows += [[name, str(old), str(new), "1"] for name, (old, new) in tensors["shapes"].items()]
+    rows += [[name, "there", "", "1"] for name in tensors["only_first"]]
+    rows += [[name, "", "there", "1"] for name in tensors["only_second"]]
+    if rows:
+        out.text("")
+        out.table(["Tensor", "First", "Second", "Tensors"], rows, left=3)
+    if tensors["data"] is not None:
+        differ = tensors["data"]["differ"]
+        out.text(f"\n{tensors['data']['equal']} tensors of one type and shape hold the same bytes")
+        for name in differ:
+            out.text(f"{name} differs")

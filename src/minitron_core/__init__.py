@@ -1,0 +1,1 @@
+"""What every package stands on: errors, progress, GGUF files, whole files, hashes, CPU limits."""

@@ -1,0 +1,74 @@
+"""What this process may use of the machine: processors and memory, by the limits it runs under."""
+
+import math
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+
+def default_threads() -> int:
+    """The processors that this process may use: its affinity, and its cgroup's quota if smaller."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(allowed or 1, _cgroup_quota()))
+
+
+def available_memory() -> int:
+    """Bytes that this process may still take: the system's, its cgroups', or its own limit's."""
+    own = free_address_space()
+    limits = [] if own is None else [own]
+    return min(1 << 62, *limits, *_free_of_system(), *_free_of_groups())
+
+
+def _free_of_system() -> Iterator[int]:
+    with suppress(OSError, ValueError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        yield from (1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvail"))
+
+
+def _free_of_groups() -> Iterator[int]:
+    """Of this process's cgroup and those around it, in version 2 and in version 1."""
+    with suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, names, group = line.split(":", 2)
+            if names in ("", "memory"):
+                yield from _free_of(Path(f"/sys/fs/cgroup/{names}"), group, v2=not names)
+
+
+def _free_of(root: Path, group: str, *, v2: bool) -> Iterator[int]:
+    limit, used, given_back = (
+        ("memory.max", "memory.current", "inactive_file ")
+        if v2
+        else ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file ")
+    )
+    # a container may see the group's name outside of it: what is not there is passed over
+    inner = root / group.lstrip("/")
+    for folder in (inner, *inner.parents):
+        with suppress(OSError, ValueError):  # no such file, or no limit ("max")
+            most = int((folder / limit).read_text())
+            lines = (folder / "memory.stat").read_text().splitlines()
+            files = sum(int(line.split()[1]) for line in lines if line.startswith(given_back))
+            yield max(most - int((folder / used).read_text()) + files, 0)
+        if folder == root:
+            return
+
+
+def _cgroup_quota() -> int:
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, math.ceil(int(quota) / int(period)))
+    except (OSError, ValueError):
+        return 1 << 16  # no quota, or "max"
+
+
+def free_address_space() -> int | None:
+    """Bytes of address space that this process may still take; None without a limit of its own."""
+    most, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if most == resource.RLIM_INFINITY:
+        return None
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except OSError:
+        return None
+    return max(most - pages * resource.getpagesize(), 0)

@@ -1,0 +1,53 @@
+"""Files under way, each written by one process only."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from minitron_core.errors import MinitronError, from_os_error
+
+
+def open_locked(path: Path, *, create: bool) -> IO[bytes]:
+    """Open a file to read and write it, unbuffered, locked until it is closed.
+
+    With `create` it is made where there is none. Whoever holds it renames or removes it before
+    closing it. Raises BlockingIOError where another process holds it, and OSError as opening does.
+    """
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o666)
+        file = os.fdopen(handle, "r+b", buffering=0)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise
+        except OSError:
+            pass  # a file system without locks
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), path.stat()):
+                return file
+        # its holder has given it its name, or removed it, between our opening and locking it
+        file.close()
+
+
+@contextmanager
+def exclusive(path: Path, command: str = "quantize") -> Iterator[None]:
+    """Hold a lock file for the time of the block, so that a second job on the folder stops."""
+    try:
+        lock = open_locked(path, create=True)
+    except BlockingIOError as error:
+        raise MinitronError(
+            f"another minitron {command} is at work on {path.parent}", "wait until it is done"
+        ) from error
+    except OSError as error:
+        raise from_os_error(error, path, "write") from error
+    with lock:
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)

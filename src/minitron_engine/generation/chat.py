@@ -1,0 +1,117 @@
+"""A conversation with a model: messages in, streamed answers out, what is cached used again."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from minitron_core.errors import Usage
+from minitron_engine.generation.generate import Generation, GenerationSettings, prompt_tokens
+from minitron_engine.generation.slots import Job, Slots
+from minitron_engine.isolation.chat_template import ChatTemplate, Message, chat_tokens
+from minitron_engine.llama.model import Model, Tokens
+from minitron_engine.process import interrupts
+
+_MOST_SEEDS = 2**32 - 1
+
+
+class Conversation:
+    """Messages and their answers; without a template one text that both sides write on.
+
+    left_out: messages that did not fit into the context the last time, the oldest first.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        slots: Slots,
+        settings: GenerationSettings,
+        template: ChatTemplate | None,
+    ) -> None:
+        self._model, self._slots, self._template = model, slots, template
+        self._settings = settings
+        self._repeated = 0
+        self.messages: list[Message] = []
+        self.left_out = 0
+        self.used = 0
+
+    @property
+    def n_ctx(self) -> int:
+        """The context in tokens, of which `used` are taken."""
+        return self._slots.n_ctx
+
+    def say(self, text: str, result: Generation) -> Iterator[str]:
+        """Add a user's message and stream the answer to it. Errors leave the messages as before.
+
+        Ctrl-C ends the answer where it is `interrupts.deferred`.
+        """
+        self.messages.append({"role": "user", "content": text})
+        try:
+            yield from self._answer(result)
+        except BaseException:
+            self.messages.pop()
+            raise
+
+    def again(self, result: Generation) -> Iterator[str]:
+        """Stream another answer to the last message of the user, drawn with another seed."""
+        if not self.messages or self.messages[-1]["role"] != "assistant":
+            raise Usage("there is no answer yet to give again")
+        last = self.messages.pop()
+        self._repeated += 1
+        try:
+            yield from self._answer(result)
+        except BaseException:
+            self.messages.append(last)
+            raise
+
+    def set_system(self, text: str) -> None:
+        """Give the model its instructions; an empty text takes them away."""
+        if self._template is None and text:
+            raise Usage("there is no system message without a chat template")
+        rest = [message for message in self.messages if message["role"] != "system"]
+        self.messages = [{"role": "system", "content": text}] * bool(text) + rest
+
+    def _answer(self, result: Generation) -> Iterator[str]:
+        tokens = self._prompt()
+        sampling = self._settings.sampling
+        seed = (sampling.seed + self._repeated) % _MOST_SEEDS
+        job = Job(tokens, replace(self._settings, sampling=replace(sampling, seed=seed)), result)
+        self._slots.submit(job)
+        try:
+            while not job.done and not interrupts.pending():
+                for _, text in self._slots.step():
+                    if text:
+                        yield text
+            if job.error is not None:
+                raise job.error
+            if not job.done:
+                result.finish_reason = "interrupted"
+        finally:
+            self._slots.cancel(job)
+        self.used = len(tokens) + len(result.tokens)
+        self.messages.append({"role": "assistant", "content": result.text})
+
+    def _prompt(self) -> Tokens:
+        """The prompt, without the oldest messages where not all fit with room for an answer."""
+        room = self.n_ctx - min(256, self.n_ctx // 4)
+        if self._template is None:
+            tokens = prompt_tokens(self._model, self._text())
+            self.left_out = max(len(tokens) - room, 0)
+            start = [self._model.bos] if self._model.add_bos and self.left_out else []
+            return np.concatenate([np.array(start, np.int32), tokens[self.left_out + len(start) :]])
+        kept = list(self.messages)
+        first = 1 if kept and kept[0]["role"] == "system" else 0
+        while True:
+            tokens = chat_tokens(self._model, self._template.render(kept))
+            if len(tokens) <= room or len(kept) <= first + 1:
+                self.left_out = len(self.messages) - len(kept)
+                return tokens
+            # a question leaves with its answer, since templates want turns to alternate
+            del kept[first : first + 2]
+
+    def _text(self) -> str:
+        text = ""
+        for message in self.messages:
+            text += "\n" if text and message["role"] == "user" else ""
+            text += message["content"]
+        return text

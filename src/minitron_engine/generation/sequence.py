@@ -1,0 +1,80 @@
+"""One growing sequence of tokens in a context: appended, taken back, shifted out."""
+
+import ctypes
+from collections.abc import Sequence as Tokens
+from typing import Any
+
+import numpy as np
+
+from minitron_engine.llama.binding import api
+from minitron_engine.llama.context import Context
+
+
+class Sequence:
+    """The tokens that a context holds; it is the context's only sequence."""
+
+    def __init__(self, context: Context) -> None:
+        context.clear()
+        self.context = context
+        self.tokens: list[int] = []
+        self._capacity = context.n_batch
+        self._memory = api.llama_get_memory(context.handle)
+        self._ids = np.zeros(self._capacity, dtype=np.int32)
+        self._every = np.ones(self._capacity, dtype=np.int8)
+        self._wanted = self._every.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
+        # llama.cpp itself counts positions on, and gives the logits of the last token only
+        ids = self._ids.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+        self._batch = api.llama_batch_get_one(ids, 0)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def append(self, tokens: Tokens[int], *, every: bool = False) -> None:
+        """Decode tokens after the others; `every`: logits of each, at most a batch of them.
+
+        Errors: those of Context.decode.
+        """
+        batch: Any = self._batch
+        batch.logits = self._wanted if every else None
+        for start in range(0, len(tokens), self._capacity):
+            part = tokens[start : start + self._capacity]
+            self._ids[: len(part)] = part
+            batch.n_tokens = len(part)
+            self.context.decode_struct(batch)
+            self.tokens += part
+
+    def forget(self, start: int) -> None:
+        """Take back all tokens from a position on."""
+        if start < len(self.tokens):
+            api.llama_memory_seq_rm(self._memory, 0, start, -1)
+            del self.tokens[start:]
+
+    def shift(self, keep: int) -> bool:
+        """Drop the older half of what follows the first `keep` tokens; False where it cannot be.
+
+        The same tokens as llama.cpp's --context-shift drops.
+        """
+        drop = (len(self.tokens) - keep) // 2
+        if drop <= 0 or not api.llama_memory_can_shift(self._memory):
+            return False
+        api.llama_memory_seq_rm(self._memory, 0, keep, keep + drop)
+        api.llama_memory_seq_add(self._memory, 0, keep + drop, len(self.tokens), -drop)
+        del self.tokens[keep : keep + drop]
+        return True
+
+    def state(self) -> bytes:
+        """The cache of all tokens, in llama.cpp's own format."""
+        size = api.llama_state_seq_get_size(self.context.handle, 0)
+        data = (ctypes.c_uint8 * size)()
+        written = api.llama_state_seq_get_data(self.context.handle, data, size, 0)
+        return bytes(memoryview(data)[:written])
+
+    def restore(self, tokens: list[int], state: bytes) -> bool:
+        """Take over a saved state of these tokens; False, and empty, where llama.cpp refuses it."""
+        data = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
+        if api.llama_state_seq_set_data(self.context.handle, data, len(state), 0):
+            self.tokens = list(tokens)
+            return True
+        self.context.clear()
+        self.tokens = []
+        return False

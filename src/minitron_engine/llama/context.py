@@ -1,0 +1,236 @@
+"""A context: decode batches of tokens, read logits."""
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minitron_core.cpu_limits import default_threads
+from minitron_core.errors import MinitronError, OutOfResources
+from minitron_engine.llama import log
+from minitron_engine.llama.binding import api
+from minitron_engine.llama.model import Model
+from minitron_engine.process import interrupts
+from minitron_engine.process.aborts import no_memory
+
+Logits = NDArray[np.float32]
+
+_NO_MEMORY = -2  # of llama_decode: GGML_STATUS_ALLOC_FAILED
+MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ of llama.cpp
+
+FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
+# the types that llama.cpp's tools accept for the KV cache, by their ggml ids
+CACHE_TYPES = {
+    "f32": 0,
+    "f16": 1,
+    "bf16": 30,
+    "q8_0": 8,
+    "q4_0": 2,
+    "q4_1": 3,
+    "iq4_nl": 20,
+    "q5_0": 6,
+    "q5_1": 7,
+}
+
+
+@dataclass(frozen=True)
+class ContextSettings:
+    """n_ctx is the size of the whole cache, shared by n_seq sequences; sizes in tokens.
+
+    unified: sequences take what they need and may share tokens; otherwise each has an even part.
+    n_outputs: the most rows of logits of a decode, at least n_seq, which bounds their memory.
+    """
+
+    n_ctx: int
+    n_batch: int
+    n_ubatch: int = 512
+    n_seq: int = 1
+    unified: bool = False
+    n_outputs: int | None = None
+    threads: int | None = None
+    flash_attention: str = "auto"
+    cache_type_k: str = "f16"
+    cache_type_v: str = "f16"
+
+
+class Batch:
+    """Up to `capacity` tokens to decode at once, in numpy arrays that llama.cpp reads in place."""
+
+    def __init__(self, capacity: int) -> None:
+        self.token = np.zeros(capacity, dtype=np.int32)
+        self.position = np.zeros(capacity, dtype=np.int32)
+        self.output = np.zeros(capacity, dtype=np.int8)
+        self._sharers = np.ones(capacity, dtype=np.int32)
+        # the sequences of a token are a stretch of these numbers, so a pointer to the first will do
+        self._ids = np.arange(MAX_SEQUENCES, dtype=np.int32)
+        self._sequences = np.zeros(capacity, dtype=np.uint64)
+        self._struct = self._pointers()
+        self.size = 0
+
+    def clear(self) -> None:
+        """Start over with no tokens."""
+        self.size = 0
+
+    def add(
+        self, tokens: NDArray[np.int32], position: int, sequence: int, output: NDArray[np.bool_]
+    ) -> None:
+        """Append a run of tokens of one sequence; `output` marks those whose logits are wanted."""
+        ones = np.ones(len(tokens), dtype=np.int32)
+        positions = np.arange(position, position + len(tokens), dtype=np.int32)
+        self.add_shared(tokens, positions, sequence * ones, ones, output)
+
+    def add_shared(
+        self,
+        tokens: NDArray[np.int32],
+        positions: NDArray[np.int32],
+        sequences: NDArray[np.int32],
+        sharers: NDArray[np.int32],
+        output: NDArray[np.bool_],
+    ) -> None:
+        """Append tokens that several sequences have in common: a token belongs to `sharers`
+        sequences, numbered from its `sequences` on. Needs a unified cache.
+        """
+        start, end = self.size, self.size + len(tokens)
+        self.token[start:end] = tokens
+        self.position[start:end] = positions
+        self._sharers[start:end] = sharers
+        self._sequences[start:end] = self._ids.ctypes.data + 4 * sequences.astype(np.int64)
+        self.output[start:end] = output
+        self.size = end
+
+    @property
+    def outputs(self) -> int:
+        """The number of tokens whose logits are wanted."""
+        return int(np.count_nonzero(self.output[: self.size]))
+
+    def struct(self) -> api.llama_batch:
+        """The batch as llama.cpp's struct, valid as long as this object lives."""
+        self._struct.n_tokens = self.size
+        return self._struct
+
+    def _pointers(self) -> api.llama_batch:
+        batch = api.llama_batch()
+        ids = ctypes.POINTER(ctypes.c_int32)
+        # setattr, because the binding declares these pointers as arrays
+        for field, array, kind in (
+            ("token", self.token, ids),
+            ("pos", self.position, ids),
+            ("n_seq_id", self._sharers, ids),
+            ("seq_id", self._sequences, ctypes.POINTER(ids)),
+            ("logits", self.output, ctypes.POINTER(ctypes.c_int8)),
+        ):
+            setattr(batch, field, ctypes.cast(array.ctypes.data, kind))
+        return batch
+
+
+class Context:
+    """A KV cache and compute buffers for one model; made by `open_context`, which frees them."""
+
+    def __init__(self, handle: int, model: Model, hooked: bool) -> None:
+        self.handle = handle
+        self.model = model
+        self._hooked = hooked
+        self.n_ctx: int = api.llama_n_ctx(handle)
+        self.n_batch: int = api.llama_n_batch(handle)  # at most what was asked for
+        self._memory = api.llama_get_memory(handle)
+
+    def use_threads(self, threads: int) -> None:
+        """Decode with so many threads from now on."""
+        api.llama_set_n_threads(self.handle, threads, threads)
+
+    def clear(self) -> None:
+        """Forget all sequences."""
+        api.llama_memory_clear(self._memory, True)
+
+    def keep(self, sequence: int, length: int) -> None:
+        """Forget all but the first `length` tokens of one sequence, which become sequence 0's."""
+        if sequence:
+            api.llama_memory_seq_rm(self._memory, 0, -1, -1)
+            api.llama_memory_seq_cp(self._memory, sequence, 0, 0, length)
+        api.llama_memory_seq_keep(self._memory, 0)
+        api.llama_memory_seq_rm(self._memory, 0, length, -1)
+
+    def forget(self, sequence: int) -> None:
+        """Forget one sequence; tokens that others share with it stay."""
+        api.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+
+    def share(self, target: int, length: int) -> None:
+        """Begin an empty sequence with the first `length` tokens of sequence 0, without a copy."""
+        api.llama_memory_seq_cp(self._memory, 0, target, 0, length)
+
+    def truncate(self, length: int, sequence: int = 0) -> bool:
+        """Forget a sequence's tokens from position `length` on; False where that cannot be."""
+        return bool(api.llama_memory_seq_rm(self._memory, sequence, length, -1))
+
+    def synchronize(self) -> None:
+        """Wait until the device has done what was decoded."""
+        api.llama_synchronize(self.handle)
+
+    def decode(self, batch: Batch) -> None:
+        """Run the model on a batch. Releases the GIL."""
+        self.decode_struct(batch.struct())
+
+    def decode_struct(self, batch: api.llama_batch) -> None:
+        """The same for llama.cpp's own struct."""
+        with interrupts.deferred() if self._hooked else nullcontext():
+            status = api.llama_decode(self.handle, batch)
+        if status == 1:
+            raise OutOfResources("the context is full", "raise --ctx")
+        if status == _NO_MEMORY:
+            raise no_memory()
+        if status != 0:
+            raise MinitronError(f"llama.cpp failed to decode: {log.last_error() or status}")
+
+    def logits(self, rows: int) -> Logits:
+        """The logits of the last decode's outputs, [rows, n_vocab]: a view, gone with the next one.
+
+        Waits for the device.
+        """
+        pointer: Any = api.llama_get_logits(self.handle)
+        return np.ctypeslib.as_array(pointer, shape=(rows, self.model.n_vocab))
+
+
+@contextmanager
+def open_context(
+    model: Model, settings: ContextSettings, hook: Any | None = None
+) -> Iterator[Context]:
+    """Make a context and free it at the end of the block.
+
+    hook: an object of the binding's ggml_backend_sched_eval_callback type, called for every node.
+    """
+    threads = settings.threads or default_threads()
+    parameters = api.llama_context_default_params()
+    parameters.n_ctx = settings.n_ctx
+    parameters.n_batch = settings.n_batch
+    parameters.n_ubatch = min(settings.n_ubatch, settings.n_batch)
+    parameters.n_seq_max = settings.n_seq
+    parameters.kv_unified = settings.unified
+    parameters.n_outputs_max = settings.n_outputs or settings.n_batch
+    parameters.n_threads = parameters.n_threads_batch = threads
+    parameters.flash_attn_type = FLASH_ATTENTION[settings.flash_attention]
+    parameters.type_k = CACHE_TYPES[settings.cache_type_k]
+    parameters.type_v = CACHE_TYPES[settings.cache_type_v]
+    if hook is not None:
+        parameters.cb_eval = hook
+    handle = None
+    try:
+        with interrupts.deferred():
+            handle = api.llama_init_from_model(model.handle, parameters)
+        if not handle:
+            raise _refusal(settings)
+        yield Context(handle, model, hook is not None)
+    finally:
+        if handle:
+            api.llama_free(handle)
+
+
+def _refusal(settings: ContextSettings) -> MinitronError:
+    return OutOfResources(
+        f"llama.cpp cannot make a context of {settings.n_ctx} tokens: "
+        f"{log.last_error() or 'no reason given'}",
+        "lower --ctx, or choose another --cache-type or --flash-attn",
+    )

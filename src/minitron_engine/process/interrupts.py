@@ -1,0 +1,86 @@
+"""Ctrl-C and requests to end, while llama.cpp runs and calls back into Python.
+
+An exception that a signal raises inside a ctypes callback is printed and lost, and the work goes
+on with garbage. So around such calls the signal only sets a flag, and is delivered afterwards.
+"""
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+from minitron_engine.process import aborts
+
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
+INTERRUPTED = 130
+_AGAIN = 0.01  # seconds after which a signal that was lost comes again
+# what came inside; no Event: a second signal inside its `set` would wait for the first for ever
+_pending: list[int] = []
+
+
+def end_cleanly() -> None:
+    """Let SIGTERM, and SIGHUP where it is not ignored, end the process as Ctrl-C would.
+
+    By an exception, so that files are closed and what is done can be continued; it is a SystemExit,
+    which nothing takes for the Ctrl-C that only stops one answer.
+    """
+    for number in _ENDING:
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _leave)
+    sys.unraisablehook = _again
+
+
+def _again(lost: "sys.UnraisableHookArgs") -> None:
+    """Python drops what a signal raises inside a finalizer or a weak reference's callback.
+
+    And a lack of memory inside what C calls: the work would go on with garbage.
+    """
+    if issubclass(lost.exc_type, MemoryError):
+        aborts.end(aborts.no_memory)
+    numbers = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}
+    number = numbers.get(lost.exc_type)
+    if number is None:
+        sys.__unraisablehook__(lost)
+    else:  # from a thread: here it would be dropped again
+        main = threading.main_thread().ident or 0
+        threading.Timer(_AGAIN, signal.pthread_kill, (main, number)).start()
+
+
+def _leave(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(INTERRUPTED)
+
+
+def pending() -> bool:
+    """Whether a signal came inside a `deferred` block: callbacks may end the work early."""
+    return bool(_pending)
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Hold back the signals that have handlers in Python; they come at the end of the block."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are delivered to the main thread only
+        return
+    came: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
+        _pending.append(number)
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, *_ENDING)}
+    held = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in held:
+        signal.signal(number, note)
+    try:
+        yield
+    finally:
+        for number, handler in held.items():
+            signal.signal(number, handler)
+        if came:  # a flag of a block around this one stays
+            _pending.clear()
+        # Ctrl-C last: what ends the process matters more
+        for late in sorted(set(came), key=lambda each: each == signal.SIGINT):
+            signal.raise_signal(late)

@@ -1,0 +1,66 @@
+"""Where the work memory of llama.cpp on the processor begins.
+
+ggml-cpu takes it with new[] in a context's first computation. glibc's malloc may put it anywhere at
+a multiple of 16; where that is no multiple of 32, vectors straddle cache lines, and a decode of the
+bundled model takes 7 % longer (benchmarks/work_memory.py). So malloc is brought to give a multiple
+of 64 next. Where that fails, or on another system, nothing but time is lost.
+"""
+
+import ctypes
+from functools import cache
+from typing import Any
+
+from minitron_engine.llama.binding import api
+
+_LINE = 64
+_LARGE = 31 << 20  # glibc maps pages of its own for every block of 32 MiB
+_HEADER = 8  # what a block of malloc's takes beside its bytes
+
+
+def aligning_hook(past: int = 0) -> Any:
+    """A hook for `open_context` that aligns before the first computation and awaits no node.
+
+    past: see `align`.
+    """
+    aligned = False
+
+    def called(_address: int, _ask: bool, _data: object) -> bool:
+        nonlocal aligned
+        if not aligned:
+            aligned = True
+            align(past)
+        return False
+
+    return api.ggml_backend_sched_eval_callback(called)
+
+
+def align(past: int = 0) -> None:
+    """Let the next large block that this thread takes from malloc begin on a cache line.
+
+    past: or so many bytes past the beginning of one, a multiple of 16.
+    """
+    allocator = _glibc()
+    if allocator is None:
+        return
+    block = allocator.malloc(_LARGE)
+    missing = (past - (block or 0)) % _LINE
+    if block and missing:
+        # a small block stays; the rest goes back to the end of the heap, which is there now
+        allocator.realloc(block, missing + _LINE - _HEADER)
+    else:
+        allocator.free(block)
+
+
+@cache
+def _glibc() -> ctypes.CDLL | None:
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "gnu_get_libc_version"):
+        return None
+    size, pointer = ctypes.c_size_t, ctypes.c_void_p
+    library.malloc.argtypes, library.malloc.restype = [size], pointer
+    library.realloc.argtypes, library.realloc.restype = [pointer, size], pointer
+    library.free.argtypes, library.free.restype = [pointer], None
+    # once such a block was freed, glibc takes blocks up to its size from the heap, without pages
+    # of their own, in which they begin at 16 bytes
+    library.free(library.malloc(_LARGE + _LINE))
+    return library
