@@ -8,41 +8,22 @@ library only, ggml's CPU kernels: everything else is compiled once.
 """
 
 import argparse
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 from llama_tools import COMMIT
 
+sys.path.append(str(Path(__file__).resolve().parents[2] / "scripts"))
+from portable import SETS, build
+
 PROGRAMS = ("imatrix", "quantize", "perplexity", "completion", "tokenize")
-# CMake's options besides GGML_NATIVE=off, which alone means AVX2, FMA, F16C and BMI2;
-# `make test-portable` builds llama-cpp-python with the same ones
-SETS = {
-    "avx512": ("GGML_AVX512=on",),
-    "avx2": (),
-    "sse42": ("GGML_AVX=off", "GGML_AVX2=off", "GGML_FMA=off", "GGML_F16C=off", "GGML_BMI2=off"),
-}
-SWITCHES = ("AVX512", "AVX", "AVX2", "FMA", "F16C", "BMI2")
 
 
-def build(source: Path, work: Path, instructions: str) -> None:
-    """Compile the programs into work/bin; what an earlier set compiled is used again."""
-    settings = [
-        *("GGML_NATIVE=off", "BUILD_SHARED_LIBS=on", "CMAKE_BUILD_TYPE=Release"),
-        *("CMAKE_BUILD_WITH_INSTALL_RPATH=on", "CMAKE_INSTALL_RPATH=$ORIGIN"),
-        *("LLAMA_BUILD_SERVER=off", "LLAMA_BUILD_TESTS=off", "LLAMA_BUILD_EXAMPLES=off"),
-        *("LLAMA_CURL=off", "LLAMA_BUILD_NUMBER=1", f"LLAMA_BUILD_COMMIT={COMMIT[:7]}"),
-        # the set before this one is in CMake's cache
-        *(f"GGML_{switch}={'off' if switch == 'AVX512' else 'on'}" for switch in SWITCHES),
-        *SETS[instructions],
-    ]
-    configure = ["cmake", "-S", source, "-B", work, *(f"-D{setting}" for setting in settings)]
-    targets = [f"llama-{program}" for program in PROGRAMS]
-    jobs = str(len(os.sched_getaffinity(0)))
-    subprocess.run(configure, check=True)
-    subprocess.run(["cmake", "--build", work, "--parallel", jobs, "--target", *targets], check=True)
+OPTIONS = (
+    "-DLLAMA_BUILD_SERVER=off -DLLAMA_BUILD_TESTS=off -DLLAMA_BUILD_EXAMPLES=off -DLLAMA_CURL=off"
+    f" -DLLAMA_BUILD_NUMBER=1 -DLLAMA_BUILD_COMMIT={COMMIT[:7]}"
+)
 
 
 def main() -> int:
@@ -53,10 +34,11 @@ def main() -> int:
     parser.add_argument("--set", action="append", choices=SETS, help="only this one; repeatable")
     arguments = parser.parse_args()
     for instructions in arguments.set or SETS:
-        build(arguments.source, arguments.out / "build", instructions)
-        target = arguments.out / instructions
+        work, target = arguments.out / "build", arguments.out / instructions
+        programs = [f"llama-{program}" for program in PROGRAMS]
+        build(arguments.source, work, instructions, *programs, more=OPTIONS)
         shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(arguments.out / "build" / "bin", target, symlinks=True)
+        shutil.copytree(work / "bin", target, symlinks=True)
     return 0
 
 

@@ -48,7 +48,9 @@ REFERENCE = "avx512"
 CALIBRATION, HELD_OUT = "calibration.txt", "held-out.txt"
 MEASURED_LEVELS = ("IQ1_S", "IQ2_M", "Q2_K", "IQ3_XXS", "IQ4_XS", "Q4_K_M", "Q6_K", "Q8_0")
 DIVERGENCE_LEVELS = ("Q4_K_M", "IQ2_M")
+DIVERGENCE_CHUNKS = 22  # five decodes of four, and one of two
 PERPLEXITY_SETTINGS = {
+    "c512-chunks22": ("-c", 512, "--chunks", DIVERGENCE_CHUNKS),
     "c128": ("-c", 128),
     "c512-b512": ("-c", 512, "-b", 512),
     "c256-chunks10": ("-c", 256, "--chunks", 10),
@@ -63,6 +65,8 @@ PERPLEXITY_SETTINGS = {
 # the last of each brings the perplexity
 MATRICES: dict[str, dict[str, tuple[str | int, ...]]] = {
     "nano-llama": {
+        "nano-llama-10.imatrix.gguf": ("--chunks", 10),
+        "nano-llama-10.imatrix.dat": ("--chunks", 10, "--output-format", "dat"),
         "nano-llama.imatrix.gguf": (),
         "nano-llama.imatrix.dat": ("--output-format", "dat"),
     },
@@ -98,7 +102,7 @@ def record_imatrix(work: Workplace, out: Path) -> None:
 
 
 def record_perplexity(work: Workplace, out: Path) -> None:
-    """Perplexity of the held-out text by level and settings; divergence of two levels."""
+    """Perplexity of the held-out text by level and settings; divergence of two levels from f16."""
     document = work.header() | {"text_sha256": sha256_of(work.folder / HELD_OUT), "models": {}}
 
     def measure(file: str, *options: str | int, last: str = FINAL) -> Output:
@@ -117,7 +121,7 @@ def record_perplexity(work: Workplace, out: Path) -> None:
             for name, options in PERPLEXITY_SETTINGS.items()
         }
         logits = ("--kl-divergence-base", f"{model}.logits")
-        base = measure(source, *text, *logits)
+        base = measure(source, *text, *logits, "--chunks", DIVERGENCE_CHUNKS)
         document["system"] = work.system(base)
         divergence = {
             level: divergence_of(diverge(f"{model}-{level}.gguf", *logits))

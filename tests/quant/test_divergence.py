@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.kernels import allowed, recorded, same_perplexity
+from helpers.kernels import allowed, recorded, same_perplexity, same_running
 from helpers.support import EXAMPLES, beginning, with_entry
 from minitron_core.errors import Unsupported
 from minitron_core.gguf import ValueType, open_gguf
@@ -55,7 +55,7 @@ def compared(text: Path, reference: Path, model: Path, **more: Any) -> list[Row]
 
 @pytest.fixture(scope="module")
 def rows(nano_llama: Path, llama_levels: dict[str, LevelResult]) -> list[Row]:
-    return compared(HELD_OUT, nano_llama, llama_levels["Q4_K_M"].path)
+    return compared(HELD_OUT, nano_llama, llama_levels["Q4_K_M"].path, limit=22)
 
 
 def recording(level: str) -> dict[str, Any]:
@@ -116,12 +116,17 @@ def test_a_lower_level_diverges_on_the_way_like_llama_perplexity(
     assert row.divergence.rms_delta_p_pct == pytest.approx(last["Δp RMS"], rel=share, abs=2e-3)
 
 
-def test_perplexity_of_the_whole_text_equals_llama_perplexity(rows: list[Row]) -> None:
-    levels = recorded("perplexity.json")["models"]["nano-llama"]["levels"]
+def test_perplexity_beside_divergence_equals_llama_perplexity(rows: list[Row]) -> None:
+    reference, level = rows
     assert [row.level for row in rows] == ["F16", "Q4_K_M"]
-    for row, name in zip(rows, ("f16", "Q4_K_M"), strict=True):
-        same_perplexity(row, levels[name])
-    assert rows[0].divergence is None and rows[0].accuracy_pct == 100
+    found = recorded("perplexity.json")["models"]["nano-llama"]
+    same_perplexity(reference, found["f16_settings"]["c512-chunks22"])
+    same_running(level, found["levels"]["Q4_K_M"]["running"][:22])
+    theirs = dict(printed("Q4_K_M"))["Mean PPL(Q)"]
+    share = allowed(0, others=1e-3)
+    assert level.ppl == pytest.approx(theirs["value"], rel=share, abs=6e-7)
+    assert level.ppl_error == pytest.approx(theirs["error"], rel=share, abs=6e-7)
+    assert reference.divergence is None and reference.accuracy_pct == 100
 
 
 def test_the_noise_floor_is_far_below_any_level(rows: list[Row]) -> None:

@@ -41,7 +41,6 @@ def begins_like(path: Path, text: Path, entry: dict[str, Any]) -> None:
     same_running(perplexity(path, text, ChunkSettings(limit=8)), entry["running"][:8])
 
 
-# the whole text is compared in test_divergence.py
 @pytest.mark.parametrize("level", ["f16", "IQ1_S", "IQ3_XXS", "IQ4_XS", "Q8_0"])
 def test_llama_begins_like_llama_perplexity(
     level: str,
@@ -62,6 +61,16 @@ def test_nemotron_begins_like_llama_perplexity(
 ) -> None:
     entry = recorded("perplexity.json")["models"]["nano-nemotron"]["levels"][level]
     begins_like(nano_nemotron if level == "f16" else nemotron_levels[level].path, text, entry)
+
+
+@pytest.mark.harden
+@pytest.mark.parametrize("level", ["f16", "IQ2_M", "Q4_K_M"])
+def test_the_whole_text_equals_llama_perplexity(
+    level: str, nano_llama: Path, llama_levels: dict[str, LevelResult]
+) -> None:
+    entry = recorded("perplexity.json")["models"]["nano-llama"]["levels"][level]
+    path = nano_llama if level == "f16" else llama_levels[level].path
+    same_perplexity(perplexity(path, HELD_OUT), entry)
 
 
 def settings_of(command: str) -> ChunkSettings:
