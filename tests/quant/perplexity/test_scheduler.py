@@ -1,4 +1,4 @@
-"""Scoring beside other decodes: the same scores in the same order, and errors that surface."""
+"""Schedules of scoring: the same scores in the same order, and errors and signals that surface."""
 
 import signal
 import threading
@@ -16,28 +16,38 @@ from helpers.support import beginning, quantize
 from minitron_engine.llama.context import Logits
 from minitron_quant.chunking import ChunkSettings
 from minitron_quant.perplexity import evaluation, multi_model
-from minitron_quant.perplexity.divergence import TokenScores
-from minitron_quant.perplexity.evaluation import Base
+from minitron_quant.perplexity.divergence import ReferenceChunk, TokenScores
+from minitron_quant.perplexity.evaluation import ReferenceScores
+from minitron_quant.perplexity.loaded_model import LoadedModel, ModelLoader
+from minitron_quant.perplexity.measures import Row
 from minitron_quant.perplexity.model_batching import MemoryPlan
-from minitron_quant.perplexity.scheduler import AHEAD, Job, Jobs, Score, Scored, Way, scored
+from minitron_quant.perplexity.scheduler import (
+    IN_FLIGHT,
+    Jobs,
+    Schedule,
+    ScoredJobs,
+    Scorer,
+    ScoringJob,
+    run_jobs,
+)
 from minitron_quant.perplexity.settings import MeasureSettings
-from minitron_quant.perplexity.table import Row, measure
+from minitron_quant.perplexity.table import measure
 
-IN_TURN, OVERLAPPED, IN_LANES = Way(2), Way(2, overlap=True), Way(2, lanes=2)
-WAYS = pytest.mark.parametrize("way", [IN_TURN, OVERLAPPED, IN_LANES])
+SEQUENTIAL, PIPELINED, CONCURRENT = Schedule(2), Schedule(2, overlap=True), Schedule(2, workers=2)
+SCHEDULES = pytest.mark.parametrize("schedule", [SEQUENTIAL, PIPELINED, CONCURRENT])
 SMALL = ChunkSettings(n_ctx=64, n_batch=128, threads=2)
 
 
 def sums(_pool: ThreadPoolExecutor, chunks: Iterable[Logits]) -> list[TokenScores]:
-    return [TokenScores.alone(rows.sum(axis=1, dtype=np.float64)) for rows in chunks]
+    return [TokenScores.of_nll(rows.sum(axis=1, dtype=np.float64)) for rows in chunks]
 
 
 def nothing() -> Generator[Logits]:
     yield np.zeros((1, 2), np.float32)
 
 
-@WAYS
-def test_every_job_is_scored_in_order_from_its_own_logits(way: Way) -> None:
+@SCHEDULES
+def test_run_jobs_in_order_each_from_its_own_logits(schedule: Schedule) -> None:
     buffer, context = np.empty((2, 3), np.float32), threading.Lock()
 
     def logits(number: int, chunks: int) -> Generator[Logits]:
@@ -46,15 +56,17 @@ def test_every_job_is_scored_in_order_from_its_own_logits(way: Way) -> None:
             yield buffer
 
     sizes = [2, 1, 3, 1, 2, 2]
-    jobs = (Job("key", n, logits(n, chunks), sums, context) for n, chunks in enumerate(sizes))
-    done = list(scored(jobs, way))
+    jobs = (
+        ScoringJob("key", n, logits(n, chunks), sums, context) for n, chunks in enumerate(sizes)
+    )
+    done = list(run_jobs(jobs, schedule))
     assert [job.start for job, _ in done] == list(range(len(sizes)))
     for number, (_, scores) in enumerate(done):
         expected = [[3 * (10 * number + chunk)] * 2 for chunk in range(sizes[number])]
         assert [list(each.nll) for each in scores] == expected
 
 
-def test_the_next_logits_are_computed_while_one_is_scored() -> None:
+def test_run_jobs_pipelined_computes_next_logits_while_scoring() -> None:
     begun = threading.Event()
 
     def logits(number: int) -> Generator[Logits]:
@@ -66,11 +78,11 @@ def test_the_next_logits_are_computed_while_one_is_scored() -> None:
         assert begun.wait(10)
         return sums(pool, chunks)
 
-    jobs = (Job("key", n, logits(n), score) for n in range(2))
-    assert len(list(scored(jobs, OVERLAPPED))) == 2
+    jobs = (ScoringJob("key", n, logits(n), score) for n in range(2))
+    assert len(list(run_jobs(jobs, PIPELINED))) == 2
 
 
-def test_two_lanes_are_at_work_each_with_its_own_threads() -> None:
+def test_run_jobs_two_workers_each_with_own_threads() -> None:
     meeting, pools = threading.Barrier(2, timeout=10), set()
 
     def score(pool: ThreadPoolExecutor, chunks: Iterable[Logits]) -> list[TokenScores]:
@@ -78,30 +90,33 @@ def test_two_lanes_are_at_work_each_with_its_own_threads() -> None:
         pools.add(pool)
         return sums(pool, chunks)
 
-    assert len(list(scored((Job("key", n, nothing(), score) for n in range(6)), IN_LANES))) == 6
+    assert (
+        len(list(run_jobs((ScoringJob("key", n, nothing(), score) for n in range(6)), CONCURRENT)))
+        == 6
+    )
     assert len(pools) == 2
 
 
-def test_no_job_begins_before_the_one_that_far_ahead_is_given() -> None:
+def test_run_jobs_begins_at_most_in_flight_jobs() -> None:
     held, begun = threading.Event(), []
 
     def score(number: int, pool: ThreadPoolExecutor, chunks: Any) -> list[TokenScores]:
         begun.append(number)
         if number == 0:
-            # the other lane goes on meanwhile, but not for ever
+            # the other worker goes on meanwhile, but not for ever
             assert not held.wait(0.3)
         return sums(pool, chunks)
 
-    jobs = (Job("key", n, nothing(), partial(score, n)) for n in range(8))
-    done = scored(jobs, IN_LANES)
+    jobs = (ScoringJob("key", n, nothing(), partial(score, n)) for n in range(8))
+    done = run_jobs(jobs, CONCURRENT)
     next(done)
-    assert begun == list(range(AHEAD))
+    assert begun == list(range(IN_FLIGHT))
     assert [job.start for job, _ in done] == list(range(1, 8))
 
 
-@WAYS
+@SCHEDULES
 @pytest.mark.parametrize("where", ["logits", "score"])
-def test_an_error_ends_the_jobs_and_surfaces(way: Way, where: str) -> None:
+def test_run_jobs_error_ends_jobs_and_is_raised(schedule: Schedule, where: str) -> None:
     closed, ended = [], []
 
     def fail(name: str, number: int) -> None:
@@ -123,33 +138,37 @@ def test_an_error_ends_the_jobs_and_surfaces(way: Way, where: str) -> None:
     def jobs() -> Jobs:
         try:
             for number in range(9):
-                yield Job("key", number, logits(number), partial(score, number))
+                yield ScoringJob("key", number, logits(number), partial(score, number))
         finally:
             closed.append(number)
 
     with pytest.raises(MemoryError, match=where):
-        list(scored(jobs(), way))
-    assert closed and closed[0] < 1 + AHEAD
+        list(run_jobs(jobs(), schedule))
+    assert closed and closed[0] < 1 + IN_FLIGHT
     assert where == "logits" or 1 in ended  # what was half read is closed: it may hold a context
 
 
-def test_who_waits_for_a_reference_that_failed_does_not_wait_for_ever() -> None:
-    base = Base()
+def test_reference_scores_failure_reaches_all_that_wait() -> None:
+    scores = ReferenceScores()
 
-    def make(_pool: ThreadPoolExecutor, chunks: Any) -> list[TokenScores]:
-        with base.making():
-            raise MemoryError("the reference")
+    def fail() -> list[ReferenceChunk]:
+        raise MemoryError("the reference")
 
-    def use(pool: ThreadPoolExecutor, chunks: Any) -> list[TokenScores]:
-        assert base.chunks() == []
+    def compute(_pool: ThreadPoolExecutor, _chunks: Any) -> list[TokenScores]:
+        scores.compute(fail)
+        return []
+
+    def wait(pool: ThreadPoolExecutor, chunks: Any) -> list[TokenScores]:
+        with pytest.raises(MemoryError, match="the reference"):
+            scores.chunks()
         return sums(pool, chunks)
 
-    jobs = (Job("key", n, nothing(), use if n else make) for n in range(5))
+    jobs = (ScoringJob("key", n, nothing(), wait if n else compute) for n in range(5))
     with pytest.raises(MemoryError, match="the reference"):
-        list(scored(jobs, IN_LANES))
+        list(run_jobs(jobs, CONCURRENT))
 
 
-def test_whoever_stops_in_the_middle_finds_no_lane_at_work() -> None:
+def test_run_jobs_closed_early_leaves_no_worker_busy() -> None:
     working: set[int] = set()
 
     def score(number: int, pool: ThreadPoolExecutor, chunks: Any) -> list[TokenScores]:
@@ -158,31 +177,33 @@ def test_whoever_stops_in_the_middle_finds_no_lane_at_work() -> None:
         working.discard(number)
         return sums(pool, chunks)
 
-    done = scored((Job("key", n, nothing(), partial(score, n)) for n in range(9)), IN_LANES)
+    done = run_jobs(
+        (ScoringJob("key", n, nothing(), partial(score, n)) for n in range(9)), CONCURRENT
+    )
     next(done)
     done.close()
     assert not working
 
 
-def test_signals_come_when_no_lane_is_at_work() -> None:
+def test_run_jobs_delivers_signals_when_no_worker_is_busy() -> None:
     working: set[int] = set()
 
     def score(number: int, pool: ThreadPoolExecutor, chunks: Any) -> list[TokenScores]:
         working.add(number)
         if number == 2:
-            for _ in range(3):  # pressed again while lanes come to their end
+            for _ in range(3):  # pressed again while the workers finish
                 signal.raise_signal(signal.SIGINT)
                 threading.Event().wait(0.05)
         working.discard(number)
         return sums(pool, chunks)
 
-    jobs = (Job("key", n, nothing(), partial(score, n)) for n in range(9))
+    jobs = (ScoringJob("key", n, nothing(), partial(score, n)) for n in range(9))
     with pytest.raises(KeyboardInterrupt):
-        list(scored(jobs, IN_LANES))
+        list(run_jobs(jobs, CONCURRENT))
     assert not working
 
 
-def test_a_context_is_one_jobs_at_a_time() -> None:
+def test_run_jobs_context_serves_one_job_at_a_time() -> None:
     context, inside, most = threading.Lock(), 0, 0
 
     def score(pool: ThreadPoolExecutor, chunks: Iterable[Logits]) -> list[TokenScores]:
@@ -193,21 +214,21 @@ def test_a_context_is_one_jobs_at_a_time() -> None:
         inside -= 1
         return sums(pool, chunks)
 
-    jobs = (Job("key", n, nothing(), score, context) for n in range(6))
-    assert len(list(scored(jobs, IN_LANES))) == 6
+    jobs = (ScoringJob("key", n, nothing(), score, context) for n in range(6))
+    assert len(list(run_jobs(jobs, CONCURRENT))) == 6
     assert most == 1
 
 
 @pytest.fixture
-def ways(monkeypatch: pytest.MonkeyPatch) -> list[Way]:
+def schedules(monkeypatch: pytest.MonkeyPatch) -> list[Schedule]:
     """How the jobs of every pass were done."""
-    found: list[Way] = []
+    found: list[Schedule] = []
 
-    def watched(jobs: Jobs, way: Way) -> Scored:
-        found.append(way)
-        return scored(jobs, way)
+    def watched(jobs: Jobs, schedule: Schedule) -> ScoredJobs:
+        found.append(schedule)
+        return run_jobs(jobs, schedule)
 
-    monkeypatch.setattr(evaluation, "scored", watched)
+    monkeypatch.setattr(evaluation, "run_jobs", watched)
     return found
 
 
@@ -222,11 +243,11 @@ def everything(rows: Iterable[Row]) -> list[object]:
 
 
 @pytest.mark.parametrize("reference", ["none", "memory", "disk"])
-def test_measured_to_the_same_bits(
+def test_measure_same_bits_in_every_schedule(
     reference: str,
     nano_nemotron: Path,
     levels: tuple[Path, ...],
-    ways: list[Way],
+    schedules: list[Schedule],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -236,18 +257,18 @@ def test_measured_to_the_same_bits(
     if reference == "disk":
         groups = MemoryPlan([levels], from_disk=True)
         monkeypatch.setattr(multi_model, "plan_memory", lambda *_: groups)
-    in_turn = everything(measure(settings))
-    assert {way.lanes for way in ways} == {1}
-    ways.clear()
-    in_lanes = everything(measure(replace(settings, chunks=replace(one, threads=2))))
-    assert ways[-1] == IN_LANES
-    assert in_lanes == in_turn
-    monkeypatch.setattr(evaluation, "scored", lambda jobs, _way: scored(jobs, OVERLAPPED))
-    assert everything(measure(settings)) == in_turn
+    sequential = everything(measure(settings))
+    assert {each.workers for each in schedules} == {1}
+    schedules.clear()
+    concurrent = everything(measure(replace(settings, chunks=replace(one, threads=2))))
+    assert schedules[-1] == CONCURRENT
+    assert concurrent == sequential
+    monkeypatch.setattr(evaluation, "run_jobs", lambda jobs, _schedule: run_jobs(jobs, PIPELINED))
+    assert everything(measure(settings)) == sequential
 
 
 @pytest.mark.parametrize(
-    ("models", "chunks", "lanes"),
+    ("models", "chunks", "workers"),
     [
         (1, replace(SMALL, limit=4), 2),
         (1, replace(SMALL, limit=4, threads=4), 2),
@@ -259,23 +280,23 @@ def test_measured_to_the_same_bits(
         (3, replace(SMALL, limit=2), 2),
     ],
 )
-def test_lanes_where_they_pay(
+def test_measure_uses_workers_where_faster(
     models: int,
     chunks: ChunkSettings,
-    lanes: int,
+    workers: int,
     nano_nemotron: Path,
     levels: tuple[Path, ...],
-    ways: list[Way],
+    schedules: list[Schedule],
     tmp_path: Path,
 ) -> None:
     reference = None if models == 1 else nano_nemotron
     files = (nano_nemotron, *levels)[:models]
     list(measure(MeasureSettings(files, beginning(tmp_path, 8000), chunks, reference=reference)))
-    assert [way.lanes for way in ways] == [lanes]
+    assert [each.workers for each in schedules] == [workers]
 
 
-def test_without_memory_for_a_second_context_there_is_one(
-    nano_nemotron: Path, ways: list[Way], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_measure_one_context_without_memory_for_two(
+    nano_nemotron: Path, schedules: list[Schedule], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chunks = replace(SMALL, limit=4)
     settings = MeasureSettings((nano_nemotron,), beginning(tmp_path, 8000), chunks)
@@ -283,12 +304,12 @@ def test_without_memory_for_a_second_context_there_is_one(
         "minitron_quant.perplexity.model_batching.available_memory", lambda: 1 << 20
     )
     list(measure(settings))
-    assert [way.lanes for way in ways] == [1]
+    assert [each.workers for each in schedules] == [1]
 
 
-@pytest.mark.parametrize("way", [OVERLAPPED, IN_LANES])
-def test_ctrl_c_beside_a_decode_keeps_what_is_scored(
-    way: Way, nano_nemotron: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("schedule", [PIPELINED, CONCURRENT])
+def test_measure_interrupted_keeps_what_is_scored(
+    schedule: Schedule, nano_nemotron: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chunks = replace(SMALL, limit=12)
     text = beginning(tmp_path, 8000)
@@ -296,17 +317,17 @@ def test_ctrl_c_beside_a_decode_keeps_what_is_scored(
     (whole,) = measure(replace(settings, state=None))
     made = 0
 
-    def interrupted(jobs: Jobs, _way: Way) -> Scored:
-        def press(score: Score, pool: ThreadPoolExecutor, chunks: Any) -> list[TokenScores]:
+    def interrupted(jobs: Jobs, _schedule: Schedule) -> ScoredJobs:
+        def press(score: Scorer, pool: ThreadPoolExecutor, chunks: Any) -> list[TokenScores]:
             nonlocal made
             made += 1
             if made == 4:
                 signal.raise_signal(signal.SIGINT)
             return score(pool, chunks)
 
-        return scored((replace(job, score=partial(press, job.score)) for job in jobs), way)
+        return run_jobs((replace(job, score=partial(press, job.score)) for job in jobs), schedule)
 
-    monkeypatch.setattr(evaluation, "scored", interrupted)
+    monkeypatch.setattr(evaluation, "run_jobs", interrupted)
     with pytest.raises(KeyboardInterrupt):
         list(measure(settings))
     assert 4 <= made <= 5
@@ -315,25 +336,25 @@ def test_ctrl_c_beside_a_decode_keeps_what_is_scored(
     assert (row.ppl, row.chunk_nll) == (whole.ppl, whole.chunk_nll)
 
 
-def test_signals_while_levels_are_loaded_come_when_no_loader_is_at_work(
+def test_load_all_delivers_signals_when_no_loader_is_busy(
     nano_nemotron: Path,
     levels: tuple[Path, ...],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     loading: set[Path] = set()
-    open_for = multi_model.open_for
+    load = ModelLoader.load
 
-    def slow(path: Path, *rest: Any) -> Any:
+    def slow(loader: ModelLoader, path: Path, *rest: Any) -> LoadedModel:
         if path != nano_nemotron:
             loading.add(path)
             for _ in range(3):
                 signal.raise_signal(signal.SIGINT)
                 threading.Event().wait(0.05)
             loading.discard(path)
-        return open_for(path, *rest)
+        return load(loader, path, *rest)
 
-    monkeypatch.setattr(multi_model, "open_for", slow)
+    monkeypatch.setattr(ModelLoader, "load", slow)
     chunks = replace(SMALL, limit=2)
     settings = MeasureSettings(levels, beginning(tmp_path, 8000), chunks, reference=nano_nemotron)
     with pytest.raises(KeyboardInterrupt):

@@ -14,7 +14,7 @@ from minitron_quant.perplexity.table import measure
 from minitron_quant.quantize.run import LevelResult
 
 
-def test_a_constant_difference_has_no_spread() -> None:
+def test_paired_difference_constant_has_no_spread() -> None:
     chunks = np.random.default_rng(0).normal(4, 1, 50)
     difference = paired_difference(chunks + 0.01, chunks)
     assert difference.mean == pytest.approx(0.01)
@@ -23,7 +23,7 @@ def test_a_constant_difference_has_no_spread() -> None:
     assert difference.exp().mean == pytest.approx(math.exp(0.01))
 
 
-def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+def test_paired_difference_interval_covers_truth() -> None:
     random = np.random.default_rng(1)
     trials = 300
     hard = random.normal(4, 1, (trials, 60))  # what both models share
@@ -33,7 +33,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     assert 0.90 < covered < 0.985
 
 
-def test_many_pairs_are_the_same_as_one_by_one() -> None:
+def test_paired_differences_equal_one_by_one() -> None:
     a, b = np.random.default_rng(2).normal(0, 1, (2, 3, 40))
     together = paired_differences(a - b, seed=7)
     for x, y, both in zip(a, b, together, strict=True):
@@ -42,14 +42,14 @@ def test_many_pairs_are_the_same_as_one_by_one() -> None:
     assert paired_difference(a[0], b[0], seed=8).low != together[0].low
 
 
-def test_shapes_that_cannot_be_paired() -> None:
+def test_paired_difference_refuses_other_shapes() -> None:
     with pytest.raises(ValueError, match="shapes"):
         paired_difference([1.0, 2.0], [1.0, 2.0, 3.0])
     with pytest.raises(ValueError, match="chunks"):
         paired_difference([], [])
 
 
-def test_levels_of_a_model_compared(
+def test_compare_all_levels_of_a_model(
     nano_llama: Path, llama_levels: dict[str, LevelResult], tmp_path: Path
 ) -> None:
     paths = tuple(llama_levels[level].path for level in ("Q8_0", "Q2_K", "IQ1_S"))

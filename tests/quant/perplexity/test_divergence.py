@@ -15,14 +15,10 @@ from helpers.support import EXAMPLES, beginning, with_entry
 from minitron_core.errors import Unsupported
 from minitron_core.gguf import ValueType, open_gguf
 from minitron_quant.chunking import ChunkSettings
-from minitron_quant.perplexity.divergence import (
-    Divergence,
-    compare_chunk,
-    reference_chunk,
-    statistics,
-)
+from minitron_quant.perplexity.divergence import compare_chunk, reference_chunk
+from minitron_quant.perplexity.measures import Divergence, Row, statistics
 from minitron_quant.perplexity.settings import MeasureSettings
-from minitron_quant.perplexity.table import Row, measure
+from minitron_quant.perplexity.table import measure
 from minitron_quant.quantize.run import LevelResult
 
 HELD_OUT = EXAMPLES / "held-out.txt"
@@ -73,7 +69,7 @@ def printed(level: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield from entry[title].items()
 
 
-def test_every_statistic_equals_llama_perplexity(rows: list[Row]) -> None:
+def test_statistics_equal_llama_perplexity(rows: list[Row]) -> None:
     row = rows[1]
     assert row.divergence is not None
     seen = set()
@@ -92,7 +88,7 @@ def test_every_statistic_equals_llama_perplexity(rows: list[Row]) -> None:
     assert seen == set(PRINTED)
 
 
-def test_mean_divergence_to_six_decimals(rows: list[Row]) -> None:
+def test_statistics_kld_mean_to_six_decimals(rows: list[Row]) -> None:
     found = rows[1].divergence
     assert found is not None
     expected = dict(printed("Q4_K_M"))["Mean KLD"]
@@ -101,7 +97,7 @@ def test_mean_divergence_to_six_decimals(rows: list[Row]) -> None:
     assert rounded == pytest.approx((expected["value"], expected["error"]), rel=share, abs=1e-9)
 
 
-def test_a_lower_level_diverges_on_the_way_like_llama_perplexity(
+def test_measure_running_divergence_like_llama_perplexity(
     nano_llama: Path, llama_levels: dict[str, LevelResult], tmp_path: Path
 ) -> None:
     (_, row) = compared(beginning(tmp_path), nano_llama, llama_levels["IQ2_M"].path, limit=8)
@@ -116,7 +112,7 @@ def test_a_lower_level_diverges_on_the_way_like_llama_perplexity(
     assert row.divergence.rms_delta_p_pct == pytest.approx(last["Δp RMS"], rel=share, abs=2e-3)
 
 
-def test_perplexity_beside_divergence_equals_llama_perplexity(rows: list[Row]) -> None:
+def test_measure_beside_divergence_like_llama_perplexity(rows: list[Row]) -> None:
     reference, level = rows
     assert [row.level for row in rows] == ["F16", "Q4_K_M"]
     found = recorded("perplexity.json")["models"]["nano-llama"]
@@ -129,14 +125,14 @@ def test_perplexity_beside_divergence_equals_llama_perplexity(rows: list[Row]) -
     assert reference.divergence is None and reference.accuracy_pct == 100
 
 
-def test_the_noise_floor_is_far_below_any_level(rows: list[Row]) -> None:
+def test_measure_noise_floor_far_below_any_level(rows: list[Row]) -> None:
     noise, best = rows[0].noise, rows[1].divergence
     assert noise is not None and best is not None and rows[1].noise is None
     assert 0 < noise.kld_max < 1e-2 * best.kld_mean
     assert abs(noise.kld_mean) < 1e-3 * best.kld_mean and noise.same_top_pct > 99
 
 
-def test_a_model_does_not_diverge_from_itself(nano_llama: Path, tmp_path: Path) -> None:
+def test_measure_model_beside_itself_has_no_divergence(nano_llama: Path, tmp_path: Path) -> None:
     twin = tmp_path / "twin.gguf"
     twin.symlink_to(nano_llama)
     (_, row) = compared(beginning(tmp_path), nano_llama, twin, n_ctx=128, limit=4)
@@ -144,16 +140,14 @@ def test_a_model_does_not_diverge_from_itself(nano_llama: Path, tmp_path: Path) 
     assert abs(row.divergence.kld_mean) < 1e-6 and row.divergence.same_top_pct == 100
 
 
-def test_another_vocabulary_cannot_be_compared(
+def test_measure_refuses_another_vocabulary(
     nano_llama: Path, nano_nemotron: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(Unsupported, match="another vocabulary"):
         compared(beginning(tmp_path), nano_llama, nano_nemotron, n_ctx=128, limit=2)
 
 
-def test_a_model_whose_texts_begin_in_another_way_keeps_its_own(
-    short_llama: Path, tmp_path: Path
-) -> None:
+def test_measure_keeps_each_models_own_bos(short_llama: Path, tmp_path: Path) -> None:
     key = "tokenizer.ggml.add_bos_token"
     begins = open_gguf(short_llama).get(key)
     other = with_entry(short_llama, tmp_path / "other.gguf", key, ValueType.BOOL, not begins)
@@ -163,7 +157,7 @@ def test_a_model_whose_texts_begin_in_another_way_keeps_its_own(
 
 
 @given(rows=st.integers(1, 40), vocabulary=st.integers(2, 40), seed=st.integers(0, 2**32 - 1))
-def test_divergence_equals_the_plain_formula(rows: int, vocabulary: int, seed: int) -> None:
+def test_compare_chunk_equals_plain_formula(rows: int, vocabulary: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     base, logits = (6 * random.standard_normal((2, rows, vocabulary))).astype(np.float32)
     targets = random.integers(0, vocabulary, rows).astype(np.int32)
@@ -182,7 +176,7 @@ def test_divergence_equals_the_plain_formula(rows: int, vocabulary: int, seed: i
     np.testing.assert_array_equal(scores.same_top, p.argmax(axis=1) == q.argmax(axis=1))
 
 
-def test_too_few_tokens_have_no_statistics() -> None:
+def test_statistics_none_for_few_tokens() -> None:
     logits = np.random.default_rng(0).standard_normal((50, 9)).astype(np.float32)
     targets = np.zeros(50, np.int32)
     with ThreadPoolExecutor(1) as pool:

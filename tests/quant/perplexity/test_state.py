@@ -19,14 +19,15 @@ from helpers.support import beginning, quantize
 from minitron_core.errors import Damaged, Denied
 from minitron_quant.chunking import ChunkSettings
 from minitron_quant.model_files import open_model_files
-from minitron_quant.perplexity import evaluation, multi_model
+from minitron_quant.perplexity import loaded_model, multi_model
 from minitron_quant.perplexity.divergence import TokenScores, reference_chunk
+from minitron_quant.perplexity.measures import Row
 from minitron_quant.perplexity.model_batching import MemoryPlan, bytes_needed, plan_memory
-from minitron_quant.perplexity.reference_cache import ReferenceCache
-from minitron_quant.perplexity.scheduler import AHEAD
+from minitron_quant.perplexity.reference_cache import CachedScores, ReferenceCache
+from minitron_quant.perplexity.scheduler import IN_FLIGHT
 from minitron_quant.perplexity.settings import MeasureSettings
-from minitron_quant.perplexity.state import About, open_state
-from minitron_quant.perplexity.table import Row, measure
+from minitron_quant.perplexity.state import ModelInfo, open_state
+from minitron_quant.perplexity.table import measure
 
 CHUNKS = ChunkSettings(n_ctx=64, n_batch=256, limit=10)
 
@@ -54,13 +55,13 @@ def settings(
 def decodes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the models, one for every decode."""
     done: list[str] = []
-    decode = evaluation.decode_chunks
+    decode = loaded_model.decode_chunks
 
     def count(context: Any, *rest: Any) -> Any:
         done.append(context.model.path.name)
         return decode(context, *rest)
 
-    monkeypatch.setattr(evaluation, "decode_chunks", count)
+    monkeypatch.setattr(loaded_model, "decode_chunks", count)
     return done
 
 
@@ -73,7 +74,7 @@ class Killed(Exception):
 
 
 @pytest.mark.parametrize("beside", [True, False])
-def test_a_killed_run_goes_on_where_it_was(
+def test_measure_resumes_a_killed_run(
     settings: MeasureSettings, decodes: list[str], beside: bool
 ) -> None:
     if not beside:
@@ -91,14 +92,14 @@ def test_a_killed_run_goes_on_where_it_was(
     assert 0 < len(decodes) < once
     assert everything(list(measure(settings))) == everything(whole)
     # beside a reference what was in work is done anew, and the reference for it
-    assert once <= len(decodes) <= once + (AHEAD if beside else 0)
+    assert once <= len(decodes) <= once + (IN_FLIGHT if beside else 0)
     decodes.clear()
     # nothing is left to do, not even to open a model
     assert everything(list(measure(settings))) == everything(whole)
     assert not decodes
 
 
-def test_more_chunks_and_more_models_add_to_what_is_there(
+def test_measure_adds_chunks_and_models_to_a_state(
     settings: MeasureSettings, decodes: list[str]
 ) -> None:
     first = replace(settings, models=settings.models[:1], chunks=replace(CHUNKS, limit=4))
@@ -117,7 +118,7 @@ def test_more_chunks_and_more_models_add_to_what_is_there(
     assert everything(list(measure(two))) == everything(list(measure(replace(two, state=None))))
 
 
-def test_other_settings_texts_and_files_are_other_rows(
+def test_resume_keys_differ_by_settings_text_and_file(
     settings: MeasureSettings, decodes: list[str], tmp_path: Path
 ) -> None:
     settings = replace(settings, models=settings.models[:1], chunks=replace(CHUNKS, limit=4))
@@ -145,8 +146,8 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from minitron_quant.chunking import ChunkSettings
-from minitron_quant.measure.settings import MeasureSettings
-from minitron_quant.measure.table import measure
+from minitron_quant.perplexity.settings import MeasureSettings
+from minitron_quant.perplexity.table import measure
 reference, model, text, state = map(Path, sys.argv[1:])
 chunks = ChunkSettings(n_ctx=64, n_batch=64, limit=20)
 def tell(event):
@@ -155,14 +156,16 @@ list(measure(MeasureSettings((model,), text, chunks, reference=reference, state=
 """
 
 
-def test_a_reference_that_was_measured_alone_before(settings: MeasureSettings) -> None:
+def test_measure_reference_scored_before_without_one(settings: MeasureSettings) -> None:
     settings = replace(settings, chunks=replace(CHUNKS, limit=4), models=settings.paths[:1])
     (alone,) = measure(replace(settings, reference=None))
     (row,) = measure(settings)
     assert row.noise is None and row.ppl == alone.ppl and row.accuracy_pct == 100
 
 
-def test_kill_nine(nano_nemotron: Path, levels: list[Path], text: Path, tmp_path: Path) -> None:
+def test_measure_resumes_after_sigkill(
+    nano_nemotron: Path, levels: list[Path], text: Path, tmp_path: Path
+) -> None:
     state = tmp_path / "state"
     words = [nano_nemotron, levels[0], text, state]
     with subprocess.Popen(
@@ -181,7 +184,7 @@ def test_kill_nine(nano_nemotron: Path, levels: list[Path], text: Path, tmp_path
     assert everything(resumed) == everything(list(measure(settings)))
 
 
-def test_files_that_are_no_state(tmp_path: Path) -> None:
+def test_open_state_refuses_other_files(tmp_path: Path) -> None:
     text = tmp_path / "text"
     text.write_text("not a database, but long enough to be looked at" * 50)
     with pytest.raises(Damaged, match="holds no measured rows"), open_state(text):
@@ -191,20 +194,20 @@ def test_files_that_are_no_state(tmp_path: Path) -> None:
     assert text.read_text().startswith("not a database")
 
 
-def test_a_chunk_counts_only_with_its_neighbours(tmp_path: Path) -> None:
-    scores = TokenScores.alone(np.arange(3.0))
+def test_state_has_chunks_only_with_their_group(tmp_path: Path) -> None:
+    scores = TokenScores.of_nll(np.arange(3.0))
     with open_state(tmp_path / "state") as state:
         state.load("a")
-        state.describe("a", About("CPU", 3))
+        state.set_info("a", ModelInfo("CPU", 3))
         state.put("a", 0, [scores, scores])
     with open_state(tmp_path / "state") as state:
         state.load("a")
-        assert state.about("a") == About("CPU", 3)
+        assert state.info("a") == ModelInfo("CPU", 3)
         assert state.has("a", 0, 2) and not state.has("a", 0, 1) and not state.has("a", 0, 3)
         assert [s.nll.tolist() for s in state.scores("a")] == [[0, 1, 2]] * 2
 
 
-def test_what_does_not_fit_goes_over_the_disk_with_the_same_numbers(
+def test_measure_from_disk_has_the_same_numbers(
     settings: MeasureSettings, decodes: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = replace(settings, state=None)
@@ -217,7 +220,7 @@ def test_what_does_not_fit_goes_over_the_disk_with_the_same_numbers(
     assert sorted(decodes) == once  # the reference is not run more often
 
 
-def test_groups_follow_the_memory(nano_nemotron: Path, levels: list[Path]) -> None:
+def test_plan_memory_groups_models(nano_nemotron: Path, levels: list[Path]) -> None:
     needs = {
         path: bytes_needed(open_model_files(path), CHUNKS) for path in (nano_nemotron, *levels)
     }
@@ -235,7 +238,7 @@ def test_groups_follow_the_memory(nano_nemotron: Path, levels: list[Path]) -> No
 
 
 @given(rows=st.integers(1, 9), vocabulary=st.integers(2, 70), spread=st.floats(0, 20))
-def test_the_cache_gives_back_what_was_put_in(rows: int, vocabulary: int, spread: float) -> None:
+def test_reference_cache_round_trip(rows: int, vocabulary: int, spread: float) -> None:
     random = np.random.default_rng(rows * vocabulary)
     logits = (spread * random.standard_normal((2, rows, vocabulary))).astype(np.float32)
     targets = random.integers(0, vocabulary, (2, rows)).astype(np.int32)
@@ -247,11 +250,12 @@ def test_the_cache_gives_back_what_was_put_in(rows: int, vocabulary: int, spread
         assert cache.full and cache.starts == [0, 4]
         for start, chunk in zip((0, 4), chunks, strict=True):
             (found,) = cache.get(start)
+            assert CachedScores(cache, start).chunks()[0].top.tolist() == found.top.tolist()
             for name in ("p", "log", "total", "top", "nll"):
                 np.testing.assert_array_equal(getattr(found, name), getattr(chunk, name))
 
 
-def test_the_file_is_an_ordinary_database(settings: MeasureSettings) -> None:
+def test_open_state_writes_an_sqlite_database(settings: MeasureSettings) -> None:
     settings = replace(settings, models=(), chunks=replace(CHUNKS, limit=4))
     list(measure(settings))
     assert settings.state is not None

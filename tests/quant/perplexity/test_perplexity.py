@@ -18,9 +18,10 @@ from minitron_core.errors import MinitronError, NotFound, Usage
 from minitron_engine.llama.context import Batch, ContextSettings, open_context
 from minitron_engine.llama.model import Model, ModelSettings, Tokens, open_model
 from minitron_quant.chunking import ChunkSettings, chunk_text, read_text
+from minitron_quant.perplexity.measures import Row
 from minitron_quant.perplexity.perplexity import negative_log_likelihood, summarize
 from minitron_quant.perplexity.settings import MeasureSettings
-from minitron_quant.perplexity.table import Row, mark_dominated, measure, sort_by_size
+from minitron_quant.perplexity.table import mark_dominated, measure, sort_by_size
 from minitron_quant.quantize.run import LevelResult
 
 HELD_OUT = EXAMPLES / "held-out.txt"
@@ -42,7 +43,7 @@ def begins_like(path: Path, text: Path, entry: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("level", ["f16", "IQ1_S", "IQ3_XXS", "IQ4_XS", "Q8_0"])
-def test_llama_begins_like_llama_perplexity(
+def test_measure_llama_like_llama_perplexity(
     level: str,
     nano_llama: Path,
     llama_levels: dict[str, LevelResult],
@@ -53,7 +54,7 @@ def test_llama_begins_like_llama_perplexity(
 
 
 @pytest.mark.parametrize("level", ["f16", "IQ2_M", "Q6_K"])
-def test_nemotron_begins_like_llama_perplexity(
+def test_measure_nemotron_like_llama_perplexity(
     level: str,
     nano_nemotron: Path,
     nemotron_levels: dict[str, LevelResult],
@@ -91,7 +92,7 @@ def settings_of(command: str) -> ChunkSettings:
         ("nano-nemotron", ["c128-b512-chunks18", "c1024-b512-chunks3"]),
     ],
 )
-def test_other_contexts_and_batches(
+def test_measure_other_contexts_and_batches(
     name: str,
     recordings: list[str],
     nano_llama: Path,
@@ -104,14 +105,14 @@ def test_other_contexts_and_batches(
         same_perplexity(perplexity(path, text, settings_of(entry["command"])), entry)
 
 
-def test_a_batch_smaller_than_a_chunk(nano_llama: Path, text: Path) -> None:
+def test_measure_batch_smaller_than_a_chunk(nano_llama: Path, text: Path) -> None:
     whole = perplexity(nano_llama, text, ChunkSettings(n_ctx=512, n_batch=512, limit=2))
     parts = perplexity(nano_llama, text, ChunkSettings(n_ctx=512, n_batch=128, limit=2))
     assert parts.ppl == pytest.approx(whole.ppl, rel=1e-4)
 
 
 @given(n_ctx=st.integers(2, 4096), batch=st.integers(1, 8192), vocabulary=st.integers(1, 300_000))
-def test_logits_of_a_decode_are_few(n_ctx: int, batch: int, vocabulary: int) -> None:
+def test_chunk_settings_bounded_limits_logits(n_ctx: int, batch: int, vocabulary: int) -> None:
     asked = ChunkSettings(n_ctx=n_ctx, n_batch=batch)
     given = asked.bounded(vocabulary)
     chunk = 4 * vocabulary * (n_ctx - given.first_output)
@@ -123,7 +124,7 @@ def test_logits_of_a_decode_are_few(n_ctx: int, batch: int, vocabulary: int) -> 
 
 
 @given(rows=st.integers(1, 70), vocabulary=st.integers(2, 50), seed=st.integers(0, 2**32 - 1))
-def test_scores_equal_a_plain_log_softmax(rows: int, vocabulary: int, seed: int) -> None:
+def test_negative_log_likelihood_equals_log_softmax(rows: int, vocabulary: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     logits = (20 * random.standard_normal((rows, vocabulary))).astype(np.float32)
     targets = random.integers(0, vocabulary, rows).astype(np.int32)
@@ -135,7 +136,7 @@ def test_scores_equal_a_plain_log_softmax(rows: int, vocabulary: int, seed: int)
     np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_the_error_is_that_of_the_mean() -> None:
+def test_summarize_error_of_the_mean() -> None:
     nll = np.array([1.0, 2.0, 4.0, 5.0])
     ppl, error = summarize(nll)
     assert ppl == pytest.approx(math.exp(3.0))
@@ -144,7 +145,7 @@ def test_the_error_is_that_of_the_mean() -> None:
         summarize(np.array([1.0, np.nan]))
 
 
-def test_a_short_or_missing_text(nano_llama: Path, tmp_path: Path) -> None:
+def test_chunk_text_short_or_missing(nano_llama: Path, tmp_path: Path) -> None:
     short = tmp_path / "short.txt"
     short.write_text("One line.\n")
     with (
@@ -156,7 +157,7 @@ def test_a_short_or_missing_text(nano_llama: Path, tmp_path: Path) -> None:
         read_text(tmp_path / "none.txt")
 
 
-def test_one_newline_is_left_out_and_bytes_survive(tmp_path: Path) -> None:
+def test_read_text_drops_one_newline_and_keeps_bytes(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_bytes(b"a\xff\r\n\n")
     assert read_text(text).encode("utf-8", "surrogateescape") == b"a\xff\r\n"
@@ -178,7 +179,7 @@ def single_sequence_nll(model: Model, tokens: Tokens) -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize(("n_ctx", "stride"), [(64, 16), (48, 20), (32, 31), (32, 1)])
-def test_a_stride_scores_every_token_once_with_context(
+def test_measure_stride_scores_every_token_once(
     n_ctx: int, stride: int, nano_nemotron: Path, text: Path
 ) -> None:
     windows, settings = 5, ChunkSettings(n_ctx, 3 * n_ctx, limit=5, stride=stride)
@@ -197,9 +198,7 @@ def test_a_stride_scores_every_token_once_with_context(
     assert row.ppl_error == pytest.approx(error, rel=1e-4)
 
 
-def test_half_a_chunk_as_stride_is_close_to_chunks_side_by_side(
-    nano_nemotron: Path, text: Path
-) -> None:
+def test_measure_stride_of_half_a_chunk_is_close_to_none(nano_nemotron: Path, text: Path) -> None:
     strided = perplexity(nano_nemotron, text, ChunkSettings(128, limit=15, stride=64))
     plain = perplexity(nano_nemotron, text, ChunkSettings(128, limit=8))
     # every second window is a chunk; it scores one token more
@@ -208,18 +207,20 @@ def test_half_a_chunk_as_stride_is_close_to_chunks_side_by_side(
 
 
 @pytest.mark.parametrize("stride", [64, 65, 0, -1])
-def test_a_stride_leaves_some_context(stride: int, nano_nemotron: Path, text: Path) -> None:
+def test_measure_refuses_stride_without_context(
+    stride: int, nano_nemotron: Path, text: Path
+) -> None:
     with pytest.raises(Usage, match="a stride is from 1 to 63"):
         perplexity(nano_nemotron, text, ChunkSettings(64, stride=stride))
 
 
-def test_a_context_that_the_model_was_not_trained_on(nano_nemotron: Path) -> None:
+def test_measure_refuses_untrained_context(nano_nemotron: Path) -> None:
     with pytest.raises(Usage, match="trained on 4096 tokens of context; chunks of 4097") as caught:
         perplexity(nano_nemotron, HELD_OUT, ChunkSettings(4097))
     assert "--ctx 4096" in caught.value.hint
 
 
-def test_levels_that_another_one_beats(nano_nemotron: Path, text: Path) -> None:
+def test_mark_dominated_smaller_and_better(nano_nemotron: Path, text: Path) -> None:
     row = perplexity(nano_nemotron, text, ChunkSettings(64, limit=2))
     sizes = {"a": (1, 9), "b": (2, 7), "c": (3, 8), "d": (3, 6), "e": (4, 6), "f": (5, 6.5)}
     rows = [
@@ -233,7 +234,7 @@ def test_levels_that_another_one_beats(nano_nemotron: Path, text: Path) -> None:
     assert mark_dominated([*rows, full])[-1].dominated_by is None
 
 
-def test_the_table_relates_to_the_reference(
+def test_measure_relates_rows_to_reference(
     nano_llama: Path, llama_levels: dict[str, LevelResult], text: Path
 ) -> None:
     paths = (llama_levels["Q8_0"].path, llama_levels["IQ1_S"].path)
