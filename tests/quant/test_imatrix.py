@@ -48,12 +48,15 @@ def nemotron_matrix(nano_nemotron: Path) -> ImportanceMatrix:
     return collected(nano_nemotron, CollectSettings((CALIBRATION,), ChunkSettings(limit=10)))
 
 
-def same_sums(ours: ImportanceMatrix, theirs: ImportanceMatrix, share: float) -> None:
+def near(ours: ImportanceMatrix, theirs: ImportanceMatrix) -> None:
+    """The same counts, and sums as other kernels round them: one token more would be 2e-4."""
     assert ours.entries.keys() == theirs.entries.keys()
     assert ours.chunk_count == theirs.chunk_count and ours.chunk_size == theirs.chunk_size
     for weight, entry in theirs.entries.items():
         np.testing.assert_array_equal(ours.entries[weight].counts, entry.counts)
-        np.testing.assert_allclose(ours.entries[weight].sums, entry.sums, rtol=share)
+        share = abs(ours.entries[weight].sums / entry.sums - 1)
+        # AVX2 beside AVX-512: 5e-5 and 3e-4
+        assert share.mean() < 1e-4 and share.max() < 2e-3
 
 
 def same_file(matrix: ImportanceMatrix, name: str, file: str, path: Path) -> None:
@@ -63,8 +66,7 @@ def same_file(matrix: ImportanceMatrix, name: str, file: str, path: Path) -> Non
     if INSTRUCTION_SET:
         expected = recorded("imatrix.json")["models"][name]["files"][file]["sha256"]
         assert hashlib.sha256(path.read_bytes()).hexdigest() == expected
-    # those of AVX2 are off by up to 7e-5 of a sum
-    same_sums(read_imatrix(path), read_imatrix((RECORDED / file).with_suffix(".gguf")), share=3e-4)
+    near(read_imatrix(path), read_imatrix((RECORDED / file).with_suffix(".gguf")))
 
 
 @pytest.mark.parametrize(
