@@ -30,7 +30,8 @@ from minitron_engine.isolation.json_schema import conversion_module
 from minitron_engine.llama.binding import api
 from minitron_engine.llama.model import Model, ModelSettings, open_model
 from minitron_quant.advise import measured
-from minitron_quant.tasks.registry import TASKS, TaskOptions
+from minitron_quant.tasks.registry import task_named
+from minitron_quant.tasks.task import TaskOptions
 
 _OPEN = ExitStack()  # for as long as the process lives
 _ENDINGS = {b"\x1f": ".gz", b"B": ".bz2", b"\xfd": ".xz"}
@@ -49,7 +50,7 @@ def _jobs(folder: Path) -> Opener:
 def _task(task: str, folder: Path) -> Opener:
     def read(path: Path) -> object:
         examples = 0 if task == "mmlu" else None
-        return TASKS[task].prepare(TaskOptions(path, shots=examples))
+        return task_named(task).prepare(TaskOptions(path, shots=examples))
 
     return through("data", read, folder)
 
@@ -58,7 +59,7 @@ def _packed(folder: Path) -> Opener:
     def open_input(data: bytes) -> object:
         path = folder / f"data{_ENDINGS.get(data[:1], '.gz')}"
         path.write_bytes(data)
-        return TASKS["hellaswag"].prepare(TaskOptions(path))
+        return task_named("hellaswag").prepare(TaskOptions(path))
 
     return open_input
 
