@@ -69,6 +69,8 @@ OTHER_LEVELS = (
 )
 ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
 ALL = "all"
+# the metadata key of a file whose level is a recipe of our own
+LEVEL_KEY = "minitron.level"
 
 _BY_NAME = {level.name: level for level in LEVELS + OTHER_LEVELS}
 _BY_FTYPE = {level.ftype: level for level in LEVELS + OTHER_LEVELS}

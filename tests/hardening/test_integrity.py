@@ -153,7 +153,7 @@ def unfinished(made: Made, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         patch.setattr(level_files, "_COMMIT_SECONDS", 0.0)
         with pytest.raises(Stop):
             job = QuantizeSettings(made.source, tuple(parse_levels(LEVELS)), folder)
-            run(prepare(job), listen)
+            list(run(prepare(job), listen))
     left = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert len(left) == 3  # the journal and two files under way
     return left

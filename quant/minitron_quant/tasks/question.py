@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from minitron_core.errors import Damaged
 
 if TYPE_CHECKING:
-    from minitron_engine.llama.model import Model, Tokens
+    from minitron_engine.llama.model import Model
+    from minitron_engine.llama.tokenization import Tokens
 
 
 @dataclass(frozen=True)

@@ -43,14 +43,12 @@ def _load_csv(path: Path) -> list[Question]:
 
 
 def _load_json(path: Path) -> list[Question]:
-    return [
-        _question(
-            record,
-            *map(record.text, ("sentence", "option1", "option2")),
-            record.values.get("answer"),
-        )
-        for record in read_records(path)
-    ]
+    questions = []
+    for record in read_records(path):
+        sentence, first, second = map(record.text, ("sentence", "option1", "option2"))
+        answer = record.values.get("answer")
+        questions.append(_question(record, sentence, first, second, answer))
+    return questions
 
 
 def _question(entry: Entry, sentence: str, first: str, second: str, answer: object) -> Question:
