@@ -18,7 +18,7 @@ from minitron_quant.covariance.collect import CovarianceSettings, collect_covari
 from minitron_quant.covariance.files import Covariance, open_covariance
 from minitron_quant.gptq.cholesky import error_of, factor_block
 from minitron_quant.gptq.encoder import GptqEncoder
-from minitron_quant.gptq.held_out import Proof, make_proved
+from minitron_quant.gptq.held_out import GptqComparison, quantize_verified
 from minitron_quant.levels import parse_levels
 from minitron_quant.mixed_precision.gptq_costs import with_gptq
 from minitron_quant.mixed_precision.sensitivity_file import Sensitivity, TensorSensitivity
@@ -190,22 +190,24 @@ def test_a_level_is_proved_on_another_text_or_stays_plain(
     gptq = encoder_of(short_llama, covariance)
     chunks = ChunkSettings(n_ctx=128, n_batch=256, limit=2, threads=1)
     held_out = MeasureSettings((), EXAMPLES / "held-out.txt", chunks, reference=short_llama)
-    (made,) = make_proved(settings, gptq, held_out)
-    assert made.proof.better
-    assert made.proof.change_pct < -20
-    assert made.proof.difference.mean == pytest.approx(made.proof.gptq - made.proof.plain)
+    (made,) = quantize_verified(settings, gptq, held_out)
+    assert made.comparison.better
+    assert made.comparison.change_pct < -20
+    assert made.comparison.difference.mean == pytest.approx(
+        made.comparison.kld - made.comparison.baseline_kld
+    )
     assert "minitron.gptq.texts" in open_gguf(made.result.path).metadata
-    (again,) = make_proved(settings, gptq, held_out)
+    (again,) = quantize_verified(settings, gptq, held_out)
     assert again.result.kept
-    assert again.proof == made.proof
+    assert again.comparison == made.comparison
 
-    monkeypatch.setattr(Proof, "better", False)
-    (worse,) = make_proved(replace(settings, replace="outdated"), gptq, held_out)
+    monkeypatch.setattr(GptqComparison, "better", False)
+    (worse,) = quantize_verified(replace(settings, replace="outdated"), gptq, held_out)
     assert "minitron.gptq.texts" not in open_gguf(worse.result.path).metadata
     assert worse.result.bytes < made.result.bytes
     assert sorted(file.name for file in tmp_path.iterdir()) == [
-        "nano-llama-Q4_0.gptq.json",
         "nano-llama-Q4_0.gguf",
+        "nano-llama-Q4_0.gptq.json",
         "nano-llama.manifest.json",
     ]
 
@@ -217,7 +219,7 @@ def test_the_calibration_text_proves_nothing(
     gptq = encoder_of(short_llama, covariance)
     held_out = MeasureSettings((), EXAMPLES / "calibration.txt", ChunkSettings())
     with pytest.raises(Usage, match="proves nothing"):
-        make_proved(settings, gptq, held_out)
+        quantize_verified(settings, gptq, held_out)
 
 
 def test_the_dial_reckons_with_what_feedback_leaves_of_costs(

@@ -1,5 +1,6 @@
 """Quantization jobs: what a change of the inputs invalidates, and what a power failure leaves."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -150,3 +151,24 @@ def test_power_fails(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     resumed = quantize(source, folder, *LEVELS)
     whole = quantize(source, tmp_path / "whole", *LEVELS)
     assert {n: r.sha256 for n, r in resumed.items()} == {n: r.sha256 for n, r in whole.items()}
+
+
+def test_run_yields_levels_as_they_are_done_and_continues_where_iteration_stopped(
+    source: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    job = prepare(QuantizeSettings(source, tuple(parse_levels(LEVELS)), folder))
+    results = run(job)
+    first = next(results)
+    assert first.level == LEVELS[0] and not first.kept
+    assert [path.name for path in folder.glob("[!.]*.gguf")] == [first.path.name]
+    results.close()  # type: ignore[attr-defined]
+    manifest = json.loads((folder / "tiny.manifest.json").read_text())
+    assert list(manifest["levels"]) == [first.level]
+    again = list(run(job))
+    assert [result.level for result in again] == list(LEVELS)
+    assert [result.kept for result in again] == [True] + [False] * (len(LEVELS) - 1)
+    whole = quantize(source, tmp_path / "whole", *LEVELS)
+    assert {r.level: r.sha256 for r in again} == {n: r.sha256 for n, r in whole.items()}
+    names = {f"tiny-{level}.gguf" for level in LEVELS} | {"tiny.manifest.json"}
+    assert {path.name for path in folder.iterdir()} == names

@@ -14,8 +14,8 @@ from minitron_core.hashing import file_sha256
 from minitron_quant.chunking import ChunkSettings
 from minitron_quant.levels import level_named, parse_levels
 from minitron_quant.mixed_precision import build_mix as make_module
-from minitron_quant.mixed_precision.build_mix import MixBuilder, MixSettings, MixTarget, beside
-from minitron_quant.mixed_precision.held_out import Baseline, Proof
+from minitron_quant.mixed_precision.build_mix import MixBuilder, MixSettings, MixTarget, sibling
+from minitron_quant.mixed_precision.held_out import Baseline, Verification
 from minitron_quant.mixed_precision.measure import SensitivitySettings
 from minitron_quant.mixed_precision.sensitivity_file import Sensitivity, write_sensitivity
 from minitron_quant.mixed_precision.size_solver import Restrictions, SizeSolver
@@ -150,34 +150,36 @@ def test_the_proof_is_measured_once_and_stored(
 ) -> None:
     job = replace(job, held_out=held_out)
     made = MixBuilder(job).make()
-    assert made.proof is not None and made.proof.preset is not None and made.kept is None
-    preset, random = made.proof.preset, made.proof.random
+    assert (
+        made.verification is not None and made.verification.preset is not None and made.kept is None
+    )
+    preset, random = made.verification.preset, made.verification.random
     assert 2_000_000 < preset.bytes <= 2_500_000
     assert 2_300_000 < random.bytes <= 2_500_000
-    assert made.proof.kld < preset.kld and made.proof.kld < random.kld
+    assert made.verification.kld < min(preset.baseline_kld, random.baseline_kld)
     assert preset.difference.low <= preset.difference.mean <= preset.difference.high < 0
     row = next(
         row for row in measure(replace(held_out, models=(made.result.path,))) if row.divergence
     )
     assert row.divergence is not None and row.level == made.result.level
-    assert made.proof.kld == pytest.approx(row.divergence.kld_mean)
+    assert made.verification.kld == pytest.approx(row.divergence.kld_mean)
     left = {path.name for path in tmp_path.iterdir()}
-    assert not any(name.endswith("proof") for name in left)
-    monkeypatch.setattr(make_module, "prove", None)
+    assert not any(name.endswith("verification") for name in left)
+    monkeypatch.setattr(make_module, "verify_mix", None)
     again = MixBuilder(job).make()
-    assert again.proof == made.proof and again.result.kept
+    assert again.verification == made.verification and again.result.kept
 
 
 def test_a_preset_that_is_better_is_kept(
     job: MixSettings, held_out: MeasureSettings, tmp_path: Path
 ) -> None:
     solved = MixBuilder(job).make().result
-    other = Baseline("Q4_0", 2_400_000, 0.5, Difference(0.1, 0.05, 0.15))
+    other = Baseline(0.6, 0.5, Difference(0.1, 0.05, 0.15), "Q4_0", 2_400_000)
     hashes = file_sha256(held_out.text), solved.sha256
-    proof = Proof(held_out.text.name, *hashes, 6, 0.6, 0.01, other, other)
-    beside(solved.path, "proof.json").write_text(json.dumps(proof.document()))
+    proof = Verification(held_out.text.name, *hashes, 6, 0.6, 0.01, other, other)
+    sibling(solved.path, "verification.json").write_text(json.dumps(proof.document()))
     made = MixBuilder(replace(job, held_out=held_out)).make()
-    assert made.proof == proof and made.kept is not None and made.kept.level == "Q4_0"
+    assert made.verification == proof and made.kept is not None and made.kept.level == "Q4_0"
     assert made.kept.path.is_file()
     assert not made.result.path.exists() and not made.recipe_file.exists()
     manifest = json.loads(next(tmp_path.glob("*.manifest.json")).read_text())
@@ -189,14 +191,14 @@ def test_a_divergence_is_corrected_by_what_is_measured(
 ) -> None:
     class Row:
         def __init__(self, kld: float) -> None:
-            self.chunk_kld, self.chunks = (kld,), 1
+            self.chunk_kld = (kld,)
 
     def worse_than_predicted(_held: Any, files: list[Path], _progress: Any) -> list[Row]:
         predicted = open_gguf(files[0]).get("minitron.predicted_kld")
         return [Row(1.5 * predicted)]
 
-    monkeypatch.setattr(make_module, "divergence_rows", worse_than_predicted)
-    maker = MixBuilder(replace(job, wanted=MixTarget(max_kld=0.05), held_out=held_out))
+    monkeypatch.setattr(make_module, "measure_divergence", worse_than_predicted)
+    maker = MixBuilder(replace(job, target=MixTarget(max_kld=0.05), held_out=held_out))
     made = maker._correct(0.05, held_out)
     assert made.met and 0.9 * 0.05 <= 1.5 * made.recipe.predicted <= 0.05
     assert [path.name for path in tmp_path.glob("*.gguf")] == [made.result.path.name]

@@ -8,6 +8,7 @@ import typer
 
 from minitron_cli.options.completion import complete_level
 from minitron_cli.options.parameters import Force, Json, ModelPath, Quiet, Threads, Verbose
+from minitron_quant.levels import level_help
 
 EXAMPLES = """minitron quantize nano-llama-F16.gguf Q4_K_M
 minitron quantize nano-llama-F16.gguf all --imatrix nano-llama.imatrix.gguf -d out
@@ -27,9 +28,7 @@ def quantize(
         typer.Argument(
             metavar="LEVEL...",
             autocompletion=complete_level,
-            help="IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ2_M Q2_K_S Q2_K IQ3_XXS IQ3_XS Q3_K_S IQ3_S "
-            "IQ3_M Q3_K_M Q3_K_L IQ4_XS Q4_0 IQ4_NL Q4_K_S Q4_K_M Q4_1 Q5_K_S Q5_0 Q5_K_M Q5_1 "
-            "Q6_K Q8_0, or all of these; also TQ1_0 TQ2_0 MXFP4_MOE Q1_0 Q2_0 F16 BF16 F32.",
+            help=level_help(),
         ),
     ] = None,
     directory: Annotated[

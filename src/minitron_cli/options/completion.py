@@ -6,10 +6,9 @@ from pathlib import Path
 
 def complete_level(incomplete: str) -> list[str]:
     """Levels that begin so, in the case that was typed; `all` among them."""
-    from minitron_quant.levels import ALIASES, ALL, LEVELS, OTHER_LEVELS
+    from minitron_quant.levels import level_choices
 
-    names = [ALL, *(level.name for level in LEVELS + OTHER_LEVELS), *ALIASES]
-    found = [name for name in names if name.upper().startswith(incomplete.upper())]
+    found = [name for name in level_choices() if name.upper().startswith(incomplete.upper())]
     return [name.lower() for name in found] if incomplete.islower() else found
 
 

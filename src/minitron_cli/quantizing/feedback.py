@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from minitron_cli.options.dial import DialOptions
     from minitron_quant.gptq.encoder import GptqEncoder
     from minitron_quant.gptq.estimate import PlainCodes
-    from minitron_quant.gptq.held_out import Proved
+    from minitron_quant.gptq.held_out import VerifiedLevel
     from minitron_quant.quantize.prepare import QuantizeSettings
 
 
@@ -83,25 +83,23 @@ def show_proved(
     """Make levels with feedback, proved on --held-out text, and show what it gained."""
     from minitron_cli.quantizing.dialing import held_out_settings
     from minitron_cli.units import show_mib
-    from minitron_quant.gptq.held_out import make_proved
+    from minitron_quant.gptq.held_out import quantize_verified
 
     with out.progress() as listener:
-        made = make_proved(settings, gptq, held_out_settings(settings, options), listener)
+        made = quantize_verified(settings, gptq, held_out_settings(settings, options), listener)
     if out.as_json:
         out.document({"levels": [_document(each) for each in made]})
         return
     rows = []
     for each in made:
-        proof, result = each.proof, each.result
-        low, high = (
-            100 * end / proof.plain for end in (proof.difference.low, proof.difference.high)
-        )
+        proof, result = each.comparison, each.result
+        low, high = proof.interval_pct
         rows.append(
             [
                 result.level,
                 show_mib(result.bytes / 2**20),
-                f"{proof.plain:.5f}",
-                f"{proof.gptq:.5f}",
+                f"{proof.baseline_kld:.5f}",
+                f"{proof.kld:.5f}",
                 f"{proof.change_pct:+.1f} %",
                 f"{low:+.1f} … {high:+.1f} %",
                 str(result.path),
@@ -113,8 +111,8 @@ def show_proved(
     out.table(headers, rows)
 
 
-def _document(made: "Proved") -> dict[str, Any]:
-    proof, result = made.proof, made.result
+def _document(made: "VerifiedLevel") -> dict[str, Any]:
+    proof, result = made.comparison, made.result
     return {
         "level": result.level,
         "path": str(result.path),
@@ -124,8 +122,8 @@ def _document(made: "Proved") -> dict[str, Any]:
         "kept": "feedback" if proof.better else "plain",
         "text": proof.text,
         "chunks": proof.chunks,
-        "plain_kld": proof.plain,
-        "feedback_kld": proof.gptq,
+        "plain_kld": proof.baseline_kld,
+        "feedback_kld": proof.kld,
         "change_pct": proof.change_pct,
         "difference": [proof.difference.mean, proof.difference.low, proof.difference.high],
     }
