@@ -129,17 +129,19 @@ class MixBuilder:
             self._gptq = GptqEncoder(settings.covariance, open_model_files(source))
             self.sensitivity = with_gptq(self.sensitivity, self._gptq, progress)
             keys = self._gptq.keys
-        self.dial = SizeSolver(source, self.sensitivity, self.imatrix, settings.restrictions, keys)
+        self.solver = SizeSolver(
+            source, self.sensitivity, self.imatrix, settings.restrictions, keys
+        )
 
     def solve(self, target: MixTarget | None = None) -> Recipe:
         """The recipe for the settings' target, or for another one, by predicted divergence."""
         target = target or self._settings.target
         budget = self._budget(target)
         if budget is not None:
-            return self.dial.for_size(budget)
+            return self.solver.for_size(budget)
         if target.bits is not None:
-            return self.dial.for_bits(target.bits)
-        return self.dial.for_divergence(target.max_kld or 0.0)
+            return self.solver.for_bits(target.bits)
+        return self.solver.for_divergence(target.max_kld or 0.0)
 
     def _budget(self, target: MixTarget) -> int | None:
         """The bytes of the target, if it is a size."""
@@ -189,7 +191,7 @@ class MixBuilder:
         tried: dict[str, tuple[BuiltMix, float]] = {}
         target = most
         for _ in range(1 + _CORRECTIONS):
-            recipe = self.dial.for_divergence(target)
+            recipe = self.solver.for_divergence(target)
             if recipe.name in tried:
                 break
             result = self._write(recipe)
@@ -230,7 +232,7 @@ class MixBuilder:
         sizes = self._preset_sizes(LEVELS)
         budget = self._budget(self._settings.target) or solved.bytes
         smaller = [level for level, size in sizes.items() if size <= budget]
-        random = self.dial.random(budget)
+        random = self.solver.random(budget)
         try:
             settings = replace(self._quantize, directory=scratch, replace="always")
             drawn = self._run(replace(settings, levels=(random,)), self._gptq)

@@ -57,7 +57,7 @@ def build_for_size(
 
 def _show_curve(out: Output, maker: MixBuilder) -> None:
     """Size against predicted divergence, llama.cpp's own levels among it; nothing is written."""
-    curve, presets = maker.dial.curve(_CURVE_POINTS), maker.dial.presets(LEVELS)
+    curve, presets = maker.solver.curve(_CURVE_POINTS), maker.solver.presets(LEVELS)
     if out.as_json:
         out.document({"curve": _points(curve), "presets": _points(presets)})
         return
