@@ -32,7 +32,7 @@ def predict_kld(
     threads: int | None = None,
     progress: Progress = ignore,
 ) -> float:
-    """The divergence to expect of a recipe's file with feedback, in nats per token.
+    """The predicted divergence of a recipe's file with GPTQ, in nats per token.
 
     importance: of the columns, by tensor, for the encoders. The measurement does not include the
     rounding of inputs by the kernels; the sensitivity adds it.
