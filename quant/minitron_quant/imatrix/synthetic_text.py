@@ -1,4 +1,4 @@
-"""A calibration text written by the model itself, for users who have none."""
+"""A calibration text that the model writes itself, for users who have none."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,15 +14,15 @@ from minitron_engine.llama.context import Batch, Context, open_context
 from minitron_engine.llama.model import Model
 from minitron_engine.llama.settings import ContextSettings
 
-# sequences that are written side by side: weights are read once for all of them
+# sequences decoded in one batch: weights are read once for all of them
 SLOTS = 16
 
 
 @dataclass(frozen=True)
 class SyntheticTextSettings:
-    """`tokens` in all, drawn from the model's own distribution (temperature 1, nothing cut off).
+    """`tokens` in all, drawn from the model's distribution (temperature 1, no truncation).
 
-    A sequence begins with BOS and ends where the model ends it, or after n_ctx tokens.
+    A sequence begins with BOS and ends at an end-of-generation token, or after n_ctx tokens.
     """
 
     tokens: int
@@ -41,9 +41,9 @@ class _Sequence:
 def write_synthetic_text(
     model: Model, settings: SyntheticTextSettings, path: Path, progress: Progress = ignore
 ) -> None:
-    """Sample the text and write it, a line break between two sequences.
+    """Sample the text and write it, a line break between sequences.
 
-    Raises Unsupported for a model without BOS: it has nothing to begin with.
+    Raises Unsupported for a model without a BOS token to begin with.
     """
     if model.bos < 0:
         raise Unsupported(f"{model.path.name} has no token to begin a text with", "give -f TEXT")
@@ -75,7 +75,9 @@ def _sample(
                     active[slot] = _begun(model)
                     done.append(active[slot])
             sampled += slots
-            progress(Event("self", min(sampled, settings.tokens), settings.tokens, "tokens"))
+            progress(
+                Event("synthetic text", min(sampled, settings.tokens), settings.tokens, "tokens")
+            )
     yield from (sequence for sequence in done if sequence.text)
 
 
@@ -95,7 +97,7 @@ def _step(context: Context, batch: Batch, active: list[_Sequence]) -> NDArray[np
 
 
 def draw(logits: NDArray[np.float32], random: np.random.Generator) -> int:
-    """A token with the probability that softmax gives it."""
+    """Draw a token with its softmax probability."""
     sums = np.cumsum(np.exp(logits - logits.max()), dtype=np.float64)
     drawn = int(np.searchsorted(sums, random.random() * sums[-1], side="right"))
     return min(drawn, len(sums) - 1)
