@@ -15,13 +15,9 @@ from typing import Any
 import pytest
 
 from helpers.support import Served, fails, with_template
-from minitron_engine.generation.generate import (
-    Generation,
-    GenerationSettings,
-    generate,
-    prompt_tokens,
-)
+from minitron_engine.generation.generate import generate, prompt_tokens
 from minitron_engine.generation.sampling import SamplingSettings
+from minitron_engine.generation.steps import GenerationSettings, collect
 from minitron_engine.llama.context import open_context
 from minitron_engine.llama.settings import ContextSettings, ModelSettings
 from minitron_engine.loading import open_model
@@ -72,18 +68,18 @@ def client(served: Served) -> Iterator[Any]:
 
 
 def test_completions_are_those_of_the_engine(client: Any, model: Path) -> None:
-    prompt, result = PROMPTS[0], Generation()
+    prompt = PROMPTS[0]
     settings = GenerationSettings(SamplingSettings(seed=0, temperature=0.0), 12)
     with (
         open_model(ModelSettings(model)) as loaded,
         open_context(loaded, ContextSettings(n_ctx=256, n_batch=512)) as context,
     ):
-        list(generate(context, prompt_tokens(loaded, prompt), settings, result))
+        result = collect(generate(context, prompt_tokens(loaded, prompt), settings))
     answer = client.completions.create(prompt=prompt, max_tokens=12, **GREEDY)
     assert answer.object == "text_completion" and answer.model == "nano"
     assert answer.choices[0].text == result.text
     assert answer.choices[0].finish_reason == "length"
-    assert answer.usage.prompt_tokens == result.prompt_tokens
+    assert answer.usage.prompt_tokens == result.timings.prompt_tokens
     assert answer.usage.completion_tokens == 12
     stream = client.completions.create(
         prompt=prompt, max_tokens=12, stream=True, stream_options={"include_usage": True}, **GREEDY

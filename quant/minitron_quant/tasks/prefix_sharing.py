@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from minitron_engine.generation.sequence import common_prefix
 from minitron_engine.llama.model import Tokens
 
 Indices = NDArray[np.int64]
@@ -54,13 +55,6 @@ class Layout:
     sharers: Tokens
     kept: list[int]
     cells: list[Indices]
-
-
-def common_prefix(a: Tokens, b: Tokens) -> int:
-    """How many tokens two sequences begin with in common."""
-    length = min(len(a), len(b))
-    different = np.flatnonzero(a[:length] != b[:length])
-    return int(different[0]) if len(different) else length
 
 
 def without_middle(tokens: Tokens, most: int, keep: int) -> Tokens:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from minitron_core.errors import Damaged
+from minitron_engine.generation.sequence import common_prefix
 from minitron_engine.llama.model import Model, Tokens
 from minitron_quant.tasks.likelihood import Array, Likelihood
-from minitron_quant.tasks.prefix_sharing import Continuation, common_prefix, without_middle
+from minitron_quant.tasks.prefix_sharing import Continuation, without_middle
 
 
 @dataclass(frozen=True)
