@@ -13,8 +13,9 @@ from helpers.support import EXAMPLES, recorded
 from minitron_core.errors import Damaged, MinitronError, NotFound
 from minitron_engine.llama import library, log
 from minitron_engine.llama.context import Batch, Logits, open_context
-from minitron_engine.llama.model import Model, Tokens
+from minitron_engine.llama.model import Model
 from minitron_engine.llama.settings import ContextSettings, ModelSettings
+from minitron_engine.llama.tokenization import Tokens
 from minitron_engine.loading import open_model
 from minitron_quant.chunking import read_text
 

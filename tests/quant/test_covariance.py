@@ -21,8 +21,8 @@ from minitron_quant.covariance.collect import (
     collect_covariance,
 )
 from minitron_quant.covariance.files import PARTS, Covariance, open_covariance
-from minitron_quant.covariance.gram import Sums, block_edges
-from minitron_quant.covariance.input_hook import Inputs
+from minitron_quant.covariance.gram import GramSums, block_edges
+from minitron_quant.covariance.input_hook import ModelInputs
 from minitron_quant.imatrix.collect import CollectSettings, collect
 
 TEXT = EXAMPLES / "calibration.txt"
@@ -153,7 +153,7 @@ def test_a_disk_that_is_too_full_is_told_before_anything_runs(
 
 @pytest.mark.parametrize(("block", "runs"), [(BLOCK, 1), (FULL, 3)])
 def test_the_sums_of_width_s_shape_stay_within_the_memory(block: int, runs: int) -> None:
-    inputs = Inputs()
+    inputs = ModelInputs()
     for layer in range(32):
         for name, columns in (("q", 3072), ("o", 4096), ("up", 3072), ("down", 9216)):
             inputs.columns[f"blk.{layer}.{name}"] = columns
@@ -173,7 +173,7 @@ def test_blocks_are_even_and_whole_super_blocks() -> None:
 
 
 def test_inputs_that_are_not_finite_are_named() -> None:
-    sums = Sums({"x.weight": [(0, 2)]})
+    sums = GramSums({"x.weight": [(0, 2)]})
     sums.add("x.weight", np.array([[1, np.nan]], np.float32))
     with pytest.raises(MinitronError, match=r"x\.weight"):
         list(sums.take())

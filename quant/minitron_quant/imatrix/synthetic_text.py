@@ -22,7 +22,7 @@ _ENDLESS = GenerationSettings(SamplingSettings(seed=0), n_predict=-1)
 
 
 @dataclass(frozen=True)
-class SelfSettings:
+class SyntheticTextSettings:
     """`tokens` in all, drawn from the model's own distribution (temperature 1, nothing cut off).
 
     A sequence begins with BOS and ends where the model ends it, or after n_ctx tokens.
@@ -34,8 +34,8 @@ class SelfSettings:
     threads: int | None = None
 
 
-def write_self_text(
-    model: Model, settings: SelfSettings, path: Path, progress: Progress = ignore
+def write_synthetic_text(
+    model: Model, settings: SyntheticTextSettings, path: Path, progress: Progress = ignore
 ) -> None:
     """Sample the text and write it, a line break between two sequences.
 
@@ -47,7 +47,7 @@ def write_self_text(
     write_whole(path, b"\n".join(map(b"".join, texts)) + b"\n")
 
 
-def _sample(model: Model, settings: SelfSettings, progress: Progress) -> list[list[int]]:
+def _sample(model: Model, settings: SyntheticTextSettings, progress: Progress) -> list[list[int]]:
     """The tokens of the sequences, in the order in which they began."""
     count = min(SLOTS, -(-settings.tokens // settings.n_ctx))
     context_settings = ContextSettings(

@@ -11,8 +11,9 @@ from minitron_engine.generation.sequence import common_prefix
 from minitron_engine.generation.slots import GenerationRequest, Slots
 from minitron_engine.generation.steps import GenerationSettings
 from minitron_engine.llama.context import open_context
-from minitron_engine.llama.model import Model, Tokens
+from minitron_engine.llama.model import Model
 from minitron_engine.llama.settings import ContextSettings
+from minitron_engine.llama.tokenization import Tokens
 from minitron_quant.tasks.prefix_sharing import without_middle
 
 # texts that are written side by side

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minitron_engine.generation.sequence import common_prefix
-from minitron_engine.llama.model import Tokens
+from minitron_engine.llama.tokenization import Tokens
 
 Indices = NDArray[np.int64]
 

@@ -7,7 +7,8 @@ import numpy as np
 
 from minitron_core.errors import Damaged
 from minitron_engine.generation.sequence import common_prefix
-from minitron_engine.llama.model import Model, Tokens
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.tokenization import Tokens
 from minitron_quant.tasks.likelihood import Array, Likelihood
 from minitron_quant.tasks.prefix_sharing import Continuation, without_middle
 

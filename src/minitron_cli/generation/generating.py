@@ -18,8 +18,9 @@ from minitron_engine.generation.speculative import Drafter, DraftModel, PromptLo
 from minitron_engine.generation.steps import Generation, GenerationSettings, Timings
 from minitron_engine.llama.adapters import Adapter, apply_adapters
 from minitron_engine.llama.context import Context, open_context
-from minitron_engine.llama.model import Model, Tokens
+from minitron_engine.llama.model import Model
 from minitron_engine.llama.settings import ContextSettings, GpuLayers, Placement
+from minitron_engine.llama.tokenization import Tokens
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from minitron_engine.generation.steps import (
     Timings,
 )
 from minitron_engine.llama.context import Context
-from minitron_engine.llama.model import Model, Tokens
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.tokenization import Tokens
 
 
 def prompt_tokens(model: Model, prompt: str) -> Tokens:

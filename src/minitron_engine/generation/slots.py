@@ -16,7 +16,7 @@ from minitron_engine.generation.steps import (
     StepBuilder,
 )
 from minitron_engine.llama.context import Batch, Context
-from minitron_engine.llama.model import Tokens
+from minitron_engine.llama.tokenization import Tokens
 
 _NO_OUTPUT = np.zeros(1, dtype=np.bool_)
 

@@ -7,17 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from minitron_core.errors import Damaged, MinitronError, OutOfResources, Unsupported, Usage
 from minitron_engine.llama import devices, log, overrides
 from minitron_engine.llama.binding import api
 from minitron_engine.llama.library import registry
 from minitron_engine.llama.settings import ModelSettings, Offload, Placement
+from minitron_engine.llama.tokenization import Tokenizer, Tokens
 from minitron_engine.process import aborts, interrupts
 
-Tokens = NDArray[np.int32]
 LoadProgress = Callable[[float], None]
 
 _SPLIT_MODES = {"none": 0, "layer": 1, "row": 2, "tensor": 3}
@@ -43,6 +40,7 @@ class Model:
             vocabulary_of.vocab if vocabulary_of else api.llama_model_get_vocab(handle)
         )
         self.n_vocab: int = api.llama_vocab_n_tokens(self.vocab)
+        self._tokenizer = Tokenizer(self.vocab)
         self.n_layers: int = api.llama_model_n_layer(handle)
         self.n_ctx_train: int = api.llama_model_n_ctx_train(handle)
         self.add_bos: bool = api.llama_vocab_get_add_bos(self.vocab)
@@ -83,22 +81,8 @@ class Model:
         return self.piece(token, special=True).decode(errors="replace") if token >= 0 else ""
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> Tokens:
-        """Token ids of a text, as llama.cpp's tools get them."""
-        data = text.encode("utf-8", errors="surrogateescape")
-        ids = np.empty(len(data) + 8, dtype=np.int32)
-        count = self._tokenize(data, ids, add_special, parse_special)
-        if count < 0:
-            ids = np.empty(-count, dtype=np.int32)
-            count = self._tokenize(data, ids, add_special, parse_special)
-        return ids[:count].copy()
-
-    def _tokenize(self, data: bytes, ids: Tokens, add_special: bool, parse_special: bool) -> int:
-        pointer = ids.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
-        return int(
-            api.llama_tokenize(
-                self.vocab, data, len(data), pointer, len(ids), add_special, parse_special
-            )
-        )
+        """Token ids of a text, as llama.cpp's tools get them. Errors: those of Tokenizer."""
+        return self._tokenizer.tokenize(text, add_special=add_special, parse_special=parse_special)
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
         """The bytes of one token; a multi-byte character may be spread over several tokens."""
