@@ -18,15 +18,16 @@ from hypothesis.extra import numpy as hnp
 from helpers.support import EXAMPLES, RECORDED, quantize
 from minitron_core.errors import Damaged, MinitronError, NotFound, Usage
 from minitron_core.gguf import open_gguf
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.llama.settings import ModelSettings
+from minitron_engine.loading import open_model
 from minitron_quant.chunking import ChunkSettings, chunk_text, read_text
-from minitron_quant.imatrix.accumulator import Reducer
+from minitron_quant.imatrix.accumulator import Accumulator
 from minitron_quant.imatrix.collect import CollectSettings, collect
 from minitron_quant.imatrix.collector import Collector
 from minitron_quant.imatrix.files import read_imatrix, write_imatrix
-from minitron_quant.imatrix.matrix import Entry, ImportanceMatrix, Origin
-from minitron_quant.imatrix.provenance import origin_of
+from minitron_quant.imatrix.matrix import Entry, ImportanceMatrix
 from minitron_quant.levels import parse_levels
+from minitron_quant.provenance import CalibrationOrigin, calibration_origin
 from minitron_quant.quantize.prepare import QuantizeSettings, prepare
 
 CALIBRATION = EXAMPLES / "calibration.txt"
@@ -135,10 +136,10 @@ def test_collecting_plainly_gives_the_same_sums(nano_llama: Path) -> None:
 def test_the_origin_is_that_of_every_level_of_the_model(
     nano_llama: Path, nano_nemotron: Path, tmp_path: Path
 ) -> None:
-    origin = origin_of(nano_llama, [CALIBRATION])
+    origin = calibration_origin(nano_llama, [CALIBRATION])
     level = quantize(nano_llama, tmp_path, "Q4_0")["Q4_0"]
-    assert origin == origin_of(level.path, [CALIBRATION])
-    assert origin.model != origin_of(nano_nemotron, []).model
+    assert origin == calibration_origin(level.path, [CALIBRATION])
+    assert origin.model != calibration_origin(nano_nemotron, []).model
     assert origin.texts == (hashlib.sha256(CALIBRATION.read_bytes()).hexdigest(),)
 
 
@@ -151,7 +152,7 @@ def test_the_origin_is_that_of_every_level_of_the_model(
 )
 def test_sums_in_both_precisions(rows: np.ndarray) -> None:
     exact = np.array([math.fsum(float(x) ** 2 for x in column) for column in rows.T])
-    single, double = Reducer("float32", means=True), Reducer("float64", means=True)
+    single, double = Accumulator("float32", means=True), Accumulator("float64", means=True)
     ours = single.entry(1, rows.shape[1], 1), double.entry(1, rows.shape[1], 1)
     for start in range(0, len(rows), 16):
         single.add_rows(ours[0], 0, rows[start : start + 16])
@@ -179,7 +180,7 @@ def test_quantize_says_that_a_matrix_is_of_another_model(
     nano_llama: Path, llama_matrix: ImportanceMatrix, tmp_path: Path
 ) -> None:
     notes = []
-    for origin in (llama_matrix.origin, Origin("another", ())):
+    for origin in (llama_matrix.origin, CalibrationOrigin("another", ())):
         path = tmp_path / "m.gguf"
         write_imatrix(path, replace(llama_matrix, origin=origin))
         levels = tuple(parse_levels(["Q4_0"]))
@@ -217,7 +218,7 @@ def test_a_text_too_short_is_refused(nano_llama: Path, tmp_path: Path) -> None:
 
 
 def test_an_error_inside_the_callback_is_not_lost() -> None:
-    collector = Collector(Reducer("float32", means=True), {})
+    collector = Collector(Accumulator("float32", means=True), {})
     assert collector.hook(0, True, None) is False  # no tensor is there
     with pytest.raises(TypeError, match="unsupported operand"):
         collector.check()
@@ -267,7 +268,7 @@ def test_gguf_files_come_back_as_they_went(
         datasets,
         7,
         512,
-        Origin("model", tuple(datasets)) if len(datasets) != 1 else None,
+        CalibrationOrigin("model", tuple(datasets)) if len(datasets) != 1 else None,
     )
     path = tmp_path_factory.mktemp("imatrix") / "m.gguf"
     write_imatrix(path, matrix)

@@ -6,6 +6,7 @@ every token whether there is one. What is read back is exactly what was put in.
 
 import os
 import tempfile
+import threading
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +19,7 @@ from minitron_quant.perplexity.divergence import ReferenceChunk
 
 
 class ReferenceCache:
-    """Parts of a text by the number of their first chunk, in a file without a name.
+    """Groups of chunks by the index of their first one, in a file without a name.
 
     It is `full` once it holds `budget` bytes, and gone when the block ends or the process dies.
     """
@@ -27,7 +28,8 @@ class ReferenceCache:
         self._folder = folder
         self._budget = budget
         self._size = 0
-        self._parts: dict[int, list[tuple[int, ReferenceChunk]]] = {}
+        self._groups: dict[int, list[tuple[int, ReferenceChunk]]] = {}
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         try:
@@ -46,8 +48,8 @@ class ReferenceCache:
 
     @property
     def starts(self) -> list[int]:
-        """The parts that it holds."""
-        return list(self._parts)
+        """The groups that it holds."""
+        return list(self._groups)
 
     @property
     def full(self) -> bool:
@@ -55,14 +57,15 @@ class ReferenceCache:
         return self._size >= self._budget
 
     def put(self, start: int, chunks: list[ReferenceChunk]) -> None:
-        """Add a part; OutOfResources on a full disk."""
-        self._parts[start] = [
+        """Add a group; OutOfResources on a full disk."""
+        self._groups[start] = [
             (self._write(chunk), replace(chunk, p=chunk.p[:0])) for chunk in chunks
         ]
 
     def get(self, start: int) -> list[ReferenceChunk]:
-        """A part as it was put in."""
-        return [self._read(offset, chunk) for offset, chunk in self._parts[start]]
+        """A group as it was put in."""
+        with self._lock:
+            return [self._read(offset, chunk) for offset, chunk in self._groups[start]]
 
     def _write(self, chunk: ReferenceChunk) -> int:
         offset = self._file.seek(0, os.SEEK_END)
@@ -84,3 +87,20 @@ class ReferenceCache:
         p = np.zeros(size, np.float32)
         p[kept] = np.frombuffer(self._file.read(4 * int(kept.sum())), np.float32)
         return replace(chunk, p=p.reshape(shape))
+
+
+class CachedScores:
+    """The reference's predictions of a group, read when the first model is compared with them."""
+
+    def __init__(self, cache: ReferenceCache, start: int) -> None:
+        self._cache = cache
+        self._start = start
+        self._chunks: list[ReferenceChunk] | None = None
+        self._lock = threading.Lock()
+
+    def chunks(self) -> list[ReferenceChunk]:
+        """All chunks of the group; several threads may ask."""
+        with self._lock:
+            if self._chunks is None:
+                self._chunks = self._cache.get(self._start)
+            return self._chunks

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from minitron_core.progress import Event, Progress, ignore
-from minitron_engine.llama.devices import GpuLayers
-from minitron_engine.llama.model import ModelSettings, open_model
-from minitron_quant.levels import level_of_ftype
+from minitron_engine.llama.settings import GpuLayers, ModelSettings
+from minitron_engine.loading import open_model
+from minitron_quant.levels import level_of
 from minitron_quant.model_files import open_model_files
 from minitron_quant.perplexity.table import MIB
 from minitron_quant.tasks.answers import Answers
@@ -99,7 +99,7 @@ def _try(
     low, high = wilson(correct, total)
     row = TaskRow(
         model=path.name,
-        level=level_of_ftype(shards[0].get("general.file_type")),
+        level=level_of(shards[0]),
         size_mib=sum(shard.size for shard in shards) / MIB,
         questions=total,
         correct=correct,
