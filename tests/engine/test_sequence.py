@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers.support import recorded
+from helpers.instruction_sets import recorded, same_answer
 from minitron_core.errors import Damaged, NotFound
 from minitron_core.gguf import F32, GgufWriter, KeyValue, TensorSpec, ValueType, open_gguf
 from minitron_engine.generation.generate import (
@@ -28,20 +28,18 @@ TARGET = "blk.1.attn_q.weight"
 
 
 def test_a_shifted_context_gives_llama_completions_text(
-    nano_llama: Path, nano_nemotron: Path, same_processor: None
+    nano_llama: Path, nano_nemotron: Path
 ) -> None:
     models = recorded("sampling.json")["models"]
     for entry, path in zip(models.values(), (nano_llama, nano_nemotron), strict=True):
-        shift, result = entry["shift"], Generation()
+        shift = entry["shift"]
         with (
             open_model(ModelSettings(path)) as model,
             open_context(model, ContextSettings(shift["context"], 2048)) as context,
         ):
             sampling = settings_for(model, {"seed": 31})
             settings = GenerationSettings(sampling, shift["length"], context_shift=True, keep=3)
-            for _ in generate(context, prompt_tokens(model, shift["prompt"]), settings, result):
-                pass
-        assert result.text == shift["text"] and len(result.tokens) == shift["length"]
+            same_answer(context, settings, prompt_tokens(model, shift["prompt"]), shift)
 
 
 def test_a_prompt_is_not_computed_twice(nano_llama: Path, nano_nemotron: Path) -> None:

@@ -17,7 +17,7 @@ from minitron_quant.covariance.collect import (
     BLOCK,
     FULL,
     CovarianceSettings,
-    _units,
+    _passes,
     collect_covariance,
 )
 from minitron_quant.covariance.files import PARTS, Covariance, open_covariance
@@ -158,7 +158,7 @@ def test_the_sums_of_width_s_shape_stay_within_the_memory(block: int, runs: int)
         for name, columns in (("q", 3072), ("o", 4096), ("up", 3072), ("down", 9216)):
             inputs.columns[f"blk.{layer}.{name}"] = columns
     wanted = CovarianceSettings((), block=block)
-    units = list(_units(wanted, inputs))
+    units = list(_passes(wanted, inputs))
     sizes = [sum(spec.nbytes for spec in unit.specs) for unit in units]
     assert len(units) == PARTS * runs and max(sizes) <= wanted.memory == 6 << 30
     assert [n for unit in units if unit.part == 0 for n in unit.blocks] == [*inputs.columns]
