@@ -35,4 +35,4 @@ from minitron_quant.quantize.options import QuantizeOptions as QuantizeOptions
 from minitron_quant.quantize.prepare import QuantizeSettings as QuantizeSettings
 from minitron_quant.tasks.evaluate import TasksSettings as TasksSettings
 from minitron_quant.tasks.likelihood import ScoreSettings as ScoreSettings
-from minitron_quant.tasks.registry import TaskOptions as TaskOptions
+from minitron_quant.tasks.task import TaskOptions as TaskOptions
