@@ -25,7 +25,7 @@ from minitron_engine.generation.sequence import Sequence
 from minitron_engine.generation.steps import GenerationSettings, collect
 from minitron_engine.llama.binding import api
 from minitron_engine.llama.context import Context
-from minitron_engine.llama.model import Tokens
+from minitron_engine.llama.tokenization import Tokens
 from minitron_quant.perplexity.measures import Row
 
 T = TypeVar("T")
