@@ -54,8 +54,8 @@ def test_a_file_that_llama_cpp_aborts_on_is_damaged(nano_llama: Path, tmp_path: 
 def test_what_an_abort_means_depends_on_what_is_done() -> None:
     reason = "ggml.c:12: GGML_ASSERT(a: b) failed"
     plain = aborts.explained(reason)
-    assert (str(plain), plain.exit_code) == ("llama.cpp gave up: GGML_ASSERT(a: b) failed", 1)
-    with aborts.meaning(Damaged):
+    assert (str(plain), plain.exit_code) == ("llama.cpp aborted: GGML_ASSERT(a: b) failed", 1)
+    with aborts.explaining(Damaged):
         assert isinstance(aborts.explained(reason), Damaged)
         assert aborts.explained("rpc.cpp:1: Remote RPC server crashed").exit_code == 7
     assert not isinstance(aborts.explained(reason), Damaged)

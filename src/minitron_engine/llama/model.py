@@ -203,7 +203,7 @@ def _loaded(
     parameters.progress_callback = callback
     handle = None
     try:
-        with interrupts.deferred(), aborts.meaning(lambda reason: _refusal(path, reason)):
+        with interrupts.deferred(), aborts.explaining(lambda reason: _refusal(path, reason)):
             handle = api.llama_model_load_from_file(os.fsencode(path), parameters)
         if interrupted:
             raise interrupted[0]
