@@ -33,10 +33,11 @@ def _free_of_groups() -> Iterator[int]:
         for line in Path("/proc/self/cgroup").read_text().splitlines():
             _, names, group = line.split(":", 2)
             if names in ("", "memory"):
-                yield from _free_of(Path(f"/sys/fs/cgroup/{names}"), group, v2=not names)
+                yield from free_of_cgroup(Path(f"/sys/fs/cgroup/{names}"), group, v2=not names)
 
 
-def _free_of(root: Path, group: str, *, v2: bool) -> Iterator[int]:
+def free_of_cgroup(root: Path, group: str, *, v2: bool) -> Iterator[int]:
+    """Bytes that are left of each limit on a cgroup and its parents, below the mount `root`."""
     limit, used, given_back = (
         ("memory.max", "memory.current", "inactive_file ")
         if v2

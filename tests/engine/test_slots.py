@@ -55,7 +55,7 @@ def alone(context: Context, prompt: str, settings: GenerationSettings) -> Genera
     return collect(generate(context, prompt_tokens(context.model, prompt), settings))
 
 
-def test_together_as_alone(context: Context, slots: Slots) -> None:
+def test_slots_answer_as_generate_does(context: Context, slots: Slots) -> None:
     """Five prompts on three sequences; greedy, drawn with a seed, and with stop texts."""
     drawn = GenerationSettings(SamplingSettings(seed=11), 24, (" the",))
     for settings in (GREEDY, drawn):
@@ -69,7 +69,7 @@ def test_together_as_alone(context: Context, slots: Slots) -> None:
             assert one.result.finish_reason == wanted.finish_reason
 
 
-def test_what_is_cached_is_not_computed_again(context: Context, slots: Slots) -> None:
+def test_slots_reuse_what_is_cached(context: Context, slots: Slots) -> None:
     first, other = job(context, PROMPTS[0]), job(context, PROMPTS[1])
     finish(slots, first, other)
     again = job(context, PROMPTS[0] + first.result.text + " and")
@@ -80,7 +80,7 @@ def test_what_is_cached_is_not_computed_again(context: Context, slots: Slots) ->
     assert longer.result.tokens == other.result.tokens
 
 
-def test_a_failure_ends_one_job_only(context: Context, slots: Slots) -> None:
+def test_slots_fail_one_request_only(context: Context, slots: Slots) -> None:
     broken = GenerationSettings(SamplingSettings(seed=1, grammar="root ::= ("), 8)
     good, bad = job(context, PROMPTS[0]), job(context, PROMPTS[1], broken)
     finish(slots, bad, good)
@@ -88,7 +88,7 @@ def test_a_failure_ends_one_job_only(context: Context, slots: Slots) -> None:
     assert good.error is None and len(good.result.tokens) == 24
 
 
-def test_a_job_can_be_given_up(context: Context, slots: Slots) -> None:
+def test_slots_cancel_a_request(context: Context, slots: Slots) -> None:
     gone = job(context, PROMPTS[0], GenerationSettings(GREEDY.sampling, -1))
     queued = [job(context, prompt) for prompt in PROMPTS[1:]]
     for one in (gone, *queued):
@@ -104,7 +104,7 @@ def test_a_job_can_be_given_up(context: Context, slots: Slots) -> None:
     assert all(len(one.result.tokens) == 24 for one in queued[:-1])
 
 
-def test_the_room_of_a_sequence(context: Context, slots: Slots) -> None:
+def test_slots_limit_the_room_of_a_sequence(context: Context, slots: Slots) -> None:
     with pytest.raises(Usage, match="takes 256"):
         slots.submit(job(context, "word " * 300))
     endless = job(context, "The", GenerationSettings(GREEDY.sampling, -1))

@@ -1,8 +1,8 @@
-"""The process in which a JSON schema becomes a grammar, by llama-cpp-python's own conversion.
+"""The process in which a JSON schema becomes a grammar, by llama-cpp-python's own converter.
 
-That conversion loops on some patterns and writes out repetitions; this process's limits keep it
-from taking all memory, and `schemas` ends the process when it takes too long. Run as a file with
-the path of the conversion's module: loads nothing else of either package.
+The converter loops on some patterns and expands repetitions; this process limits its memory, and
+json_schema.py ends it after a timeout. Run as a file with the path of the converter's module: it
+loads nothing else of either package.
 """
 
 import json
