@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers.support import recorded
+from helpers.instruction_sets import recorded, same_answer
 from minitron_core.errors import Damaged, NotFound
 from minitron_core.gguf import F32, GgufWriter, KeyValue, TensorSpec, ValueType, open_gguf
 from minitron_engine.generation.generate import generate, prompt_tokens
@@ -23,9 +23,7 @@ SETTINGS = ContextSettings(n_ctx=256, n_batch=64)
 TARGET = "blk.1.attn_q.weight"
 
 
-def test_shift_equals_llama_completion(
-    nano_llama: Path, nano_nemotron: Path, same_processor: None
-) -> None:
+def test_shift_equals_llama_completion(nano_llama: Path, nano_nemotron: Path) -> None:
     models = recorded("sampling.json")["models"]
     for entry, path in zip(models.values(), (nano_llama, nano_nemotron), strict=True):
         shift = entry["shift"]
@@ -35,8 +33,7 @@ def test_shift_equals_llama_completion(
         ):
             sampling = settings_for(model, {"seed": 31})
             settings = GenerationSettings(sampling, shift["length"], context_shift=True, keep=3)
-            result = collect(generate(context, prompt_tokens(model, shift["prompt"]), settings))
-        assert result.text == shift["text"] and len(result.tokens) == shift["length"]
+            same_answer(context, settings, prompt_tokens(model, shift["prompt"]), shift)
 
 
 def test_prompt_cache_restores_or_says_why_not(nano_llama: Path, nano_nemotron: Path) -> None:

@@ -1,4 +1,4 @@
-"""A calibration text written by the model itself, for users who have none."""
+"""A calibration text that the model writes itself, for users who have none."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +16,16 @@ from minitron_engine.llama.context import Context, open_context
 from minitron_engine.llama.model import Model
 from minitron_engine.llama.settings import ContextSettings
 
-# sequences that are written side by side: weights are read once for all of them
+# sequences decoded in one batch: weights are read once for all of them
 SLOTS = 16
 _ENDLESS = GenerationSettings(SamplingSettings(seed=0), n_predict=-1)
 
 
 @dataclass(frozen=True)
 class SyntheticTextSettings:
-    """`tokens` in all, drawn from the model's own distribution (temperature 1, nothing cut off).
+    """`tokens` in all, drawn from the model's distribution (temperature 1, no truncation).
 
-    A sequence begins with BOS and ends where the model ends it, or after n_ctx tokens.
+    A sequence begins with BOS and ends at an end-of-generation token, or after n_ctx tokens.
     """
 
     tokens: int
@@ -37,9 +37,9 @@ class SyntheticTextSettings:
 def write_synthetic_text(
     model: Model, settings: SyntheticTextSettings, path: Path, progress: Progress = ignore
 ) -> None:
-    """Sample the text and write it, a line break between two sequences.
+    """Sample the text and write it, a line break between sequences.
 
-    Raises Unsupported for a model without BOS: it has nothing to begin with.
+    Raises Unsupported for a model without a BOS token to begin with.
     """
     if model.bos < 0:
         raise Unsupported(f"{model.path.name} has no token to begin a text with", "give -f TEXT")
@@ -71,7 +71,8 @@ def _sample(model: Model, settings: SyntheticTextSettings, progress: Progress) -
                     raise request.error
                 if request.done:
                     begin()
-            progress(Event("self", min(sampled, settings.tokens), settings.tokens, "tokens"))
+            done = min(sampled, settings.tokens)
+            progress(Event("synthetic text", done, settings.tokens, "tokens"))
     return [request.result.tokens for request in requests if request.done or request.result.tokens]
 
 
@@ -87,7 +88,7 @@ class _Draw:
 
 
 def draw(logits: NDArray[np.float32], random: np.random.Generator) -> int:
-    """A token with the probability that softmax gives it."""
+    """Draw a token with its softmax probability."""
     sums = np.cumsum(np.exp(logits - logits.max()), dtype=np.float64)
     drawn = int(np.searchsorted(sums, random.random() * sums[-1], side="right"))
     return min(drawn, len(sums) - 1)

@@ -1,4 +1,4 @@
-"""Greedy texts for many prompts at once: what all begin with is decoded once."""
+"""Greedy generation for many prompts at once; the prefix that all share is decoded once."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,44 +14,44 @@ from minitron_engine.llama.context import open_context
 from minitron_engine.llama.model import Model
 from minitron_engine.llama.settings import ContextSettings
 from minitron_engine.llama.tokenization import Tokens
-from minitron_quant.tasks.prefix_sharing import without_middle
+from minitron_quant.tasks.prefix_sharing import drop_after
 
-# texts that are written side by side
+# texts that are generated side by side
 _SLOTS = 8
 _GREEDY = SamplingSettings(seed=0, temperature=0.0)
 
 
 @dataclass(frozen=True)
-class WriteSettings:
-    """A text ends before the first of `stops`, at the model's end, or after n_predict tokens.
+class GreedySettings:
+    """A text ends before the first string of `stop`, at the model's end, or after n_predict tokens.
 
     n_ctx: the most tokens of a prompt and its text, None for as many as the model was trained on.
     """
 
-    stops: tuple[str, ...]
+    stop: tuple[str, ...]
     n_predict: int
     n_batch: int = 512
     threads: int | None = None
     n_ctx: int | None = None
 
 
-def complete(
+def generate_batch(
     model: Model,
     prompts: Sequence[str],
-    settings: WriteSettings,
-    done: Callable[[int], None] = lambda _count: None,
+    settings: GreedySettings,
+    on_done: Callable[[int], None] = lambda _count: None,
 ) -> tuple[list[str], int]:
     """Texts in the order of the prompts, and how many prompts lost their beginning.
 
-    Prompts that leave no room in n_ctx lose it, behind BOS. `done` gets the number of finished
+    Prompts that leave no room in n_ctx lose it, behind BOS. `on_done` gets the number of finished
     texts.
     """
     if not prompts:
         return [], 0
     room = max((settings.n_ctx or model.n_ctx_train) - settings.n_predict, 2)
     whole = [_prompt(model, text) for text in prompts]
-    tokens = [without_middle(item, room, int(model.add_bos)) for item in whole]
-    # the last token of every prompt is decoded in its own turn: its logits begin the text
+    tokens = [drop_after(item, room, int(model.add_bos)) for item in whole]
+    # the last token of every prompt is decoded by itself: its logits begin the text
     shared = min(
         *(common_prefix(tokens[0], item) for item in tokens), *(len(t) - 1 for t in tokens)
     )
@@ -65,7 +65,7 @@ def complete(
         n_outputs=count,
         threads=settings.threads,
     )
-    generation = GenerationSettings(_GREEDY, settings.n_predict, settings.stops)
+    generation = GenerationSettings(_GREEDY, settings.n_predict, settings.stop)
     requests = [GenerationRequest(item, generation, GreedySampler()) for item in tokens]
     with open_context(model, context_settings) as context:
         slots = Slots(context, count, longest)
@@ -79,7 +79,7 @@ def complete(
                     raise request.error
                 if request.done:
                     finished += 1
-                    done(finished)
+                    on_done(finished)
     shortened = sum(short is not item for short, item in zip(tokens, whole, strict=True))
     return [request.result.text for request in requests], shortened
 
