@@ -48,7 +48,7 @@ def no_token(_text: str) -> bool:
 
 
 @pytest.mark.parametrize("text", GOOD)
-def test_good_grammars_pass_here_and_in_llama_cpp(text: str, nano_llama: Path) -> None:
+def test_check_grammar_accepts_what_llama_cpp_accepts(text: str, nano_llama: Path) -> None:
     check_grammar(text, no_token)
     with open_model(ModelSettings(nano_llama, vocab_only=True)) as model:
         sampler = api.llama_sampler_init_grammar(model.vocab, text.encode(), b"root")
@@ -57,13 +57,13 @@ def test_good_grammars_pass_here_and_in_llama_cpp(text: str, nano_llama: Path) -
 
 
 @pytest.mark.parametrize("text", BAD)
-def test_bad_grammars_are_refused_with_a_reason(text: str) -> None:
+def test_check_grammar_refuses_with_a_reason(text: str) -> None:
     with pytest.raises(Usage, match=BAD[text]):
         check_grammar(text, no_token)
 
 
 @given(st.text(alphabet='ab"[]()|*+?{}1,:= \n\\.^-<>!#', max_size=40))
-def test_any_text_is_taken_or_refused(text: str) -> None:
+def test_check_grammar_survives_any_text(text: str) -> None:
     try:
         check_grammar("root ::= " + text, no_token)
     except Usage as error:
