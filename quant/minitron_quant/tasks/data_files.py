@@ -20,7 +20,7 @@ _UNPACK: dict[str, Callable[..., Any]] = {
     ".xz": lzma.open,
 }
 _PIECE = 1 << 20
-# what a file may unpack to: questions are packed to a tenth, what unpacks to this is no data
+# the most that a file may unpack to: questions compress to a tenth of their size
 _LEAST_LIMIT, _LARGEST_RATIO = 64 << 20, 64
 
 

@@ -40,7 +40,9 @@ def ppl(
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option("--resume", metavar="STATE", help="Keep what is done in this file; go on."),
+        typer.Option(
+            "--resume", metavar="STATE", help="Keep scores in this file, and continue from it."
+        ),
     ] = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Differences between any two models, with intervals.")
