@@ -1,13 +1,15 @@
-"""Greedy generation for many prompts at once, side by side in one context."""
+"""Greedy generation for many prompts at once; the prefix that all share is decoded once."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from minitron_engine.generation.generate import GenerationSettings
+from minitron_engine.generation.sampler import GreedySampler
 from minitron_engine.generation.sampling import SamplingSettings
-from minitron_engine.generation.slots import Job, Slots
+from minitron_engine.generation.sequence import common_prefix
+from minitron_engine.generation.slots import GenerationRequest, Slots
+from minitron_engine.generation.steps import GenerationSettings
 from minitron_engine.llama.context import open_context
 from minitron_engine.llama.model import Model
 from minitron_engine.llama.settings import ContextSettings
@@ -16,6 +18,7 @@ from minitron_quant.tasks.prefix_sharing import drop_after
 
 # texts that are generated side by side
 _SLOTS = 8
+_GREEDY = SamplingSettings(seed=0, temperature=0.0)
 
 
 @dataclass(frozen=True)
@@ -40,42 +43,47 @@ def generate_batch(
 ) -> tuple[list[str], int]:
     """Texts in the order of the prompts, and how many prompts lost their beginning.
 
-    Prompts that leave no room in n_ctx lose it, behind BOS. on_done gets the number of texts that
-    are finished.
+    Prompts that leave no room in n_ctx lose it, behind BOS. `on_done` gets the number of finished
+    texts.
     """
     if not prompts:
         return [], 0
     room = max((settings.n_ctx or model.n_ctx_train) - settings.n_predict, 2)
-    whole = [_tokenize(model, text) for text in prompts]
+    whole = [_prompt(model, text) for text in prompts]
     tokens = [drop_after(item, room, int(model.add_bos)) for item in whole]
-    n_seq = min(_SLOTS, len(tokens), settings.n_batch)
+    # the last token of every prompt is decoded by itself: its logits begin the text
+    shared = min(
+        *(common_prefix(tokens[0], item) for item in tokens), *(len(t) - 1 for t in tokens)
+    )
+    count = min(_SLOTS, len(tokens), settings.n_batch)
+    longest = max(map(len, tokens)) + settings.n_predict
     context_settings = ContextSettings(
-        n_ctx=n_seq * (max(map(len, tokens)) + settings.n_predict),
+        n_ctx=max(shared + count * (longest - shared), settings.n_batch),
         n_batch=settings.n_batch,
-        n_seq=n_seq,
+        n_seq=count,
         unified=True,
-        n_outputs=n_seq,
+        n_outputs=count,
         threads=settings.threads,
     )
-    greedy = SamplingSettings(seed=0, temperature=0)
-    how = GenerationSettings(greedy, settings.n_predict, settings.stop)
-    jobs = [Job(item, how) for item in tokens]
+    generation = GenerationSettings(_GREEDY, settings.n_predict, settings.stop)
+    requests = [GenerationRequest(item, generation, GreedySampler()) for item in tokens]
     with open_context(model, context_settings) as context:
-        slots = Slots(context, n_seq)
-        for job in jobs:
-            slots.submit(job)
+        slots = Slots(context, count, longest)
+        slots.preload(tokens[0][:shared])
+        for request in requests:
+            slots.submit(request)
         finished = 0
         while not slots.idle:
-            for job, _ in slots.step():
-                if job.error is not None:
-                    raise job.error
-                if job.done:
+            for request, _ in slots.step():
+                if request.error is not None:
+                    raise request.error
+                if request.done:
                     finished += 1
                     on_done(finished)
     shortened = sum(short is not item for short, item in zip(tokens, whole, strict=True))
-    return [job.result.text for job in jobs], shortened
+    return [request.result.text for request in requests], shortened
 
 
-def _tokenize(model: Model, text: str) -> Tokens:
+def _prompt(model: Model, text: str) -> Tokens:
     tokens = model.tokenize(text, add_special=True, parse_special=False)
     return tokens if len(tokens) else np.array([model.bos], dtype=np.int32)
