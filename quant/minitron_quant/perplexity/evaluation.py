@@ -61,7 +61,6 @@ class PerplexityScorer:
     targets: Tokens
 
     def __call__(self, pool: ThreadPoolExecutor, chunks: Iterable[Logits]) -> list[TokenScores]:
-        """See Scorer."""
         pairs = zip(chunks, self.targets, strict=True)
         return [TokenScores.of_nll(negative_log_likelihood(pool, *pair)) for pair in pairs]
 
@@ -76,7 +75,6 @@ class ReferenceScorer:
     keep: Keep | None
 
     def __call__(self, pool: ThreadPoolExecutor, chunks: Iterable[Logits]) -> list[TokenScores]:
-        """See Scorer."""
 
         def work() -> list[ReferenceChunk]:
             made = []
@@ -100,7 +98,6 @@ class DivergenceScorer:
     reference: ReferenceScores
 
     def __call__(self, pool: ThreadPoolExecutor, chunks: Iterable[Logits]) -> list[TokenScores]:
-        """See Scorer."""
         inputs = zip(chunks, self.targets, self.reference.chunks(), strict=True)
         return [compare_chunk(pool, *each) for each in inputs]
 

@@ -32,8 +32,8 @@ from minitron_quant.perplexity.model_batching import (
     bytes_needed,
     cache_budget,
     cache_folder,
+    group_models,
     memory_for,
-    plan_memory,
     runs_on_cpu,
     second_context_fits,
     vocabulary_size,
@@ -157,12 +157,12 @@ class _Evaluation:
         for path in paths:
             check_vocabulary(shards[reference][0], shards[path][0])
         needs = {path: bytes_needed(shards[path], chunks) for path in (reference, *paths)}
-        plan = plan_memory(needs, reference, paths, memory_for(self._settings.gpu_layers))
-        if plan.from_disk:
-            _LOG.info("not enough memory: the reference's rows are cached on disk")
-            self._compare_from_disk(reference, plan.groups)
-        else:
+        groups = group_models(needs, reference, paths, memory_for(self._settings.gpu_layers))
+        if groups is None:
             self._compare_in_memory(reference, paths)
+        else:
+            _LOG.info("not enough memory: the reference's rows are cached on disk")
+            self._compare_from_disk(reference, groups)
 
     def _compare_in_memory(self, reference: Path, paths: Sequence[Path]) -> None:
         with ExitStack() as stack:
