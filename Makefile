@@ -16,8 +16,11 @@ LLAMA_CMAKE := $(CMAKE_ARGS) -DGGML_RPC=on
 STAMP := $(if $(CUDA)$(RPC),$(VENV)/.installed-$(BACKEND),$(VENV)/.installed)
 export CUDA_ARCH FA
 
+# the encoders of quant/kernels; installing builds them, and so does a change of their sources
+KERNELS := quant/minitron_quant/kernels/libminitron_kernels.so
+
 .PHONY: install demo test harden check manual lock bench clean
-install: $(STAMP)
+install: $(STAMP) $(KERNELS)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Minitron needs Python 3.11 or newer: make PYTHON=python3.11 …"; exit 1; }
@@ -32,6 +35,9 @@ $(VENV)/.installed: pyproject.toml $(LOCKS) | $(BIN)/python
 	# pip does this for all but -e; without it every start compiles where PYTHONDONTWRITEBYTECODE is set
 	@$(BIN)/python -m compileall -q src convert quant
 	@touch $@
+
+$(KERNELS): hatch_build.py $(wildcard quant/kernels/*) | $(VENV)/.installed
+	@$(BIN)/python hatch_build.py || true
 
 ifneq ($(CUDA)$(RPC),)
 $(STAMP): $(VENV)/.installed
@@ -74,5 +80,5 @@ bench: install
 	$(BIN)/python benchmarks/run_all.py
 
 clean:
-	rm -rf $(VENV) examples/out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(KERNELS) examples/out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -6,6 +6,7 @@ from minitron_core.errors import Unsupported
 from minitron_core.gguf import F32, TYPE, row_bytes
 from minitron_engine.llama.library import decode, ggml
 from minitron_quant.array_backend import Bytes, Floats
+from minitron_quant.kernels.encode import quantize_rows
 
 
 def encode_blocks(
@@ -18,9 +19,7 @@ def encode_blocks(
     rows, columns = values.shape
     if out is None:
         out = np.empty(rows * row_bytes(ggml_type, columns), np.uint8)
-    pointer = None if importance is None else importance.ctypes.data
-    pointers = values.ctypes.data, out.ctypes.data
-    ggml().ggml_quantize_chunk(ggml_type, *pointers, 0, rows, columns, pointer)
+    quantize_rows(ggml_type, values, out, importance)
     return out
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from helpers.support import EXAMPLES
-from minitron_cli.quantizing.direct import convert_to_level
-from minitron_cli.verification import verify_model
+from minitron.conversion import convert_to
+from minitron.verification import verify_model
 from minitron_convert.convert import ConvertSettings, convert
 from minitron_convert.hf_reference import source_logits
 from minitron_core.errors import Damaged, ImatrixNeeded, OutOfResources, Unsupported
@@ -53,7 +53,7 @@ def test_straight_to_a_level_is_the_same_as_in_two_steps(
 def test_small_pieces_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # pieces of 17 rows begin and end within heads, whose rows are read in one go
     monkeypatch.setattr("minitron_quant.quantize.encode.SLAB_ELEMENTS", 256 * 17)
-    result = convert_to_level(ConvertSettings(LLAMA, tmp_path), level_named("q4_k_m"))
+    result = convert_to(ConvertSettings(LLAMA, tmp_path), level_named("q4_k_m"))
     expected = in_two_steps(LLAMA, "q4_k_m", tmp_path)
     assert result.paths[0].read_bytes() == expected.read_bytes()
 
@@ -61,7 +61,7 @@ def test_small_pieces_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_level_in_shards(tmp_path: Path) -> None:
     events: list[Event] = []
     settings = ConvertSettings(NEMOTRON, tmp_path / "m.gguf", split_max_size=1_000_000)
-    result = convert_to_level(settings, level_named("q5_k_s"), events.append)
+    result = convert_to(settings, level_named("q5_k_s"), events.append)
     assert len(result.paths) > 2 and sum(p.stat().st_size for p in result.paths) == result.bytes
     whole = open_gguf(in_two_steps(NEMOTRON, "q5_k_s", tmp_path))
     shards = open_shards(result.paths[0])
@@ -111,9 +111,9 @@ def test_damage_on_the_way_leaves_nothing(
     monkeypatch.setattr(tempfile, "tempdir", str(place))
     settings = ConvertSettings(source, out)
     with pytest.raises(Damaged, match="not finite"):
-        convert_to_level(settings, level_named("q4_k_m"))
+        convert_to(settings, level_named("q4_k_m"))
     with pytest.raises(ImatrixNeeded):
-        convert_to_level(settings, level_named("iq1_s"))
+        convert_to(settings, level_named("iq1_s"))
     assert not list(out.iterdir()) and not list(place.iterdir())
 
 
@@ -123,7 +123,7 @@ def test_a_full_disk_is_told_before_the_work(
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
     with pytest.raises(OutOfResources, match="1000 bytes free"):
-        convert_to_level(ConvertSettings(LLAMA, tmp_path), level_named("q4_0"))
+        convert_to(ConvertSettings(LLAMA, tmp_path), level_named("q4_0"))
 
 
 @pytest.mark.parametrize("outtype", ["bf16", "q4_k_m"])

@@ -46,17 +46,17 @@ directory = "out"
         ("kld:0.02", MixTarget(max_kld=0.02)),
     ],
 )
-def test_sizes_are_read(text: str, wanted: MixTarget) -> None:
+def test_parse_wanted_reads_sizes(text: str, wanted: MixTarget) -> None:
     assert parse_wanted(text) == wanted
 
 
 @pytest.mark.parametrize("text", ["", "like:Q9", "kld:x", "big", "as:1G"])
-def test_what_is_no_size_is_refused(text: str) -> None:
-    with pytest.raises(MinitronError, match=r"is no size|no level called"):
+def test_parse_wanted_refuses_other_texts(text: str) -> None:
+    with pytest.raises(MinitronError, match=r"is not a size|no level called"):
         parse_wanted(text)
 
 
-def test_solved_mixes_are_rows_of_the_report(
+def test_run_puts_solved_mixes_into_the_report(
     minitron: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kinds = frozenset(TYPE_ID[name] for name in ("q2_K", "q4_0", "q6_K"))
@@ -81,4 +81,4 @@ def test_solved_mixes_are_rows_of_the_report(
     again = minitron("run", job, "--resume")
     assert again.code == 0 and "quantize: up to date" in again.err
     job.write_text(JOB.format(examples=EXAMPLES).replace('"2.5M"', '"some"'))
-    fails(minitron("run", job, "--resume"), 2, "no size")
+    fails(minitron("run", job, "--resume"), 2, "not a size")

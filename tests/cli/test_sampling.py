@@ -21,8 +21,9 @@ from minitron_engine.generation.generate import (
 )
 from minitron_engine.generation.sampler import open_sampler
 from minitron_engine.generation.sampling import SAMPLERS, SamplingSettings, settings_for
-from minitron_engine.llama.context import Context, ContextSettings, open_context
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.llama.context import Context, open_context
+from minitron_engine.llama.settings import ContextSettings, ModelSettings
+from minitron_engine.loading import open_model
 
 RECORDED = recorded("sampling.json")
 MODELS = tuple(RECORDED["models"])

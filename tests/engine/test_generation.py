@@ -18,8 +18,9 @@ from minitron_engine.generation.generate import (
     prompt_tokens,
 )
 from minitron_engine.generation.sampling import SamplingSettings
-from minitron_engine.llama.context import ContextSettings, open_context
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.llama.context import open_context
+from minitron_engine.llama.settings import ContextSettings, ModelSettings
+from minitron_engine.loading import open_model
 
 GREEDY = SamplingSettings(seed=0, temperature=0.0)
 MODELS = ("nano-llama", "nano-nemotron")

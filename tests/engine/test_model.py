@@ -12,8 +12,11 @@ import pytest
 from helpers.support import EXAMPLES, recorded
 from minitron_core.errors import Damaged, MinitronError, NotFound
 from minitron_engine.llama import library, log
-from minitron_engine.llama.context import Batch, ContextSettings, Logits, open_context
-from minitron_engine.llama.model import Model, ModelSettings, Tokens, open_model
+from minitron_engine.llama.context import Batch, Logits, open_context
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.settings import ContextSettings, ModelSettings
+from minitron_engine.llama.tokenization import Tokens
+from minitron_engine.loading import open_model
 from minitron_quant.chunking import read_text
 
 
@@ -87,7 +90,7 @@ def test_a_model_beside_another_shares_its_vocabulary(
     path: Path = request.getfixturevalue(name)
     with (
         open_model(ModelSettings(path)) as first,
-        open_model(ModelSettings(path, beside=first)) as beside,
+        open_model(ModelSettings(path), vocabulary_of=first) as beside,
     ):
         text = "It was a <s>dark night"
         tokens = first.tokenize(text, add_special=True, parse_special=True)

@@ -19,8 +19,9 @@ from minitron_engine.generation.prompt_cache import Identity, dump, model_hash, 
 from minitron_engine.generation.sampling import SamplingSettings, settings_for
 from minitron_engine.generation.sequence import Sequence
 from minitron_engine.llama.adapters import Adapter, apply_adapters
-from minitron_engine.llama.context import ContextSettings, open_context
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.llama.context import open_context
+from minitron_engine.llama.settings import ContextSettings, ModelSettings
+from minitron_engine.loading import open_model
 
 SETTINGS = ContextSettings(n_ctx=256, n_batch=64)
 TARGET = "blk.1.attn_q.weight"

@@ -14,8 +14,9 @@ from minitron_engine.generation.generate import (
 )
 from minitron_engine.generation.sampling import SamplingSettings
 from minitron_engine.generation.slots import Job, Slots
-from minitron_engine.llama.context import Context, ContextSettings, open_context
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.llama.context import Context, open_context
+from minitron_engine.llama.settings import ContextSettings, ModelSettings
+from minitron_engine.loading import open_model
 
 GREEDY = GenerationSettings(SamplingSettings(seed=0, temperature=0.0), 24)
 PROMPTS = ("The old house", "It was", "When the door of the room was opened he", "She", "A dog")

@@ -7,7 +7,8 @@ import pytest
 
 from helpers.support import EXAMPLES
 from minitron_core.gguf import TYPE_ID, TensorInfo, open_gguf
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.llama.settings import ModelSettings
+from minitron_engine.loading import open_model
 from minitron_quant.chunking import ChunkSettings, chunk_text, read_text
 from minitron_quant.mixed_precision.activation_quantization import (
     LARGE,

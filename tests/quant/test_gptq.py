@@ -11,7 +11,8 @@ from helpers.support import EXAMPLES, quantize
 from minitron_core.errors import Damaged, MinitronError, Usage
 from minitron_core.gguf import TYPE, TYPE_ID, open_gguf
 from minitron_core.progress import Event
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.llama.settings import ModelSettings
+from minitron_engine.loading import open_model
 from minitron_quant.blocks import decode_blocks
 from minitron_quant.chunking import ChunkSettings
 from minitron_quant.covariance.collect import CovarianceSettings, collect_covariance

@@ -18,7 +18,8 @@ from hypothesis.extra import numpy as hnp
 from helpers.support import EXAMPLES, RECORDED, quantize
 from minitron_core.errors import Damaged, MinitronError, NotFound, Usage
 from minitron_core.gguf import open_gguf
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.llama.settings import ModelSettings
+from minitron_engine.loading import open_model
 from minitron_quant.chunking import ChunkSettings, chunk_text, read_text
 from minitron_quant.imatrix.accumulator import Accumulator
 from minitron_quant.imatrix.collect import CollectSettings, collect

@@ -11,7 +11,8 @@ import pytest
 from helpers.mixture import write_mixture
 from helpers.support import EXAMPLES, quantize
 from minitron_core.errors import MinitronError
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.llama.settings import ModelSettings
+from minitron_engine.loading import open_model
 from minitron_quant.chunking import ChunkSettings
 from minitron_quant.imatrix import parallel_contexts
 from minitron_quant.imatrix.collect import CollectSettings, collect

@@ -18,7 +18,9 @@ from minitron_core.progress import Event, Progress, ignore
 from minitron_engine.llama.binding import api
 from minitron_engine.llama.context import open_context
 from minitron_engine.llama.library import OP_MUL_MAT, Tensor
-from minitron_engine.llama.model import Model, ModelSettings, open_model
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.settings import ModelSettings
+from minitron_engine.loading import open_model
 from minitron_quant.chunking import ChunkSettings, chunk_text, decode_chunks, read_text
 from minitron_quant.imatrix.accumulator import Accumulator
 from minitron_quant.imatrix.collect import (

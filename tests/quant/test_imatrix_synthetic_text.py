@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.llama.settings import ModelSettings
+from minitron_engine.loading import open_model
 from minitron_quant.chunking import ChunkSettings, chunk_text, read_text
 from minitron_quant.imatrix.synthetic_text import SyntheticTextSettings, draw, write_synthetic_text
 

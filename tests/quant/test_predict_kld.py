@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from minitron_core.gguf import TYPE_ID, open_gguf
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.llama.settings import ModelSettings
+from minitron_engine.loading import open_model
 from minitron_quant.chunking import ChunkSettings
 from minitron_quant.covariance.collect import CovarianceSettings, collect_covariance
 from minitron_quant.gptq.encoder import GptqEncoder

@@ -11,7 +11,8 @@ from helpers.support import EXAMPLES
 from minitron_core.errors import Damaged, NotFound, Usage
 from minitron_core.gguf import TYPE_ID, open_gguf
 from minitron_core.progress import Event
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.llama.settings import ModelSettings
+from minitron_engine.loading import open_model
 from minitron_quant.chunking import ChunkSettings, chunk_text, read_text
 from minitron_quant.imatrix.files import read_imatrix
 from minitron_quant.mixed_precision import costs as costs_module

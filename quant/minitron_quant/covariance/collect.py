@@ -19,7 +19,8 @@ from minitron_core.gguf import GgufWriter, TensorSpec, file_size, open_gguf
 from minitron_core.hashing import fingerprint
 from minitron_core.progress import Event, Progress, ignore
 from minitron_engine.llama.context import open_context
-from minitron_engine.llama.model import Model, Tokens
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.tokenization import Tokens
 from minitron_quant.array_backend import best_arrays
 from minitron_quant.chunking import ChunkSettings, chunk_text, decode_chunks, read_text
 from minitron_quant.covariance.files import (

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from minitron_engine.llama.binding import api
-from minitron_engine.llama.context import Batch, ContextSettings, open_context
+from minitron_engine.llama.context import Batch, open_context
 from minitron_engine.llama.library import OP_MUL_MAT, Tensor
 from minitron_engine.llama.model import Model
+from minitron_engine.llama.settings import ContextSettings
 from minitron_engine.process import interrupts
 from minitron_quant.array_backend import Floats
 from minitron_quant.matmul_hook import activations, weight_name

@@ -13,7 +13,8 @@ from minitron_core.hashing import file_sha256
 from minitron_core.progress import Event, Progress, ignore
 from minitron_engine.llama.context import Logits
 from minitron_engine.llama.library import LLAMA_CPP_COMMIT
-from minitron_engine.llama.model import Model, Tokens
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.tokenization import Tokens
 from minitron_quant.chunking import ChunkSettings, chunk_text, groups, read_text
 from minitron_quant.imatrix.accumulator import Accumulator, Precision
 from minitron_quant.imatrix.collector import MIN_TOKENS, Collector, is_layer_weight

@@ -14,8 +14,10 @@ from typing import Protocol
 import numpy as np
 
 from minitron_core.cpu_limits import default_threads
-from minitron_engine.llama.context import Context, ContextSettings, Logits, open_context
-from minitron_engine.llama.model import Model, Tokens
+from minitron_engine.llama.context import Context, Logits, open_context
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.settings import ContextSettings
+from minitron_engine.llama.tokenization import Tokens
 from minitron_engine.process import interrupts
 from minitron_quant.chunking import ChunkSettings, decode_group, decode_part
 from minitron_quant.imatrix.collector import MIN_TOKENS, Collector, first_half

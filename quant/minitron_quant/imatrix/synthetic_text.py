@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from minitron_core.atomic_files import write_whole
 from minitron_core.errors import Unsupported
 from minitron_core.progress import Event, Progress, ignore
-from minitron_engine.llama.context import Batch, Context, ContextSettings, open_context
+from minitron_engine.llama.context import Batch, Context, open_context
 from minitron_engine.llama.model import Model
+from minitron_engine.llama.settings import ContextSettings
 
 # sequences decoded in one batch: weights are read once for all of them
 SLOTS = 16

@@ -15,7 +15,8 @@ import numpy as np
 
 from minitron_core.gguf import TYPE, TYPE_ID
 from minitron_engine.llama.context import open_context
-from minitron_engine.llama.model import Model, Tokens
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.tokenization import Tokens
 from minitron_quant.array_backend import Doubles, Floats
 from minitron_quant.chunking import ChunkSettings, decode_chunks
 from minitron_quant.covariance.input_hook import InputHook, find_inputs

@@ -15,8 +15,10 @@ from minitron_core.errors import Damaged
 from minitron_core.gguf import TYPE, Gguf, TensorInfo
 from minitron_core.hashing import file_sha256, fingerprint, model_fingerprint
 from minitron_core.progress import Event, Progress, ignore
-from minitron_engine.llama.devices import GpuLayers
-from minitron_engine.llama.model import Model, ModelSettings, Tokens, open_model
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.settings import GpuLayers, ModelSettings
+from minitron_engine.llama.tokenization import Tokens
+from minitron_engine.loading import open_model
 from minitron_quant.array_backend import Doubles
 from minitron_quant.chunking import ChunkSettings, chunk_text, read_text
 from minitron_quant.imatrix.collect import CollectSettings

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from minitron_core.progress import Event, Progress, ignore
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.llama.settings import ModelSettings
+from minitron_engine.loading import open_model
 from minitron_quant.array_backend import Floats
 from minitron_quant.chunking import ChunkSettings
 from minitron_quant.gptq.encoder import GptqEncoder

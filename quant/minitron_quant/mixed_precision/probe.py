@@ -15,7 +15,8 @@ import numpy as np
 from minitron_core.cpu_limits import default_threads
 from minitron_core.gguf import TYPE_ID, Gguf, TensorInfo, row_bytes
 from minitron_engine.llama.context import Context, open_context
-from minitron_engine.llama.model import Model, Tokens
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.tokenization import Tokens
 from minitron_engine.llama.weights import Weights, find_weights
 from minitron_quant.array_backend import Bytes, Floats
 from minitron_quant.chunking import ChunkSettings, decode_chunks

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minitron_engine.llama.context import Logits
-from minitron_engine.llama.model import Tokens
+from minitron_engine.llama.tokenization import Tokens
 from minitron_quant.chunking import ChunkSettings
 from minitron_quant.perplexity.divergence import (
     ReferenceChunk,

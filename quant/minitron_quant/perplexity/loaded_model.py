@@ -10,9 +10,11 @@ from typing import Protocol
 
 from minitron_core.errors import Unsupported
 from minitron_core.gguf import Gguf, KeyValue
-from minitron_engine.llama.context import Context, ContextSettings, Logits, open_context
-from minitron_engine.llama.devices import GpuLayers
-from minitron_engine.llama.model import Model, ModelSettings, Tokens, open_model
+from minitron_engine.llama.context import Context, Logits, open_context
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.settings import ContextSettings, GpuLayers, ModelSettings
+from minitron_engine.llama.tokenization import Tokens
+from minitron_engine.loading import open_model
 from minitron_engine.process import interrupts
 from minitron_engine.process.malloc_alignment import aligning_hook
 from minitron_quant.chunking import ChunkSettings, check_trained_context, decode_chunks
@@ -94,8 +96,8 @@ class ModelLoader:
         shares = first and same_vocabulary(self.shards[first.path][0], self.shards[path][0])
         context = self.chunks.context()
         beside = first.model if first and shares else None
-        settings = ModelSettings(path, self.gpu_layers, context=context, beside=beside)
-        model = stack.enter_context(open_model(settings))
+        settings = ModelSettings(path, self.gpu_layers, context=context)
+        model = stack.enter_context(open_model(settings, vocabulary_of=beside))
         check_trained_context(model, self.chunks.n_ctx)
         opened = stack.enter_context(_open_context(model, context))
         return LoadedModel(path, self.keys[path], model, opened, self.chunks)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from minitron_core.cpu_limits import available_memory
 from minitron_core.gguf import Gguf
-from minitron_engine.llama.devices import Device, GpuLayers, gpus
+from minitron_engine.llama.devices import Device, gpus
+from minitron_engine.llama.settings import GpuLayers
 from minitron_quant.chunking import ChunkSettings
 from minitron_quant.perplexity.loaded_model import MICRO_BATCH
 

@@ -1,6 +1,7 @@
 """Rows to blocks: each run of rows is decoded once and encoded to all its types, in threads.
 
-ggml does both; ctypes releases the GIL, so a pool of Python threads keeps all cores busy.
+ggml decodes, minitron_quant.kernels encodes; both release the GIL, so a pool of Python threads
+keeps all cores busy.
 """
 
 from collections import deque

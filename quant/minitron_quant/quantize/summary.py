@@ -10,6 +10,7 @@ import numpy as np
 from minitron_core.cpu_limits import default_threads
 from minitron_core.gguf import TYPE, TYPE_ID
 from minitron_quant.blocks import encode_blocks
+from minitron_quant.kernels.library import kernels
 from minitron_quant.quantize.plan import TypePlan
 from minitron_quant.quantize.prepare import QuantizeJob, count_types, folder_of
 
@@ -50,6 +51,38 @@ RELATIVE_SPEED = {
     "f32": 256.0,
 }
 
+# the same with the kernels in use (minitron_quant.kernels), beside their q6_K
+KERNEL_SPEED = {
+    "iq1_m": 0.0935,
+    "iq3_xxs": 0.0703,
+    "iq3_s": 0.0773,
+    "iq2_xs": 0.0816,
+    "iq2_xxs": 0.0863,
+    "iq2_s": 0.102,
+    "iq1_s": 0.125,
+    "nvfp4": 0.165,
+    "q2_K": 0.325,
+    "iq4_xs": 0.341,
+    "q5_K": 0.351,
+    "q4_K": 0.363,
+    "q5_1": 0.403,
+    "q4_1": 0.408,
+    "iq4_nl": 0.457,
+    "q1_0": 0.698,
+    "mxfp4": 0.707,
+    "q3_K": 0.806,
+    "q2_0": 0.831,
+    "q6_K": 1.0,
+    "q5_0": 1.12,
+    "q4_0": 1.14,
+    "tq2_0": 1.45,
+    "tq1_0": 1.49,
+    "f16": 2.64,
+    "bf16": 11.5,
+    "q8_0": 13.2,
+    "f32": 30.7,
+}
+
 
 def summarize(job: QuantizeJob) -> dict[str, Any]:
     """Sizes in bytes (exact), work in weights to encode, time in seconds (an estimate)."""
@@ -88,8 +121,9 @@ def estimate_seconds(plan: TypePlan, threads: int | None = None) -> float:
     """Seconds that this machine takes to encode every distinct tensor and type of a plan."""
     pairs = {pair for planned in plan.levels for pair in planned.types.items()}
     infos = {name: info for name, (_, info) in plan.tensors.items()}
+    speeds = KERNEL_SPEED if kernels().library else RELATIVE_SPEED
     units = sum(
-        infos[name].n_elements / RELATIVE_SPEED[TYPE[ggml_type].name]
+        infos[name].n_elements / speeds[TYPE[ggml_type].name]
         for name, ggml_type in pairs
         if ggml_type != infos[name].type
     )
@@ -101,6 +135,7 @@ def machine_speed() -> float:
     ggml_type, columns = TYPE_ID["q6_K"], _SAMPLE_COLUMNS
     values = np.random.default_rng(0).standard_normal((_SAMPLE_ROWS, columns), np.float32)
     weights = np.ones(columns, np.float32)
+    encode_blocks(ggml_type, values[:1], weights)  # the cost of the first use of a type
     # the thread's own time, whatever else the machine does
     started = time.thread_time()
     encode_blocks(ggml_type, values, weights)

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from minitron_engine.generation.generate import StopBuffer
-from minitron_engine.llama.context import Batch, Context, ContextSettings, open_context
-from minitron_engine.llama.model import Model, Tokens
+from minitron_engine.llama.context import Batch, Context, open_context
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.settings import ContextSettings
+from minitron_engine.llama.tokenization import Tokens
 from minitron_quant.tasks.prefix_sharing import common_prefix, without_middle
 
 # texts that are written side by side

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from minitron_core.progress import Event, Progress, ignore
-from minitron_engine.llama.devices import GpuLayers
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.llama.settings import GpuLayers, ModelSettings
+from minitron_engine.loading import open_model
 from minitron_quant.levels import level_of
 from minitron_quant.model_files import open_model_files
 from minitron_quant.perplexity.table import MIB

@@ -17,8 +17,8 @@ from lm_eval.api.registry import register_model
 from tqdm import tqdm
 
 from minitron_core.errors import Unsupported
-from minitron_engine.llama.devices import GpuLayers
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.llama.settings import GpuLayers, ModelSettings
+from minitron_engine.loading import open_model
 from minitron_quant.model_files import open_model_files
 from minitron_quant.tasks.batch_generate import WriteSettings, complete
 from minitron_quant.tasks.likelihood import ScoreSettings

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from minitron_engine.llama.model import Model, Tokens
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.tokenization import Tokens
 from minitron_quant.tasks.likelihood import ScoreSettings, likelihoods
 from minitron_quant.tasks.prefix_sharing import Continuation
 from minitron_quant.tasks.question import cut

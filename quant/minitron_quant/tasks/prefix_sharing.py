@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from minitron_engine.llama.model import Tokens
+from minitron_engine.llama.tokenization import Tokens
 
 Indices = NDArray[np.int64]
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from minitron_core.errors import Damaged
-from minitron_engine.llama.model import Model, Tokens
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.tokenization import Tokens
 from minitron_quant.tasks.likelihood import Array, Likelihood
 from minitron_quant.tasks.prefix_sharing import Continuation, common_prefix, without_middle
 

@@ -5,12 +5,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from minitron_cli.options.completion import complete_model
 from minitron_cli.options.parameters import (
     Force,
     GpuLayers,
     Json,
+    ModelPaths,
     Quiet,
+    TableFormat,
     Threads,
     Verbose,
     gpu_layers,
@@ -25,14 +26,7 @@ TaskName = Literal["hellaswag", "winogrande", "arc", "mmlu", "multiple-choice", 
 
 
 def tasks(
-    models: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="MODEL...",
-            help="GGUF files, or owner/name[:LEVEL] on the Hub.",
-            autocompletion=complete_model,
-        ),
-    ],
+    models: ModelPaths,
     task: Annotated[TaskName, typer.Option("--task", help="Which questions.")],
     data: Annotated[Path, typer.Option("--data", help="The file of questions.")],
     limit: Annotated[
@@ -64,9 +58,7 @@ def tasks(
     batch: Annotated[int, typer.Option("--batch", "-b", min=8, help="Tokens of a decode.")] = 512,
     threads: Threads = None,
     layers: GpuLayers = "auto",
-    table_format: Annotated[
-        Literal["table", "md", "csv", "json"], typer.Option("--format", help="How to show it.")
-    ] = "table",
+    table_format: TableFormat = "table",
     as_json: Json = False,
     verbose: Verbose = False,
     quiet: Quiet = False,

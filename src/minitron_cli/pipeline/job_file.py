@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from minitron_convert.plan import OUTTYPES
 from minitron_core.errors import NotFound, Usage
 
 REPORTS = ("md", "html", "csv", "json")
 TASK_NAMES = ("hellaswag", "winogrande", "arc", "mmlu", "multiple-choice", "gsm8k")
-OUTTYPES = ("auto", "f32", "f16", "bf16")
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,11 @@ class ModelSection:
 
     source: str
     outtype: str = "auto"
+
+    @property
+    def requantizes(self) -> bool:
+        """Whether the levels are made from a quantized file, as choosing this type asks for."""
+        return self.outtype == "q8_0"
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import typer
-
-from minitron_cli.output import Listener
+from minitron_cli.options.quantize import parse_types
 from minitron_cli.pipeline.job_file import Job
-from minitron_cli.quantizing.dialing import parse_types
 from minitron_cli.units import parse_size
 from minitron_core.atomic_files import write_whole
 from minitron_core.errors import Usage
+from minitron_core.progress import Progress
 from minitron_quant.levels import level_named
 from minitron_quant.mixed_precision.build_mix import MixBuilder, MixSettings, MixTarget, sibling
 from minitron_quant.mixed_precision.measure import SensitivitySettings, measure_sensitivity
@@ -34,9 +32,8 @@ def parse_wanted(text: str) -> MixTarget:
         return MixTarget(bits=float(bits[1]))
     try:
         return MixTarget(size=parse_size(text))
-    except typer.BadParameter as error:
-        hint = "write 1.5G, 3.5bpw, like:Q3_K_M or kld:0.02"
-        raise Usage(f"{text!r} is no size", hint) from error
+    except Usage as error:
+        raise Usage(str(error), "write 1.5G, 3.5bpw, like:Q3_K_M or kld:0.02") from error
 
 
 def check_sizes(job: Job) -> None:
@@ -48,7 +45,7 @@ def check_sizes(job: Job) -> None:
 
 
 def make_sizes(
-    quantize: QuantizeSettings, text: Path, sizes: Sequence[str], resume: bool, listener: Listener
+    quantize: QuantizeSettings, text: Path, sizes: Sequence[str], resume: bool, listener: Progress
 ) -> list[LevelResult]:
     """Measure the model's sensitivity on a text if need be, and write the sizes in one go.
 

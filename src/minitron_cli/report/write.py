@@ -79,12 +79,15 @@ def commands(findings: Findings) -> list[str]:
         ctx = ["--ctx", str(job.calibration.ctx)]
         lines.append(["imatrix", full, *texts, "-o", findings.imatrix.name, *ctx, *limit])
         imatrix = ["--imatrix", findings.imatrix.name]
-    lines.append(["quantize", full, *job.quantize.levels, *imatrix])
+    allowed = ["--allow-requantize"] if job.model.requantizes else []
+    lines.append(["quantize", full, *job.quantize.levels, *imatrix, *allowed])
     if job.quantize.sizes:
         text = ["-f", job.calibration.text[0].name]
         lines.append(["sensitivity", full, *text, *imatrix])
         wanted = [parse_wanted(size).option for size in job.quantize.sizes]
-        lines += [["quantize", full, *option, *imatrix, "--no-verify"] for option in wanted]
+        lines += [
+            ["quantize", full, *option, *imatrix, *allowed, "--no-verify"] for option in wanted
+        ]
     if job.measure.text is not None:
         files = [full, *(result.path.name for result in findings.results)]
         limit = ["--chunks", str(job.measure.chunks)] if job.measure.chunks else []

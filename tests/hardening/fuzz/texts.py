@@ -28,7 +28,9 @@ from minitron_engine.isolation import chat_template_worker, json_schema_worker
 from minitron_engine.isolation.grammar import check_grammar
 from minitron_engine.isolation.json_schema import conversion_module
 from minitron_engine.llama.binding import api
-from minitron_engine.llama.model import Model, ModelSettings, open_model
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.settings import ModelSettings
+from minitron_engine.loading import open_model
 from minitron_quant.advise import measured
 from minitron_quant.tasks.registry import TASKS, TaskOptions
 

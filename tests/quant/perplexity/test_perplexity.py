@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 
 from helpers.support import EXAMPLES, beginning, recorded
 from minitron_core.errors import MinitronError, NotFound, Usage
-from minitron_engine.llama.context import Batch, ContextSettings, open_context
-from minitron_engine.llama.model import Model, ModelSettings, Tokens, open_model
+from minitron_engine.llama.context import Batch, open_context
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.settings import ContextSettings, ModelSettings
+from minitron_engine.llama.tokenization import Tokens
+from minitron_engine.loading import open_model
 from minitron_quant.chunking import ChunkSettings, chunk_text, read_text
 from minitron_quant.perplexity.measures import Row
 from minitron_quant.perplexity.perplexity import negative_log_likelihood, summarize

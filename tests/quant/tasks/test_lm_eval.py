@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minitron_core.errors import Damaged, Unsupported
-from minitron_engine.llama.context import Batch, ContextSettings, open_context
-from minitron_engine.llama.model import Model, ModelSettings, open_model
+from minitron_engine.llama.context import Batch, open_context
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.settings import ContextSettings, ModelSettings
+from minitron_engine.loading import open_model
 from minitron_quant.tasks.batch_generate import WriteSettings, complete
 from minitron_quant.tasks.likelihood import ScoreSettings
 from minitron_quant.tasks.lm_eval_requests import (

@@ -12,8 +12,9 @@ from minitron_core.errors import Damaged, NotFound, Usage
 from minitron_core.progress import ignore
 from minitron_engine.generation.generate import Generation, GenerationSettings, generate
 from minitron_engine.generation.sampling import SamplingSettings
-from minitron_engine.llama.context import ContextSettings, open_context
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.llama.context import open_context
+from minitron_engine.llama.settings import ContextSettings, ModelSettings
+from minitron_engine.loading import open_model
 from minitron_quant.tasks import arc, gsm8k, mmlu
 from minitron_quant.tasks.batch_generate import WriteSettings, complete
 from minitron_quant.tasks.likelihood import ScoreSettings

@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 
 from helpers.support import RECORDED, quantize, recorded
 from minitron_core.progress import Event, ignore
-from minitron_engine.llama.model import Model, ModelSettings, Tokens, open_model
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.settings import ModelSettings
+from minitron_engine.llama.tokenization import Tokens
+from minitron_engine.loading import open_model
 from minitron_quant.tasks.answers import Answers
 from minitron_quant.tasks.evaluate import TasksSettings, evaluate
 from minitron_quant.tasks.likelihood import ScoreSettings, likelihoods

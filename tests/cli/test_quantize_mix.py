@@ -7,6 +7,7 @@ import pytest
 
 from helpers.support import EXAMPLES, fails
 from minitron_cli.units import parse_time
+from minitron_core.errors import Usage
 from minitron_core.gguf import TYPE_ID
 from minitron_quant.mixed_precision import costs
 
@@ -28,7 +29,9 @@ def calibrated(
     return model, minitron("sensitivity", model, "-f", text, "-c", 64, "--tokens", 64, "--json")
 
 
-def test_a_size_from_end_to_end(calibrated: tuple[Path, Any], minitron: Any) -> None:
+def test_quantize_size_solves_writes_and_verifies(
+    calibrated: tuple[Path, Any], minitron: Any
+) -> None:
     model, ran = calibrated
     assert ran.code == 0, ran.err
     assert ran.document["tokens"] == 64 and len(ran.document["tensors"]) == 26
@@ -62,11 +65,14 @@ def test_a_size_from_end_to_end(calibrated: tuple[Path, Any], minitron: Any) -> 
     fails(minitron(*arguments, "--no-verify", "--types", "q4_0,-q2_K"), 2, "not both")
 
 
-def test_what_cannot_be_asked(minitron: Any, nano_llama: Path, tmp_path: Path) -> None:
-    fails(minitron("quantize", nano_llama), 2, "what is to be made")
+def test_quantize_refuses_sizes_that_make_no_sense(
+    minitron: Any, nano_llama: Path, tmp_path: Path
+) -> None:
+    fails(minitron("quantize", nano_llama), 2, "nothing to make")
     fails(minitron("quantize", nano_llama, "Q4_0", "--bpw", 3), 2, "not both")
     fails(minitron("quantize", nano_llama, "--size", "3M", "--bpw", 3), 2, "exclude each other")
     fails(minitron("quantize", nano_llama, "--bpw", 3, "--pure"), 2, "--pure")
+    fails(minitron("quantize", nano_llama, "--bpw", 3, "--dry-run"), 2, "--dry-run", "--curve")
     missing = minitron("quantize", nano_llama, "--bpw", 3, "--no-verify", "-d", tmp_path)
     fails(missing, 3, "sensitivity", "minitron sensitivity")
 
@@ -74,11 +80,11 @@ def test_what_cannot_be_asked(minitron: Any, nano_llama: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "seconds"), [("90", 90), ("90s", 90), ("30m", 1800), ("1.5h", 5400), ("2 H", 7200)]
 )
-def test_times_are_read(text: str, seconds: float) -> None:
+def test_parse_time_reads_units(text: str, seconds: float) -> None:
     assert parse_time(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "m", "0", "3d", "-1m", "1:30"])
-def test_what_is_no_time_is_refused(text: str) -> None:
-    with pytest.raises(Exception, match="is no time"):
+def test_parse_time_refuses_other_texts(text: str) -> None:
+    with pytest.raises(Usage, match="is not a duration"):
         parse_time(text)

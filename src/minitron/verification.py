@@ -8,13 +8,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from minitron_cli.output import Listener
 from minitron_convert.convert import ConvertSettings
 from minitron_convert.hf_reference import source_encoder, source_logits
 from minitron_convert.verify import TEXTS, Check, Encode, check_logits, check_token_ids, verify
 from minitron_core.gguf import open_shards
-from minitron_engine.llama.context import Batch, ContextSettings, open_context
-from minitron_engine.llama.model import Model, ModelSettings, open_model
+from minitron_core.progress import Progress
+from minitron_engine.llama.context import Batch, open_context
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.settings import ContextSettings, ModelSettings
+from minitron_engine.loading import open_model
 
 INSTALL = "pip install 'minitron[transformers]'"
 
@@ -32,13 +34,13 @@ class Verification(NamedTuple):
 
 
 def verify_model(
-    settings: ConvertSettings, path: Path, logits: bool, listener: Listener
+    settings: ConvertSettings, path: Path, logits: bool, progress: Progress
 ) -> Verification:
     """Compare a file with the checkpoint in `settings`; `logits` only where it is wanted.
 
     Where keys, tensors or values differ the model is not run: llama.cpp may abort on it.
     """
-    found = verify(settings, path, listener)
+    found = verify(settings, path, progress)
     checks, skipped = list(found.checks), {}
     encode = source_encoder(settings.source)
     if not found.passed:

@@ -1,8 +1,8 @@
 """A checkpoint straight to a level: what the converter reads is what the quantizer encodes.
 
-Every tensor takes the way of `convert` and `quantize` in turn, piece by piece: first to the type
-of a full-precision file, then to the level's. Only the header of that file is ever written, for
-llama.cpp to choose the level's types by.
+Every tensor passes through `convert` and `quantize` in turn, piece by piece: first to
+the type of a full-precision file, then to the level's. Only the header of the full-precision file
+is written, because llama.cpp chooses the level's types by it.
 """
 
 import os
@@ -16,7 +16,14 @@ import numpy as np
 
 from minitron_convert.convert import ConvertResult, ConvertSettings, Encoder, carry_out
 from minitron_convert.encode_stream import Piece, encoded_rows
-from minitron_convert.plan import Plan, PlannedFile, PlannedTensor, output_path, plan, split_files
+from minitron_convert.plan import (
+    Plan,
+    PlannedFile,
+    PlannedTensor,
+    output_path,
+    plan,
+    split_files,
+)
 from minitron_core.cpu_limits import default_threads
 from minitron_core.errors import ImatrixNeeded
 from minitron_core.gguf import Gguf, encode_header, open_gguf
@@ -32,12 +39,10 @@ from minitron_quant.quantize.plan import level_metadata, make_plan
 _SLABS, _BYTES_PER_ELEMENT = 6, 4
 
 
-def convert_to_level(
-    settings: ConvertSettings, level: Level, progress: Progress | None = None
-) -> ConvertResult:
+def convert_to_level(settings: ConvertSettings, level: Level, progress: Progress) -> ConvertResult:
     """Write the file that quantizing the checkpoint's conversion to `settings.outtype` would give.
 
-    Errors: those of convert(), and ImatrixNeeded.
+    Errors: those of convert(); ImatrixNeeded.
     """
     full = plan(replace(settings, split_max_size=0))
     sources = {tensor.spec.name: tensor for tensor in full.files[0].tensors}
@@ -82,7 +87,7 @@ def _plan_level(settings: ConvertSettings, full: Plan, header: Gguf, level: Leve
 
 @contextmanager
 def header_alone(file: PlannedFile) -> Iterator[Gguf]:
-    """A file of the planned header and size whose data is a hole: it takes no space on the disk.
+    """A sparse file with the planned header and size; its data takes no space on the disk.
 
     It is not put beside the output, since a dry run must work where nothing may be written.
     """
@@ -94,7 +99,7 @@ def header_alone(file: PlannedFile) -> Iterator[Gguf]:
 
 
 class _Rows:
-    """A tensor's bytes in its type of full precision, read and made when a part is asked for."""
+    """A tensor's bytes in its full-precision type, read and encoded when a part is sliced."""
 
     def __init__(self, tensor: PlannedTensor) -> None:
         self._tensor = tensor

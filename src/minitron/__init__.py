@@ -1,0 +1,1 @@
+"""The Python API of Minitron: what the commands call, for programs."""
