@@ -18,6 +18,7 @@ from minitron_quant.gptq.cholesky import BlockFactor, factor_block
 from minitron_quant.gptq.cross_validation import CrossValidation
 from minitron_quant.gptq.encode_rows import encode_rows, supports
 from minitron_quant.gptq.estimate import PlainCodes, gptq_keys
+from minitron_quant.model_files import tensors_of
 from minitron_quant.quantize.encode import RefineRows
 
 # rows of a weight that dampings are tried on, and the types, by the width of the rows
@@ -49,8 +50,7 @@ class GptqEncoder:
                 f"{file.name} was collected on another model",
                 "collect it on this model: --gptq --text TEXT",
             )
-        tensors = {info.name: (shard, info) for shard in shards for info in shard.tensors}
-        self._tensors = tensors
+        self._tensors = tensors = tensors_of(shards)
         self._edges = {
             name: self.covariance.edges(source, tensors[name][1].shape[0])
             for name, source in self.covariance.taken_by.items()

@@ -12,7 +12,7 @@ import numpy as np
 
 from minitron_core.cpu_limits import default_threads
 from minitron_core.errors import Damaged
-from minitron_core.gguf import TYPE, Gguf, TensorInfo
+from minitron_core.gguf import TYPE, Gguf
 from minitron_core.hashing import file_sha256, fingerprint, model_fingerprint
 from minitron_core.progress import Event, Progress, ignore
 from minitron_engine.llama.model import Model
@@ -38,15 +38,13 @@ from minitron_quant.mixed_precision.sensitivity_file import (
     read_sensitivity,
     write_sensitivity,
 )
-from minitron_quant.model_files import open_model_files
+from minitron_quant.model_files import Tensors, open_model_files
 from minitron_quant.provenance import named_sha256
 from minitron_quant.quantize.importance import Importance, match_importance
 from minitron_quant.quantize.options import QuantizeOptions
 from minitron_quant.quantize.plan import make_plan
 
 DEFAULT_TOKENS = 2048
-
-Tensors = dict[str, tuple[Gguf, TensorInfo]]
 
 # the first chunk of every tensor tells most; later rounds measure several per replacement
 _ROUND = 4

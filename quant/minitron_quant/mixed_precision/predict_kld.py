@@ -18,7 +18,7 @@ from minitron_quant.chunking import ChunkSettings
 from minitron_quant.gptq.encoder import GptqEncoder
 from minitron_quant.mixed_precision.probe import open_prober
 from minitron_quant.mixed_precision.sensitivity_file import Sensitivity
-from minitron_quant.model_files import open_model_files
+from minitron_quant.model_files import open_model_files, tensors_of
 from minitron_quant.quantize.recipe import Recipe
 
 _FIRST_HALF = (0,)
@@ -41,7 +41,7 @@ def predict_kld(
     origin = gptq.covariance.origin
     sample = np.array(origin.sample, np.int32).reshape(-1, origin.context)
     chunks = ChunkSettings(n_ctx=origin.context, n_batch=origin.context, threads=threads)
-    tensors = {i.name: (shard, i) for shard in open_model_files(model) for i in shard.tensors}
+    tensors = tensors_of(open_model_files(model))
     load = ModelSettings(model, "auto", origin.context, writable=True)
     with open_model(load) as loaded, open_prober(loaded, chunks, importance) as prober:
         reference = prober.reference(sample)
