@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers.instruction_sets import ROUNDING
 from helpers.support import EXAMPLES, recorded
 from minitron_core.errors import Damaged, MinitronError, NotFound
 from minitron_engine.llama import library, log
@@ -79,7 +80,7 @@ def test_logits_of_marked_tokens_only(nano_llama: Path) -> None:
         context.decode(batch)
         together = context.logits(2)
         assert together.shape == (2, model.n_vocab)
-        np.testing.assert_allclose(together[0], alone, rtol=0, atol=2e-2)
+        np.testing.assert_allclose(together[0], alone, rtol=0, atol=ROUNDING)
         assert not np.allclose(together[0], together[1], atol=0.5)
 
 

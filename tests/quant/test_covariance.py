@@ -17,7 +17,7 @@ from minitron_quant.covariance.collect import (
     BLOCK,
     FULL,
     CovarianceSettings,
-    _units,
+    _passes,
     collect_covariance,
 )
 from minitron_quant.covariance.files import PARTS, Covariance, open_covariance
@@ -162,10 +162,10 @@ def test_collect_covariance_of_a_4b_model_stays_within_the_memory(block: int, ru
         for name, columns in (("q", 3072), ("o", 4096), ("up", 3072), ("down", 9216)):
             inputs.columns[f"blk.{layer}.{name}"] = columns
     wanted = CovarianceSettings((), block=block)
-    units = list(_units(wanted, inputs))
-    sizes = [sum(spec.nbytes for spec in unit.specs) for unit in units]
-    assert len(units) == PARTS * runs and max(sizes) <= wanted.memory == 6 << 30
-    assert [n for unit in units if unit.part == 0 for n in unit.blocks] == [*inputs.columns]
+    passes = list(_passes(wanted, inputs))
+    sizes = [sum(spec.nbytes for spec in each.specs) for each in passes]
+    assert len(passes) == PARTS * runs and max(sizes) <= wanted.memory == 6 << 30
+    assert [n for each in passes if each.part == 0 for n in each.blocks] == [*inputs.columns]
 
 
 def test_block_edges_are_even_and_whole_super_blocks() -> None:

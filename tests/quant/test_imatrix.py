@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from helpers.instruction_sets import INSTRUCTION_SET, recorded
 from helpers.support import EXAMPLES, RECORDED, quantize
 from minitron_core.errors import Damaged, MinitronError, NotFound, Usage
 from minitron_core.gguf import open_gguf
@@ -40,35 +41,63 @@ def collected(path: Path, settings: CollectSettings) -> ImportanceMatrix:
 
 @pytest.fixture(scope="module")
 def llama_matrix(nano_llama: Path) -> ImportanceMatrix:
-    return collected(nano_llama, CollectSettings((CALIBRATION,)))
+    return collected(nano_llama, CollectSettings((CALIBRATION,), ChunkSettings(limit=10)))
 
 
-@pytest.mark.parametrize("file_format", ["gguf", "dat"])
-def test_write_imatrix_equals_llama_imatrix_to_the_byte(
-    file_format: str, llama_matrix: ImportanceMatrix, tmp_path: Path, same_processor: None
-) -> None:
-    matrix = llama_matrix.plain()
-    matrix.datasets = [CALIBRATION.name]
-    path = tmp_path / f"ours.{file_format}"
-    write_imatrix(path, matrix, file_format)
-    theirs = RECORDED / f"nano-llama.imatrix.{file_format}"
-    assert path.read_bytes() == theirs.read_bytes()
+@pytest.fixture(scope="module")
+def nemotron_matrix(nano_nemotron: Path) -> ImportanceMatrix:
+    return collected(nano_nemotron, CollectSettings((CALIBRATION,), ChunkSettings(limit=10)))
 
 
-@pytest.mark.parametrize("name", ["nano-llama", "nano-nemotron-10"])
-def test_collect_gives_sums_and_counts_of_llama_imatrix(
-    name: str, llama_matrix: ImportanceMatrix, nano_nemotron: Path
-) -> None:
-    theirs = read_imatrix(RECORDED / f"{name}.imatrix.gguf")
-    ours = llama_matrix
-    if name == "nano-nemotron-10":
-        chunks = ChunkSettings(limit=10)
-        ours = collected(nano_nemotron, CollectSettings((CALIBRATION,), chunks))
+def near(ours: ImportanceMatrix, theirs: ImportanceMatrix) -> None:
+    """The same counts, and sums as other kernels round them: one token more would be 2e-4."""
     assert ours.entries.keys() == theirs.entries.keys()
     assert ours.chunk_count == theirs.chunk_count and ours.chunk_size == theirs.chunk_size
     for weight, entry in theirs.entries.items():
         np.testing.assert_array_equal(ours.entries[weight].counts, entry.counts)
-        np.testing.assert_allclose(ours.entries[weight].sums, entry.sums, rtol=1e-5)
+        share = abs(ours.entries[weight].sums / entry.sums - 1)
+        # AVX2 beside AVX-512: 5e-5 and 3e-4
+        assert share.mean() < 1e-4 and share.max() < 2e-3
+
+
+def same_file(matrix: ImportanceMatrix, name: str, file: str, path: Path) -> None:
+    """The recorded bytes; and sums near those collected with AVX-512, whatever the kernels."""
+    matrix.datasets = [CALIBRATION.name]
+    write_imatrix(path, matrix, path.suffix[1:])
+    if INSTRUCTION_SET:
+        expected = recorded("imatrix.json")["models"][name]["files"][file]["sha256"]
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == expected
+    near(read_imatrix(path), read_imatrix((RECORDED / file).with_suffix(".gguf")))
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("nano-llama", "nano-llama-10.imatrix.gguf"),
+        ("nano-llama", "nano-llama-10.imatrix.dat"),
+        ("nano-nemotron", "nano-nemotron-10.imatrix.gguf"),
+    ],
+)
+def test_write_imatrix_equals_llama_imatrix_to_the_byte(
+    name: str,
+    file: str,
+    llama_matrix: ImportanceMatrix,
+    nemotron_matrix: ImportanceMatrix,
+    tmp_path: Path,
+) -> None:
+    matrix = llama_matrix if name == "nano-llama" else nemotron_matrix
+    same_file(matrix.plain(), name, file, tmp_path / file)
+
+
+@pytest.mark.harden
+@pytest.mark.parametrize("name", ["nano-llama", "nano-nemotron"])
+def test_the_whole_text_equals_llama_imatrix(
+    name: str, nano_llama: Path, nano_nemotron: Path, tmp_path: Path
+) -> None:
+    file = f"{name}.imatrix.gguf"
+    path = nano_llama if name == "nano-llama" else nano_nemotron
+    matrix = collected(path, CollectSettings((CALIBRATION,))).plain()
+    same_file(matrix, name, file, tmp_path / file)
 
 
 def test_collect_gives_the_means_of_the_inputs(

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers.instruction_sets import allowed, recorded
 from helpers.mixture import EXPERTS, write_mixture
-from helpers.support import EXAMPLES, recorded
+from helpers.support import EXAMPLES
 from minitron_core.errors import MinitronError
 from minitron_core.gguf import GgufWriter, TensorSpec, open_gguf
 from minitron_core.progress import Event, Progress, ignore
@@ -66,7 +67,7 @@ def test_calibrate_gives_the_perplexity_of_llama_imatrix(nano_llama: Path, tmp_p
     found = calibrated(nano_llama, settings, ResumePolicy(tmp_path / "m.gguf"))
     assert found.perplexity is not None
     expected = recorded("imatrix.json")["models"]["nano-llama"]["perplexity"]["running"][3]
-    assert found.perplexity[0] == pytest.approx(expected, abs=6e-5)
+    assert found.perplexity[0] == pytest.approx(expected, rel=allowed(0, others=1e-3), abs=6e-5)
     with open_model(ModelSettings(nano_llama)) as model:
         plain = collect(model, CollectSettings((CALIBRATION,), chunks))
     for name, entry in plain.entries.items():

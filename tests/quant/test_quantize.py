@@ -43,7 +43,6 @@ def test_run_makes_every_tensor_as_llama_quantize(
     level: str,
     llama_levels: dict[str, LevelResult],
     nemotron_levels: dict[str, LevelResult],
-    same_processor: None,
 ) -> None:
     results = llama_levels if model == "llama" else nemotron_levels
     recording = recorded(f"quantize-nano-{model}.json")
@@ -52,7 +51,7 @@ def test_run_makes_every_tensor_as_llama_quantize(
 
 
 def test_run_without_imatrix_makes_every_tensor_as_llama_quantize(
-    nano_llama: Path, tmp_path: Path, same_processor: None
+    nano_llama: Path, tmp_path: Path
 ) -> None:
     recording = recorded("quantize-nano-llama.json")
     plain = {k: v for k, v in recording["levels_without_imatrix"].items() if "refused" not in v}
@@ -63,14 +62,20 @@ def test_run_without_imatrix_makes_every_tensor_as_llama_quantize(
         assert hashes(open_gguf(results[name].path)) == wanted
 
 
-@pytest.mark.parametrize("level", ["IQ2_XS", "Q2_K_S", "IQ3_M", "Q4_K_M", "Q5_1", "Q8_0"])
+GUIDED = ("IQ2_XS", "Q2_K_S", "IQ3_M", "Q4_K_M", "Q5_1", "Q8_0")
+
+
+@pytest.fixture(scope="module")
+def guided(short_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, LevelResult]:
+    return quantize(short_llama, tmp_path_factory.mktemp("guided"), *GUIDED, imatrix=LLAMA_IMATRIX)
+
+
+@pytest.mark.parametrize("level", GUIDED)
 def test_run_makes_tensors_as_the_installed_library(
-    level: str, nano_llama: Path, llama_levels: dict[str, LevelResult], tmp_path: Path
+    level: str, short_llama: Path, guided: dict[str, LevelResult], tmp_path: Path
 ) -> None:
-    library_quantize(nano_llama, tmp_path / "theirs.gguf", level, LLAMA_IMATRIX)
-    assert hashes(open_gguf(llama_levels[level].path)) == hashes(
-        open_gguf(tmp_path / "theirs.gguf")
-    )
+    library_quantize(short_llama, tmp_path / "theirs.gguf", level, LLAMA_IMATRIX)
+    assert hashes(open_gguf(guided[level].path)) == hashes(open_gguf(tmp_path / "theirs.gguf"))
 
 
 @pytest.mark.parametrize("level", ["Q4_0", "Q3_K_L", "BF16", "F32", "TQ2_0"])
@@ -84,47 +89,47 @@ def test_run_makes_whole_files_as_the_installed_library(
 
 @pytest.mark.parametrize("level", [level for level in LEVELS if level.needs_imatrix])
 def test_prepare_refuses_levels_that_need_an_imatrix(
-    level: Any, nano_llama: Path, tmp_path: Path
+    level: Any, short_llama: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ImatrixNeeded) as caught:
-        prepare(QuantizeSettings(nano_llama, (level,), tmp_path))
+        prepare(QuantizeSettings(short_llama, (level,), tmp_path))
     assert caught.value.exit_code == 5
     assert "minitron imatrix" in caught.value.hint
 
 
-def test_prepare_refuses_an_imatrix_that_lacks_a_tensor(nano_llama: Path, tmp_path: Path) -> None:
+def test_prepare_refuses_an_imatrix_that_lacks_a_tensor(short_llama: Path, tmp_path: Path) -> None:
     matrix = read_imatrix(LLAMA_IMATRIX)
-    del matrix.entries["blk.2.ffn_up.weight"]
+    del matrix.entries["blk.1.ffn_up.weight"]
     write_imatrix(tmp_path / "holes.gguf", matrix)
     settings = QuantizeSettings(
-        nano_llama, tuple(parse_levels(["IQ2_XS"])), tmp_path, imatrix=tmp_path / "holes.gguf"
+        short_llama, tuple(parse_levels(["IQ2_XS"])), tmp_path, imatrix=tmp_path / "holes.gguf"
     )
-    with pytest.raises(ImatrixNeeded, match=r"blk\.2\.ffn_up"):
+    with pytest.raises(ImatrixNeeded, match=r"blk\.1\.ffn_up"):
         prepare(settings)
 
 
-def test_prepare_refuses_the_imatrix_of_another_model(nano_llama: Path, tmp_path: Path) -> None:
+def test_prepare_refuses_the_imatrix_of_another_model(short_llama: Path, tmp_path: Path) -> None:
     with pytest.raises(Damaged, match=r"made for another model|values for"):
-        quantize(nano_llama, tmp_path, "Q4_K_M", imatrix=RECORDED / "nano-nemotron.imatrix.gguf")
+        quantize(short_llama, tmp_path, "Q4_K_M", imatrix=RECORDED / "nano-nemotron.imatrix.gguf")
 
 
-def test_run_applies_options_of_types(nano_llama: Path, tmp_path: Path) -> None:
+def test_run_applies_options_of_types(short_llama: Path, tmp_path: Path) -> None:
     options = QuantizeOptions(
         pure=True, output_type=TYPE_ID["q8_0"], embedding_type=TYPE_ID["q5_0"]
     )
-    file = open_gguf(quantize(nano_llama, tmp_path, "Q4_0", options=options)["Q4_0"].path)
+    file = open_gguf(quantize(short_llama, tmp_path, "Q4_0", options=options)["Q4_0"].path)
     kinds = {info.name: TYPE[info.type].name for info in file.tensors}
     assert kinds["output.weight"] == "q8_0" and kinds["token_embd.weight"] == "q5_0"
     matrices = {name for name in kinds if name.startswith("blk.") and "norm" not in name}
     assert {kinds[name] for name in matrices} == {"q4_0"}
 
 
-def test_parse_override_keeps_the_sign(nano_llama: Path, tmp_path: Path) -> None:
+def test_parse_override_keeps_the_sign(short_llama: Path, tmp_path: Path) -> None:
     overrides = tuple(
         map(parse_override, ("a.int=int:-3", "a.big=int:7", "a.flag=bool:true", "a.text=str:x y"))
     )
     options = QuantizeOptions(overrides=overrides)
-    file = open_gguf(quantize(nano_llama, tmp_path, "Q4_0", options=options)["Q4_0"].path)
+    file = open_gguf(quantize(short_llama, tmp_path, "Q4_0", options=options)["Q4_0"].path)
     assert [file.get(f"a.{key}") for key in ("int", "big", "flag", "text")] == [-3, 7, True, "x y"]
 
 
@@ -140,20 +145,20 @@ def test_parse_tensor_type_refuses_malformed_text(text: str) -> None:
         parse_tensor_type(text)
 
 
-def test_prepare_refuses_patterns_that_match_nothing(nano_llama: Path, tmp_path: Path) -> None:
+def test_prepare_refuses_patterns_that_match_nothing(short_llama: Path, tmp_path: Path) -> None:
     options = QuantizeOptions(tensor_types=(("atn_v", TYPE_ID["q8_0"]),))
     with pytest.raises(Usage, match="matches no tensor"):
-        quantize(nano_llama, tmp_path, "Q4_0", options=options)
+        quantize(short_llama, tmp_path, "Q4_0", options=options)
     with pytest.raises(Usage, match="atn_v"):
-        quantize(nano_llama, tmp_path, "Q4_0", imatrix=LLAMA_IMATRIX, exclude=("atn_v",))
+        quantize(short_llama, tmp_path, "Q4_0", imatrix=LLAMA_IMATRIX, exclude=("atn_v",))
 
 
-def test_run_encodes_excluded_weights_without_importance(nano_llama: Path, tmp_path: Path) -> None:
+def test_run_encodes_excluded_weights_without_importance(short_llama: Path, tmp_path: Path) -> None:
     folder = tmp_path / "excluded"
-    path = quantize(nano_llama, folder, "Q4_K_M", imatrix=LLAMA_IMATRIX, exclude=("ffn_up",))[
+    path = quantize(short_llama, folder, "Q4_K_M", imatrix=LLAMA_IMATRIX, exclude=("ffn_up",))[
         "Q4_K_M"
     ].path
-    plain = quantize(nano_llama, tmp_path / "plain", "Q4_K_M")["Q4_K_M"].path
+    plain = quantize(short_llama, tmp_path / "plain", "Q4_K_M")["Q4_K_M"].path
     ours, without = hashes(open_gguf(path)), hashes(open_gguf(plain))
     assert ours["blk.1.ffn_up.weight"] == without["blk.1.ffn_up.weight"]
     assert ours["blk.1.ffn_gate.weight"] != without["blk.1.ffn_gate.weight"]
@@ -228,11 +233,11 @@ def test_check_type_refuses_a_type_that_a_row_cannot_hold(
 
 
 def test_run_with_small_slabs_gives_the_same_bytes(
-    nano_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = quantize(nano_llama, tmp_path / "a", *CHEAP)
+    whole = quantize(short_llama, tmp_path / "a", *CHEAP)
     monkeypatch.setattr(encode, "SLAB_ELEMENTS", 5000)
-    parts = quantize(nano_llama, tmp_path / "b", *CHEAP, threads=3)
+    parts = quantize(short_llama, tmp_path / "b", *CHEAP, threads=3)
     assert {n: r.sha256 for n, r in whole.items()} == {n: r.sha256 for n, r in parts.items()}
 
 
@@ -280,19 +285,19 @@ def test_encode_takes_the_importance_of_each_expert(tmp_path: Path) -> None:
         np.testing.assert_array_equal(got, expected.blocks[kind])
 
 
-def test_level_metadata_puts_overrides_last(nano_llama: Path, tmp_path: Path) -> None:
+def test_level_metadata_puts_overrides_last(short_llama: Path, tmp_path: Path) -> None:
     override = KeyValue.of("general.name", 8, "Renamed")
     options = QuantizeOptions(overrides=(override,))
-    file = open_gguf(quantize(nano_llama, tmp_path, "Q4_0", options=options)["Q4_0"].path)
+    file = open_gguf(quantize(short_llama, tmp_path, "Q4_0", options=options)["Q4_0"].path)
     assert list(file.metadata)[-1] == "general.name" and file.get("general.name") == "Renamed"
 
 
-def test_prepare_notes_layers_without_an_entry(nano_llama: Path, tmp_path: Path) -> None:
+def test_prepare_notes_layers_without_an_entry(short_llama: Path, tmp_path: Path) -> None:
     matrix = read_imatrix(LLAMA_IMATRIX)
-    del matrix.entries["blk.2.ffn_up.weight"]
+    del matrix.entries["blk.1.ffn_up.weight"]
     write_imatrix(tmp_path / "holes.gguf", matrix)
     levels = tuple(parse_levels(["Q4_0"]))
-    job = prepare(QuantizeSettings(nano_llama, levels, tmp_path, imatrix=tmp_path / "holes.gguf"))
-    assert "blk.2.ffn_up.weight" in job.notes[0]
-    whole = prepare(QuantizeSettings(nano_llama, levels, tmp_path, imatrix=LLAMA_IMATRIX))
+    job = prepare(QuantizeSettings(short_llama, levels, tmp_path, imatrix=tmp_path / "holes.gguf"))
+    assert "blk.1.ffn_up.weight" in job.notes[0]
+    whole = prepare(QuantizeSettings(short_llama, levels, tmp_path, imatrix=LLAMA_IMATRIX))
     assert whole.notes == ()

@@ -1,10 +1,10 @@
 """Chunks of a text evaluated by models in memory: logits are scored at once and never kept."""
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,19 +28,16 @@ Buffers = list[NDArray[np.float32]]
 Keep = Callable[[list[ReferenceChunk]], None]
 
 
-class ReferenceHandle(Protocol):
-    """Gives the reference's predictions of a group of chunks; they may be on their way."""
-
-    def chunks(self) -> list[ReferenceChunk]: ...
-
-
 class ReferenceScores:
     """The reference's predictions of a group, passed to all that compare with them.
 
-    Nothing else keeps them: they are forgotten with the last comparison.
+    Nothing else keeps them: they are forgotten with the last comparison. load: reads them from a
+    cache when the first one asks; otherwise `compute` is called once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, load: Callable[[], list[ReferenceChunk]] | None = None) -> None:
+        self._load = load
+        self._lock = threading.Lock()
         self._chunks: Future[list[ReferenceChunk]] = Future()
 
     def compute(self, work: Callable[[], list[ReferenceChunk]]) -> list[ReferenceChunk]:
@@ -54,7 +51,10 @@ class ReferenceScores:
         return chunks
 
     def chunks(self) -> list[ReferenceChunk]:
-        """Wait until they are computed; raises what computing them raised."""
+        """Wait until they are there; raises what computing them raised."""
+        with self._lock:
+            if self._load is not None and not self._chunks.done():
+                return self.compute(self._load)
         return self._chunks.result()
 
 
@@ -101,7 +101,7 @@ class DivergenceScorer:
     """Scores a model against the reference, computed beside it or read from a cache."""
 
     targets: Tokens
-    reference: ReferenceHandle
+    reference: ReferenceScores
 
     def __call__(self, pool: ThreadPoolExecutor, chunks: Iterable[Logits]) -> list[TokenScores]:
         """See Scorer."""
@@ -155,7 +155,7 @@ class ChunkEvaluator:
         return self._job(source, start, scorer)
 
     def compare(
-        self, sources: Sequence[LogitsSource], start: int, reference: ReferenceHandle
+        self, sources: Sequence[LogitsSource], start: int, reference: ReferenceScores
     ) -> Iterator[ScoringJob]:
         """Models on a group against the reference, but for those that the state has."""
         scorer = DivergenceScorer(self._targets(start), reference)

@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 from minitron_core.errors import Unsupported
 from minitron_core.gguf import Gguf, KeyValue
@@ -24,22 +23,9 @@ _LOADERS = 2  # models that are loaded at once
 MICRO_BATCH = 512
 
 
-class LogitsSource(Protocol):
-    """Computes logits of chunks; `key` is that of their scores, `lock` that of the context."""
-
-    @property
-    def key(self) -> str: ...
-
-    @property
-    def lock(self) -> threading.Lock: ...
-
-    def logits(self, group: Tokens) -> Generator[Logits]:
-        """The scored rows of every chunk, [rows, n_vocab]: views, valid until the next decode."""
-
-
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model with a context for `chunks`, and the key of its scores."""
+    """A model with a context for `chunks`, that context's lock, and the key of its scores."""
 
     path: Path
     key: str
@@ -49,7 +35,7 @@ class LoadedModel:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def logits(self, group: Tokens) -> Generator[Logits]:
-        """See LogitsSource."""
+        """The scored rows of every chunk, [rows, n_vocab]: views, valid until the next decode."""
         for _, part in decode_chunks(self.context, group, self.chunks, self.chunks.first_output):
             yield from (logits[:-1] for logits in part)
 
@@ -72,11 +58,14 @@ class OtherBatchSize:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def logits(self, group: Tokens) -> Generator[Logits]:
-        """See LogitsSource."""
+        """See LoadedModel."""
         chunks = self.loaded.chunks
         size = chunks.n_ctx if chunks.n_seq > 1 else max(1, min(chunks.n_ctx, MICRO_BATCH) // 2)
         with self.loaded.with_context(replace(chunks, n_batch=size)) as other:
             yield from other.logits(group)
+
+
+LogitsSource = LoadedModel | OtherBatchSize
 
 
 @dataclass(frozen=True)

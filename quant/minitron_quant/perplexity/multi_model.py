@@ -38,7 +38,7 @@ from minitron_quant.perplexity.model_batching import (
     second_context_fits,
     vocabulary_size,
 )
-from minitron_quant.perplexity.reference_cache import CachedScores, ReferenceCache
+from minitron_quant.perplexity.reference_cache import ReferenceCache, open_cache
 from minitron_quant.perplexity.scheduler import WORKERS, Jobs, Schedule, ScoringJob
 from minitron_quant.perplexity.settings import MeasureSettings
 from minitron_quant.perplexity.state import ModelInfo, State, noise_key, open_state, resume_keys
@@ -187,7 +187,7 @@ class _Evaluation:
         keys = [self._models.keys[path] for path in paths]
         total, left = 0, 1
         while left:
-            with ReferenceCache(folder, cache_budget(folder)) as cache:
+            with open_cache(folder, cache_budget(folder)) as cache:
                 with ExitStack() as stack:
                     model = self._models.load(reference, stack)
                     evaluator = self._evaluator(model)
@@ -208,11 +208,13 @@ class _Evaluation:
             models = self._load_all(group, stack, evaluator)
             if self._may_share and len(models) >= _LEAST_MODELS:
                 evaluator = self._share_threads(evaluator, models)
-            evaluator.run(
-                job
-                for start in cache.starts
-                for job in evaluator.compare(models, start, CachedScores(cache, start))
-            )
+
+            def jobs() -> Jobs:
+                for start in cache.starts:
+                    scores = ReferenceScores(partial(cache.get, start))
+                    yield from evaluator.compare(models, start, scores)
+
+            evaluator.run(jobs())
 
     def _load_all(
         self,

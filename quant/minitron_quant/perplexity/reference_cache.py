@@ -7,10 +7,11 @@ every token whether there is one. What is read back is exactly what was put in.
 import os
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import BinaryIO
 
 import numpy as np
 
@@ -19,32 +20,15 @@ from minitron_quant.perplexity.divergence import ReferenceChunk
 
 
 class ReferenceCache:
-    """Groups of chunks by the index of their first one, in a file without a name.
+    """Groups of chunks by the index of their first one; `full` once it holds `budget` bytes."""
 
-    It is `full` once it holds `budget` bytes, and gone when the block ends or the process dies.
-    """
-
-    def __init__(self, folder: Path, budget: int) -> None:
+    def __init__(self, file: BinaryIO, folder: Path, budget: int) -> None:
+        self._file = file
         self._folder = folder
         self._budget = budget
         self._size = 0
         self._groups: dict[int, list[tuple[int, ReferenceChunk]]] = {}
         self._lock = threading.Lock()
-
-    def __enter__(self) -> Self:
-        try:
-            self._file = tempfile.TemporaryFile(dir=self._folder)
-        except OSError as error:
-            raise from_os_error(error, self._folder, "write") from error
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._file.close()
 
     @property
     def starts(self) -> list[int]:
@@ -89,18 +73,12 @@ class ReferenceCache:
         return replace(chunk, p=p.reshape(shape))
 
 
-class CachedScores:
-    """The reference's predictions of a group, read when the first model is compared with them."""
-
-    def __init__(self, cache: ReferenceCache, start: int) -> None:
-        self._cache = cache
-        self._start = start
-        self._chunks: list[ReferenceChunk] | None = None
-        self._lock = threading.Lock()
-
-    def chunks(self) -> list[ReferenceChunk]:
-        """All chunks of the group; several threads may ask."""
-        with self._lock:
-            if self._chunks is None:
-                self._chunks = self._cache.get(self._start)
-            return self._chunks
+@contextmanager
+def open_cache(folder: Path, budget: int) -> Iterator[ReferenceCache]:
+    """A cache in a file without a name, gone when the block ends or the process dies."""
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(tempfile.TemporaryFile(dir=folder))
+        except OSError as error:
+            raise from_os_error(error, folder, "write") from error
+        yield ReferenceCache(file, folder, budget)

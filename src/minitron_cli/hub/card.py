@@ -9,7 +9,7 @@ from typing import Any
 from minitron_cli.hub.recommend import advice_lines
 from minitron_cli.output import markdown_table
 from minitron_cli.units import show_size
-from minitron_cli.views.perplexity import measure_columns
+from minitron_cli.views.perplexity import table_cells
 from minitron_core.atomic_files import write_whole
 from minitron_core.errors import Damaged, MinitronError, NotFound
 from minitron_core.gguf import Gguf
@@ -155,7 +155,8 @@ def _introduction(settings: CardSettings, first: Gguf) -> str:
 
 
 def _files(files: Sequence[File]) -> str:
-    headers, measures = measure_columns([file.row or {} for file in files], _NOT_IN_CARD)
+    rows = [file.row or {} for file in files]
+    headers, measures = table_cells(rows, columns(rows), _NOT_IN_CARD)
     cells = [
         [f"[{file.name}](./{file.name})", file.level, show_size(file.bytes), *line]
         for file, line in zip(files, measures, strict=True)

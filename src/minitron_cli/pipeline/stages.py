@@ -12,7 +12,7 @@ from minitron_engine.llama.settings import ContextSettings
 from minitron_quant.bench.run import BenchPlan, plan_tests
 from minitron_quant.tasks.evaluate import TasksSettings, evaluate
 from minitron_quant.tasks.likelihood import ScoreSettings
-from minitron_quant.tasks.registry import TaskOptions
+from minitron_quant.tasks.task import TaskOptions
 
 Document = dict[str, Any]
 Remember = Callable[[str, Callable[[], list[Document]]], list[Document]]

@@ -5,10 +5,11 @@ from typing import Any
 
 from minitron_cli.pipeline.stages import speeds_of
 from minitron_cli.views.perplexity import Cells, format_value, measure_table
+from minitron_cli.views.tasks import task_table
 from minitron_quant.perplexity.measures import Row
 
-_SCORES = ("score_pct", "score_low_pct", "score_high_pct")
-_FLIPS = ("flips", "lost", "gained")
+# what a task's title or the table of perplexity says
+_IN_TITLE = ("size_mib", "questions", "chance_pct")
 
 
 def main_table(
@@ -26,23 +27,14 @@ def main_table(
     return headers, cells
 
 
-def task_table(task: dict[str, Any]) -> Cells:
-    """A task's scores with their 95 % intervals, and what changed beside the reference."""
-    headers = ["Model", "Score (%)", "95 % from", "to", "Changed", "Lost", "Gained", "McNemar p"]
-    cells = [
-        [
-            row["level"] or row["model"],
-            *(f"{row[key]:.2f}" for key in _SCORES),
-            *(format_value(row[key], "d") for key in _FLIPS),
-            format_value(row["mcnemar_p"], ".4f"),
-        ]
-        for row in task["rows"]
-    ]
-    return headers, cells
+def task_cells(task: dict[str, Any]) -> Cells:
+    """A task's scores with their 95 % intervals, and the changes from the reference."""
+    names = [row["level"] or row["model"] for row in task["rows"]]
+    return task_table(task["rows"], names, skip=_IN_TITLE)
 
 
 def task_title(task: dict[str, Any]) -> str:
-    """What the task was and what guessing would give."""
+    """The name, the questions and the score of guessing."""
     first = task["rows"][0]
     guessed = f"guessing gives {first['chance_pct']:.1f} %"
     return f"{task['task']}: {first['questions']} questions of {task['data']}; {guessed}"

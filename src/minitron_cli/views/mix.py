@@ -74,7 +74,7 @@ def _points(points: Sequence[Point]) -> list[dict[str, Any]]:
 
 
 def _document(made: BuiltMix) -> dict[str, Any]:
-    measured, result = made.verification, made.kept or made.result
+    proof, result = made.verification, made.kept or made.result
     return {
         "level": result.level,
         "path": str(result.path),
@@ -84,10 +84,10 @@ def _document(made: BuiltMix) -> dict[str, Any]:
         "kept": "preset" if made.kept else "solved",
         "met": made.met,
         "predicted_kld": made.recipe.predicted,
-        "measured_kld": measured.kld if measured else None,
-        "measured_kld_error": measured.error if measured else None,
-        "baseline": _beside(measured.preset) if measured else None,
-        "random": _beside(measured.random) if measured else None,
+        "measured_kld": proof.kld if proof else None,
+        "measured_kld_error": proof.error if proof else None,
+        "baseline": _beside(proof.preset) if proof else None,
+        "random": _beside(proof.random) if proof else None,
         "recipe": {name: TYPE[ggml_type].name for name, ggml_type in made.recipe.types},
         "recipe_file": None if made.kept else str(made.recipe_file),
     }
@@ -106,13 +106,13 @@ def _beside(other: Any) -> dict[str, Any] | None:
 
 
 def _show_made(out: Output, made: BuiltMix) -> None:
-    result, measured = made.result, made.verification
+    result, proof = made.result, made.verification
     rows = [[result.level, show_mib(result.bytes / 2**20), f"{made.recipe.predicted:.5f}"]]
     headers = ["Level", "MiB", "Predicted KLD"]
-    if measured is not None:
+    if proof is not None:
         headers += ["KLD", "Solved is", "95 % interval"]
-        rows[0] += [f"{measured.kld:.5f}", "", ""]
-        for name, other in (("preset", measured.preset), ("random", measured.random)):
+        rows[0] += [f"{proof.kld:.5f}", "", ""]
+        for name, other in (("preset", proof.preset), ("random", proof.random)):
             if other is not None:
                 low, high = other.interval_pct
                 shown = other.level if name == "preset" else "random mix"

@@ -1,6 +1,6 @@
 """Perplexity and divergence as people and programs read them."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +9,7 @@ from minitron_cli.output import Output, TableFormat
 from minitron_cli.units import show_mib
 
 if TYPE_CHECKING:
-    from minitron_quant.perplexity.measures import Divergence, Row
+    from minitron_quant.perplexity.measures import Column, Divergence, Row
 
 Cells = tuple[list[str], list[list[str]]]
 
@@ -23,8 +23,10 @@ def measure_table(rows: Sequence["Row"], *, levels: bool = False, marked: bool =
 
     levels: name files by their level. marked: mark the files that notes_of explains.
     """
+    from minitron_quant.perplexity.measures import columns
+
     documents = [row.document() for row in rows]
-    headers, cells = measure_columns(documents)
+    headers, cells = table_cells(documents, columns(documents))
     names = [row.level or row.model if levels else row.model for row in rows]
     if marked:
         marks = (f" {DOMINATED}" if row.dominated_by else "" for row in rows)
@@ -33,11 +35,11 @@ def measure_table(rows: Sequence["Row"], *, levels: bool = False, marked: bool =
     return ["Quant" if levels else "Model", *headers], lines
 
 
-def measure_columns(documents: Sequence[Mapping[str, Any]], skip: Collection[str] = ()) -> Cells:
-    """The same for rows of a JSON document, without the files' names and the keys to skip."""
-    from minitron_quant.perplexity.measures import columns
-
-    shown = [column for column in columns(documents) if column.key not in skip]
+def table_cells(
+    documents: Sequence[Mapping[str, Any]], columns: Iterable["Column"], skip: Collection[str] = ()
+) -> Cells:
+    """Headers and cells of rows as JSON documents have them, without the keys to skip."""
+    shown = [column for column in columns if column.key not in skip]
     cells = [[format_value(row.get(c.key), c.format) for c in shown] for row in documents]
     return [column.heading for column in shown], cells
 

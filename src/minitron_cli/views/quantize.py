@@ -76,42 +76,38 @@ def show_verified(out: Output, made: Sequence[VerifiedLevel]) -> None:
         return
     rows = []
     for each in made:
-        found, result = each.comparison, each.result
-        low, high = found.interval_pct
+        proof, result = each.comparison, each.result
+        low, high = proof.interval_pct
         rows.append(
             [
                 result.level,
                 show_mib(result.bytes / 2**20),
-                f"{found.baseline_kld:.5f}",
-                f"{found.kld:.5f}",
-                f"{found.change_pct:+.1f} %",
+                f"{proof.baseline_kld:.5f}",
+                f"{proof.kld:.5f}",
+                f"{proof.change_pct:+.1f} %",
                 f"{low:+.1f} … {high:+.1f} %",
                 str(result.path),
             ]
         )
-        if not found.better:
-            out.note(f"{result.level}: GPTQ is no better on {found.text}; the plain file is kept")
+        if not proof.better:
+            out.note(f"{result.level}: GPTQ is no better on {proof.text}; the plain file is kept")
     headers = ["Level", "MiB", "KLD, plain", "GPTQ", "Change", "95 % interval", "File"]
     out.table(headers, rows)
 
 
 def _verified_document(made: VerifiedLevel) -> dict[str, Any]:
-    found, result = made.comparison, made.result
+    proof, result = made.comparison, made.result
     return {
         "level": result.level,
         "path": str(result.path),
         "bytes": result.bytes,
         "bpw": result.bits_per_weight,
         "sha256": result.sha256,
-        "kept": "gptq" if found.better else "plain",
-        "text": found.text,
-        "chunks": found.chunks,
-        "plain_kld": found.baseline_kld,
-        "gptq_kld": found.kld,
-        "change_pct": found.change_pct,
-        "difference": [
-            found.difference.mean,
-            found.difference.low,
-            found.difference.high,
-        ],
+        "kept": "gptq" if proof.better else "plain",
+        "text": proof.text,
+        "chunks": proof.chunks,
+        "plain_kld": proof.baseline_kld,
+        "gptq_kld": proof.kld,
+        "change_pct": proof.change_pct,
+        "difference": [proof.difference.mean, proof.difference.low, proof.difference.high],
     }

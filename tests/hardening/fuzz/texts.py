@@ -32,7 +32,8 @@ from minitron_engine.llama.model import Model
 from minitron_engine.llama.settings import ModelSettings
 from minitron_engine.loading import open_model
 from minitron_quant.advise import measured
-from minitron_quant.tasks.registry import TASKS, TaskOptions
+from minitron_quant.tasks.registry import task_named
+from minitron_quant.tasks.task import TaskOptions
 
 _OPEN = ExitStack()  # for as long as the process lives
 _ENDINGS = {b"\x1f": ".gz", b"B": ".bz2", b"\xfd": ".xz"}
@@ -51,7 +52,7 @@ def _jobs(folder: Path) -> Opener:
 def _task(task: str, folder: Path) -> Opener:
     def read(path: Path) -> object:
         examples = 0 if task == "mmlu" else None
-        return TASKS[task].prepare(TaskOptions(path, shots=examples))
+        return task_named(task).prepare(TaskOptions(path, shots=examples))
 
     return through("data", read, folder)
 
@@ -60,7 +61,7 @@ def _packed(folder: Path) -> Opener:
     def open_input(data: bytes) -> object:
         path = folder / f"data{_ENDINGS.get(data[:1], '.gz')}"
         path.write_bytes(data)
-        return TASKS["hellaswag"].prepare(TaskOptions(path))
+        return task_named("hellaswag").prepare(TaskOptions(path))
 
     return open_input
 

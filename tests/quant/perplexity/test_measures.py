@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from minitron_cli.report.tables import main_table
-from minitron_cli.views.perplexity import measure_columns, measure_table
+from minitron_cli.views.perplexity import measure_table, table_cells
 from minitron_quant.perplexity import measures
 from minitron_quant.perplexity.divergence import TokenScores
 from minitron_quant.perplexity.measures import Column, Row, columns, statistics
@@ -54,7 +54,7 @@ def test_a_new_measure_is_one_field_everywhere(monkeypatch: pytest.MonkeyPatch) 
     assert columns()[-1] == Column("tokens", "Tokens", ".0f")
     for headers, cells in (
         measure_table([row]),
-        measure_columns([row.document()]),
+        table_cells([row.document()], columns()),
         main_table([row]),
     ):
         assert headers[-1] == "Tokens" and cells[0][-1] == "200"

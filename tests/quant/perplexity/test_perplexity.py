@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from helpers.support import EXAMPLES, beginning, recorded
+from helpers.instruction_sets import recorded, same_perplexity, same_running
+from helpers.support import EXAMPLES, beginning
 from minitron_core.errors import MinitronError, NotFound, Usage
 from minitron_engine.llama.context import Batch, open_context
 from minitron_engine.llama.model import Model
@@ -39,33 +40,17 @@ def perplexity(path: Path, text: Path, settings: ChunkSettings = ChunkSettings()
     return row
 
 
-def running(row: Row) -> list[float]:
-    means = np.cumsum(row.chunk_nll) / np.arange(1, row.chunks + 1)
-    return [float(value) for value in np.exp(means)]
-
-
-def same(result: Row, entry: dict[str, Any]) -> None:
-    assert f"{result.ppl:.4f}" == f"{entry['ppl']:.4f}"
-    assert f"{result.ppl_error:.5f}" == f"{entry['error']:.5f}"
-    assert result.chunks == entry["chunks"]
-    # on the way the fourth decimal may be rounded to the other side
-    np.testing.assert_allclose(running(result), entry["running"], rtol=0, atol=1.01e-4)
-
-
 def begins_like(path: Path, text: Path, entry: dict[str, Any]) -> None:
     """The values on the way, of the first two decodes."""
-    result = perplexity(path, text, ChunkSettings(limit=8))
-    np.testing.assert_allclose(running(result), entry["running"][:8], rtol=0, atol=1.01e-4)
+    same_running(perplexity(path, text, ChunkSettings(limit=8)), entry["running"][:8])
 
 
-# the whole text is compared in test_divergence.py
 @pytest.mark.parametrize("level", ["f16", "IQ1_S", "IQ3_XXS", "IQ4_XS", "Q8_0"])
 def test_measure_llama_like_llama_perplexity(
     level: str,
     nano_llama: Path,
     llama_levels: dict[str, LevelResult],
     text: Path,
-    same_processor: None,
 ) -> None:
     entry = recorded("perplexity.json")["models"]["nano-llama"]["levels"][level]
     begins_like(nano_llama if level == "f16" else llama_levels[level].path, text, entry)
@@ -77,10 +62,19 @@ def test_measure_nemotron_like_llama_perplexity(
     nano_nemotron: Path,
     nemotron_levels: dict[str, LevelResult],
     text: Path,
-    same_processor: None,
 ) -> None:
     entry = recorded("perplexity.json")["models"]["nano-nemotron"]["levels"][level]
     begins_like(nano_nemotron if level == "f16" else nemotron_levels[level].path, text, entry)
+
+
+@pytest.mark.harden
+@pytest.mark.parametrize("level", ["f16", "IQ2_M", "Q4_K_M"])
+def test_the_whole_text_equals_llama_perplexity(
+    level: str, nano_llama: Path, llama_levels: dict[str, LevelResult]
+) -> None:
+    entry = recorded("perplexity.json")["models"]["nano-llama"]["levels"][level]
+    path = nano_llama if level == "f16" else llama_levels[level].path
+    same_perplexity(perplexity(path, HELD_OUT), entry)
 
 
 def settings_of(command: str) -> ChunkSettings:
@@ -107,12 +101,11 @@ def test_measure_other_contexts_and_batches(
     nano_llama: Path,
     nano_nemotron: Path,
     text: Path,
-    same_processor: None,
 ) -> None:
     path = nano_llama if name == "nano-llama" else nano_nemotron
     for recording in recordings:
         entry = recorded("perplexity.json")["models"][name]["f16_settings"][recording]
-        same(perplexity(path, text, settings_of(entry["command"])), entry)
+        same_perplexity(perplexity(path, text, settings_of(entry["command"])), entry)
 
 
 def test_measure_batch_smaller_than_a_chunk(nano_llama: Path, text: Path) -> None:

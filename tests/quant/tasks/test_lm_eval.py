@@ -14,12 +14,12 @@ from minitron_engine.llama.context import Batch, open_context
 from minitron_engine.llama.model import Model
 from minitron_engine.llama.settings import ContextSettings, ModelSettings
 from minitron_engine.loading import open_model
-from minitron_quant.tasks.batch_generate import WriteSettings, complete
+from minitron_quant.tasks.batch_generate import GreedySettings, generate_batch
 from minitron_quant.tasks.likelihood import ScoreSettings
 from minitron_quant.tasks.lm_eval_requests import (
-    pair_likelihoods,
+    loglikelihoods,
+    rolling_loglikelihoods,
     rolling_windows,
-    text_likelihoods,
 )
 
 # float arithmetic depends on what else is in a batch: per scored token
@@ -54,8 +54,8 @@ def ids(model: Model, text: str, special: bool = True) -> list[int]:
     return [int(x) for x in model.tokenize(text, add_special=special, parse_special=False)]
 
 
-def test_pairs_in_any_order(model: Model) -> None:
-    best = complete(model, [TEXTS[0][:20]], WriteSettings((), 2))[0][0]
+def test_loglikelihoods_in_any_order(model: Model) -> None:
+    best = generate_batch(model, [TEXTS[0][:20]], GreedySettings((), 2))[0][0]
     pairs = [
         (ids(model, context), ids(model, ending, special=False))
         for context, ending in (
@@ -66,7 +66,7 @@ def test_pairs_in_any_order(model: Model) -> None:
         )
     ]
     heard: list[int] = []
-    found = pair_likelihoods(model, pairs, 512, ScoreSettings(64), heard.append)
+    found = loglikelihoods(model, pairs, 512, ScoreSettings(64), heard.append)
     for (context, scored), (log_p, greedy) in zip(pairs, found, strict=True):
         expected, expected_greedy = plain(model, context + scored, len(context))
         assert log_p == pytest.approx(expected, abs=NOISE * len(scored))
@@ -75,7 +75,7 @@ def test_pairs_in_any_order(model: Model) -> None:
 
 
 @given(st.integers(0, 40), st.integers(1, 12))
-def test_windows_predict_every_token_once(length: int, n_ctx: int) -> None:
+def test_rolling_windows_predict_every_token_once(length: int, n_ctx: int) -> None:
     tokens = np.arange(1, length + 1, dtype=np.int32)
     windows = list(rolling_windows(tokens, 0, n_ctx))
     scored = [int(token) for window in windows for token in window.tokens[window.start :]]
@@ -87,14 +87,14 @@ def test_windows_predict_every_token_once(length: int, n_ctx: int) -> None:
         np.testing.assert_array_equal(np.diff(window.tokens), 1)
 
 
-def test_rolling_likelihoods(model: Model) -> None:
+def test_rolling_loglikelihoods_sum_all_tokens(model: Model) -> None:
     heard: list[int] = []
-    found = text_likelihoods(model, TEXTS, 512, ScoreSettings(64), heard.append)
+    found = rolling_loglikelihoods(model, TEXTS, 512, ScoreSettings(64), heard.append)
     for text, log_p in zip(TEXTS, found, strict=True):
         tokens = [model.bos, *ids(model, text, special=False)]
         assert log_p == pytest.approx(plain(model, tokens, 1)[0], abs=NOISE * len(tokens))
     assert heard[-1] == 3 and found[2] == 0
-    (cut,) = text_likelihoods(model, TEXTS[:1], 6, ScoreSettings(64), heard.append)
+    (cut,) = rolling_loglikelihoods(model, TEXTS[:1], 6, ScoreSettings(64), heard.append)
     tokens = np.array(ids(model, TEXTS[0], special=False), dtype=np.int32)
     windows = rolling_windows(tokens, model.bos, 6)
     parts = [plain(model, [int(x) for x in window.tokens], window.start)[0] for window in windows]
@@ -120,7 +120,7 @@ def adapter(nano_llama: Path) -> Iterator[Any]:
     made.close()
 
 
-def test_the_harness_gets_likelihoods(adapter: Any, model: Model) -> None:
+def test_adapter_loglikelihood(adapter: Any, model: Model) -> None:
     asked = [("The old house", " stood there."), ("", "It was dark."), ("The old ", "house")]
     requests = [request("loglikelihood", *pair) for pair in asked]
     found = adapter.loglikelihood(requests, disable_tqdm=True)
@@ -133,12 +133,12 @@ def test_the_harness_gets_likelihoods(adapter: Any, model: Model) -> None:
     rolling = [request("loglikelihood_rolling", text) for text in TEXTS[:2]]
     np.testing.assert_allclose(
         adapter.loglikelihood_rolling(rolling, disable_tqdm=True),
-        text_likelihoods(model, TEXTS[:2], 512, ScoreSettings(256), lambda _count: None),
+        rolling_loglikelihoods(model, TEXTS[:2], 512, ScoreSettings(256), lambda _count: None),
         atol=NOISE * 20,
     )
 
 
-def test_the_harness_gets_texts(adapter: Any, model: Model) -> None:
+def test_adapter_generate_until(adapter: Any, model: Model) -> None:
     prompts, stops = ("The old house", "She had never", "It was"), (["e"], " ", None)
     asked = [
         request("generate_until", prompt, {"until": stop, "max_gen_toks": 6})
@@ -146,7 +146,7 @@ def test_the_harness_gets_texts(adapter: Any, model: Model) -> None:
     ]
     found = adapter.generate_until(asked, disable_tqdm=True)
     for prompt, text, stop in zip(prompts, found, stops, strict=True):
-        assert [text] == complete(model, [prompt], WriteSettings(tuple(stop or ()), 6))[0]
+        assert [text] == generate_batch(model, [prompt], GreedySettings(tuple(stop or ()), 6))[0]
     with pytest.raises(Unsupported, match="sampled"):
         sampled = request("generate_until", "It was", {"do_sample": True, "temperature": 0.7})
         adapter.generate_until([sampled])

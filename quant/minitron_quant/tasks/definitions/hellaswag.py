@@ -1,4 +1,4 @@
-"""HellaSwag: which of four endings goes on with a situation.
+"""HellaSwag: which of four endings continues a situation.
 
 Formats: llama.cpp's text, six lines a question (context, number of the right ending, four endings),
 and the dataset's own JSON lines, cleaned as lm-evaluation-harness cleans them; that is also how the
@@ -8,16 +8,10 @@ text was made.
 import re
 from pathlib import Path
 
-from minitron_quant.tasks.files import (
-    damaged,
-    index_of,
-    is_json,
-    read_lines,
-    read_records,
-    text_of,
-    texts_of,
-)
-from minitron_quant.tasks.question import Question
+from minitron_quant.tasks.data_files import Entry, is_json, read_lines, read_records
+from minitron_quant.tasks.question import Question, after_common
+from minitron_quant.tasks.subsampling import sample_shuffled
+from minitron_quant.tasks.task import ChoiceTask
 
 _LINES, _ENDINGS = 6, 4
 
@@ -30,32 +24,29 @@ def load(path: Path) -> list[Question]:
 def _load_text(path: Path) -> list[Question]:
     lines = read_lines(path)
     if len(lines) % _LINES:
-        raise damaged(
-            path,
-            f"line {len(lines)}",
+        raise Entry(path, f"line {len(lines)}").error(
             f"the file ends inside a question: {len(lines)} lines are not a multiple of 6",
             "six lines a question: context, number of the right ending, four endings",
         )
     questions = []
     for start in range(0, len(lines), _LINES):
         context, label, *endings = lines[start : start + _LINES]
-        gold = index_of(path, f"line {start + 2}", label, _ENDINGS)
+        gold = Entry(path, f"line {start + 2}").index(label, _ENDINGS)
         questions.append(_question(f"line {start + 1}", context, endings, gold))
     return questions
 
 
 def _load_json(path: Path) -> list[Question]:
     questions = []
-    for where, record in read_records(path):
-        if "ctx_b" in record:
-            ending = text_of(path, where, record, "ctx_b").capitalize()
-            situation = text_of(path, where, record, "ctx_a") + " " + ending
+    for record in read_records(path):
+        if "ctx_b" in record.values:
+            situation = f"{record.text('ctx_a')} {record.text('ctx_b').capitalize()}"
         else:
-            situation = text_of(path, where, record, "ctx")
-        label = text_of(path, where, record, "activity_label")
-        endings = [_clean(text) for text in texts_of(path, where, record, "endings")]
-        gold = index_of(path, where, record.get("label"), len(endings))
-        questions.append(_question(where, _clean(f"{label}: {situation}"), endings, gold))
+            situation = record.text("ctx")
+        context = _clean(f"{record.text('activity_label')}: {situation}")
+        endings = [_clean(text) for text in record.texts("endings")]
+        gold = record.index(record.values.get("label"), len(endings))
+        questions.append(_question(record.where, context, endings, gold))
     return questions
 
 
@@ -68,3 +59,12 @@ def _clean(text: str) -> str:
     # WikiHow's marks: [title] between sentences, other brackets are noise
     text = text.strip().replace(" [title]", ". ")
     return re.sub(r"\[.*?\]", "", text).replace("  ", " ")
+
+
+TASK = ChoiceTask(
+    "HellaSwag: which of four endings continues a situation.",
+    lambda options: load(options.data),
+    after_common,
+    normalize="tokens",
+    select=sample_shuffled,
+)

@@ -1,16 +1,21 @@
-"""Winogrande: which of two words belongs into the gap of a sentence.
+"""Winogrande: which of two words fills the gap of a sentence.
 
 Formats: llama.cpp's CSV (number, sentence with _, first word, second word, 1 or 2), and the
 dataset's JSON lines. llama-perplexity never reads the last line of a file that ends in one newline;
 here it counts. It keeps doubled quotes as they stand; here they are CSV's one quote.
 """
 
-from pathlib import Path
+from __future__ import annotations
 
-from minitron_engine.llama.model import Model
-from minitron_quant.tasks.files import damaged, index_of, is_json, read_records, read_rows, text_of
-from minitron_quant.tasks.prefix_sharing import Continuation
-from minitron_quant.tasks.question import Question, after_common, after_context
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from minitron_quant.tasks.data_files import Entry, is_json, read_records, read_rows
+from minitron_quant.tasks.question import Continuation, Question, after_common, after_context
+from minitron_quant.tasks.task import ChoiceTask
+
+if TYPE_CHECKING:
+    from minitron_engine.llama.model import Model
 
 # scored from the gap's word on where fewer tokens than this follow it
 _LEAST_TOKENS_AFTER = 3
@@ -23,37 +28,36 @@ def load(path: Path) -> list[Question]:
 
 def _load_csv(path: Path) -> list[Question]:
     questions: list[Question] = []
-    for where, row in read_rows(path):
-        if len(row) != 5:
-            raise damaged(
-                path,
-                where,
-                f"{len(row)} columns",
+    for row in read_rows(path):
+        if len(row.cells) != 5:
+            raise row.error(
+                f"{len(row.cells)} columns",
                 "five columns: number, sentence with _, first word, second word, 1 or 2",
             )
-        if not questions and row[1] == "sentence":
+        if not questions and row.cells[1] == "sentence":
             continue
-        questions.append(_question(path, where, tuple(row[1:4]), row[4]))
+        questions.append(_question(row, *row.cells[1:]))
     if not questions:
-        raise damaged(path, "line 1", "a header and no questions")
+        raise Entry(path, "line 1").error("a header and no questions")
     return questions
 
 
 def _load_json(path: Path) -> list[Question]:
     questions = []
-    for where, record in read_records(path):
-        texts = [text_of(path, where, record, key) for key in ("sentence", "option1", "option2")]
-        questions.append(_question(path, where, tuple(texts), record.get("answer")))
+    for record in read_records(path):
+        sentence, first, second = map(record.text, ("sentence", "option1", "option2"))
+        answer = record.values.get("answer")
+        questions.append(_question(record, sentence, first, second, answer))
     return questions
 
 
-def _question(path: Path, where: str, texts: tuple[str, ...], answer: object) -> Question:
-    sentence, first, second = texts
+def _question(entry: Entry, sentence: str, first: str, second: str, answer: object) -> Question:
     before, gap, after = sentence.partition("_")
     if not gap:
-        raise damaged(path, where, "the sentence has no gap (_)")
-    gold = index_of(path, where, answer, 2, first=1)
-    return Question(where, ((before + first, after), (before + second, after)), frozenset([gold]))
+        raise entry.error("the sentence has no gap (_)")
+    gold = entry.index(answer, 2, first=1)
+    choices = (before + first, after), (before + second, after)
+    return Question(entry.where, choices, frozenset([gold]))
 
 
 def encode(model: Model, question: Question) -> list[Continuation]:
@@ -69,3 +73,11 @@ def encode(model: Model, question: Question) -> list[Continuation]:
         Continuation(item.tokens[:-1], item.start) if len(item.tokens) - item.start > 1 else item
         for item in items
     ]
+
+
+TASK = ChoiceTask(
+    "Winogrande: which of two words fills the gap of a sentence.",
+    lambda options: load(options.data),
+    encode,
+    normalize="tokens",
+)

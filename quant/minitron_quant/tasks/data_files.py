@@ -8,6 +8,7 @@ import json
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,57 @@ _PIECE = 1 << 20
 _LEAST_LIMIT, _LARGEST_RATIO = 64 << 20, 64
 
 
-def damaged(path: Path, where: str, what: str, hint: str = "") -> Damaged:
-    """The error for data that cannot be right; `where` is a line or a place in the file."""
-    return Damaged(f"{path.name}, {where}: {what}", hint)
+@dataclass(frozen=True)
+class Entry:
+    """A place in a file, which errors name; `where` is a line, an entry or a question."""
+
+    path: Path
+    where: str
+
+    def error(self, what: str, hint: str = "") -> Damaged:
+        """The error for data that cannot be right."""
+        return Damaged(f"{self.path.name}, {self.where}: {what}", hint)
+
+    def index(self, label: object, count: int, first: int = 0) -> int:
+        """A label, counted from `first`, as an index below `count`."""
+        try:
+            number = int(str(label).strip()) - first
+        except ValueError:
+            number = -1
+        if not 0 <= number < count:
+            last = first + count - 1
+            raise self.error(f"the label is {label!r}, not a number from {first} to {last}")
+        return number
+
+
+@dataclass(frozen=True)
+class Record(Entry):
+    """An object of a JSON file."""
+
+    values: dict[str, Any]
+
+    def text(self, key: str) -> str:
+        """A text that the record must have."""
+        value = self.values.get(key)
+        if not isinstance(value, str):
+            raise self.error(f"no text {key!r}")
+        return value
+
+    def texts(self, key: str) -> list[str]:
+        """A list of two or more texts that the record must have."""
+        value = self.values.get(key)
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise self.error(f"no list of texts {key!r}")
+        if len(value) < 2:
+            raise self.error(f"{key!r} has {len(value)} texts; a choice needs two")
+        return value
+
+
+@dataclass(frozen=True)
+class CsvRow(Entry):
+    """A row of a CSV file."""
+
+    cells: list[str]
 
 
 def read_data(path: Path) -> bytes:
@@ -69,8 +118,8 @@ def is_json(path: Path) -> bool:
     return read_data(path).lstrip()[:1] in (b"{", b"[")
 
 
-def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Objects of a JSON list or of JSON lines, each with where it stands, for errors."""
+def read_records(path: Path) -> Iterator[Record]:
+    """Objects of a JSON list or of JSON lines."""
     data = read_data(path)
     if data.lstrip()[:1] == b"[":
         records: Any = _json(path, 1, data)
@@ -83,8 +132,8 @@ def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         ]
     for where, record in named:
         if not isinstance(record, dict):
-            raise damaged(path, where, "not a JSON object")
-        yield where, record
+            raise Entry(path, where).error("not a JSON object")
+        yield Record(path, where, record)
 
 
 def _json(path: Path, first_line: int, data: bytes) -> Any:
@@ -99,48 +148,18 @@ def _json(path: Path, first_line: int, data: bytes) -> Any:
         what = "a number has too many digits"
     except RecursionError:
         pass
-    raise damaged(path, f"line {line}", f"not JSON: {what}")
+    raise Entry(path, f"line {line}").error(f"not JSON: {what}")
 
 
-def read_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """Rows of a CSV file, each with where it stands; empty lines are left out."""
+def read_rows(path: Path) -> Iterator[CsvRow]:
+    """Rows of a CSV file but for empty lines."""
     text = read_data(path).decode("utf-8-sig", errors="surrogateescape")
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     line = 1
     try:
         for row in reader:
             if row:
-                yield f"line {line}", row
+                yield CsvRow(path, f"line {line}", row)
             line = reader.line_num + 1
     except csv.Error as error:
-        raise damaged(path, f"line {line}", f"not CSV: {error}") from error
-
-
-def text_of(path: Path, where: str, record: dict[str, Any], key: str) -> str:
-    """A text of a record that must have it."""
-    value = record.get(key)
-    if not isinstance(value, str):
-        raise damaged(path, where, f"no text {key!r}")
-    return value
-
-
-def texts_of(path: Path, where: str, record: dict[str, Any], key: str) -> list[str]:
-    """A list of two or more texts of a record that must have it."""
-    value = record.get(key)
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise damaged(path, where, f"no list of texts {key!r}")
-    if len(value) < 2:
-        raise damaged(path, where, f"{key!r} has {len(value)} texts; a choice needs two")
-    return value
-
-
-def index_of(path: Path, where: str, label: object, count: int, first: int = 0) -> int:
-    """A label, counted from `first`, as an index below `count`."""
-    try:
-        number = int(str(label).strip()) - first
-    except ValueError:
-        number = -1
-    if not 0 <= number < count:
-        last = first + count - 1
-        raise damaged(path, where, f"the label is {label!r}, no number from {first} to {last}")
-    return number
+        raise Entry(path, f"line {line}").error(f"not CSV: {error}") from error

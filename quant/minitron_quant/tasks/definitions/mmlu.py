@@ -9,19 +9,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from minitron_core.errors import NotFound, Usage
-from minitron_quant.tasks.files import (
-    damaged,
-    index_of,
-    is_json,
-    read_records,
-    read_rows,
-    text_of,
-    texts_of,
-)
-from minitron_quant.tasks.question import Question
+from minitron_core.errors import NotFound
+from minitron_quant.tasks.data_files import Entry, is_json, read_records, read_rows
+from minitron_quant.tasks.question import Question, after_common
+from minitron_quant.tasks.subsampling import sample_sorted
+from minitron_quant.tasks.task import ChoiceTask, take_shots
 
-SHOTS = 5
 _LETTERS = "ABCD"
 
 
@@ -39,17 +32,12 @@ class _Item:
 
 def load(data: Path, shots: int | None, shots_data: Path | None) -> list[Question]:
     """The questions of a file or a folder, each behind `shots` examples of its subject."""
-    count = SHOTS if shots is None else shots
     questions = []
     for path in _files(data):
         items = _read(path)
-        examples: list[_Item] = []
-        if count:
-            examples = _read(shots_data or _examples_of(path))
-        heads = {
-            subject: _head(subject, [one for one in examples if one.subject == subject], count)
-            for subject in dict.fromkeys(item.subject for item in items)
-        }
+        examples = [] if shots == 0 else _read(shots_data or _examples_of(path))
+        subjects = dict.fromkeys(item.subject for item in items)
+        heads = {subject: _head(subject, examples, shots) for subject in subjects}
         questions += [_question(item, heads[item.subject]) for item in items]
     return questions
 
@@ -79,50 +67,43 @@ def _examples_of(path: Path) -> Path:
 def _read(path: Path) -> list[_Item]:
     items = list(_read_json(path) if is_json(path) else _read_csv(path))
     if not items:
-        raise damaged(path, "line 1", "a header and no questions")
+        raise Entry(path, "line 1").error("a header and no questions")
     return items
 
 
 def _read_csv(path: Path) -> Iterable[_Item]:
     subject = path.stem.removesuffix("_test").removesuffix("_dev").removesuffix("_val")
-    for number, (where, row) in enumerate(read_rows(path)):
-        if not number and row[0] == "question":
+    for number, row in enumerate(read_rows(path)):
+        if not number and row.cells[0] == "question":
             continue
-        if len(row) != 2 + len(_LETTERS):
-            raise damaged(
-                path, where, f"{len(row)} columns", "six columns: question, four choices, answer"
+        if len(row.cells) != 2 + len(_LETTERS):
+            raise row.error(
+                f"{len(row.cells)} columns", "six columns: question, four choices, answer"
             )
-        yield _item(path, where, subject, row[0], row[1:-1], row[-1])
+        yield _item(row, subject, row.cells[0], row.cells[1:-1], row.cells[-1])
 
 
 def _read_json(path: Path) -> Iterable[_Item]:
-    for where, record in read_records(path):
-        choices = texts_of(path, where, record, "choices")
+    for record in read_records(path):
+        choices = record.texts("choices")
         if len(choices) != len(_LETTERS):
-            raise damaged(path, where, f"{len(choices)} choices, not four")
-        subject = str(record.get("subject", ""))
-        text = text_of(path, where, record, "question")
-        yield _item(path, where, subject, text, choices, record.get("answer"))
+            raise record.error(f"{len(choices)} choices, not four")
+        subject = str(record.values.get("subject", ""))
+        yield _item(record, subject, record.text("question"), choices, record.values.get("answer"))
 
 
-def _item(
-    path: Path, where: str, subject: str, question: str, choices: list[str], answer: object
-) -> _Item:
+def _item(entry: Entry, subject: str, question: str, choices: list[str], answer: object) -> _Item:
     letter = _LETTERS.find(str(answer).strip().upper() or "-")
-    gold = letter if letter >= 0 else index_of(path, where, answer, len(_LETTERS))
+    gold = letter if letter >= 0 else entry.index(answer, len(_LETTERS))
     lines = [f"{letter}. {choice}" for letter, choice in zip(_LETTERS, choices, strict=True)]
-    return _Item(where, subject, "\n".join([question.strip(), *lines, "Answer:"]), gold)
+    return _Item(entry.where, subject, "\n".join([question.strip(), *lines, "Answer:"]), gold)
 
 
-def _head(subject: str, examples: list[_Item], count: int) -> str:
-    if len(examples) < count:
-        raise Usage(
-            f"{len(examples)} examples of {subject or 'no subject'}, and --shots takes {count}",
-            "give a file with more, or a smaller --shots",
-        )
+def _head(subject: str, examples: list[_Item], shots: int | None) -> str:
     about = f" about {subject.replace('_', ' ')}" if subject else ""
     title = f"The following are multiple choice questions (with answers){about}.\n\n"
-    return title + "".join(item.solved for item in examples[:count])
+    solved = [item.solved for item in examples if item.subject == subject]
+    return title + "".join(take_shots(solved, shots, subject or "the examples"))
 
 
 def _question(item: _Item, head: str) -> Question:
@@ -130,3 +111,13 @@ def _question(item: _Item, head: str) -> Question:
     where = f"{item.subject}, {item.where}" if item.subject else item.where
     choices = tuple((context, f" {letter}") for letter in _LETTERS)
     return Question(where, choices, frozenset([item.gold]))
+
+
+TASK = ChoiceTask(
+    "MMLU: examinations of 57 subjects, after five worked examples.",
+    lambda options: load(options.data, options.shots, options.shots_data),
+    after_common,
+    normalize="none",
+    select=sample_sorted,
+    examples=True,
+)

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from helpers.support import RECORDED, Answers, packed_choices
 from minitron_core.errors import Damaged, MinitronError, NotFound, Usage
-from minitron_quant.tasks import arc, gsm8k, hellaswag, mmlu, multiple_choice, winogrande
+from minitron_quant.tasks.definitions import (
+    arc,
+    gsm8k,
+    hellaswag,
+    mmlu,
+    multiple_choice,
+    winogrande,
+)
+from minitron_quant.tasks.task import TaskOptions
 
 SIX = "A man sits.\n2\nis one.\nis two.\nis three.\nis four.\n"
 
@@ -23,7 +31,7 @@ def written(folder: Path, name: str, text: str | bytes) -> Path:
     return path
 
 
-def test_hellaswag_text_also_compressed(tmp_path: Path) -> None:
+def test_hellaswag_load_text_also_compressed(tmp_path: Path) -> None:
     (question,) = hellaswag.load(written(tmp_path, "h.txt", SIX))
     assert question.choices[2] == ("A man sits.", " is three.")
     assert question.gold == {2}
@@ -33,7 +41,7 @@ def test_hellaswag_text_also_compressed(tmp_path: Path) -> None:
         hellaswag.load(written(tmp_path, "bad.bz2", b"BZh9 no"))
 
 
-def test_the_datasets_own_json_is_cleaned(tmp_path: Path) -> None:
+def test_hellaswag_load_cleans_the_datasets_json(tmp_path: Path) -> None:
     record = {
         "activity_label": "Roof removal",
         "ctx_a": "A man  sits [substeps] on a roof.",
@@ -57,8 +65,8 @@ def test_the_datasets_own_json_is_cleaned(tmp_path: Path) -> None:
     ("text", "message"),
     [
         (SIX + "One more.\n", "bad.txt, line 7: the file ends inside a question"),
-        (SIX + SIX.replace("2", "two"), "bad.txt, line 8: the label is 'two', no number from 0"),
-        (SIX.replace("2", "4"), "bad.txt, line 2: the label is '4', no number from 0 to 3"),
+        (SIX + SIX.replace("2", "two"), "bad.txt, line 8: the label is 'two', not a number from 0"),
+        (SIX.replace("2", "4"), "bad.txt, line 2: the label is '4', not a number from 0 to 3"),
         ("", "bad.txt is empty"),
         ('{"ctx": 3}', "bad.txt, line 1: no text 'ctx'"),
         ('{"ctx": ', "bad.txt, line 1: not JSON"),
@@ -67,14 +75,14 @@ def test_the_datasets_own_json_is_cleaned(tmp_path: Path) -> None:
         ("[3]", "bad.txt, entry 1: not a JSON object"),
     ],
 )
-def test_bad_hellaswag(text: str, message: str, tmp_path: Path) -> None:
+def test_hellaswag_load_refuses_bad_data(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(Damaged) as caught:
         hellaswag.load(written(tmp_path, "bad.txt", text))
     assert str(caught.value).startswith(message)
     assert caught.value.exit_code == 8
 
 
-def test_winogrande_reads_the_last_line_too(tmp_path: Path) -> None:
+def test_winogrande_load_reads_the_last_line(tmp_path: Path) -> None:
     text = '0,"The _ was here, once.",cat,dog,2\n1,A _ sat.,"big, fat cat",dog,1\n'
     questions = winogrande.load(written(tmp_path, "w.csv", text))
     assert questions[0].choices == (
@@ -97,18 +105,18 @@ def test_winogrande_reads_the_last_line_too(tmp_path: Path) -> None:
     [
         ("0,A _ sat.,cat,dog,1\n1,A _ sat.,cat,dog\n", "bad.csv, line 2: 4 columns"),
         ("0,A cat sat.,cat,dog,1\n", "bad.csv, line 1: the sentence has no gap"),
-        ("0,A _ sat.,cat,dog,3\n", "bad.csv, line 1: the label is '3', no number from 1 to 2"),
+        ("0,A _ sat.,cat,dog,3\n", "bad.csv, line 1: the label is '3', not a number from 1 to 2"),
         ('0,A _ sat.,a,b,1\n0,"A _ sat.,a,b,3\n\n', "bad.csv, line 2: not CSV"),
         ("n,sentence,option1,option2,answer\n", "bad.csv, line 1: a header and no questions"),
     ],
 )
-def test_bad_winogrande(text: str, message: str, tmp_path: Path) -> None:
+def test_winogrande_load_refuses_bad_data(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(Damaged) as caught:
         winogrande.load(written(tmp_path, "bad.csv", text))
     assert str(caught.value).startswith(message)
 
 
-def test_a_missing_file(tmp_path: Path) -> None:
+def test_read_data_missing_file_or_folder(tmp_path: Path) -> None:
     for load in (hellaswag.load, winogrande.load, multiple_choice.load):
         with pytest.raises(NotFound):
             load(tmp_path / "none")
@@ -127,7 +135,7 @@ questions = st.lists(st.tuples(words, one_right, several), min_size=1, max_size=
 
 
 @given(questions)
-def test_choices_survive(some: list[tuple[str, Answers, Answers]]) -> None:
+def test_multiple_choice_round_trip(some: list[tuple[str, Answers, Answers]]) -> None:
     path = RECORDED / "choices.bin"
     loaded = multiple_choice.parse(path, packed_choices(some))
     assert len(loaded) == len(some)
@@ -137,7 +145,7 @@ def test_choices_survive(some: list[tuple[str, Answers, Answers]]) -> None:
 
 
 @given(questions, st.data())
-def test_lying_bytes_are_an_error_or_other_questions(
+def test_multiple_choice_changed_bytes_are_damaged_or_other_questions(
     some: list[tuple[str, Answers, Answers]], data: st.DataObject
 ) -> None:
     whole = bytearray(packed_choices(some))
@@ -168,7 +176,7 @@ def test_lying_bytes_are_an_error_or_other_questions(
         (packed_choices([("q", [("a", 1)] * 101, [])]), "question 1: 101 answers"),
     ],
 )
-def test_bad_choices(data: bytes, message: str, tmp_path: Path) -> None:
+def test_multiple_choice_refuses_bad_data(data: bytes, message: str, tmp_path: Path) -> None:
     path = written(tmp_path, "bad.bin", data)
     with pytest.raises(Damaged) as caught:
         multiple_choice.load(path)
@@ -196,7 +204,7 @@ odd_text = st.text(alphabet='a,"\n_12{}[]\r\0', max_size=40).map(str.encode)
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=json_lines | odd_text | st.binary())
-def test_nothing_but_a_clear_error(data: bytes, tmp_path: Path) -> None:
+def test_load_any_data_gives_a_clear_error(data: bytes, tmp_path: Path) -> None:
     path = written(tmp_path, "data", data)
     loads: list[Callable[[Path], object]] = [
         hellaswag.load,
@@ -204,7 +212,7 @@ def test_nothing_but_a_clear_error(data: bytes, tmp_path: Path) -> None:
         arc.load,
         multiple_choice.load,
         lambda p: mmlu.load(p, 0, None),
-        lambda p: gsm8k.prepare(p, None, None, None, 8),
+        lambda p: gsm8k.load(TaskOptions(p)),
     ]
     for load in loads:
         try:

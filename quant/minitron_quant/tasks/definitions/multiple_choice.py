@@ -9,8 +9,9 @@ import struct
 from pathlib import Path
 
 from minitron_core.errors import Damaged
-from minitron_quant.tasks.files import damaged, read_data
-from minitron_quant.tasks.question import Question
+from minitron_quant.tasks.data_files import Entry, read_data
+from minitron_quant.tasks.question import Question, after_common
+from minitron_quant.tasks.task import ChoiceTask
 
 _MOST_ANSWERS = 100
 
@@ -22,7 +23,7 @@ class _Reader:
 
     def error(self, what: str) -> Damaged:
         where = f"question {self.question}" if self.question else "header"
-        return damaged(self._path, where, f"{what} (byte {self.at})")
+        return Entry(self._path, where).error(f"{what} (byte {self.at})")
 
     def take(self, size: int) -> bytes:
         if size > len(self._data) - self.at:
@@ -78,3 +79,11 @@ def _question(reader: _Reader) -> Question:
         raise reader.error("no answer is labelled 1 (right)")
     choices = tuple((text, f" {answer}") for answer, _ in answers)
     return Question(f"question {reader.question}", choices, gold)
+
+
+TASK = ChoiceTask(
+    "llama.cpp's binary files of multiple-choice questions.",
+    lambda options: load(options.data),
+    after_common,
+    normalize="tokens",
+)
