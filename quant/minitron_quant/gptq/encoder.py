@@ -27,12 +27,12 @@ _TRIED_TYPES = (TYPE_ID["q3_K"], TYPE_ID["q4_0"])
 # below so many tokens for each column of a block a covariance is mostly noise
 _TOKENS_PER_COLUMN = 4
 _MIN_WEIGHT = np.float32(1e-6)
-# factors of inputs that are kept, for the weights that share one and the ones encoded ahead
+# factors to keep, for the weights that share an input and those encoded ahead
 _MAX_FACTORS = 3
 
 
 Parts = tuple[int, ...]
-ALL: Parts = tuple(range(PARTS))
+_ALL_PARTS: Parts = tuple(range(PARTS))
 
 
 class GptqEncoder:
@@ -110,7 +110,7 @@ class GptqEncoder:
         """The same importance with ggml's own codes, to compare with."""
         return PlainCodes(self.weights, (), self.notes, self.file)
 
-    def of(self, name: str, parts: Parts = ALL) -> RefineRows | None:
+    def of(self, name: str, parts: Parts = _ALL_PARTS) -> RefineRows | None:
         """What encodes the rows of a tensor; None if its inputs are not in the covariance.
 
         parts: of the text, that the codes are fitted to.
@@ -125,7 +125,7 @@ class GptqEncoder:
             plain if blocks is None else encode_rows(ggml_type, values, plain, blocks, self._arrays)
         )
 
-    def blocks(self, name: str, parts: Parts = ALL) -> list[BlockFactor] | None:
+    def blocks(self, name: str, parts: Parts = _ALL_PARTS) -> list[BlockFactor] | None:
         """The factors of a tensor's input; None where GPTQ would not help on another text."""
         source = self.covariance.taken_by[name]
         with self._lock:

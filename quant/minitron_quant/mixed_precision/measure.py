@@ -100,10 +100,10 @@ def measure_sensitivity(settings: SensitivitySettings, progress: Progress = igno
         sensitivity = known
         sensitivity.device = model.device
         tokens = chunks.size if settings.tokens is None else settings.tokens
-        wanted = max(1, tokens // settings.chunks.n_ctx)
+        count = max(1, tokens // settings.chunks.n_ctx)
         with open_prober(model, settings.chunks, inputs.weights) as prober:
             measurement = _Measurement(settings, sensitivity, tensors, prober, until, progress)
-            measurement.measure(chunks[order[:wanted]])
+            measurement.measure(chunks[order[:count]])
     sensitivity.complete = True
     write_sensitivity(settings.output, sensitivity)
     return sensitivity
@@ -180,8 +180,7 @@ def _resumed(settings: SensitivitySettings, shards: list[Gguf]) -> Sensitivity |
             f"{settings.output} was measured on another text, or with another --ctx or probe",
             "--force measures again",
         )
-    given = file_sha256(settings.imatrix) if settings.imatrix else None
-    if given and given not in (known.imatrix["sha256"], known.imatrix.get("given")):
+    if settings.imatrix and not known.used_imatrix(settings.imatrix):
         raise Damaged(
             f"{settings.output} was measured with another importance matrix",
             "--force measures again",
