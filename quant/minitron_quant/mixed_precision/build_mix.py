@@ -13,10 +13,9 @@ from minitron_core.hashing import file_sha256
 from minitron_core.progress import Progress, ignore
 from minitron_quant.gptq.encoder import GptqEncoder
 from minitron_quant.levels import LEVELS, Level, level_named
-from minitron_quant.mixed_precision.gptq_costs import with_gptq
 from minitron_quant.mixed_precision.held_out import Verification, verify_mix
 from minitron_quant.mixed_precision.measure import check_model
-from minitron_quant.mixed_precision.predict_kld import predict_kld
+from minitron_quant.mixed_precision.predict_kld import predict_kld, with_gptq
 from minitron_quant.mixed_precision.sensitivity_file import Sensitivity, read_sensitivity
 from minitron_quant.mixed_precision.size_solver import Restrictions, SizeSolver
 from minitron_quant.model_files import open_model_files
