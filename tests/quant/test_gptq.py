@@ -21,7 +21,7 @@ from minitron_quant.gptq.cholesky import error_of, factor_block
 from minitron_quant.gptq.encoder import GptqEncoder
 from minitron_quant.gptq.held_out import GptqComparison, quantize_verified
 from minitron_quant.levels import parse_levels
-from minitron_quant.mixed_precision.gptq_costs import with_gptq
+from minitron_quant.mixed_precision.predict_kld import with_gptq
 from minitron_quant.mixed_precision.sensitivity_file import Sensitivity, TensorSensitivity
 from minitron_quant.perplexity.settings import MeasureSettings
 from minitron_quant.quantize.prepare import QuantizeSettings, prepare
