@@ -6,14 +6,12 @@ from typing import Annotated, Literal
 import typer
 
 from minitron_cli.options.parameters import (
+    ConsoleOptions,
     Force,
     GpuLayers,
-    Json,
     ModelPaths,
-    Quiet,
     TableFormat,
     Threads,
-    Verbose,
     gpu_layers,
 )
 
@@ -59,22 +57,18 @@ def tasks(
     threads: Threads = None,
     layers: GpuLayers = "auto",
     table_format: TableFormat = "table",
-    as_json: Json = False,
-    verbose: Verbose = False,
-    quiet: Quiet = False,
+    *,
+    console: ConsoleOptions,
 ) -> None:
     """Score models on questions: as llama-perplexity does, or lm-evaluation-harness."""
-    from minitron_cli.inputs import local_model, local_models
-    from minitron_cli.output import Output
-    from minitron_cli.output_checks import refuse_existing
+    from minitron_cli.inputs import local_model, local_models, refuse_existing
     from minitron_cli.views.tasks import answer_lines, show_tasks, tasks_document
     from minitron_core.atomic_files import write_whole
     from minitron_quant.tasks.evaluate import TasksSettings, evaluate
     from minitron_quant.tasks.likelihood import ScoreSettings
     from minitron_quant.tasks.registry import TaskOptions
 
-    as_json = as_json or table_format == "json"
-    out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
+    out = console.output(table_format)
     if answers:
         refuse_existing(answers, force)
     settings = TasksSettings(
@@ -92,7 +86,7 @@ def tasks(
         write_whole(answers, answer_lines(found))
     if rows[0].shortened:
         out.note(f"{rows[0].shortened} questions are longer than the trained context: cut")
-    if as_json:
+    if out.as_json:
         out.document(tasks_document(task, data, rows))
     else:
-        show_tasks(out, rows, "table" if table_format == "json" else table_format)
+        show_tasks(out, rows, table_format)
