@@ -21,8 +21,9 @@ from minitron_engine.generation.generate import (
     prompt_tokens,
 )
 from minitron_engine.generation.sampling import SamplingSettings
-from minitron_engine.llama.context import Context, ContextSettings, open_context
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.llama.context import Context, open_context
+from minitron_engine.llama.settings import ContextSettings, ModelSettings
+from minitron_engine.loading import open_model
 
 PASSAGE_TOKENS = 500
 

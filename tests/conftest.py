@@ -32,14 +32,6 @@ hypothesis.settings.load_profile("no deadline")
 
 
 @pytest.fixture(scope="session")
-def same_processor() -> None:
-    """Skip where float arithmetic is compiled differently from where the recordings were made."""
-    flags = Path("/proc/cpuinfo")
-    if not flags.exists() or "avx512f" not in flags.read_text():
-        pytest.skip("recorded with AVX-512; other instruction sets round differently")
-
-
-@pytest.fixture(scope="session")
 def nano_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """examples/nano-llama as an F16 file."""
     path = tmp_path_factory.mktemp("nano-llama") / "nano-llama-F16.gguf"

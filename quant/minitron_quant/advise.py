@@ -8,11 +8,10 @@ from typing import Any
 
 from minitron_core.errors import Damaged, NotFound
 from minitron_core.gguf import iterate_tensors, layer_bytes
-from minitron_engine.llama.context import ContextSettings
 from minitron_engine.llama.devices import Device
-from minitron_engine.memory.estimate import Needs, measure_needs
+from minitron_engine.llama.settings import EVERY_GPU, ContextSettings
+from minitron_engine.memory.estimate import MemoryEstimate, estimate_memory
 from minitron_engine.memory.gpu_layers import MARGIN, most_layers
-from minitron_engine.memory.placement import EVERY_GPU
 from minitron_quant.levels import LEVELS, level_of_ftype
 from minitron_quant.model_files import models_in, open_model_files
 from minitron_quant.quantize.options import QuantizeOptions
@@ -114,12 +113,12 @@ def advise(
     found = sorted(candidates(model), key=lambda each: each.bytes)
     # KV cache and buffers are the same for all levels of a model
     file = next(each.path for each in found if each.path is not None)
-    needs = measure_needs(file, settings)
+    needs = estimate_memory(file, settings)
     fits = (fit(each, needs, budget) for each in found)
     return [replace(each, **(quality or {}).get(each.level, {})) for each in fits]
 
 
-def fit(candidate: Candidate, needs: Needs, budget: Budget) -> Fit:
+def fit(candidate: Candidate, needs: MemoryEstimate, budget: Budget) -> Fit:
     """As many layers on the GPU as fit, by the rule of --gpu-layers auto."""
     # that rule keeps MARGIN free on every GPU
     free = budget.vram + MARGIN - budget.reserve

@@ -7,8 +7,15 @@ an 8-billion-parameter Llama, as orientation only: `minitron quantize --dry-run`
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from minitron_core.errors import Unsupported
+
+if TYPE_CHECKING:
+    from minitron_core.gguf import Gguf
+
+# the metadata key that names the recipe of a file made for a size
+LEVEL_KEY = "minitron.level"
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,8 @@ OTHER_LEVELS = (
 )
 ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
 ALL = "all"
+# the metadata key of a file whose level is a recipe of our own
+LEVEL_KEY = "minitron.level"
 
 _BY_NAME = {level.name: level for level in LEVELS + OTHER_LEVELS}
 _BY_FTYPE = {level.ftype: level for level in LEVELS + OTHER_LEVELS}
@@ -90,3 +99,8 @@ def parse_levels(names: Iterable[str]) -> list[Level]:
 def level_of_ftype(ftype: int | None) -> str:
     """The name of the level that a file's general.file_type says, or an empty string."""
     return _BY_FTYPE[ftype].name if ftype in _BY_FTYPE else ""
+
+
+def level_of(header: "Gguf") -> str:
+    """The level of a model file, or its recipe's name; an empty string where it has neither."""
+    return header.get(LEVEL_KEY) or level_of_ftype(header.get("general.file_type"))

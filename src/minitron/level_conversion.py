@@ -28,8 +28,9 @@ from minitron_core.cpu_limits import default_threads
 from minitron_core.errors import ImatrixNeeded
 from minitron_core.gguf import Gguf, encode_header, open_gguf
 from minitron_core.progress import Progress
+from minitron_quant.array_backend import Bytes
 from minitron_quant.levels import Level
-from minitron_quant.quantize.encode import SLAB_ELEMENTS, Bytes, Job, encode
+from minitron_quant.quantize.encode import SLAB_ELEMENTS, EncodeTask, encode
 from minitron_quant.quantize.importance import load_importance, match_importance
 from minitron_quant.quantize.options import QuantizeOptions
 from minitron_quant.quantize.plan import level_metadata, make_plan
@@ -50,12 +51,12 @@ def convert_to_level(settings: ConvertSettings, level: Level, progress: Progress
 
         def pieces(tensors: Sequence[PlannedTensor]) -> Iterator[Piece]:
             wanted = {tensor.spec.name: tensor for tensor in tensors}
-            jobs = (
-                Job(header.tensor(name), _Rows(sources[name]), (tensor.spec.type,), None)
+            tasks = (
+                EncodeTask(header.tensor(name), _Rows(sources[name]), (tensor.spec.type,), None)
                 for name, tensor in wanted.items()
             )
-            for slab in encode(jobs, default_threads()):
-                tensor = wanted[slab.job.info.name]
+            for slab in encode(tasks, default_threads()):
+                tensor = wanted[slab.task.info.name]
                 yield Piece(tensor, slab.blocks[tensor.spec.type])
 
         memory = _SLABS * SLAB_ELEMENTS * _BYTES_PER_ELEMENT

@@ -13,8 +13,10 @@ from minitron_convert.hf_reference import source_encoder, source_logits
 from minitron_convert.verify import TEXTS, Check, Encode, check_logits, check_token_ids, verify
 from minitron_core.gguf import open_shards
 from minitron_core.progress import Progress
-from minitron_engine.llama.context import Batch, ContextSettings, open_context
-from minitron_engine.llama.model import Model, ModelSettings, open_model
+from minitron_engine.llama.context import Batch, open_context
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.settings import ContextSettings, ModelSettings
+from minitron_engine.loading import open_model
 
 INSTALL = "pip install 'minitron[transformers]'"
 

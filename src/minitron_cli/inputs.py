@@ -11,14 +11,19 @@ from typing import TYPE_CHECKING
 from minitron_cli.output import Output
 from minitron_core.errors import AlreadyExists, Denied, NotFound, Usage
 from minitron_core.progress import Progress
+from minitron_engine.llama.settings import (
+    ContextSettings,
+    GpuLayers,
+    ModelSettings,
+    Placement,
+)
+from minitron_engine.loading import open_model
 
 if TYPE_CHECKING:
     from minitron_convert.hub.download import Source
     from minitron_convert.hub.models import HubModel
-    from minitron_engine.llama.context import ContextSettings
-    from minitron_engine.llama.devices import GpuLayers
     from minitron_engine.llama.model import Model
-    from minitron_engine.memory.placement import Placement
+    from minitron_engine.llama.settings import ContextSettings, GpuLayers
 
 # the Hub's client and llama.cpp are loaded only by the functions that need them
 
@@ -99,8 +104,7 @@ def open_checked(
 
     context: what must fit on the GPUs beside the weights.
     """
-    from minitron_engine.llama.model import ModelSettings, open_model
-    from minitron_engine.memory.placement import EVERY_GPU
+    from minitron_engine.llama.settings import EVERY_GPU
     from minitron_quant.model_files import open_model_files
 
     open_model_files(path)

@@ -10,15 +10,16 @@ import pytest
 
 from helpers.support import fails
 from minitron_engine.llama import log
-from minitron_engine.llama.context import ContextSettings, open_context
+from minitron_engine.llama.context import open_context
 from minitron_engine.llama.devices import Device
-from minitron_engine.llama.model import ModelSettings, open_model
-from minitron_engine.memory.estimate import Needs, measure_needs
+from minitron_engine.llama.settings import ContextSettings, ModelSettings
+from minitron_engine.loading import open_model
+from minitron_engine.memory.estimate import MemoryEstimate, estimate_memory
 from minitron_engine.memory.gpu_layers import MARGIN, choose_layers
 from minitron_quant import advise
 from minitron_quant.advise import Budget, Candidate, Fit
 
-NEEDS = Needs(layers=2, cache=20, compute=5)
+NEEDS = MemoryEstimate(layers=2, cache=20, compute=5)
 CANDIDATE = Candidate("Q4_K_M", None, 300, weights=(100, 100, 60), embedding=50)
 
 
@@ -29,7 +30,7 @@ def test_measure_needs_is_what_llama_cpp_allocates(
 ) -> None:
     path = nano_llama if name == "nano-llama" else nano_nemotron
     settings = ContextSettings(1000, 512, cache_type_k=cache, cache_type_v=cache)
-    needs = measure_needs(path, settings)
+    needs = estimate_memory(path, settings)
     with (
         log.capture() as lines,
         open_model(ModelSettings(path)) as model,
@@ -64,7 +65,7 @@ def test_fit_offloads_from_the_output_backwards() -> None:
 @pytest.mark.parametrize("room", [0.3, 0.6, 0.9, 1.0, 1.5])
 def test_fit_agrees_with_auto_offload(room: float, nano_llama: Path) -> None:
     context = ContextSettings(512, 512)
-    needs = measure_needs(nano_llama, context)
+    needs = estimate_memory(nano_llama, context)
     (candidate,) = (each for each in advise.candidates(nano_llama) if each.path is not None)
     whole = sum(candidate.weights) + needs.cache + needs.compute
     vram = MARGIN + round(room * whole)

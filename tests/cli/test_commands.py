@@ -23,7 +23,7 @@ def test_help_of_every_command_has_examples_and_common_options(
     monkeypatch.setenv("COLUMNS", "200")
     ran = minitron(command, "--help")
     assert ran.code == 0
-    usage, _, rest = ran.out.partition("Examples")
+    usage, _, rest = ran.out.rpartition("Examples")
     assert f"{command} [OPTIONS]" in usage and f"minitron {command} " in f"{rest} "
     assert {"--verbose", "--quiet", "--help"} <= {word for word in usage.split()}
     assert command == "rpc-server" or "--json" in usage

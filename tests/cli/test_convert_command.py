@@ -27,7 +27,7 @@ def in_two_steps(source: Path, level: str, folder: Path) -> Path:
     """The file that convert and quantize make one after the other."""
     full = convert(ConvertSettings(source, folder)).paths[0]
     output = folder / "quantized.gguf"
-    run(prepare(QuantizeSettings(full, (level_named(level),), output=output)))
+    list(run(prepare(QuantizeSettings(full, (level_named(level),), output=output))))
     return output
 
 

@@ -44,7 +44,7 @@ def test_quantize_gptq_collects_once_and_verifies(
     assert "collected when files are made" in plan.err and not folder.exists()
     ran = minitron(*given)
     assert ran.code == 0, ran.err
-    assert "tokens are little" in ran.err
+    assert "tokens are few" in ran.err
     assert [v["bytes"] for v in ran.document["levels"]] == [
         v["bytes"] for v in plan.document["levels"]
     ]

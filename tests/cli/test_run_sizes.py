@@ -14,7 +14,7 @@ from minitron_core.gguf import TYPE_ID
 from minitron_quant.chunking import ChunkSettings
 from minitron_quant.levels import level_named
 from minitron_quant.mixed_precision import costs
-from minitron_quant.mixed_precision.build_mix import Wanted
+from minitron_quant.mixed_precision.build_mix import MixTarget
 from minitron_quant.mixed_precision.measure import SensitivitySettings
 
 JOB = """
@@ -40,13 +40,13 @@ directory = "out"
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("1.5G", Wanted(size=1_500_000_000)),
-        ("3.5bpw", Wanted(bits=3.5)),
-        ("like:Q3_K_M", Wanted(like=level_named("Q3_K_M"))),
-        ("kld:0.02", Wanted(max_kld=0.02)),
+        ("1.5G", MixTarget(size=1_500_000_000)),
+        ("3.5bpw", MixTarget(bits=3.5)),
+        ("like:Q3_K_M", MixTarget(like=level_named("Q3_K_M"))),
+        ("kld:0.02", MixTarget(max_kld=0.02)),
     ],
 )
-def test_parse_wanted_reads_sizes(text: str, wanted: Wanted) -> None:
+def test_parse_wanted_reads_sizes(text: str, wanted: MixTarget) -> None:
     assert parse_wanted(text) == wanted
 
 

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from minitron_cli.server import requests
 from minitron_core.errors import MinitronError
 from minitron_engine.isolation.chat_template import ChatTemplate
-from minitron_engine.llama.model import Model, ModelSettings, open_model
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.settings import ModelSettings
+from minitron_engine.loading import open_model
 
 ANYTHING: st.SearchStrategy[Any] = st.recursive(
     st.none()

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers.support import recorded
+from helpers.instruction_sets import recorded, same_answer
 from minitron_core.errors import Damaged, NotFound
 from minitron_core.gguf import F32, GgufWriter, KeyValue, TensorSpec, ValueType, open_gguf
 from minitron_engine.generation.generate import (
@@ -19,28 +19,27 @@ from minitron_engine.generation.prompt_cache import Identity, dump, model_hash, 
 from minitron_engine.generation.sampling import SamplingSettings, settings_for
 from minitron_engine.generation.sequence import Sequence
 from minitron_engine.llama.adapters import Adapter, apply_adapters
-from minitron_engine.llama.context import ContextSettings, open_context
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.llama.context import open_context
+from minitron_engine.llama.settings import ContextSettings, ModelSettings
+from minitron_engine.loading import open_model
 
 SETTINGS = ContextSettings(n_ctx=256, n_batch=64)
 TARGET = "blk.1.attn_q.weight"
 
 
 def test_a_shifted_context_gives_llama_completions_text(
-    nano_llama: Path, nano_nemotron: Path, same_processor: None
+    nano_llama: Path, nano_nemotron: Path
 ) -> None:
     models = recorded("sampling.json")["models"]
     for entry, path in zip(models.values(), (nano_llama, nano_nemotron), strict=True):
-        shift, result = entry["shift"], Generation()
+        shift = entry["shift"]
         with (
             open_model(ModelSettings(path)) as model,
             open_context(model, ContextSettings(shift["context"], 2048)) as context,
         ):
             sampling = settings_for(model, {"seed": 31})
             settings = GenerationSettings(sampling, shift["length"], context_shift=True, keep=3)
-            for _ in generate(context, prompt_tokens(model, shift["prompt"]), settings, result):
-                pass
-        assert result.text == shift["text"] and len(result.tokens) == shift["length"]
+            same_answer(context, settings, prompt_tokens(model, shift["prompt"]), shift)
 
 
 def test_a_prompt_is_not_computed_twice(nano_llama: Path, nano_nemotron: Path) -> None:

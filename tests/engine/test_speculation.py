@@ -26,8 +26,9 @@ from minitron_engine.generation.speculative import (
     Speculation,
     common_prefix,
 )
-from minitron_engine.llama.context import Context, ContextSettings, open_context
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.llama.context import Context, open_context
+from minitron_engine.llama.settings import ContextSettings, ModelSettings
+from minitron_engine.loading import open_model
 
 GREEDY = SamplingSettings(seed=0, temperature=0.0)
 PROMPTS = ("The old house stood", "She had never", "one two three one two three one", "")

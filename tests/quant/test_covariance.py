@@ -10,18 +10,19 @@ from helpers.support import EXAMPLES
 from minitron_core.errors import Damaged, MinitronError, NotFound, OutOfResources, Usage
 from minitron_core.gguf import F32, GgufWriter, KeyValue, TensorSpec, ValueType, open_gguf
 from minitron_core.progress import Event, ignore
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.llama.settings import ModelSettings
+from minitron_engine.loading import open_model
 from minitron_quant.chunking import ChunkSettings
 from minitron_quant.covariance.collect import (
     BLOCK,
     FULL,
     CovarianceSettings,
-    _units,
+    _passes,
     collect_covariance,
 )
 from minitron_quant.covariance.files import PARTS, Covariance, open_covariance
-from minitron_quant.covariance.gram import Sums, block_edges
-from minitron_quant.covariance.input_hook import Inputs
+from minitron_quant.covariance.gram import GramSums, block_edges
+from minitron_quant.covariance.input_hook import ModelInputs
 from minitron_quant.imatrix.collect import CollectSettings, collect
 
 TEXT = EXAMPLES / "calibration.txt"
@@ -152,12 +153,12 @@ def test_a_disk_that_is_too_full_is_told_before_anything_runs(
 
 @pytest.mark.parametrize(("block", "runs"), [(BLOCK, 1), (FULL, 3)])
 def test_the_sums_of_width_s_shape_stay_within_the_memory(block: int, runs: int) -> None:
-    inputs = Inputs()
+    inputs = ModelInputs()
     for layer in range(32):
         for name, columns in (("q", 3072), ("o", 4096), ("up", 3072), ("down", 9216)):
             inputs.columns[f"blk.{layer}.{name}"] = columns
     wanted = CovarianceSettings((), block=block)
-    units = list(_units(wanted, inputs))
+    units = list(_passes(wanted, inputs))
     sizes = [sum(spec.nbytes for spec in unit.specs) for unit in units]
     assert len(units) == PARTS * runs and max(sizes) <= wanted.memory == 6 << 30
     assert [n for unit in units if unit.part == 0 for n in unit.blocks] == [*inputs.columns]
@@ -172,7 +173,7 @@ def test_blocks_are_even_and_whole_super_blocks() -> None:
 
 
 def test_inputs_that_are_not_finite_are_named() -> None:
-    sums = Sums({"x.weight": [(0, 2)]})
+    sums = GramSums({"x.weight": [(0, 2)]})
     sums.add("x.weight", np.array([[1, np.nan]], np.float32))
     with pytest.raises(MinitronError, match=r"x\.weight"):
         list(sums.take())

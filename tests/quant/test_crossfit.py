@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 
 from minitron_core.gguf import TYPE_ID, open_gguf
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.llama.settings import ModelSettings
+from minitron_engine.loading import open_model
 from minitron_quant.chunking import ChunkSettings
 from minitron_quant.covariance.collect import CovarianceSettings, collect_covariance
-from minitron_quant.gptq.refinement import Feedback
+from minitron_quant.gptq.encoder import GptqEncoder
 from minitron_quant.mixed_precision import build_mix as make_module
-from minitron_quant.mixed_precision.build_mix import Maker, SizeSettings, Wanted
+from minitron_quant.mixed_precision.build_mix import MixBuilder, MixSettings, MixTarget
 from minitron_quant.mixed_precision.measure import SensitivitySettings
-from minitron_quant.mixed_precision.predict_kld import cross_fitted
+from minitron_quant.mixed_precision.predict_kld import predict_kld
 from minitron_quant.mixed_precision.probe import open_prober
 from minitron_quant.mixed_precision.sensitivity_file import Sensitivity
 from minitron_quant.quantize.importance import load_importance
@@ -57,25 +58,25 @@ def test_codes_know_the_first_half_and_are_measured_on_the_second(
     covariance: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    feedback = Feedback(covariance, [open_gguf(settings.model)])
+    feedback = GptqEncoder(covariance, [open_gguf(settings.model)])
     origin = feedback.covariance.origin
     assert origin.tokens == (640, 640) and len(origin.sample) == 10 * 64
     fitted: list[tuple[str, tuple[int, ...]]] = []
-    of = Feedback.of
+    of = GptqEncoder.of
 
-    def watched(self: Feedback, name: str, parts: tuple[int, ...]) -> Any:
+    def watched(self: GptqEncoder, name: str, parts: tuple[int, ...]) -> Any:
         fitted.append((name, parts))
         return of(self, name, parts)
 
     def predicted(kind: str) -> float:
         recipe = Recipe("x", 7, 4.5, types=((NAME, TYPE_ID[kind]),))
         weights = load_importance(settings.imatrix_output).weights
-        return cross_fitted(settings.model, recipe, measured, feedback, weights, threads=1)
+        return predict_kld(settings.model, recipe, measured, feedback, weights, threads=1)
 
-    monkeypatch.setattr(Feedback, "of", watched)
+    monkeypatch.setattr(GptqEncoder, "of", watched)
     ours = predicted("q3_K")
     assert fitted == [(NAME, (0,))]
-    monkeypatch.setattr(Feedback, "of", lambda *_: None)
+    monkeypatch.setattr(GptqEncoder, "of", lambda *_: None)
     plain = predicted("q3_K")
     rounding = measured.rounding(NAME, TYPE_ID["q3_K"])
     assert 0 < rounding < ours < 0.9 * plain
@@ -91,18 +92,18 @@ def test_a_solved_file_says_what_was_predicted_and_keeps_it(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(make_module, "cross_fitted", lambda *_: 0.125)
-    monkeypatch.setattr(make_module, "with_feedback", lambda sensitivity, *_: sensitivity)
-    monkeypatch.setattr(Feedback, "_damping", lambda *_: 0.03)
-    quantize = QuantizeSettings(settings.model, (), tmp_path, covariance=covariance)
-    job = SizeSettings(quantize, settings.output, Wanted(size=2_500_000))
-    made = Maker(job).make()
+    monkeypatch.setattr(make_module, "predict_kld", lambda *_: 0.125)
+    monkeypatch.setattr(make_module, "with_gptq", lambda sensitivity, *_: sensitivity)
+    monkeypatch.setattr(GptqEncoder, "_damping", lambda *_: 0.03)
+    quantize = QuantizeSettings(settings.model, (), tmp_path)
+    job = MixSettings(quantize, settings.output, MixTarget(size=2_500_000), covariance=covariance)
+    made = MixBuilder(job).make()
     assert (
         open_gguf(made.result.path).get("minitron.predicted_kld") == made.recipe.predicted == 0.125
     )
-    monkeypatch.setattr(make_module, "cross_fitted", None)
-    again = Maker(job).make()
+    monkeypatch.setattr(make_module, "predict_kld", None)
+    again = MixBuilder(job).make()
     assert again.result.kept and again.recipe == made.recipe
-    monkeypatch.setattr(make_module, "cross_fitted", lambda *_: 0.25)
-    forced = Maker(replace(job, quantize=replace(quantize, replace="always"))).make()
+    monkeypatch.setattr(make_module, "predict_kld", lambda *_: 0.25)
+    forced = MixBuilder(replace(job, quantize=replace(quantize, replace="always"))).make()
     assert forced.recipe.predicted == 0.25 and not forced.result.kept

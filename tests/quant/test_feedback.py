@@ -11,16 +11,17 @@ from helpers.support import EXAMPLES, quantize
 from minitron_core.errors import Damaged, MinitronError, Usage
 from minitron_core.gguf import TYPE, TYPE_ID, open_gguf
 from minitron_core.progress import Event
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.llama.settings import ModelSettings
+from minitron_engine.loading import open_model
+from minitron_quant.blocks import decode_blocks
 from minitron_quant.chunking import ChunkSettings
 from minitron_quant.covariance.collect import CovarianceSettings, collect_covariance
 from minitron_quant.covariance.files import Covariance, open_covariance
-from minitron_quant.gptq.blocks import decoded
 from minitron_quant.gptq.cholesky import error_of, factor_block
+from minitron_quant.gptq.encoder import GptqEncoder
 from minitron_quant.gptq.held_out import Proof, make_proved
-from minitron_quant.gptq.refinement import Feedback
 from minitron_quant.levels import parse_levels
-from minitron_quant.mixed_precision.gptq_costs import with_feedback
+from minitron_quant.mixed_precision.gptq_costs import with_gptq
 from minitron_quant.mixed_precision.sensitivity_file import Sensitivity, TensorSensitivity
 from minitron_quant.perplexity.settings import MeasureSettings
 from minitron_quant.quantize.prepare import QuantizeSettings, prepare
@@ -39,12 +40,18 @@ def covariance(short_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return path
 
 
+def encoder_of(model: Path, covariance: Path) -> GptqEncoder:
+    return GptqEncoder(covariance, [open_gguf(model)])
+
+
 @pytest.fixture(scope="module")
 def made(
     short_llama: Path, covariance: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, LevelResult]:
     folder = tmp_path_factory.mktemp("feedback")
-    return quantize(short_llama, folder, *LEVELS, covariance=covariance, threads=2)
+    return quantize(
+        short_llama, folder, *LEVELS, refiner=encoder_of(short_llama, covariance), threads=2
+    )
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +68,9 @@ def test_the_files_are_ordinary_ones_of_the_same_size(
             (i.name, i.type, i.shape) for i in theirs.tensors
         ]
         assert ours.get("general.file_type") == theirs.get("general.file_type")
-        assert ours.get("minitron.feedback.texts") == ["calibration.txt"]
-        assert ours.get("minitron.feedback.tokens") == 8 * 256
-        assert "minitron.feedback.texts" not in theirs.metadata
+        assert ours.get("minitron.gptq.texts") == ["calibration.txt"]
+        assert ours.get("minitron.gptq.tokens") == 8 * 256
+        assert "minitron.gptq.texts" not in theirs.metadata
         with open_model(ModelSettings(made[level].path, n_ctx=64)) as model:
             assert model.n_vocab == 4096
 
@@ -75,12 +82,12 @@ def errors(path: Path, source: Path, covariance: Covariance) -> dict[str, float]
     for name, taken in covariance.taken_by.items():
         info = file.tensor(name)
         shape = info.rows, info.shape[0]
-        values = decoded(full.tensor(name).type, full.data(full.tensor(name)), shape)
+        values = decode_blocks(full.tensor(name).type, full.data(full.tensor(name)), shape)
         blocks = [
             factor_block(start, covariance.mean(taken, start, (0, 1)), 0.01)
             for start, _ in covariance.edges(taken, info.shape[0])
         ]
-        left = decoded(info.type, file.data(info), shape) - values
+        left = decode_blocks(info.type, file.data(info), shape) - values
         found[name] = float(error_of(left, blocks).sum())
     return found
 
@@ -108,19 +115,18 @@ class Stop(BaseException):
 def test_an_interrupted_job_ends_in_the_same_bytes_whatever_the_threads(
     short_llama: Path, made: dict[str, LevelResult], covariance: Path, tmp_path: Path
 ) -> None:
-    settings = QuantizeSettings(
-        short_llama, tuple(parse_levels(["Q4_0"])), tmp_path, covariance=covariance, threads=1
-    )
+    settings = QuantizeSettings(short_llama, tuple(parse_levels(["Q4_0"])), tmp_path, threads=1)
+    gptq = encoder_of(short_llama, covariance)
 
     def stop(event: Event) -> None:
         if event.done > event.total / 2:
             raise Stop
 
     with pytest.raises(Stop):
-        run(prepare(settings), stop)
-    results = run(prepare(settings))
+        list(run(prepare(settings, gptq), stop))
+    results = list(run(prepare(settings, gptq)))
     assert [result.sha256 for result in results] == [made["Q4_0"].sha256]
-    assert all(result.kept for result in run(prepare(settings)))
+    assert all(result.kept for result in run(prepare(settings, gptq)))
 
 
 def test_a_plain_file_is_not_taken_for_one_with_feedback(
@@ -128,24 +134,20 @@ def test_a_plain_file_is_not_taken_for_one_with_feedback(
 ) -> None:
     quantize(short_llama, tmp_path, "Q4_0")
     with pytest.raises(MinitronError, match="exists"):
-        quantize(short_llama, tmp_path, "Q4_0", covariance=covariance)
+        quantize(short_llama, tmp_path, "Q4_0", refiner=encoder_of(short_llama, covariance))
 
 
 def test_a_covariance_is_an_importance_matrix_too(
     short_llama: Path, covariance: Path, tmp_path: Path
 ) -> None:
-    settings = QuantizeSettings(
-        short_llama, tuple(parse_levels(["IQ2_XXS"])), tmp_path, covariance=covariance
-    )
-    types = prepare(settings).targets[0].planned.types
+    settings = QuantizeSettings(short_llama, tuple(parse_levels(["IQ2_XXS"])), tmp_path)
+    types = prepare(settings, encoder_of(short_llama, covariance)).outputs[0].planned.types
     assert TYPE[types["blk.0.ffn_up.weight"]].name == "iq2_xxs"
 
 
-def test_a_covariance_of_another_model_is_refused(
-    nano_nemotron: Path, covariance: Path, tmp_path: Path
-) -> None:
+def test_a_covariance_of_another_model_is_refused(nano_nemotron: Path, covariance: Path) -> None:
     with pytest.raises(Damaged, match="another model"):
-        quantize(nano_nemotron, tmp_path, "Q4_0", covariance=covariance)
+        encoder_of(nano_nemotron, covariance)
 
 
 def test_too_little_text_is_said_and_damped(short_llama: Path, tmp_path: Path) -> None:
@@ -154,8 +156,8 @@ def test_too_little_text_is_said_and_damped(short_llama: Path, tmp_path: Path) -
     with open_model(ModelSettings(short_llama, n_ctx=128)) as model:
         settings = CovarianceSettings((EXAMPLES / "calibration.txt",), chunks)
         collect_covariance(model, settings, path)
-    feedback = Feedback(path, [open_gguf(short_llama)])
-    assert "128 tokens are little" in feedback.notes[0]
+    feedback = GptqEncoder(path, [open_gguf(short_llama)])
+    assert "128 tokens are few" in feedback.notes[0]
     dampings = [b.damping for b in feedback.blocks("blk.1.ffn_down.weight") or []]
     assert not dampings or min(dampings) >= 0.1
 
@@ -171,40 +173,39 @@ def test_a_singular_covariance_is_damped_more_and_told(
         return found if source != name else np.full_like(found, 9) - 8.5 * np.eye(len(found))
 
     monkeypatch.setattr(Covariance, "mean", negative)
-    monkeypatch.setattr(Feedback, "_damping", lambda *_: 0.01)
+    monkeypatch.setattr(GptqEncoder, "_damping", lambda *_: 0.01)
     told: list[str] = []
     levels = tuple(parse_levels(["Q4_0"]))
-    batch = prepare(QuantizeSettings(short_llama, levels, tmp_path, covariance=covariance))
-    run(batch, lambda event: told.append(event.note))
+    gptq = encoder_of(short_llama, covariance)
+    job = prepare(QuantizeSettings(short_llama, levels, tmp_path), gptq)
+    list(run(job, lambda event: told.append(event.note)))
     (note,) = filter(None, told)
     assert note.startswith(f"the covariance of the inputs of {name} is singular: the damping")
-    assert batch.feedback is not None
-    assert all(block.damping > 0.01 for block in batch.feedback.blocks(name) or [])
+    assert all(block.damping > 0.01 for block in gptq.blocks(name) or [])
 
 
 def test_a_level_is_proved_on_another_text_or_stays_plain(
     short_llama: Path, covariance: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = QuantizeSettings(
-        short_llama, tuple(parse_levels(["Q4_0"])), tmp_path, covariance=covariance
-    )
+    settings = QuantizeSettings(short_llama, tuple(parse_levels(["Q4_0"])), tmp_path)
+    gptq = encoder_of(short_llama, covariance)
     chunks = ChunkSettings(n_ctx=128, n_batch=256, limit=2, threads=1)
     held_out = MeasureSettings((), EXAMPLES / "held-out.txt", chunks, reference=short_llama)
-    (made,) = make_proved(settings, held_out)
+    (made,) = make_proved(settings, gptq, held_out)
     assert made.proof.better
     assert made.proof.change_pct < -20
-    assert made.proof.difference.mean == pytest.approx(made.proof.feedback - made.proof.plain)
-    assert "minitron.feedback.texts" in open_gguf(made.result.path).metadata
-    (again,) = make_proved(settings, held_out)
+    assert made.proof.difference.mean == pytest.approx(made.proof.gptq - made.proof.plain)
+    assert "minitron.gptq.texts" in open_gguf(made.result.path).metadata
+    (again,) = make_proved(settings, gptq, held_out)
     assert again.result.kept
     assert again.proof == made.proof
 
     monkeypatch.setattr(Proof, "better", False)
-    (worse,) = make_proved(replace(settings, replace="outdated"), held_out)
-    assert "minitron.feedback.texts" not in open_gguf(worse.result.path).metadata
+    (worse,) = make_proved(replace(settings, replace="outdated"), gptq, held_out)
+    assert "minitron.gptq.texts" not in open_gguf(worse.result.path).metadata
     assert worse.result.bytes < made.result.bytes
     assert sorted(file.name for file in tmp_path.iterdir()) == [
-        "nano-llama-Q4_0.feedback.json",
+        "nano-llama-Q4_0.gptq.json",
         "nano-llama-Q4_0.gguf",
         "nano-llama.manifest.json",
     ]
@@ -213,23 +214,22 @@ def test_a_level_is_proved_on_another_text_or_stays_plain(
 def test_the_calibration_text_proves_nothing(
     short_llama: Path, covariance: Path, tmp_path: Path
 ) -> None:
-    settings = QuantizeSettings(
-        short_llama, tuple(parse_levels(["Q4_0"])), tmp_path, covariance=covariance
-    )
+    settings = QuantizeSettings(short_llama, tuple(parse_levels(["Q4_0"])), tmp_path)
+    gptq = encoder_of(short_llama, covariance)
     held_out = MeasureSettings((), EXAMPLES / "calibration.txt", ChunkSettings())
     with pytest.raises(Usage, match="proves nothing"):
-        make_proved(settings, held_out)
+        make_proved(settings, gptq, held_out)
 
 
 def test_the_dial_reckons_with_what_feedback_leaves_of_costs(
     short_llama: Path, covariance: Path
 ) -> None:
-    feedback = Feedback(covariance, [open_gguf(short_llama)])
+    feedback = GptqEncoder(covariance, [open_gguf(short_llama)])
     kinds = {TYPE_ID[name]: 2.0 for name in ("q4_0", "q3_K", "f16")}
     names = ("blk.0.attn_q.weight", "blk.0.attn_k.weight", "token_embd.weight")
     tensors = {name: TensorSensitivity(kinds, 1.0, [1.0]) for name in names}
     plain = Sensitivity({}, {}, {}, 512, "q4_0", tensors)
-    found = with_feedback(plain, feedback).tensors
+    found = with_gptq(plain, feedback).tensors
     assert found["token_embd.weight"].costs == kinds
     shared = found["blk.0.attn_q.weight"].costs
     assert found["blk.0.attn_k.weight"].costs == shared  # q and k have one input

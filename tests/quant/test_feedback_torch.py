@@ -5,12 +5,11 @@ import pytest
 
 from minitron_core.gguf import TYPE_ID
 from minitron_quant.array_backend import NUMPY, Arrays, best_arrays, torch_arrays
-from minitron_quant.covariance.gram import Sums
-from minitron_quant.gptq.blocks import decoded
+from minitron_quant.blocks import decode_blocks, encode_blocks
+from minitron_quant.covariance.gram import GramSums
 from minitron_quant.gptq.cholesky import error_of, factor_block
-from minitron_quant.gptq.codebook_types import LATTICES
-from minitron_quant.gptq.cross_validation import plain
-from minitron_quant.gptq.encode import encode_rows
+from minitron_quant.gptq.codebook_types import CODEBOOKS
+from minitron_quant.gptq.encode_rows import encode_rows
 from minitron_quant.gptq.scalar_layouts import LAYOUTS
 
 ROWS, COLUMNS = 16, 512
@@ -27,7 +26,7 @@ def test_sums_are_the_same(torch_on_cpu: Arrays) -> None:
     rows = np.random.default_rng(0).standard_normal((40, 96), np.float32)
     found = []
     for arrays in (NUMPY, torch_on_cpu):
-        sums = Sums({"x": [(0, 32), (32, 96)]}, arrays)
+        sums = GramSums({"x": [(0, 32), (32, 96)]}, arrays)
         sums.add("x", rows)
         sums.add("x", rows[:7])
         found.append([total.copy() for total in sums.take()])
@@ -36,16 +35,17 @@ def test_sums_are_the_same(torch_on_cpu: Arrays) -> None:
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [*LAYOUTS, *LATTICES])
+@pytest.mark.parametrize("name", [*LAYOUTS, *CODEBOOKS])
 def test_codes_are_the_same(name: str, torch_on_cpu: Arrays) -> None:
     random, kind = np.random.default_rng(1), TYPE_ID[name]
     inputs = random.standard_normal((64, COLUMNS)) * (1 + 9 * (random.random(COLUMNS) > 0.95))
     covariance = inputs.T @ inputs / 64
     blocks = [factor_block(k, covariance[k : k + 256, k : k + 256], 0.02) for k in (0, 256)]
     weights = random.standard_normal((ROWS, COLUMNS), np.float32) / 20
-    before = plain(kind, weights, covariance.diagonal().astype(np.float32))
+    before = encode_blocks(kind, weights, covariance.diagonal().astype(np.float32))
     left = [
-        decoded(kind, encode_rows(kind, weights, before, blocks, arrays), weights.shape) - weights
+        decode_blocks(kind, encode_rows(kind, weights, before, blocks, arrays), weights.shape)
+        - weights
         for arrays in (NUMPY, torch_on_cpu)
     ]
     # a code on the border of two may fall to either side, and what follows pays it back

@@ -8,16 +8,16 @@ from numpy.typing import NDArray
 
 from minitron_core.gguf import TYPE, TYPE_ID, row_bytes
 from minitron_engine.llama.library import ggml
+from minitron_quant.blocks import decode_blocks
 from minitron_quant.gptq.bitfields import Field, Plane, read, write
-from minitron_quant.gptq.blocks import decoded
 from minitron_quant.gptq.cholesky import BlockFactor, error_of, factor_block
-from minitron_quant.gptq.codebook_types import LATTICES, codewords
+from minitron_quant.gptq.codebook_types import CODEBOOKS, codewords
 from minitron_quant.gptq.column_solver import solve
-from minitron_quant.gptq.encode import coder_of, encode_rows, supports
+from minitron_quant.gptq.encode_rows import coder_of, encode_rows, supports
 from minitron_quant.gptq.scalar_layouts import LAYOUTS
 
 ROWS, COLUMNS = 12, 512
-TYPES = [*LAYOUTS, *LATTICES]
+TYPES = [*LAYOUTS, *CODEBOOKS]
 Bytes = NDArray[np.uint8]
 
 
@@ -50,7 +50,7 @@ def factors(covariance: NDArray[np.float64], width: int = COLUMNS) -> list[Block
 
 
 def errors(kind: int, data: Bytes, blocks: list[BlockFactor]) -> NDArray[np.float64]:
-    return error_of(decoded(kind, data, (ROWS, COLUMNS)) - weights(), blocks)
+    return error_of(decode_blocks(kind, data, (ROWS, COLUMNS)) - weights(), blocks)
 
 
 @pytest.mark.parametrize("name", TYPES)
@@ -69,14 +69,14 @@ def test_the_library_decodes_exactly_what_was_chosen(name: str) -> None:
     kind = TYPE_ID[name]
     coder = coder_of(kind, plain(kind, weights(), inputs().diagonal()), ROWS)
     remains = solve(coder, weights(), factors(inputs()))
-    values = decoded(kind, coder.pack(), (ROWS, COLUMNS))
+    values = decode_blocks(kind, coder.pack(), (ROWS, COLUMNS))
     # what remains was rounded once, when the value was taken from the weight
     np.testing.assert_allclose(weights() - remains, values, rtol=0, atol=1e-7)
 
 
 def fields_of(name: str) -> list[Field]:
-    if name in LATTICES:
-        lattice = LATTICES[name]
+    if name in CODEBOOKS:
+        lattice = CODEBOOKS[name]
         given = [lattice.d, lattice.index, lattice.scales, lattice.signs, lattice.shifts]
     else:
         layout = LAYOUTS[name]
@@ -113,11 +113,11 @@ def test_fields_are_read_as_they_were_written(name: str, data: st.DataObject) ->
     assert (copy == blocks).all()
 
 
-@pytest.mark.parametrize("name", LATTICES)
+@pytest.mark.parametrize("name", CODEBOOKS)
 def test_codewords_are_all_different(name: str) -> None:
     table = codewords(name)
     assert len(np.unique(table, axis=0)) == len(table)
-    assert table.shape[1] == LATTICES[name].vector
+    assert table.shape[1] == CODEBOOKS[name].vector
 
 
 def test_independent_inputs_leave_nothing_to_pay_back_but_scales() -> None:

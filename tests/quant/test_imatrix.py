@@ -15,18 +15,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from helpers.instruction_sets import INSTRUCTION_SET, recorded
 from helpers.support import EXAMPLES, RECORDED, quantize
 from minitron_core.errors import Damaged, MinitronError, NotFound, Usage
 from minitron_core.gguf import open_gguf
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.llama.settings import ModelSettings
+from minitron_engine.loading import open_model
 from minitron_quant.chunking import ChunkSettings, chunk_text, read_text
-from minitron_quant.imatrix.accumulator import Reducer
+from minitron_quant.imatrix.accumulator import Accumulator
 from minitron_quant.imatrix.collect import CollectSettings, collect
 from minitron_quant.imatrix.collector import Collector
 from minitron_quant.imatrix.files import read_imatrix, write_imatrix
-from minitron_quant.imatrix.matrix import Entry, ImportanceMatrix, Origin
-from minitron_quant.imatrix.provenance import origin_of
+from minitron_quant.imatrix.matrix import Entry, ImportanceMatrix
 from minitron_quant.levels import parse_levels
+from minitron_quant.provenance import CalibrationOrigin, calibration_origin
 from minitron_quant.quantize.prepare import QuantizeSettings, prepare
 
 CALIBRATION = EXAMPLES / "calibration.txt"
@@ -39,35 +41,63 @@ def collected(path: Path, settings: CollectSettings) -> ImportanceMatrix:
 
 @pytest.fixture(scope="module")
 def llama_matrix(nano_llama: Path) -> ImportanceMatrix:
-    return collected(nano_llama, CollectSettings((CALIBRATION,)))
+    return collected(nano_llama, CollectSettings((CALIBRATION,), ChunkSettings(limit=10)))
 
 
-@pytest.mark.parametrize("file_format", ["gguf", "dat"])
-def test_files_equal_llama_imatrix_to_the_byte(
-    file_format: str, llama_matrix: ImportanceMatrix, tmp_path: Path, same_processor: None
-) -> None:
-    matrix = llama_matrix.plain()
-    matrix.datasets = [CALIBRATION.name]
-    path = tmp_path / f"ours.{file_format}"
-    write_imatrix(path, matrix, file_format)
-    theirs = RECORDED / f"nano-llama.imatrix.{file_format}"
-    assert path.read_bytes() == theirs.read_bytes()
+@pytest.fixture(scope="module")
+def nemotron_matrix(nano_nemotron: Path) -> ImportanceMatrix:
+    return collected(nano_nemotron, CollectSettings((CALIBRATION,), ChunkSettings(limit=10)))
 
 
-@pytest.mark.parametrize("name", ["nano-llama", "nano-nemotron-10"])
-def test_sums_and_counts_equal_llama_imatrix(
-    name: str, llama_matrix: ImportanceMatrix, nano_nemotron: Path
-) -> None:
-    theirs = read_imatrix(RECORDED / f"{name}.imatrix.gguf")
-    ours = llama_matrix
-    if name == "nano-nemotron-10":
-        chunks = ChunkSettings(limit=10)
-        ours = collected(nano_nemotron, CollectSettings((CALIBRATION,), chunks))
+def near(ours: ImportanceMatrix, theirs: ImportanceMatrix) -> None:
+    """The same counts, and sums as other kernels round them: one token more would be 2e-4."""
     assert ours.entries.keys() == theirs.entries.keys()
     assert ours.chunk_count == theirs.chunk_count and ours.chunk_size == theirs.chunk_size
     for weight, entry in theirs.entries.items():
         np.testing.assert_array_equal(ours.entries[weight].counts, entry.counts)
-        np.testing.assert_allclose(ours.entries[weight].sums, entry.sums, rtol=1e-5)
+        share = abs(ours.entries[weight].sums / entry.sums - 1)
+        # AVX2 beside AVX-512: 5e-5 and 3e-4
+        assert share.mean() < 1e-4 and share.max() < 2e-3
+
+
+def same_file(matrix: ImportanceMatrix, name: str, file: str, path: Path) -> None:
+    """The recorded bytes; and sums near those collected with AVX-512, whatever the kernels."""
+    matrix.datasets = [CALIBRATION.name]
+    write_imatrix(path, matrix, path.suffix[1:])
+    if INSTRUCTION_SET:
+        expected = recorded("imatrix.json")["models"][name]["files"][file]["sha256"]
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == expected
+    near(read_imatrix(path), read_imatrix((RECORDED / file).with_suffix(".gguf")))
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("nano-llama", "nano-llama-10.imatrix.gguf"),
+        ("nano-llama", "nano-llama-10.imatrix.dat"),
+        ("nano-nemotron", "nano-nemotron-10.imatrix.gguf"),
+    ],
+)
+def test_files_equal_llama_imatrix_to_the_byte(
+    name: str,
+    file: str,
+    llama_matrix: ImportanceMatrix,
+    nemotron_matrix: ImportanceMatrix,
+    tmp_path: Path,
+) -> None:
+    matrix = llama_matrix if name == "nano-llama" else nemotron_matrix
+    same_file(matrix.plain(), name, file, tmp_path / file)
+
+
+@pytest.mark.harden
+@pytest.mark.parametrize("name", ["nano-llama", "nano-nemotron"])
+def test_the_whole_text_equals_llama_imatrix(
+    name: str, nano_llama: Path, nano_nemotron: Path, tmp_path: Path
+) -> None:
+    file = f"{name}.imatrix.gguf"
+    path = nano_llama if name == "nano-llama" else nano_nemotron
+    matrix = collected(path, CollectSettings((CALIBRATION,))).plain()
+    same_file(matrix, name, file, tmp_path / file)
 
 
 def test_means_are_those_of_the_inputs(nano_llama: Path, llama_matrix: ImportanceMatrix) -> None:
@@ -135,10 +165,10 @@ def test_collecting_plainly_gives_the_same_sums(nano_llama: Path) -> None:
 def test_the_origin_is_that_of_every_level_of_the_model(
     nano_llama: Path, nano_nemotron: Path, tmp_path: Path
 ) -> None:
-    origin = origin_of(nano_llama, [CALIBRATION])
+    origin = calibration_origin(nano_llama, [CALIBRATION])
     level = quantize(nano_llama, tmp_path, "Q4_0")["Q4_0"]
-    assert origin == origin_of(level.path, [CALIBRATION])
-    assert origin.model != origin_of(nano_nemotron, []).model
+    assert origin == calibration_origin(level.path, [CALIBRATION])
+    assert origin.model != calibration_origin(nano_nemotron, []).model
     assert origin.texts == (hashlib.sha256(CALIBRATION.read_bytes()).hexdigest(),)
 
 
@@ -151,7 +181,7 @@ def test_the_origin_is_that_of_every_level_of_the_model(
 )
 def test_sums_in_both_precisions(rows: np.ndarray) -> None:
     exact = np.array([math.fsum(float(x) ** 2 for x in column) for column in rows.T])
-    single, double = Reducer("float32", means=True), Reducer("float64", means=True)
+    single, double = Accumulator("float32", means=True), Accumulator("float64", means=True)
     ours = single.entry(1, rows.shape[1], 1), double.entry(1, rows.shape[1], 1)
     for start in range(0, len(rows), 16):
         single.add_rows(ours[0], 0, rows[start : start + 16])
@@ -179,7 +209,7 @@ def test_quantize_says_that_a_matrix_is_of_another_model(
     nano_llama: Path, llama_matrix: ImportanceMatrix, tmp_path: Path
 ) -> None:
     notes = []
-    for origin in (llama_matrix.origin, Origin("another", ())):
+    for origin in (llama_matrix.origin, CalibrationOrigin("another", ())):
         path = tmp_path / "m.gguf"
         write_imatrix(path, replace(llama_matrix, origin=origin))
         levels = tuple(parse_levels(["Q4_0"]))
@@ -217,7 +247,7 @@ def test_a_text_too_short_is_refused(nano_llama: Path, tmp_path: Path) -> None:
 
 
 def test_an_error_inside_the_callback_is_not_lost() -> None:
-    collector = Collector(Reducer("float32", means=True), {})
+    collector = Collector(Accumulator("float32", means=True), {})
     assert collector.hook(0, True, None) is False  # no tensor is there
     with pytest.raises(TypeError, match="unsupported operand"):
         collector.check()
@@ -267,7 +297,7 @@ def test_gguf_files_come_back_as_they_went(
         datasets,
         7,
         512,
-        Origin("model", tuple(datasets)) if len(datasets) != 1 else None,
+        CalibrationOrigin("model", tuple(datasets)) if len(datasets) != 1 else None,
     )
     path = tmp_path_factory.mktemp("imatrix") / "m.gguf"
     write_imatrix(path, matrix)

@@ -10,9 +10,10 @@ import pytest
 from helpers.support import RECORDED, recorded
 from minitron_core.errors import Damaged, Usage
 from minitron_quant.imatrix.files import read_imatrix, write_imatrix
-from minitron_quant.imatrix.matrix import Entry, ImportanceMatrix, Origin
+from minitron_quant.imatrix.matrix import Entry, ImportanceMatrix
 from minitron_quant.imatrix.merge import merge
 from minitron_quant.imatrix.statistics import layer_statistics, weight_statistics
+from minitron_quant.provenance import CalibrationOrigin
 
 GGUF, DAT = RECORDED / "nano-llama.imatrix.gguf", RECORDED / "nano-llama.imatrix.dat"
 FILES = recorded("imatrix-files.json")
@@ -67,14 +68,16 @@ def test_experts_without_data_are_left_out_of_the_statistics() -> None:
 
 def test_totals_and_origin_stay_where_every_file_has_them(tmp_path: Path) -> None:
     paths = []
-    for number, origin in enumerate([Origin("m", ("a",)), Origin("m", ("b",)), None]):
+    for number, origin in enumerate(
+        [CalibrationOrigin("m", ("a",)), CalibrationOrigin("m", ("b",)), None]
+    ):
         sums, totals = np.full((1, 4), 2.0, np.float32), np.full((1, 4), -1.0)
         entry = Entry(sums, np.array([3]), totals if origin else None)
         paths.append(tmp_path / f"{number}.gguf")
         matrix = ImportanceMatrix({"blk.0.w.weight": entry}, ["t"], 1, 512, origin)
         write_imatrix(paths[-1], matrix)
     merged = merge(paths[:2])
-    assert merged.origin == Origin("m", ("a", "b"))
+    assert merged.origin == CalibrationOrigin("m", ("a", "b"))
     np.testing.assert_allclose(merged.entries["blk.0.w.weight"].mean(), np.full((1, 4), -1 / 3))
     merged = merge(paths)
     assert merged.origin is None and merged.entries["blk.0.w.weight"].mean() is None
@@ -84,7 +87,9 @@ def test_files_of_different_models_do_not_merge(tmp_path: Path) -> None:
     entry = Entry(np.ones((1, 4), np.float32), np.array([3]))
     paths = [tmp_path / "one.gguf", tmp_path / "two.gguf"]
     for path in paths:
-        matrix = ImportanceMatrix({"blk.0.w": entry}, ["t"], 1, 512, Origin(path.stem, ("t",)))
+        matrix = ImportanceMatrix(
+            {"blk.0.w": entry}, ["t"], 1, 512, CalibrationOrigin(path.stem, ("t",))
+        )
         write_imatrix(path, matrix)
     with pytest.raises(Damaged, match=r"two.gguf was made for another model than one.gguf"):
         merge(paths)

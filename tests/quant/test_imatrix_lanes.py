@@ -11,13 +11,14 @@ import pytest
 from helpers.mixture import write_mixture
 from helpers.support import EXAMPLES, quantize
 from minitron_core.errors import MinitronError
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.llama.settings import ModelSettings
+from minitron_engine.loading import open_model
 from minitron_quant.chunking import ChunkSettings
 from minitron_quant.imatrix import parallel_contexts
 from minitron_quant.imatrix.collect import CollectSettings, collect
 from minitron_quant.imatrix.collector import Collector
 from minitron_quant.imatrix.files import write_imatrix
-from minitron_quant.imatrix.ordered_accumulation import Turns
+from minitron_quant.imatrix.ordered_accumulation import AccumulationOrder
 
 CALIBRATION = EXAMPLES / "calibration.txt"
 SMALL = ChunkSettings(n_ctx=64, n_batch=256, limit=12, threads=2)
@@ -137,7 +138,7 @@ def lane(work: Callable[[], None]) -> threading.Thread:
 
 @pytest.mark.parametrize("slow", [0, 1])
 def test_every_sum_gets_its_rows_in_order(slow: int) -> None:
-    turns, found = Turns(), {"a": list[int](), "b": list[int](), "c": list[int]()}
+    turns, found = AccumulationOrder(), {"a": list[int](), "b": list[int](), "c": list[int]()}
 
     def run(first: int) -> None:
         for number in range(first, 40, 2):
@@ -159,7 +160,7 @@ def test_every_sum_gets_its_rows_in_order(slow: int) -> None:
 
 
 def test_whoever_waits_is_told_to_stop() -> None:
-    turns, found = Turns(), list[object]()
+    turns, found = AccumulationOrder(), list[object]()
 
     def second() -> None:
         found.append(turns.begin(1))

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.llama.settings import ModelSettings
+from minitron_engine.loading import open_model
 from minitron_quant.chunking import ChunkSettings, chunk_text, read_text
-from minitron_quant.imatrix.synthetic_text import SelfSettings, draw, write_self_text
+from minitron_quant.imatrix.synthetic_text import SyntheticTextSettings, draw, write_synthetic_text
 
 
 def test_tokens_are_drawn_with_their_probabilities() -> None:
@@ -28,8 +29,8 @@ def test_a_model_writes_its_own_text(
     paths = [tmp_path / "a.txt", tmp_path / "b.txt", tmp_path / "other.txt"]
     with open_model(ModelSettings(request.getfixturevalue(name))) as model:
         for path, seed in zip(paths, (1, 1, 2), strict=True):
-            settings = SelfSettings(tokens=300, n_ctx=32, seed=seed, threads=1)
-            write_self_text(model, settings, path)
+            settings = SyntheticTextSettings(tokens=300, n_ctx=32, seed=seed, threads=1)
+            write_synthetic_text(model, settings, path)
         chunks = chunk_text(model, read_text(paths[0]), ChunkSettings(n_ctx=32), "a.txt")
     texts = [path.read_bytes() for path in paths]
     assert texts[0] == texts[1] != texts[2]

@@ -43,7 +43,6 @@ def test_every_tensor_equals_llama_quantize(
     level: str,
     llama_levels: dict[str, LevelResult],
     nemotron_levels: dict[str, LevelResult],
-    same_processor: None,
 ) -> None:
     results = llama_levels if model == "llama" else nemotron_levels
     recording = recorded(f"quantize-nano-{model}.json")
@@ -51,7 +50,7 @@ def test_every_tensor_equals_llama_quantize(
     assert hashes(open_gguf(results[level].path)) == wanted
 
 
-def test_without_an_imatrix_too(nano_llama: Path, tmp_path: Path, same_processor: None) -> None:
+def test_without_an_imatrix_too(nano_llama: Path, tmp_path: Path) -> None:
     recording = recorded("quantize-nano-llama.json")
     plain = {k: v for k, v in recording["levels_without_imatrix"].items() if "refused" not in v}
     names = [name for name in plain if name in ("Q2_K", "IQ4_XS", "Q3_K_M", "Q4_0", "Q6_K")]
@@ -61,14 +60,20 @@ def test_without_an_imatrix_too(nano_llama: Path, tmp_path: Path, same_processor
         assert hashes(open_gguf(results[name].path)) == wanted
 
 
-@pytest.mark.parametrize("level", ["IQ2_XS", "Q2_K_S", "IQ3_M", "Q4_K_M", "Q5_1", "Q8_0"])
+GUIDED = ("IQ2_XS", "Q2_K_S", "IQ3_M", "Q4_K_M", "Q5_1", "Q8_0")
+
+
+@pytest.fixture(scope="module")
+def guided(short_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, LevelResult]:
+    return quantize(short_llama, tmp_path_factory.mktemp("guided"), *GUIDED, imatrix=LLAMA_IMATRIX)
+
+
+@pytest.mark.parametrize("level", GUIDED)
 def test_tensors_equal_the_installed_library(
-    level: str, nano_llama: Path, llama_levels: dict[str, LevelResult], tmp_path: Path
+    level: str, short_llama: Path, guided: dict[str, LevelResult], tmp_path: Path
 ) -> None:
-    library_quantize(nano_llama, tmp_path / "theirs.gguf", level, LLAMA_IMATRIX)
-    assert hashes(open_gguf(llama_levels[level].path)) == hashes(
-        open_gguf(tmp_path / "theirs.gguf")
-    )
+    library_quantize(short_llama, tmp_path / "theirs.gguf", level, LLAMA_IMATRIX)
+    assert hashes(open_gguf(guided[level].path)) == hashes(open_gguf(tmp_path / "theirs.gguf"))
 
 
 @pytest.mark.parametrize("level", ["Q4_0", "Q3_K_L", "BF16", "F32", "TQ2_0"])
@@ -81,46 +86,46 @@ def test_whole_files_equal_the_installed_library(
 
 
 @pytest.mark.parametrize("level", [level for level in LEVELS if level.needs_imatrix])
-def test_levels_that_need_an_imatrix_say_so(level: Any, nano_llama: Path, tmp_path: Path) -> None:
+def test_levels_that_need_an_imatrix_say_so(level: Any, short_llama: Path, tmp_path: Path) -> None:
     with pytest.raises(ImatrixNeeded) as caught:
-        prepare(QuantizeSettings(nano_llama, (level,), tmp_path))
+        prepare(QuantizeSettings(short_llama, (level,), tmp_path))
     assert caught.value.exit_code == 5
     assert "minitron imatrix" in caught.value.hint
 
 
-def test_an_imatrix_that_lacks_a_tensor_is_noticed(nano_llama: Path, tmp_path: Path) -> None:
+def test_an_imatrix_that_lacks_a_tensor_is_noticed(short_llama: Path, tmp_path: Path) -> None:
     matrix = read_imatrix(LLAMA_IMATRIX)
-    del matrix.entries["blk.2.ffn_up.weight"]
+    del matrix.entries["blk.1.ffn_up.weight"]
     write_imatrix(tmp_path / "holes.gguf", matrix)
     settings = QuantizeSettings(
-        nano_llama, tuple(parse_levels(["IQ2_XS"])), tmp_path, imatrix=tmp_path / "holes.gguf"
+        short_llama, tuple(parse_levels(["IQ2_XS"])), tmp_path, imatrix=tmp_path / "holes.gguf"
     )
-    with pytest.raises(ImatrixNeeded, match=r"blk\.2\.ffn_up"):
+    with pytest.raises(ImatrixNeeded, match=r"blk\.1\.ffn_up"):
         prepare(settings)
 
 
-def test_an_imatrix_of_another_model_is_noticed(nano_llama: Path, tmp_path: Path) -> None:
+def test_an_imatrix_of_another_model_is_noticed(short_llama: Path, tmp_path: Path) -> None:
     with pytest.raises(Damaged, match=r"made for another model|values for"):
-        quantize(nano_llama, tmp_path, "Q4_K_M", imatrix=RECORDED / "nano-nemotron.imatrix.gguf")
+        quantize(short_llama, tmp_path, "Q4_K_M", imatrix=RECORDED / "nano-nemotron.imatrix.gguf")
 
 
-def test_options_of_types(nano_llama: Path, tmp_path: Path) -> None:
+def test_options_of_types(short_llama: Path, tmp_path: Path) -> None:
     options = QuantizeOptions(
         pure=True, output_type=TYPE_ID["q8_0"], embedding_type=TYPE_ID["q5_0"]
     )
-    file = open_gguf(quantize(nano_llama, tmp_path, "Q4_0", options=options)["Q4_0"].path)
+    file = open_gguf(quantize(short_llama, tmp_path, "Q4_0", options=options)["Q4_0"].path)
     kinds = {info.name: TYPE[info.type].name for info in file.tensors}
     assert kinds["output.weight"] == "q8_0" and kinds["token_embd.weight"] == "q5_0"
     matrices = {name for name in kinds if name.startswith("blk.") and "norm" not in name}
     assert {kinds[name] for name in matrices} == {"q4_0"}
 
 
-def test_overrides_keep_the_sign(nano_llama: Path, tmp_path: Path) -> None:
+def test_overrides_keep_the_sign(short_llama: Path, tmp_path: Path) -> None:
     overrides = tuple(
         map(parse_override, ("a.int=int:-3", "a.big=int:7", "a.flag=bool:true", "a.text=str:x y"))
     )
     options = QuantizeOptions(overrides=overrides)
-    file = open_gguf(quantize(nano_llama, tmp_path, "Q4_0", options=options)["Q4_0"].path)
+    file = open_gguf(quantize(short_llama, tmp_path, "Q4_0", options=options)["Q4_0"].path)
     assert [file.get(f"a.{key}") for key in ("int", "big", "flag", "text")] == [-3, 7, True, "x y"]
 
 
@@ -136,20 +141,20 @@ def test_tensor_types_that_make_no_sense(text: str) -> None:
         parse_tensor_type(text)
 
 
-def test_patterns_that_match_nothing_are_refused(nano_llama: Path, tmp_path: Path) -> None:
+def test_patterns_that_match_nothing_are_refused(short_llama: Path, tmp_path: Path) -> None:
     options = QuantizeOptions(tensor_types=(("atn_v", TYPE_ID["q8_0"]),))
     with pytest.raises(Usage, match="matches no tensor"):
-        quantize(nano_llama, tmp_path, "Q4_0", options=options)
+        quantize(short_llama, tmp_path, "Q4_0", options=options)
     with pytest.raises(Usage, match="atn_v"):
-        quantize(nano_llama, tmp_path, "Q4_0", imatrix=LLAMA_IMATRIX, exclude=("atn_v",))
+        quantize(short_llama, tmp_path, "Q4_0", imatrix=LLAMA_IMATRIX, exclude=("atn_v",))
 
 
-def test_excluded_weights_are_encoded_without_importance(nano_llama: Path, tmp_path: Path) -> None:
+def test_excluded_weights_are_encoded_without_importance(short_llama: Path, tmp_path: Path) -> None:
     folder = tmp_path / "excluded"
-    path = quantize(nano_llama, folder, "Q4_K_M", imatrix=LLAMA_IMATRIX, exclude=("ffn_up",))[
+    path = quantize(short_llama, folder, "Q4_K_M", imatrix=LLAMA_IMATRIX, exclude=("ffn_up",))[
         "Q4_K_M"
     ].path
-    plain = quantize(nano_llama, tmp_path / "plain", "Q4_K_M")["Q4_K_M"].path
+    plain = quantize(short_llama, tmp_path / "plain", "Q4_K_M")["Q4_K_M"].path
     ours, without = hashes(open_gguf(path)), hashes(open_gguf(plain))
     assert ours["blk.1.ffn_up.weight"] == without["blk.1.ffn_up.weight"]
     assert ours["blk.1.ffn_gate.weight"] != without["blk.1.ffn_gate.weight"]
@@ -224,11 +229,11 @@ def test_a_type_that_a_row_cannot_hold(
 
 
 def test_small_slabs_give_the_same_bytes(
-    nano_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = quantize(nano_llama, tmp_path / "a", *CHEAP)
+    whole = quantize(short_llama, tmp_path / "a", *CHEAP)
     monkeypatch.setattr(encode, "SLAB_ELEMENTS", 5000)
-    parts = quantize(nano_llama, tmp_path / "b", *CHEAP, threads=3)
+    parts = quantize(short_llama, tmp_path / "b", *CHEAP, threads=3)
     assert {n: r.sha256 for n, r in whole.items()} == {n: r.sha256 for n, r in parts.items()}
 
 
@@ -276,19 +281,19 @@ def test_importance_is_by_expert(tmp_path: Path) -> None:
         np.testing.assert_array_equal(got, expected.blocks[kind])
 
 
-def test_keyvalue_overrides_come_last(nano_llama: Path, tmp_path: Path) -> None:
+def test_keyvalue_overrides_come_last(short_llama: Path, tmp_path: Path) -> None:
     override = KeyValue.of("general.name", 8, "Renamed")
     options = QuantizeOptions(overrides=(override,))
-    file = open_gguf(quantize(nano_llama, tmp_path, "Q4_0", options=options)["Q4_0"].path)
+    file = open_gguf(quantize(short_llama, tmp_path, "Q4_0", options=options)["Q4_0"].path)
     assert list(file.metadata)[-1] == "general.name" and file.get("general.name") == "Renamed"
 
 
-def test_layers_without_an_entry_are_named(nano_llama: Path, tmp_path: Path) -> None:
+def test_layers_without_an_entry_are_named(short_llama: Path, tmp_path: Path) -> None:
     matrix = read_imatrix(LLAMA_IMATRIX)
-    del matrix.entries["blk.2.ffn_up.weight"]
+    del matrix.entries["blk.1.ffn_up.weight"]
     write_imatrix(tmp_path / "holes.gguf", matrix)
     levels = tuple(parse_levels(["Q4_0"]))
-    job = prepare(QuantizeSettings(nano_llama, levels, tmp_path, imatrix=tmp_path / "holes.gguf"))
-    assert "blk.2.ffn_up.weight" in job.notes[0]
-    whole = prepare(QuantizeSettings(nano_llama, levels, tmp_path, imatrix=LLAMA_IMATRIX))
+    job = prepare(QuantizeSettings(short_llama, levels, tmp_path, imatrix=tmp_path / "holes.gguf"))
+    assert "blk.1.ffn_up.weight" in job.notes[0]
+    whole = prepare(QuantizeSettings(short_llama, levels, tmp_path, imatrix=LLAMA_IMATRIX))
     assert whole.notes == ()

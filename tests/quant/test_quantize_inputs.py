@@ -14,7 +14,7 @@ from minitron_core.progress import Event
 from minitron_quant.imatrix.files import read_imatrix, write_imatrix
 from minitron_quant.levels import parse_levels
 from minitron_quant.quantize import encode, level_files
-from minitron_quant.quantize.journal import Journal, Recorded
+from minitron_quant.quantize.journal import Journal, JournalContent
 from minitron_quant.quantize.options import QuantizeOptions, parse_tensor_type
 from minitron_quant.quantize.prepare import QuantizeSettings, prepare
 from minitron_quant.quantize.run import LevelResult, run
@@ -90,7 +90,7 @@ def interrupted(source: Path, folder: Path, share: float) -> None:
 
     settings = QuantizeSettings(source, tuple(parse_levels(LEVELS)), folder)
     with pytest.raises(Stop):
-        run(prepare(settings), listen)
+        list(run(prepare(settings), listen))
 
 
 @pytest.mark.parametrize("keep_time", [False, True])
@@ -114,7 +114,7 @@ def test_other_levels_between_lose_nothing(
     quantize(source, folder, "Q5_0")
     seen: list[Event] = []
     settings = QuantizeSettings(source, tuple(parse_levels(LEVELS)), folder)
-    run(prepare(settings), seen.append)
+    list(run(prepare(settings), seen.append))
     weights = sum(info.n_elements for info in open_gguf(source).tensors)
     assert seen[0].total < 1.2 * weights  # of both levels, most was there
     names = {f"tiny-{level}.gguf" for level in (*LEVELS, "Q5_0")}
@@ -124,7 +124,7 @@ def test_other_levels_between_lose_nothing(
 def test_power_fails(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was not brought to the disk before a journal was written is lost with the power."""
     on_disk: dict[str, int] = {}
-    states: list[tuple[Recorded, dict[str, int]]] = []
+    states: list[tuple[JournalContent, dict[str, int]]] = []
     sync, write = os.fdatasync, Journal.write
 
     def remember(handle: int) -> None:
@@ -132,7 +132,7 @@ def test_power_fails(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         sync(handle)
         on_disk[Path(f"/proc/self/fd/{handle}").readlink().name] = size
 
-    def record(journal: Journal, recorded: Recorded) -> None:
+    def record(journal: Journal, recorded: JournalContent) -> None:
         states.append((recorded, dict(on_disk)))
         write(journal, recorded)
 

@@ -7,7 +7,8 @@ import pytest
 
 from helpers.support import EXAMPLES
 from minitron_core.gguf import TYPE_ID, TensorInfo, open_gguf
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.llama.settings import ModelSettings
+from minitron_engine.loading import open_model
 from minitron_quant.chunking import ChunkSettings, chunk_text, read_text
 from minitron_quant.mixed_precision.activation_quantization import (
     LARGE,
@@ -17,8 +18,8 @@ from minitron_quant.mixed_precision.activation_quantization import (
     rounding_costs,
     rounding_noise,
 )
-from minitron_quant.mixed_precision.costs import Material, sampled_jobs
-from minitron_quant.mixed_precision.probe import through
+from minitron_quant.mixed_precision.costs import CostInputs, sampled_tasks
+from minitron_quant.mixed_precision.probe import round_trip
 
 CHUNKS = ChunkSettings(n_ctx=64, n_batch=64)
 
@@ -37,7 +38,7 @@ def test_the_noise_is_what_ggml_s_rounding_makes() -> None:
     """In q8_0 blocks, which kernels turn inputs into; the largest of 32 itself stays exact."""
     rows = np.random.default_rng(1).standard_t(4, (4000, 64)).astype(np.float32)
     info = TensorInfo("x", (64, 4000), 0, 0, rows.nbytes)
-    rounded = through(info, rows.view(np.uint8).reshape(-1), TYPE_ID["q8_0"], None, 1)
+    rounded = round_trip(info, rows.view(np.uint8).reshape(-1), TYPE_ID["q8_0"], None, 1)
     measured = ((rounded.view(np.float32).reshape(rows.shape) - rows) ** 2).mean()
     peaks = np.abs(rows).reshape(4000, 2, SMALL).max(axis=2)
     assert (peaks**2).mean() / (12 * 127**2) == pytest.approx(measured, rel=0.05)
@@ -55,7 +56,7 @@ def test_inputs_of_a_model(nano_nemotron: Path) -> None:
         # the largest of a large block is at least that of any small one in it
         assert (by_block[LARGE] >= by_block[SMALL] * (1 - 1e-6)).all() and by_block[SMALL].min() > 0
     some = {name: tensors[name] for name in ("token_embd.weight", "blk.1.attn_k.weight")}
-    found = rounding_costs(sampled_jobs(Material(some, {}, {}, np.ones(4096))), noise, threads=1)
+    found = rounding_costs(sampled_tasks(CostInputs(some, {}, {}, np.ones(4096))), noise, threads=1)
     assert found.keys() == {"blk.1.attn_k.weight"}
     info = tensors["blk.1.attn_k.weight"][1]
     weights = shard.data(info).view(np.float16).reshape(info.rows, -1).astype(np.float64)

@@ -11,13 +11,14 @@ from helpers.support import EXAMPLES
 from minitron_core.errors import Damaged, NotFound, Usage
 from minitron_core.gguf import TYPE_ID, open_gguf
 from minitron_core.progress import Event
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.llama.settings import ModelSettings
+from minitron_engine.loading import open_model
 from minitron_quant.chunking import ChunkSettings, chunk_text, read_text
 from minitron_quant.imatrix.files import read_imatrix
 from minitron_quant.mixed_precision import costs as costs_module
-from minitron_quant.mixed_precision.costs import Inputs, Material, OutputErrors, costs
+from minitron_quant.mixed_precision.costs import CostInputs, InputMoments, OutputErrors, costs
 from minitron_quant.mixed_precision.measure import SensitivitySettings, measure_sensitivity
-from minitron_quant.mixed_precision.probe import open_prober, probe_of, through
+from minitron_quant.mixed_precision.probe import open_prober, probe_of, round_trip
 from minitron_quant.mixed_precision.sensitivity_file import Sensitivity, read_sensitivity
 from minitron_quant.perplexity.divergence import compare_chunk
 
@@ -33,7 +34,7 @@ def test_the_cost_is_the_expected_squared_error_of_what_is_computed() -> None:
     # columns without correlation, as the formula supposes
     centred = inputs - inputs.mean(axis=0)
     inputs = np.linalg.qr(centred)[0] * random.random(8) * 70 + inputs.mean(axis=0)
-    known = Inputs(
+    known = InputMoments(
         (inputs**2).mean(axis=0)[None].astype(np.float32),
         inputs.mean(axis=0)[None].astype(np.float32),
     )
@@ -51,13 +52,13 @@ def test_costs_of_all_rows_and_of_the_tokens_that_occur(
     tensors = {name: (shard, shard.tensor(name)) for name in names}
     frequency = np.zeros(4096)
     frequency[[5, 300, 301]] = 1024, 2048, 1024
-    found = costs(Material(tensors, {}, {}, frequency))
+    found = costs(CostInputs(tensors, {}, {}, frequency))
     kind = TYPE_ID["q4_0"]
     for name in names:
         info = shard.tensor(name)
         original = shard.data(info)
         difference = (
-            through(info, original, kind, None, 1).view(np.float16).astype(np.float64)
+            round_trip(info, original, kind, None, 1).view(np.float16).astype(np.float64)
             - original.view(np.float16)
         ).reshape(info.rows, -1)
         squares = (difference**2).sum(axis=1)
@@ -73,7 +74,7 @@ def test_an_encoding_that_loses_too_much_is_no_choice(
     monkeypatch.setattr(costs_module, "ENCODABLE", frozenset(kinds))
     shard = open_gguf(nano_nemotron)
     name = "blk.0.attn_q.weight"
-    found = costs(Material({name: (shard, shard.tensor(name))}, {}, {}, np.ones(1)))
+    found = costs(CostInputs({name: (shard, shard.tensor(name))}, {}, {}, np.ones(1)))
     assert kinds[0] not in found[name] and kinds[2] in found[name]
 
 
@@ -106,7 +107,7 @@ def test_divergence_of_a_probe_is_that_of_a_file_with_the_tensor(
     other = tmp_path / "other.gguf"
     content = bytearray(nano_nemotron.read_bytes())
     start = shard.data_offset + info.offset
-    data = through(info, shard.data(info), Q4_0, None, 1)
+    data = round_trip(info, shard.data(info), Q4_0, None, 1)
     content[start : start + info.nbytes] = data.tobytes()
     other.write_bytes(content)
     with open_model(ModelSettings(nano_nemotron, n_ctx=64, writable=True)) as model:

@@ -14,11 +14,11 @@ from minitron_core.hashing import file_sha256
 from minitron_quant.chunking import ChunkSettings
 from minitron_quant.levels import level_named, parse_levels
 from minitron_quant.mixed_precision import build_mix as make_module
-from minitron_quant.mixed_precision.build_mix import Maker, SizeSettings, Wanted, beside
-from minitron_quant.mixed_precision.held_out import Beside, Proof
+from minitron_quant.mixed_precision.build_mix import MixBuilder, MixSettings, MixTarget, beside
+from minitron_quant.mixed_precision.held_out import Baseline, Proof
 from minitron_quant.mixed_precision.measure import SensitivitySettings
 from minitron_quant.mixed_precision.sensitivity_file import Sensitivity, write_sensitivity
-from minitron_quant.mixed_precision.size_solver import Restrictions, SizeDial
+from minitron_quant.mixed_precision.size_solver import Restrictions, SizeSolver
 from minitron_quant.perplexity.paired import Difference
 from minitron_quant.perplexity.settings import MeasureSettings
 from minitron_quant.perplexity.table import measure
@@ -29,9 +29,9 @@ Q3, Q4, Q6 = (TYPE_ID[name] for name in ("q3_K", "q4_0", "q6_K"))
 
 
 @pytest.fixture
-def job(settings: SensitivitySettings, measured: Sensitivity, tmp_path: Path) -> SizeSettings:
+def job(settings: SensitivitySettings, measured: Sensitivity, tmp_path: Path) -> MixSettings:
     quantize = QuantizeSettings(settings.model, (), tmp_path)
-    return SizeSettings(quantize, settings.output, Wanted(size=2_500_000))
+    return MixSettings(quantize, settings.output, MixTarget(size=2_500_000))
 
 
 @pytest.fixture
@@ -40,9 +40,11 @@ def held_out(settings: SensitivitySettings) -> MeasureSettings:
     return MeasureSettings((), EXAMPLES / "held-out.txt", chunks, reference=settings.model)
 
 
-def dial_of(settings: SensitivitySettings, measured: Sensitivity, **restrictions: Any) -> SizeDial:
+def dial_of(
+    settings: SensitivitySettings, measured: Sensitivity, **restrictions: Any
+) -> SizeSolver:
     restricted = Restrictions(**restrictions)
-    return SizeDial(settings.model, measured, settings.imatrix_output, restricted)
+    return SizeSolver(settings.model, measured, settings.imatrix_output, restricted)
 
 
 def test_a_file_fills_its_budget_and_never_exceeds_it(
@@ -116,9 +118,9 @@ def test_the_curve_falls_and_lies_below_the_levels(
 
 
 def test_llama_cpp_makes_the_same_tensors_of_the_recipe(
-    job: SizeSettings, settings: SensitivitySettings, tmp_path: Path
+    job: MixSettings, settings: SensitivitySettings, tmp_path: Path
 ) -> None:
-    made = Maker(job).make()
+    made = MixBuilder(job).make()
     assert made.result.bytes <= 2_500_000 and made.result.path.stat().st_size == made.result.bytes
     lines = made.recipe_file.read_text().split()
     patterns = [(line.split("=")[0], TYPE_ID[line.split("=")[1]]) for line in lines]
@@ -144,10 +146,10 @@ def test_a_recipe_s_file_type_is_that_of_most_weights() -> None:
 
 
 def test_the_proof_is_measured_once_and_stored(
-    job: SizeSettings, held_out: MeasureSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    job: MixSettings, held_out: MeasureSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     job = replace(job, held_out=held_out)
-    made = Maker(job).make()
+    made = MixBuilder(job).make()
     assert made.proof is not None and made.proof.preset is not None and made.kept is None
     preset, random = made.proof.preset, made.proof.random
     assert 2_000_000 < preset.bytes <= 2_500_000
@@ -162,19 +164,19 @@ def test_the_proof_is_measured_once_and_stored(
     left = {path.name for path in tmp_path.iterdir()}
     assert not any(name.endswith("proof") for name in left)
     monkeypatch.setattr(make_module, "prove", None)
-    again = Maker(job).make()
+    again = MixBuilder(job).make()
     assert again.proof == made.proof and again.result.kept
 
 
 def test_a_preset_that_is_better_is_kept(
-    job: SizeSettings, held_out: MeasureSettings, tmp_path: Path
+    job: MixSettings, held_out: MeasureSettings, tmp_path: Path
 ) -> None:
-    solved = Maker(job).make().result
-    other = Beside("Q4_0", 2_400_000, 0.5, Difference(0.1, 0.05, 0.15))
+    solved = MixBuilder(job).make().result
+    other = Baseline("Q4_0", 2_400_000, 0.5, Difference(0.1, 0.05, 0.15))
     hashes = file_sha256(held_out.text), solved.sha256
     proof = Proof(held_out.text.name, *hashes, 6, 0.6, 0.01, other, other)
     beside(solved.path, "proof.json").write_text(json.dumps(proof.document()))
-    made = Maker(replace(job, held_out=held_out)).make()
+    made = MixBuilder(replace(job, held_out=held_out)).make()
     assert made.proof == proof and made.kept is not None and made.kept.level == "Q4_0"
     assert made.kept.path.is_file()
     assert not made.result.path.exists() and not made.recipe_file.exists()
@@ -183,7 +185,7 @@ def test_a_preset_that_is_better_is_kept(
 
 
 def test_a_divergence_is_corrected_by_what_is_measured(
-    job: SizeSettings, held_out: MeasureSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    job: MixSettings, held_out: MeasureSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     class Row:
         def __init__(self, kld: float) -> None:
@@ -194,35 +196,35 @@ def test_a_divergence_is_corrected_by_what_is_measured(
         return [Row(1.5 * predicted)]
 
     monkeypatch.setattr(make_module, "divergence_rows", worse_than_predicted)
-    maker = Maker(replace(job, wanted=Wanted(max_kld=0.05), held_out=held_out))
+    maker = MixBuilder(replace(job, wanted=MixTarget(max_kld=0.05), held_out=held_out))
     made = maker._correct(0.05, held_out)
     assert made.met and 0.9 * 0.05 <= 1.5 * made.recipe.predicted <= 0.05
     assert [path.name for path in tmp_path.glob("*.gguf")] == [made.result.path.name]
 
 
 def test_what_does_not_belong_together_is_refused(
-    job: SizeSettings, settings: SensitivitySettings, nano_llama: Path, tmp_path: Path
+    job: MixSettings, settings: SensitivitySettings, nano_llama: Path, tmp_path: Path
 ) -> None:
     other = replace(job.quantize, source=nano_llama)
     with pytest.raises(Damaged, match="was measured on"):
-        Maker(replace(job, quantize=other))
+        MixBuilder(replace(job, quantize=other))
     matrix = RECORDED / "nano-nemotron.imatrix.gguf"
     with pytest.raises(Damaged, match=r"was not measured with nano-nemotron\.imatrix"):
-        Maker(replace(job, quantize=replace(job.quantize, imatrix=matrix)))
+        MixBuilder(replace(job, quantize=replace(job.quantize, imatrix=matrix)))
     own = MeasureSettings((), settings.text, ChunkSettings(n_ctx=64), reference=settings.model)
     with pytest.raises(Usage, match="the calibration text itself"):
-        Maker(replace(job, held_out=own))
+        MixBuilder(replace(job, held_out=own))
     alone = tmp_path / "alone.json"
     alone.write_bytes(settings.output.read_bytes())
     with pytest.raises(NotFound, match="is not beside it"):
-        Maker(replace(job, sensitivity=alone))
+        MixBuilder(replace(job, sensitivity=alone))
 
 
 def test_a_sensitivity_that_is_not_finished_is_no_ground(
-    job: SizeSettings, settings: SensitivitySettings, measured: Sensitivity
+    job: MixSettings, settings: SensitivitySettings, measured: Sensitivity
 ) -> None:
     path = settings.output.with_name("begun.json")
     tensors = {name: replace(tensor, divergences=[]) for name, tensor in measured.tensors.items()}
     write_sensitivity(path, replace(measured, tensors=tensors, complete=False))
     with pytest.raises(Usage, match="has not measured every tensor"):
-        Maker(replace(job, sensitivity=path))
+        MixBuilder(replace(job, sensitivity=path))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minitron_core.gguf import TYPE, TYPE_ID, tensor_bytes
-from minitron_quant.mixed_precision.knapsack import Choice, Dial, best_choices
+from minitron_quant.mixed_precision.knapsack import Choice, Knapsack, best_choices
 
 NAMES = ("blk.0.a", "blk.0.b", "blk.1.a", "output.weight", "token_embd.weight")
 
@@ -20,8 +20,10 @@ def problems(draw: st.DrawFn) -> dict[str, list[Choice]]:
     choice = st.tuples(st.integers(0, 40), st.floats(0, 10))
     return {
         name: [
-            Choice(number, size * unit, damage)
-            for number, (size, damage) in enumerate(draw(st.lists(choice, min_size=1, max_size=4)))
+            Choice(number, size * unit, kld_cost)
+            for number, (size, kld_cost) in enumerate(
+                draw(st.lists(choice, min_size=1, max_size=4))
+            )
         ]
         for name in names
     }
@@ -29,7 +31,7 @@ def problems(draw: st.DrawFn) -> dict[str, list[Choice]]:
 
 def all_mixes(problem: dict[str, list[Choice]]) -> list[tuple[int, float]]:
     return [
-        (sum(choice.bytes for choice in chosen), sum(choice.damage for choice in chosen))
+        (sum(choice.bytes for choice in chosen), sum(choice.kld_cost for choice in chosen))
         for chosen in product(*problem.values())
     ]
 
@@ -37,8 +39,8 @@ def all_mixes(problem: dict[str, list[Choice]]) -> list[tuple[int, float]]:
 @given(problems(), st.integers(0, 5000))
 @settings(max_examples=100)
 def test_a_mix_is_the_best_of_all_that_fit(problem: dict[str, list[Choice]], budget: int) -> None:
-    dial = Dial(problem)
-    fitting = [damage for size, damage in all_mixes(problem) if size <= budget]
+    dial = Knapsack(problem)
+    fitting = [kld_cost for size, kld_cost in all_mixes(problem) if size <= budget]
     if not fitting:
         assert budget < dial.smallest
         with pytest.raises(ValueError, match="fewer"):
@@ -46,25 +48,25 @@ def test_a_mix_is_the_best_of_all_that_fit(problem: dict[str, list[Choice]], bud
         return
     mix = dial.solve(budget)
     assert mix.bytes <= budget
-    assert mix.damage == pytest.approx(min(fitting), abs=1e-9)
+    assert mix.kld_cost == pytest.approx(min(fitting), abs=1e-9)
     chosen = {name: problem[name][kind] for name, kind in mix.types.items()}
     assert chosen.keys() == problem.keys()
     assert mix.bytes == sum(choice.bytes for choice in chosen.values())
-    assert mix.damage == pytest.approx(sum(choice.damage for choice in chosen.values()))
+    assert mix.kld_cost == pytest.approx(sum(choice.kld_cost for choice in chosen.values()))
 
 
 @given(problems(), st.floats(0, 30))
 @settings(max_examples=60)
 def test_the_size_for_a_damage_is_the_smallest(
-    problem: dict[str, list[Choice]], damage: float
+    problem: dict[str, list[Choice]], kld_cost: float
 ) -> None:
-    dial = Dial(problem)
+    dial = Knapsack(problem)
     # sums of the same numbers differ in their last bits with the order: keep away from ties
     mixes = all_mixes(problem)
-    if any(abs(have - damage) < 1e-9 for _, have in mixes):
+    if any(abs(have - kld_cost) < 1e-9 for _, have in mixes):
         return
-    sizes = [size for size, have in mixes if have <= damage]
-    assert dial.size_for(damage) == (min(sizes) if sizes else None)
+    sizes = [size for size, have in mixes if have <= kld_cost]
+    assert dial.size_for(kld_cost) == (min(sizes) if sizes else None)
 
 
 def test_what_is_larger_and_no_better_is_left_out() -> None:
@@ -78,9 +80,9 @@ def test_more_room_never_hurts_and_the_ends_are_reached() -> None:
         f"blk.{n}.w": [Choice(k, 64 * k + 64, float(d)) for k, d in enumerate(random.random(6))]
         for n in range(12)
     }
-    dial = Dial(problem)
+    dial = Knapsack(problem)
     sizes = range(dial.smallest, dial.largest + 1, 64)
-    damages = [dial.solve(size).damage for size in sizes]
+    damages = [dial.solve(size).kld_cost for size in sizes]
     assert damages == sorted(damages, reverse=True)
     assert dial.solve(dial.smallest).bytes == dial.smallest
     assert dial.solve(dial.largest + 10**9).bytes == dial.largest
@@ -95,15 +97,15 @@ def test_a_model_of_width_s_shape_is_solved_in_seconds() -> None:
     kinds += [TYPE_ID[name] for name in ("iq4_xs", "q4_K", "q5_K", "q6_K", "q8_0", "f16")]
     random = np.random.default_rng(1)
 
-    def damage(kind: int) -> float:
+    def kld_cost(kind: int) -> float:
         bits = 8 * TYPE[kind].block_bytes / TYPE[kind].block_elements
         return float(random.uniform(0.5, 2) * 4.0**-bits)
 
     problem = {
-        name: [Choice(kind, tensor_bytes(kind, shape), damage(kind)) for kind in kinds]
+        name: [Choice(kind, tensor_bytes(kind, shape), kld_cost(kind)) for kind in kinds]
         for name, shape in tensors.items()
     }
-    dial = Dial(problem)
+    dial = Knapsack(problem)
     budget = 1_500_000_000
     mix = dial.solve(budget)
     # exact: what is left is less than the finest step between two types

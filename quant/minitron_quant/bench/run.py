@@ -10,10 +10,17 @@ from typing import Any
 from minitron_core.cpu_limits import default_threads
 from minitron_core.errors import Usage
 from minitron_core.progress import Event, Progress
-from minitron_engine.llama.context import CACHE_TYPES, FLASH_ATTENTION, ContextSettings
-from minitron_engine.llama.devices import Device, GpuLayers, devices
+from minitron_engine.llama.devices import Device, devices
 from minitron_engine.llama.library import LLAMA_CPP_COMMIT
-from minitron_engine.llama.model import Model, ModelSettings, open_model
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.settings import (
+    CACHE_TYPES,
+    FLASH_ATTENTION,
+    ContextSettings,
+    GpuLayers,
+    ModelSettings,
+)
+from minitron_engine.loading import open_model
 from minitron_quant.bench.memory_energy import peak_memory, reset_peak_memory
 from minitron_quant.bench.speed import SpeedResult, SpeedTest, measure_speed, spread
 from minitron_quant.levels import level_of_ftype

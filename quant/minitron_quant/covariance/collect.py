@@ -16,16 +16,23 @@ import numpy as np
 from minitron_core.atomic_files import write_whole
 from minitron_core.errors import MinitronError, OutOfResources, Usage
 from minitron_core.gguf import GgufWriter, TensorSpec, file_size, open_gguf
-from minitron_core.hashing import file_sha256, fingerprint, model_fingerprint
+from minitron_core.hashing import fingerprint
 from minitron_core.progress import Event, Progress, ignore
 from minitron_engine.llama.context import open_context
-from minitron_engine.llama.model import Model, Tokens
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.tokenization import Tokens
 from minitron_quant.array_backend import best_arrays
 from minitron_quant.chunking import ChunkSettings, chunk_text, decode_chunks, read_text
-from minitron_quant.covariance.files import PARTS, Covariance, Origin, open_covariance, specs_of
-from minitron_quant.covariance.gram import Sums, block_edges
-from minitron_quant.covariance.input_hook import Inputs, InputWatch, find_inputs
-from minitron_quant.model_files import open_model_files
+from minitron_quant.covariance.files import (
+    PARTS,
+    Covariance,
+    CovarianceOrigin,
+    open_covariance,
+    specs_of,
+)
+from minitron_quant.covariance.gram import GramSums, block_edges
+from minitron_quant.covariance.input_hook import InputHook, ModelInputs, find_inputs
+from minitron_quant.provenance import calibration_origin
 
 # columns of a diagonal block: benchmarks/results/feedback_width.md has what wider ones gain
 BLOCK = 1024
@@ -59,18 +66,19 @@ def collect_covariance(
     inputs = find_inputs(model)
     if not inputs.columns:
         raise MinitronError(f"{model.path.name} has no dense weights to calibrate")
-    origin = Origin(
-        model_fingerprint(open_model_files(model.path)),
-        tuple(map(file_sha256, settings.texts)),
+    made_from = calibration_origin(model.path, settings.texts)
+    origin = CovarianceOrigin(
+        made_from.model,
+        made_from.texts,
         tuple(text.name for text in settings.texts),
         tuple(part.size for part in parts),
         settings.chunks.n_ctx,
         tuple(map(int, _sample(parts[-1]).ravel())),
     )
-    job = _Job(settings, path, inputs, origin)
-    if not job.finished():
-        job.check_disk()
-        job.run(model, parts, progress)
+    collection = _Collection(settings, path, inputs, origin)
+    if not collection.finished():
+        collection.check_disk()
+        collection.run(model, parts, progress)
     return open_covariance(path)
 
 
@@ -93,7 +101,7 @@ def _sample(chunks: Tokens) -> Tokens:
 
 
 @dataclass(frozen=True)
-class _Unit:
+class _CollectionPass:
     """What is collected in one run over a part of the text: some inputs, all their blocks."""
 
     part: int
@@ -104,16 +112,20 @@ class _Unit:
         return [s for name, edges in self.blocks.items() for s in specs_of(name, edges, self.part)]
 
 
-class _Job:
+class _Collection:
     """One file on its way, unit after unit."""
 
     def __init__(
-        self, settings: CovarianceSettings, path: Path, inputs: Inputs, origin: Origin
+        self,
+        settings: CovarianceSettings,
+        path: Path,
+        inputs: ModelInputs,
+        origin: CovarianceOrigin,
     ) -> None:
         self._settings, self._path = settings, path
-        self._units = list(_units(settings, inputs))
+        self._passes = list(_passes(settings, inputs))
         self._keys = origin.keys(inputs, settings.block)
-        self._specs = [spec for unit in self._units for spec in unit.specs]
+        self._specs = [spec for unit in self._passes for spec in unit.specs]
         self._state = path.with_name(f".{path.name}.state")
         self._made_from = fingerprint(*(entry.encoded() for entry in self._keys))
 
@@ -142,11 +154,11 @@ class _Job:
     def run(self, model: Model, parts: list[Tokens], progress: Progress) -> None:
         """Collect what is missing, and finish the file."""
         done = self._done()
-        first = sum(len(unit.specs) for unit in self._units[:done])
+        first = sum(len(unit.specs) for unit in self._passes[:done])
         writer = GgufWriter(self._path, self._keys, self._specs, resume_tensors=first)
         try:
-            for number in range(done, len(self._units)):
-                unit = self._units[number]
+            for number in range(done, len(self._passes)):
+                unit = self._passes[number]
                 self._collect(model, unit, parts[unit.part], writer, number, progress)
                 writer.sync()
                 state = {"made_from": self._made_from, "units": number + 1}
@@ -169,14 +181,14 @@ class _Job:
     def _collect(
         self,
         model: Model,
-        unit: _Unit,
+        unit: _CollectionPass,
         chunks: Tokens,
         writer: GgufWriter,
         number: int,
         progress: Progress,
     ) -> None:
-        sums = Sums(unit.blocks, best_arrays())
-        watch = InputWatch([*unit.blocks], sums.add)
+        sums = GramSums(unit.blocks, best_arrays())
+        watch = InputHook([*unit.blocks], sums.add)
         how = self._settings.chunks
         try:
             with open_context(model, how.context(), watch.hook) as context:
@@ -184,17 +196,17 @@ class _Job:
                 for start, group in decode_chunks(context, chunks, how, 0, read_logits=False):
                     watch.check()
                     done = number + (start + len(group)) / len(chunks)
-                    progress(Event("covariance", done, len(self._units), "runs", "of the text"))
+                    progress(Event("covariance", done, len(self._passes), "runs", "of the text"))
             for total in sums.take():
                 writer.write(total)
         finally:
             sums.close()
 
 
-def _units(settings: CovarianceSettings, inputs: Inputs) -> Iterator[_Unit]:
+def _passes(settings: CovarianceSettings, inputs: ModelInputs) -> Iterator[_CollectionPass]:
     """Groups of inputs whose sums fit the memory, each with both parts of the text."""
     group: dict[str, list[tuple[int, int]]] = {}
-    memory, used = best_arrays().room(settings.memory), 0
+    memory, used = best_arrays().memory_limit(settings.memory), 0
     for name, columns in inputs.columns.items():
         edges = block_edges(columns, settings.block)
         size = sum(4 * (end - start) ** 2 for start, end in edges)
@@ -204,9 +216,9 @@ def _units(settings: CovarianceSettings, inputs: Inputs) -> Iterator[_Unit]:
                 "collect it in blocks: --effort normal",
             )
         if group and used + size > memory:
-            yield from (_Unit(part, group) for part in range(PARTS))
+            yield from (_CollectionPass(part, group) for part in range(PARTS))
             group, used = {}, 0
         group[name] = edges
         used += size
     if group:
-        yield from (_Unit(part, group) for part in range(PARTS))
+        yield from (_CollectionPass(part, group) for part in range(PARTS))

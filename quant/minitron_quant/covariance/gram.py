@@ -6,13 +6,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
 from minitron_core.errors import MinitronError
-from minitron_quant.array_backend import NUMPY, Arrays, to_numpy
-from minitron_quant.covariance.input_hook import Rows
-
-Square = NDArray[np.float32]
+from minitron_quant.array_backend import NUMPY, Arrays, Floats, to_numpy
 
 # inputs that wait to be added; more would hold memory without being faster
 _AHEAD = 4
@@ -37,7 +33,7 @@ def _begin_blas() -> None:
     square.T @ square
 
 
-class Sums:
+class GramSums:
     """The sums of some inputs, float32; `add` returns at once, `take` waits for the rest."""
 
     def __init__(self, blocks: dict[str, list[tuple[int, int]]], arrays: Arrays = NUMPY) -> None:
@@ -50,13 +46,13 @@ class Sums:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="covariance")
         self._waiting: deque[Future[None]] = deque()
 
-    def add(self, name: str, rows: Rows) -> None:
+    def add(self, name: str, rows: Floats) -> None:
         """Count an input [tokens, columns]; raises what went wrong with earlier ones."""
         self._waiting.append(self._pool.submit(self._add, name, rows))
         while len(self._waiting) > _AHEAD:
             self._waiting.popleft().result()
 
-    def _add(self, name: str, rows: Rows) -> None:
+    def _add(self, name: str, rows: Floats) -> None:
         for total, (start, end) in zip(self._sums[name], self._blocks[name], strict=True):
             part = self._arrays.put(np.ascontiguousarray(rows[:, start:end]))
             total += part.T @ part
@@ -66,7 +62,7 @@ class Sums:
                     "check the model with minitron verify, or use F32 or BF16 weights",
                 )
 
-    def take(self) -> Iterable[Square]:
+    def take(self) -> Iterable[Floats]:
         """All sums in order, once everything is counted; they start again from zero."""
         while self._waiting:
             self._waiting.popleft().result()

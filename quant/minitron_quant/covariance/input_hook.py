@@ -5,24 +5,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from minitron_engine.llama.binding import api
-from minitron_engine.llama.context import Batch, ContextSettings, open_context
+from minitron_engine.llama.context import Batch, open_context
 from minitron_engine.llama.library import OP_MUL_MAT, Tensor
 from minitron_engine.llama.model import Model
+from minitron_engine.llama.settings import ContextSettings
 from minitron_engine.process import interrupts
+from minitron_quant.array_backend import Floats
 from minitron_quant.matmul_hook import activations, weight_name
 
 _F32 = 0
 _PROBE_TOKENS = 16
 _OUTPUTS = ("output.weight", "token_embd.weight")
 
-Rows = NDArray[np.float32]
-
 
 @dataclass
-class Inputs:
+class ModelInputs:
     """The inputs of a model's dense products, each named by the first weight that takes it.
 
     columns: how wide each is. taken_by: {weight: input}.
@@ -32,12 +31,12 @@ class Inputs:
     taken_by: dict[str, str] = field(default_factory=dict)
 
 
-def find_inputs(model: Model) -> Inputs:
+def find_inputs(model: Model) -> ModelInputs:
     """Run a few tokens through the model and see which of its weights share an input.
 
     Weights of mixtures of experts are left out: each expert sees inputs of its own.
     """
-    found = Inputs()
+    found = ModelInputs()
     first_at: dict[int, str] = {}
 
     def see(address: int, ask: bool, _data: object) -> bool:
@@ -67,13 +66,13 @@ def _is_product(node: Tensor) -> bool:
     return name.endswith(".weight") and (name.startswith("blk.") or name in _OUTPUTS)
 
 
-class InputWatch:
+class InputHook:
     """The callback that hands the rows [tokens, columns] of chosen inputs to `take`.
 
     inputs: the weights that name them, in the order of the model. A decode ends after the last.
     """
 
-    def __init__(self, inputs: list[str], take: Callable[[str, Rows], None]) -> None:
+    def __init__(self, inputs: list[str], take: Callable[[str, Floats], None]) -> None:
         self.hook = api.ggml_backend_sched_eval_callback(self._called)
         self._inputs = frozenset(inputs)
         self._last = inputs[-1]

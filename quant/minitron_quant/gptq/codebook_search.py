@@ -7,51 +7,46 @@ quadratic part depends only on codeword and signs, so it is a table, and the res
 import numpy as np
 from numpy.typing import NDArray
 
-from minitron_quant.array_backend import Arrays
-from minitron_quant.gptq.blocks import Floats
-from minitron_quant.gptq.codebook_types import SHIFT, Lattice
-
-Numbers = NDArray[np.int32]
+from minitron_quant.array_backend import Arrays, Floats, Ints
+from minitron_quant.gptq.codebook_types import SHIFT, CodebookLayout
 
 
-class Octet:
+class VectorSearch:
     """Eight columns of one block: their R [8, 8], and the tables of the losses for it."""
 
-    def __init__(self, arrays: Arrays, lattice: Lattice, table: Floats, upper: Floats) -> None:
+    def __init__(
+        self, arrays: Arrays, layout: CodebookLayout, table: Floats, upper: Floats
+    ) -> None:
         self._xp = xp = arrays.module
-        self._lattice = lattice
+        self._layout = layout
         self._table = table
         self.upper = upper
         self.inverse: Floats = xp.linalg.inv(upper)
         self._powers = 2.0 ** xp.arange(8, dtype=xp.float32)
         self._parts = [
-            _Part(arrays, lattice, table, upper[k : k + lattice.vector, k : k + lattice.vector])
-            for k in range(0, 8, lattice.vector)
+            _Part(arrays, layout, table, upper[k : k + layout.vector, k : k + layout.vector])
+            for k in range(0, 8, layout.vector)
         ]
 
-    def nearest(
-        self, targets: Floats, factors: Floats, down: Numbers
-    ) -> tuple[Floats, Numbers, Numbers]:
+    def nearest(self, targets: Floats, factors: Floats, down: Ints) -> tuple[Floats, Ints, Ints]:
         """Values [8, n], codewords [8 / vector, n] and signs or shifts [n] as bits.
 
         targets: [8, n]. factors: [n]. down: 1 where a group shares a shift and it goes down.
         """
-        if self._lattice.shifts is not None:
+        if self._layout.shifts is not None:
             return self._shifted(targets, factors, down)
         values, index, signs = self._free(targets, factors)
-        if self._lattice.even:
+        if self._layout.even:
             odd = self._xp.where(_odd(signs))[0]
             chosen = signs[odd] ^ self._cheapest_flip(targets[:, odd], values[:, odd])
             signs[odd] = chosen
             values[:, odd], index[:, odd] = self._codewords(targets[:, odd], factors[odd], chosen)
         return values, index, signs
 
-    def _shifted(
-        self, targets: Floats, factors: Floats, down: Numbers
-    ) -> tuple[Floats, Numbers, Numbers]:
+    def _shifted(self, targets: Floats, factors: Floats, down: Ints) -> tuple[Floats, Ints, Ints]:
         """With the shift given, or with the better one where eight columns have their own."""
         values, index = self._codewords(targets, factors, down)
-        if self._lattice.shifted == 8:
+        if self._layout.shifted == 8:
             others, other_index = self._codewords(targets, factors, 1 - down)
             better = self.loss(targets, others) < self.loss(targets, values)
             values[:, better], index[:, better] = others[:, better], other_index[:, better]
@@ -64,7 +59,7 @@ class Octet:
         loss: Floats = self._xp.einsum("ij,ij->j", left, left)
         return loss
 
-    def _free(self, targets: Floats, factors: Floats) -> tuple[Floats, Numbers, Numbers]:
+    def _free(self, targets: Floats, factors: Floats) -> tuple[Floats, Ints, Ints]:
         """With the signs of the targets, part by part."""
         xp = self._xp
         signs = xp.zeros(targets.shape[1], dtype=xp.int32)
@@ -78,9 +73,7 @@ class Octet:
             signs |= bits << columns.start
         return values, index, signs
 
-    def _codewords(
-        self, targets: Floats, factors: Floats, patterns: Numbers
-    ) -> tuple[Floats, Numbers]:
+    def _codewords(self, targets: Floats, factors: Floats, patterns: Ints) -> tuple[Floats, Ints]:
         """With signs or shifts that are given."""
         xp = self._xp
         values = xp.empty_like(targets)
@@ -93,7 +86,7 @@ class Octet:
 
     def _wanted(self, k: int, targets: Floats, values: Floats) -> tuple[slice, Floats]:
         """The columns of a part and their targets, the errors of the part before paid back."""
-        columns = slice(k * self._lattice.vector, (k + 1) * self._lattice.vector)
+        columns = slice(k * self._layout.vector, (k + 1) * self._layout.vector)
         wanted = targets[columns]
         if k:
             before = slice(0, columns.start)
@@ -101,26 +94,28 @@ class Octet:
             wanted = wanted + self._parts[k].inverse.T @ owed
         return columns, wanted
 
-    def _cheapest_flip(self, targets: Floats, values: Floats) -> Numbers:
+    def _cheapest_flip(self, targets: Floats, values: Floats) -> Ints:
         """The bit of the sign whose change costs least."""
         metric = self.upper @ self.upper.T
         left = metric @ (targets - values)
         cost = values * (left + values * metric.diagonal()[:, None])
-        flips: Numbers = 1 << self._xp.asarray(cost.argmin(0), dtype=self._xp.int32)
+        flips: Ints = 1 << self._xp.asarray(cost.argmin(0), dtype=self._xp.int32)
         return flips
 
 
 class _Part:
     """The columns of one codeword: R [vector, vector] and the quadratic part of the losses."""
 
-    def __init__(self, arrays: Arrays, lattice: Lattice, table: Floats, upper: Floats) -> None:
+    def __init__(
+        self, arrays: Arrays, layout: CodebookLayout, table: Floats, upper: Floats
+    ) -> None:
         self._xp = xp = arrays.module
         self._cells = arrays.cells
         self.inverse = xp.linalg.inv(upper)
         self._metric = upper @ upper.T
         self._table = table
-        self._lattice, size = lattice, lattice.vector
-        if lattice.signs is None:
+        self._layout, size = layout, layout.vector
+        if layout.signs is None:
             self._turns = xp.ones((2, size), dtype=xp.float32)
             self._moves = xp.asarray([[SHIFT], [-SHIFT]], dtype=xp.float32)
         else:
@@ -131,7 +126,7 @@ class _Part:
 
     def _squares(self) -> Floats:
         """x M xᵀ of every pattern and codeword, [patterns, codewords]."""
-        if self._lattice.shifts is None:
+        if self._layout.shifts is None:
             table, turns = self._table, self._turns
             pairs = (table[:, :, None] * table[:, None]).reshape(len(table), -1)
             turned = turns[:, :, None] * self._metric * turns[:, None]
@@ -141,9 +136,7 @@ class _Part:
         shifted: Floats = ((words @ self._metric) * words).sum(2)
         return shifted
 
-    def nearest(
-        self, targets: Floats, factors: Floats, patterns: Numbers
-    ) -> tuple[Floats, Numbers]:
+    def nearest(self, targets: Floats, factors: Floats, patterns: Ints) -> tuple[Floats, Ints]:
         """Values [vector, n] and codewords [n] of the least loss, signs or shifts given."""
         xp, count = self._xp, len(patterns)
         index = xp.empty(count, dtype=xp.int32)
@@ -160,7 +153,7 @@ class _Part:
         return words * factors, index
 
 
-def _odd(numbers: Numbers) -> NDArray[np.bool_]:
+def _odd(numbers: Ints) -> NDArray[np.bool_]:
     """Whether the number of ones among eight bits is odd."""
     for shift in (4, 2, 1):
         numbers = numbers ^ (numbers >> shift)

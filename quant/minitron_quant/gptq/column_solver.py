@@ -4,8 +4,8 @@ from typing import Protocol
 
 import numpy as np
 
-from minitron_quant.array_backend import NUMPY, Arrays, to_numpy
-from minitron_quant.gptq.cholesky import BlockFactor, Floats
+from minitron_quant.array_backend import NUMPY, Arrays, Floats, to_numpy
+from minitron_quant.gptq.cholesky import BlockFactor
 
 # columns whose feedback is brought up to date by one large product
 _STRIP = 128

@@ -1,7 +1,7 @@
-"""Levels with feedback, proved: measured on held-out text beside their plain files.
+"""GPTQ verified on held-out text: each level is measured beside its plain file.
 
-The plain file of a level has the same types and the same importance, only ggml's own codes. It
-takes the place of a file that does not diverge less than it.
+The plain file has the same types and the same importance, but ggml's own codes. It replaces a file
+that does not diverge less.
 """
 
 import json
@@ -15,34 +15,35 @@ from minitron_core.atomic_files import write_whole
 from minitron_core.errors import Usage
 from minitron_core.hashing import file_sha256, fingerprint, model_fingerprint
 from minitron_core.progress import Progress, ignore
-from minitron_quant.covariance.files import open_covariance
+from minitron_quant.gptq.encoder import GptqEncoder
 from minitron_quant.levels import Level
 from minitron_quant.model_files import open_model_files
+from minitron_quant.perplexity.measures import Row
 from minitron_quant.perplexity.paired import Difference, paired_difference
 from minitron_quant.perplexity.settings import MeasureSettings
-from minitron_quant.perplexity.table import Row, measure
+from minitron_quant.perplexity.table import measure
 from minitron_quant.quantize.prepare import QuantizeSettings, folder_of, model_name, prepare
 from minitron_quant.quantize.run import LevelResult, run
 
 
 @dataclass(frozen=True)
 class Proof:
-    """One level's divergence from the full model, in nats per token, plain and with feedback.
+    """One level's divergence from the full model, in nats per token, plain and with GPTQ.
 
-    difference: with feedback less plain, with its 95 % interval over the same chunks. made_from:
-    a hash over what both files and the measurement come from.
+    difference: GPTQ less plain, with its 95 % interval over the same chunks. made_from: a hash over
+    the inputs of both files and of the measurement.
     """
 
     made_from: str
     text: str
     chunks: int
     plain: float
-    feedback: float
+    gptq: float
     difference: Difference
 
     @property
     def better(self) -> bool:
-        """Whether feedback diverges less."""
+        """Whether GPTQ diverges less."""
         return self.difference.mean < 0
 
     @property
@@ -53,62 +54,63 @@ class Proof:
 
 @dataclass(frozen=True)
 class Proved:
-    """A finished level: with feedback, or plain where the proof says so."""
+    """A finished level: with GPTQ, or plain where the proof says so."""
 
     result: LevelResult
     proof: Proof
 
 
 def make_proved(
-    settings: QuantizeSettings, held_out: MeasureSettings, progress: Progress = ignore
+    settings: QuantizeSettings,
+    gptq: GptqEncoder,
+    held_out: MeasureSettings,
+    progress: Progress = ignore,
 ) -> list[Proved]:
-    """Make levels with feedback, measure them beside plain ones, keep the better file of each.
+    """Make levels with GPTQ, measure them beside plain ones, keep the better file of each.
 
-    The settings have a covariance; held_out names text and reference. Proofs are kept beside the
-    files: the same call finds them and does nothing again.
+    held_out: text and reference. Proofs are stored beside the files, and a second call uses them.
+    Raises Usage if the text is the calibration text.
     """
-    _refuse_own_text(settings, held_out.text)
-    made_from = _made_from(settings, held_out)
+    if file_sha256(held_out.text) in gptq.covariance.origin.texts:
+        raise Usage(
+            f"{held_out.text.name} is the calibration text itself, which proves nothing",
+            "give another text with --held-out",
+        )
+    made_from = _made_from(settings, gptq, held_out)
     proofs = {level: _stored(settings, level, made_from) for level in settings.levels}
-    results = _make(settings, proofs, progress)
+    results = _make(settings, gptq, proofs, progress)
     missing = [level for level, proof in proofs.items() if proof is None]
     if missing:
-        found = _measure(settings, held_out, missing, results, made_from, progress)
+        found = _measure(settings, gptq, held_out, missing, results, made_from, progress)
         for level, proof in found.items():
             write_whole(_path(settings, level), json.dumps(asdict(proof), indent=1) + "\n")
         proofs |= found
         worse: dict[Level, Proof | None] = {k: p for k, p in found.items() if not p.better}
-        results |= _make(replace(settings, replace="always"), worse, progress)
+        results |= _make(replace(settings, replace="always"), gptq, worse, progress)
     return [Proved(results[level], proof) for level, proof in proofs.items() if proof]
 
 
-def _refuse_own_text(settings: QuantizeSettings, text: Path) -> None:
-    if settings.covariance is None:
-        raise Usage("without a covariance there is no feedback to prove")
-    if file_sha256(text) in open_covariance(settings.covariance).origin.texts:
-        raise Usage(
-            f"{text.name} is the calibration text itself: it proves nothing",
-            "give another text with --held-out",
-        )
-
-
 def _make(
-    settings: QuantizeSettings, proofs: dict[Level, Proof | None], progress: Progress
+    settings: QuantizeSettings,
+    gptq: GptqEncoder,
+    proofs: dict[Level, Proof | None],
+    progress: Progress,
 ) -> dict[Level, LevelResult]:
-    """Every level as its proof says; with feedback where there is none yet."""
+    """Every level as its proof says; with GPTQ where there is no proof yet."""
     made: dict[Level, LevelResult] = {}
-    for refine in (True, False):
+    for better, refiner in ((True, gptq), (False, gptq.without_gptq())):
         levels = tuple(
-            level for level, proof in proofs.items() if (not proof or proof.better) == refine
+            level for level, proof in proofs.items() if (not proof or proof.better) == better
         )
         if levels:
-            results = run(prepare(replace(settings, levels=levels, refine=refine)), progress)
-            made |= dict(zip(levels, results, strict=True))
+            job = prepare(replace(settings, levels=levels), refiner)
+            made |= dict(zip(levels, run(job, progress), strict=True))
     return made
 
 
 def _measure(
     settings: QuantizeSettings,
+    gptq: GptqEncoder,
     held_out: MeasureSettings,
     levels: Sequence[Level],
     results: dict[Level, LevelResult],
@@ -121,11 +123,10 @@ def _measure(
         levels=tuple(levels),
         directory=scratch,
         output=None,
-        refine=False,
         replace="always",
     )
     try:
-        files = [result.path for result in run(prepare(plain), progress)]
+        files = [result.path for result in run(prepare(plain, gptq.without_gptq()), progress)]
         ours = [results[level].path for level in levels]
         rows = list(measure(replace(held_out, models=(*files, *ours)), progress))
     finally:
@@ -144,8 +145,8 @@ def _proof(made_from: str, text: str, plain: Row, ours: Row) -> Proof:
     return Proof(made_from, text, ours.chunks, before, after, difference)
 
 
-def _made_from(settings: QuantizeSettings, held_out: MeasureSettings) -> str:
-    given = (settings.covariance, settings.imatrix, held_out.text)
+def _made_from(settings: QuantizeSettings, gptq: GptqEncoder, held_out: MeasureSettings) -> str:
+    given = (gptq.file, settings.imatrix, held_out.text)
     hashes = [file_sha256(path) if path else "" for path in given]
     model = model_fingerprint(open_model_files(settings.source))
     how = repr((settings.options, settings.include, settings.exclude, held_out.chunks.limit))
@@ -153,7 +154,7 @@ def _made_from(settings: QuantizeSettings, held_out: MeasureSettings) -> str:
 
 
 def _path(settings: QuantizeSettings, level: Level) -> Path:
-    name = f"{model_name(settings.source)}-{level.name}.feedback.json"
+    name = f"{model_name(settings.source)}-{level.name}.gptq.json"
     return folder_of(settings) / name
 
 

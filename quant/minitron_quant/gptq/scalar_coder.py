@@ -6,11 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minitron_core.gguf import TYPE_ID
-from minitron_engine.llama.library import decode
-from minitron_quant.array_backend import NUMPY, Arrays, to_numpy
-from minitron_quant.gptq.bitfields import Bytes, Ints, read, write
-from minitron_quant.gptq.cholesky import Floats
-from minitron_quant.gptq.scalar_layouts import Scalar
+from minitron_quant.array_backend import NUMPY, Arrays, Bytes, Floats, Ints, to_numpy
+from minitron_quant.blocks import decode_blocks
+from minitron_quant.gptq.bitfields import read, write
+from minitron_quant.gptq.scalar_layouts import ScalarLayout
 
 # how far an f16 scale is moved by one step of the search
 _STEP = 0.02
@@ -24,7 +23,9 @@ _STEPS = (0, -1, 1, -2, 2)
 class ScalarCoder:
     """The blocks of a run of rows in one scalar type, and what is chosen for them."""
 
-    def __init__(self, layout: Scalar, blocks: Bytes, rows: int, arrays: Arrays = NUMPY) -> None:
+    def __init__(
+        self, layout: ScalarLayout, blocks: Bytes, rows: int, arrays: Arrays = NUMPY
+    ) -> None:
         self._layout = layout
         self._blocks = blocks
         self._xp = arrays.module
@@ -112,7 +113,7 @@ class _Factor:
     """
 
     def __init__(
-        self, layout: Scalar, blocks: Bytes, rows: int, minimum: bool, arrays: Arrays
+        self, layout: ScalarLayout, blocks: Bytes, rows: int, minimum: bool, arrays: Arrays
     ) -> None:
         self._arrays, self._layout = arrays, layout
         self._field = layout.mins if minimum else layout.scales
@@ -158,7 +159,7 @@ class _Factor:
             write(blocks, self._field, numbers)
 
 
-def levels_of(layout: Scalar) -> NDArray[np.float32]:
+def levels_of(layout: ScalarLayout) -> Floats:
     """What each code of a type stands for, before scale and minimum."""
     if layout.levels is not None:
         return np.array(layout.levels, np.float32)
@@ -166,14 +167,12 @@ def levels_of(layout: Scalar) -> NDArray[np.float32]:
 
 
 @cache
-def _table_of_iq4() -> NDArray[np.float32]:
+def _table_of_iq4() -> Floats:
     """The 16 levels of IQ4_NL, which IQ4_XS shares, as the library decodes them."""
     block = np.zeros(18, np.uint8)
     block[:2] = np.ones(1, "<f2").view(np.uint8)
     block[2:] = np.arange(16)
-    values = np.empty(32, np.float32)
-    decode(TYPE_ID["iq4_nl"], block.ctypes.data, values.ctypes.data, 32)
-    return values[:16]
+    return decode_blocks(TYPE_ID["iq4_nl"], block, (32,))[:16]
 
 
 def _nearest_table(levels: Floats) -> Floats:

@@ -12,7 +12,7 @@ Precision = Literal["float32", "float64"]
 _BLOCK_VALUES = 1 << 17
 
 
-class Reducer:
+class Accumulator:
     """Adds rows to entries; keeps memory for the squares, since asking for it costs as much.
 
     float32: one row after the other, in llama-imatrix's order and to its bits; on long texts such
@@ -34,9 +34,9 @@ class Reducer:
             np.zeros((matrices, columns)) if self._means else None,
         )
 
-    def another(self) -> "Reducer":
+    def another(self) -> "Accumulator":
         """One that adds up in the same way, with memory of its own."""
-        return Reducer(self._precision, self._means)
+        return Accumulator(self._precision, self._means)
 
     def add_rows(self, entry: Entry, matrix: int, rows: NDArray[np.float32]) -> None:
         """Add Σ rows² and, where the entry has totals, Σ rows to one matrix of an entry.

@@ -13,23 +13,24 @@ from minitron_core.hashing import file_sha256
 from minitron_core.progress import Event, Progress, ignore
 from minitron_engine.llama.context import Logits
 from minitron_engine.llama.library import LLAMA_CPP_COMMIT
-from minitron_engine.llama.model import Model, Tokens
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.tokenization import Tokens
 from minitron_quant.chunking import ChunkSettings, chunk_text, groups, read_text
-from minitron_quant.imatrix.accumulator import Precision, Reducer
+from minitron_quant.imatrix.accumulator import Accumulator, Precision
 from minitron_quant.imatrix.collector import MIN_TOKENS, Collector
 from minitron_quant.imatrix.matrix import ImportanceMatrix
-from minitron_quant.imatrix.parallel_contexts import Lanes, open_lanes
-from minitron_quant.imatrix.provenance import origin_of
+from minitron_quant.imatrix.parallel_contexts import Lanes, open_decoder
 from minitron_quant.imatrix.state import Identity, Resume, StateFile, state_path
 from minitron_quant.model_files import open_model_files
 from minitron_quant.perplexity.perplexity import negative_log_likelihood, summarize
+from minitron_quant.provenance import calibration_origin
 
 
 @dataclass(frozen=True)
 class CollectSettings:
     """What to run; texts are used one after the other, each chunked for itself.
 
-    plain: only what llama-imatrix collects, neither means nor an origin. sums: see `Reducer`.
+    plain: only what llama-imatrix collects, neither means nor an origin. sums: see `Accumulator`.
     perplexity: also score the texts as llama-perplexity does; costs the vocabulary matrix.
     """
 
@@ -42,7 +43,7 @@ class CollectSettings:
 
 
 @dataclass(frozen=True)
-class Keep:
+class ResumePolicy:
     """Where the state of an unfinished run is kept, beside `output`, and whether to go on with it.
 
     every: chunks between two saves; None for a minute.
@@ -76,11 +77,11 @@ def calibrate(
     model: Model,
     settings: CollectSettings,
     progress: Progress = ignore,
-    keep: Keep | None = None,
+    keep: ResumePolicy | None = None,
 ) -> Collected:
     """`collect`, with the perplexity of the texts and saves on the way where asked for.
 
-    With `keep` a killed run can go on; its state stays until `forget`. Raises Usage (text too
+    With `keep` a killed run can go on; its state stays until `remove_state`. Raises Usage (text too
     short), MinitronError (inputs that are not finite, a state of something else).
     """
     run = _Run(model, settings, keep)
@@ -99,14 +100,14 @@ def calibrate(
         [str(path) for path in settings.texts],
         most // settings.chunks.n_ctx,
         settings.chunks.n_ctx,
-        None if settings.plain else origin_of(model.path, settings.texts),
+        None if settings.plain else calibration_origin(model.path, settings.texts),
     )
     scores = run.saved.nll
     perplexity = summarize(np.concatenate(scores)) if scores else None
     return Collected(matrix, perplexity, resumed)
 
 
-def forget(output: Path) -> None:
+def remove_state(output: Path) -> None:
     """The output is on disk: remove the state of its making."""
     state_path(output).unlink(missing_ok=True)
 
@@ -114,7 +115,7 @@ def forget(output: Path) -> None:
 class _Run:
     """The texts' way through the model, from where an earlier run was."""
 
-    def __init__(self, model: Model, settings: CollectSettings, keep: Keep | None) -> None:
+    def __init__(self, model: Model, settings: CollectSettings, keep: ResumePolicy | None) -> None:
         self._model, self._settings = model, settings
         self._texts = _chunk_texts(model, settings)
         self._state = StateFile(
@@ -127,7 +128,7 @@ class _Run:
     def all_chunks(self, progress: Progress) -> None:
         """Decode what is left, group after group, and save on the way."""
         settings = self._settings
-        reducer = Reducer(settings.sums, means=not settings.plain)
+        reducer = Accumulator(settings.sums, means=not settings.plain)
         collector = Collector(
             reducer, self.saved.entries, settings.process_output, settings.perplexity
         )
@@ -135,7 +136,7 @@ class _Run:
         threads = settings.chunks.threads or default_threads()
         with (
             ThreadPoolExecutor(threads, thread_name_prefix="score") as pool,
-            open_lanes(
+            open_decoder(
                 self._model, settings.chunks, self._texts, collector, settings.perplexity
             ) as lanes,
         ):

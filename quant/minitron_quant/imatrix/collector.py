@@ -17,9 +17,9 @@ from minitron_core.errors import MinitronError
 from minitron_engine.llama.binding import api
 from minitron_engine.llama.library import OP_MUL_MAT, OP_MUL_MAT_ID, Tensor
 from minitron_engine.process import interrupts, malloc_alignment
-from minitron_quant.imatrix.accumulator import Reducer
+from minitron_quant.imatrix.accumulator import Accumulator
 from minitron_quant.imatrix.matrix import Entry
-from minitron_quant.imatrix.ordered_accumulation import Turns
+from minitron_quant.imatrix.ordered_accumulation import AccumulationOrder
 from minitron_quant.matmul_hook import activations, expert_ids, weight_name
 
 _F32 = 0
@@ -42,7 +42,7 @@ class Collector:
 
     def __init__(
         self,
-        reducer: Reducer,
+        reducer: Accumulator,
         entries: dict[str, Entry],
         process_output: bool = False,
         whole: bool = False,
@@ -50,7 +50,7 @@ class Collector:
         self.entries = entries
         self.together = 1
         self.number = 0
-        self.turns: Turns | None = None
+        self.turns: AccumulationOrder | None = None
         self.hook = api.ggml_backend_sched_eval_callback(self._called)
         self._process_output = process_output
         self._whole = whole
@@ -64,7 +64,7 @@ class Collector:
         self._learning = True
         self._end = _End()
 
-    def second(self, turns: Turns) -> "Collector":
+    def second(self, turns: AccumulationOrder) -> "Collector":
         """One for a decode beside this one's: it adds to the entries that this one has made.
 
         What goes wrong in either is told by this one.

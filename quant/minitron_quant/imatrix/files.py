@@ -23,7 +23,8 @@ from minitron_core.gguf import (
     ValueType,
     open_gguf,
 )
-from minitron_quant.imatrix.matrix import Entry, ImportanceMatrix, Origin
+from minitron_quant.imatrix.matrix import Entry, ImportanceMatrix
+from minitron_quant.provenance import CalibrationOrigin
 
 _SUMS, _COUNTS, _TOTALS = ".in_sum2", ".counts", ".in_sum"
 _DATASETS, _CHUNKS, _CHUNK_SIZE = (
@@ -75,11 +76,11 @@ def _from_gguf(file: Gguf) -> ImportanceMatrix:
     return matrix
 
 
-def _origin(file: Gguf) -> Origin | None:
+def _origin(file: Gguf) -> CalibrationOrigin | None:
     model = file.get(_MODEL)
     if model is None:
         return None
-    return Origin(str(model), tuple(str(text) for text in file.get(_TEXTS) or ()))
+    return CalibrationOrigin(str(model), tuple(str(text) for text in file.get(_TEXTS) or ()))
 
 
 def _entry(

@@ -7,7 +7,8 @@ import numpy as np
 
 from minitron_core.errors import Damaged, Usage
 from minitron_quant.imatrix.files import read_imatrix
-from minitron_quant.imatrix.matrix import Entry, ImportanceMatrix, Origin
+from minitron_quant.imatrix.matrix import Entry, ImportanceMatrix
+from minitron_quant.provenance import CalibrationOrigin
 
 # the old format tells calls, not tokens; its sums become sums over tokens by this factor
 _DEFAULT_CHUNK = 512
@@ -36,14 +37,18 @@ def merge(paths: Sequence[Path]) -> ImportanceMatrix:
     return merged
 
 
-def _origin(paths: Sequence[Path], matrices: Sequence[ImportanceMatrix]) -> Origin | None:
+def _origin(
+    paths: Sequence[Path], matrices: Sequence[ImportanceMatrix]
+) -> CalibrationOrigin | None:
     known = [(path, m.origin) for path, m in zip(paths, matrices, strict=True) if m.origin]
     for path, origin in known:
         if origin.model != known[0][1].model:
             raise Damaged(f"{path.name} was made for another model than {known[0][0].name}")
     if len(known) < len(paths):
         return None
-    return Origin(known[0][1].model, tuple(text for _, origin in known for text in origin.texts))
+    return CalibrationOrigin(
+        known[0][1].model, tuple(text for _, origin in known for text in origin.texts)
+    )
 
 
 def _add(before: Entry | None, entry: Entry, factor: int, what: str) -> Entry:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Turns:
+class AccumulationOrder:
     """The order of decodes that two threads make: 2i is the first lane's, 2i + 1 the second's.
 
     Every sum gets the rows of a decode after those of the decode before it, as if one thread made

@@ -14,12 +14,14 @@ from typing import Protocol
 import numpy as np
 
 from minitron_core.cpu_limits import default_threads
-from minitron_engine.llama.context import Context, ContextSettings, Logits, open_context
-from minitron_engine.llama.model import Model, Tokens
+from minitron_engine.llama.context import Context, Logits, open_context
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.settings import ContextSettings
+from minitron_engine.llama.tokenization import Tokens
 from minitron_engine.process import interrupts
 from minitron_quant.chunking import ChunkSettings, decode_group, decode_part
 from minitron_quant.imatrix.collector import MIN_TOKENS, Collector, first_half
-from minitron_quant.imatrix.ordered_accumulation import Turns
+from minitron_quant.imatrix.ordered_accumulation import AccumulationOrder
 
 # tokens that ggml-cpu multiplies with a repacked weight at once; those left over it takes alone
 _ROWS = 4
@@ -39,7 +41,7 @@ class Lanes(Protocol):
 
 
 @contextmanager
-def open_lanes(
+def open_decoder(
     model: Model,
     chunks: ChunkSettings,
     texts: Sequence[Tokens],
@@ -55,7 +57,7 @@ def open_lanes(
             return
         # a signal that ended the contexts would find a lane at work in them
         stack.enter_context(interrupts.deferred())
-        turns, settings = Turns(), _half_context(chunks, sizes)
+        turns, settings = AccumulationOrder(), _half_context(chunks, sizes)
         lanes = [
             _Lane(stack.enter_context(open_context(model, settings, each.hook)), each)
             for each in (collector, collector.second(turns))
@@ -146,7 +148,11 @@ class _Two:
     """The first half of every group in one context, the second half in another, by turns."""
 
     def __init__(
-        self, lanes: list[_Lane], chunks: ChunkSettings, turns: Turns, pool: ThreadPoolExecutor
+        self,
+        lanes: list[_Lane],
+        chunks: ChunkSettings,
+        turns: AccumulationOrder,
+        pool: ThreadPoolExecutor,
     ) -> None:
         self._lanes, self._chunks, self._turns, self._pool = lanes, chunks, turns, pool
         self._decodes = 0  # of each lane

@@ -130,8 +130,8 @@ def _read(path: Path) -> tuple[dict[str, Any], Saved]:
         if "nll" in arrays:
             saved.nll = list(arrays["nll"])
         for key in arrays.files:
-            kind, _, name = key.partition("/")
-            if kind == "sums":
+            group, _, name = key.partition("/")
+            if group == "sums":
                 totals = f"totals/{name}"
                 saved.entries[name] = Entry(
                     arrays[key],

@@ -10,15 +10,16 @@ from numpy.typing import NDArray
 from minitron_core.atomic_files import write_whole
 from minitron_core.errors import Unsupported
 from minitron_core.progress import Event, Progress, ignore
-from minitron_engine.llama.context import Batch, Context, ContextSettings, open_context
+from minitron_engine.llama.context import Batch, Context, open_context
 from minitron_engine.llama.model import Model
+from minitron_engine.llama.settings import ContextSettings
 
 # sequences that are written side by side: weights are read once for all of them
 SLOTS = 16
 
 
 @dataclass(frozen=True)
-class SelfSettings:
+class SyntheticTextSettings:
     """`tokens` in all, drawn from the model's own distribution (temperature 1, nothing cut off).
 
     A sequence begins with BOS and ends where the model ends it, or after n_ctx tokens.
@@ -37,8 +38,8 @@ class _Sequence:
     text: list[bytes] = field(default_factory=list)
 
 
-def write_self_text(
-    model: Model, settings: SelfSettings, path: Path, progress: Progress = ignore
+def write_synthetic_text(
+    model: Model, settings: SyntheticTextSettings, path: Path, progress: Progress = ignore
 ) -> None:
     """Sample the text and write it, a line break between two sequences.
 
@@ -50,7 +51,9 @@ def write_self_text(
     write_whole(path, b"\n".join(b"".join(sequence.text) for sequence in sequences) + b"\n")
 
 
-def _sample(model: Model, settings: SelfSettings, progress: Progress) -> Iterator[_Sequence]:
+def _sample(
+    model: Model, settings: SyntheticTextSettings, progress: Progress
+) -> Iterator[_Sequence]:
     """The sequences, in the order in which they began."""
     slots = min(SLOTS, -(-settings.tokens // settings.n_ctx))
     context_settings = ContextSettings(

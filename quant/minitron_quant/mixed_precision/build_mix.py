@@ -1,4 +1,4 @@
-"""A file of a size: solved, written, proved on held-out text; a better preset is kept instead."""
+"""Build a mix for a size: solve, write, verify on held-out text; a better preset replaces it."""
 
 import json
 import shutil
@@ -11,14 +11,14 @@ from minitron_core.errors import Damaged, NotFound, Usage
 from minitron_core.gguf import KeyValue, open_gguf
 from minitron_core.hashing import file_sha256
 from minitron_core.progress import Progress, ignore
-from minitron_quant.gptq.refinement import Feedback
+from minitron_quant.gptq.encoder import GptqEncoder
 from minitron_quant.levels import LEVELS, Level, level_named
-from minitron_quant.mixed_precision.gptq_costs import with_feedback
+from minitron_quant.mixed_precision.gptq_costs import with_gptq
 from minitron_quant.mixed_precision.held_out import Proof, divergence_rows, prove
 from minitron_quant.mixed_precision.measure import check_model
-from minitron_quant.mixed_precision.predict_kld import cross_fitted
+from minitron_quant.mixed_precision.predict_kld import predict_kld
 from minitron_quant.mixed_precision.sensitivity_file import Sensitivity, read_sensitivity
-from minitron_quant.mixed_precision.size_solver import Restrictions, SizeDial
+from minitron_quant.mixed_precision.size_solver import Restrictions, SizeSolver
 from minitron_quant.model_files import open_model_files
 from minitron_quant.perplexity.settings import MeasureSettings
 from minitron_quant.quantize.importance import load_importance
@@ -33,7 +33,7 @@ _NEAR = 0.9
 
 
 @dataclass(frozen=True)
-class Wanted:
+class MixTarget:
     """What a file is to be; exactly one is given. size: bytes of the file; bits: per weight.
 
     like: as large as this level's file. max_kld: as small as this divergence allows.
@@ -55,21 +55,23 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class SizeSettings:
-    """A job of the dial. quantize: where files go and how; its levels are not looked at.
+class MixSettings:
+    """How to build a mix. quantize: where files go and how; its levels are not used.
 
-    held_out: text, chunks and device of the proof; None proves nothing.
+    target: what the mix is built for. covariance: file whose codes GPTQ chooses. held_out: text,
+    chunks and device of the verification; None skips it.
     """
 
     quantize: QuantizeSettings
     sensitivity: Path
-    wanted: Wanted
+    wanted: MixTarget
     restrictions: Restrictions = Restrictions()
     held_out: MeasureSettings | None = None
+    covariance: Path | None = None
 
 
 @dataclass(frozen=True)
-class Made:
+class BuiltMix:
     """What was made. kept: the preset instead of the solved file, which was no better.
 
     met: whether a divergence that was asked for was reached, as far as it was measured.
@@ -92,10 +94,10 @@ def beside(path: Path, ending: str) -> Path:
     return path.with_name(f"{path.name.removesuffix('.gguf')}.{ending}")
 
 
-class Maker:
+class MixBuilder:
     """Solves and writes files of one model."""
 
-    def __init__(self, settings: SizeSettings, progress: Progress = ignore) -> None:
+    def __init__(self, settings: MixSettings, progress: Progress = ignore) -> None:
         """Check that model, sensitivity, importance matrix and text belong together."""
         self._settings = settings
         self._progress = progress
@@ -116,14 +118,14 @@ class Maker:
         self.imatrix = find_imatrix(settings, self.sensitivity)
         self._quantize = replace(settings.quantize, imatrix=self.imatrix, output=None)
         keys: tuple[KeyValue, ...] = ()
-        self._feedback: Feedback | None = None
-        if settings.quantize.covariance is not None:
-            self._feedback = Feedback(settings.quantize.covariance, open_model_files(source))
-            self.sensitivity = with_feedback(self.sensitivity, self._feedback, progress)
-            keys = self._feedback.keys
-        self.dial = SizeDial(source, self.sensitivity, self.imatrix, settings.restrictions, keys)
+        self._gptq: GptqEncoder | None = None
+        if settings.covariance is not None:
+            self._gptq = GptqEncoder(settings.covariance, open_model_files(source))
+            self.sensitivity = with_gptq(self.sensitivity, self._gptq, progress)
+            keys = self._gptq.keys
+        self.dial = SizeSolver(source, self.sensitivity, self.imatrix, settings.restrictions, keys)
 
-    def solve(self, wanted: Wanted | None = None) -> Recipe:
+    def solve(self, wanted: MixTarget | None = None) -> Recipe:
         """The recipe that the settings want, or another one, by what is predicted."""
         wanted = wanted or self._settings.wanted
         budget = self._budget(wanted)
@@ -133,19 +135,19 @@ class Maker:
             return self.dial.for_bits(wanted.bits)
         return self.dial.for_divergence(wanted.max_kld or 0.0)
 
-    def _budget(self, wanted: Wanted) -> int | None:
+    def _budget(self, wanted: MixTarget) -> int | None:
         """The bytes that were asked for, if a size was."""
         if wanted.like is not None:
             return self._preset_sizes((wanted.like,))[wanted.like]
         return wanted.size
 
-    def make(self) -> Made:
+    def make(self) -> BuiltMix:
         """Solve, write and prove."""
         if self._settings.wanted.max_kld is not None and self._settings.held_out is not None:
             made = self._correct(self._settings.wanted.max_kld, self._settings.held_out)
         else:
             recipe = self._predicted(self.solve())
-            made = Made(recipe, self._write(recipe))
+            made = BuiltMix(recipe, self._write(recipe))
         write_whole(made.recipe_file, made.recipe.text)
         held = self._settings.held_out
         return made if held is None else self._prove(made, held)
@@ -155,7 +157,7 @@ class Maker:
 
         A file of the same recipe that is there already says it.
         """
-        if self._feedback is None:
+        if self._gptq is None:
             return recipe
         quantize = self._quantize
         path = folder_of(quantize) / f"{model_name(quantize.source)}-{recipe.name}.gguf"
@@ -164,16 +166,21 @@ class Maker:
             if made.get(RECIPE_KEY) == recipe.text:
                 return replace(recipe, predicted=float(made.get(PREDICTED_KEY)))
         importance = load_importance(self.imatrix).weights
-        given = recipe, self.sensitivity, self._feedback, importance
-        predicted = cross_fitted(quantize.source, *given, quantize.threads, self._progress)
+        given = recipe, self.sensitivity, self._gptq, importance
+        predicted = predict_kld(quantize.source, *given, quantize.threads, self._progress)
         return replace(recipe, predicted=predicted)
 
     def _write(self, recipe: Recipe) -> LevelResult:
-        return run(prepare(replace(self._quantize, levels=(recipe,))), self._progress)[0]
+        return self._run(replace(self._quantize, levels=(recipe,)), self._gptq)
 
-    def _correct(self, most: float, held: MeasureSettings) -> Made:
+    def _run(self, settings: QuantizeSettings, gptq: GptqEncoder | None = None) -> LevelResult:
+        """Make the only level of the settings."""
+        (result,) = run(prepare(settings, gptq), self._progress)
+        return result
+
+    def _correct(self, most: float, held: MeasureSettings) -> BuiltMix:
         """Solve again with what the measured divergence tells of the predicted one."""
-        tried: dict[str, tuple[Made, float]] = {}
+        tried: dict[str, tuple[BuiltMix, float]] = {}
         target = most
         for _ in range(1 + _CORRECTIONS):
             recipe = self.dial.for_divergence(target)
@@ -182,7 +189,7 @@ class Maker:
             result = self._write(recipe)
             row = divergence_rows(held, [result.path], self._progress)[0]
             kld = sum(row.chunk_kld) / row.chunks
-            tried[recipe.name] = Made(recipe, result, met=kld <= most), kld
+            tried[recipe.name] = BuiltMix(recipe, result, met=kld <= most), kld
             if _NEAR * most <= kld <= most:
                 break
             # a little lower than the ratio says: landing above would need one more
@@ -195,7 +202,7 @@ class Maker:
         discard(self._quantize, [name for name in tried if name != best.recipe.name])
         return best
 
-    def _prove(self, made: Made, held: MeasureSettings) -> Made:
+    def _prove(self, made: BuiltMix, held: MeasureSettings) -> BuiltMix:
         stored = beside(made.result.path, "proof.json")
         proof = _stored(stored, made.result, held)
         if proof is None:
@@ -204,7 +211,7 @@ class Maker:
         if proof.better or proof.preset is None:
             return replace(made, proof=proof)
         preset = self._as_preset((level_named(proof.preset.level),), self._quantize.directory)
-        kept = run(prepare(preset), self._progress)[0]
+        kept = self._run(preset)
         discard(self._quantize, [made.recipe.name])
         made.recipe_file.unlink(missing_ok=True)
         return replace(made, proof=proof, kept=kept)
@@ -218,19 +225,19 @@ class Maker:
         random = self.dial.random(budget)
         try:
             settings = replace(self._quantize, directory=scratch, replace="always")
-            drawn = run(prepare(replace(settings, levels=(random,))), self._progress)[0]
+            drawn = self._run(replace(settings, levels=(random,)), self._gptq)
             preset = None
             if smaller:
                 nearest = max(smaller, key=sizes.__getitem__)
-                preset = run(prepare(self._as_preset((nearest,), scratch)), self._progress)[0]
+                preset = self._run(self._as_preset((nearest,), scratch))
             return prove(held, solved, preset, drawn, self._progress)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
     def _preset_sizes(self, levels: Sequence[Level]) -> dict[Level, int]:
         """The bytes of the files of llama.cpp's own levels."""
-        batch = prepare(self._as_preset(levels, None))
-        return {target.planned.level: target.bytes for target in batch.targets}
+        job = prepare(self._as_preset(levels, None))
+        return {output.planned.level: output.bytes for output in job.outputs}
 
     def _as_preset(self, levels: Sequence[Level], directory: Path | None) -> QuantizeSettings:
         """Levels as a user would make them: with the importance matrix that was given, if any."""
@@ -240,13 +247,12 @@ class Maker:
             levels=tuple(levels),
             directory=directory,
             imatrix=given,
-            covariance=None,
             replace="outdated",
             options=QuantizeOptions(),
         )
 
 
-def find_imatrix(settings: SizeSettings, sensitivity: Sensitivity) -> Path:
+def find_imatrix(settings: MixSettings, sensitivity: Sensitivity) -> Path:
     """The importance matrix that costs were computed with: beside the sensitivity, or the given.
 
     Raises Damaged where another one was given, NotFound where there is none.

@@ -11,14 +11,15 @@ from typing import Any
 
 from minitron_core.hashing import file_sha256
 from minitron_core.progress import Progress, ignore
+from minitron_quant.perplexity.measures import Row
 from minitron_quant.perplexity.paired import Difference, paired_difference
 from minitron_quant.perplexity.settings import MeasureSettings
-from minitron_quant.perplexity.table import Row, measure
+from minitron_quant.perplexity.table import measure
 from minitron_quant.quantize.run import LevelResult
 
 
 @dataclass(frozen=True)
-class Beside:
+class Baseline:
     """Another file of about the size: its divergence, and by how much the solved file's differs.
 
     difference: of the solved file less this one, with its 95 % interval over the same chunks.
@@ -45,8 +46,8 @@ class Proof:
     chunks: int
     kld: float
     error: float
-    preset: Beside | None
-    random: Beside
+    preset: Baseline | None
+    random: Baseline
 
     @property
     def better(self) -> bool:
@@ -64,7 +65,7 @@ class Proof:
         for name in ("preset", "random"):
             if values[name] is not None:
                 difference = Difference(**values[name]["difference"])
-                values[name] = Beside(**values[name] | {"difference": difference})
+                values[name] = Baseline(**values[name] | {"difference": difference})
         return cls(**values)
 
 
@@ -101,9 +102,9 @@ def prove(
     )
 
 
-def _beside(ours: Row, other: LevelResult, row: Row) -> Beside:
+def _beside(ours: Row, other: LevelResult, row: Row) -> Baseline:
     difference = paired_difference(ours.chunk_kld, row.chunk_kld)
-    return Beside(other.level, other.bytes, _mean(row), difference)
+    return Baseline(other.level, other.bytes, _mean(row), difference)
 
 
 def _mean(row: Row) -> float:

@@ -15,19 +15,21 @@ from minitron_core.errors import Damaged
 from minitron_core.gguf import TYPE, Gguf, TensorInfo
 from minitron_core.hashing import file_sha256, fingerprint, model_fingerprint
 from minitron_core.progress import Event, Progress, ignore
-from minitron_engine.llama.devices import GpuLayers
-from minitron_engine.llama.model import Model, ModelSettings, Tokens, open_model
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.settings import GpuLayers, ModelSettings
+from minitron_engine.llama.tokenization import Tokens
+from minitron_engine.loading import open_model
+from minitron_quant.array_backend import Doubles
 from minitron_quant.chunking import ChunkSettings, chunk_text, read_text
 from minitron_quant.imatrix.collect import CollectSettings
 from minitron_quant.imatrix.files import read_imatrix, write_imatrix
 from minitron_quant.imatrix.matrix import ImportanceMatrix
 from minitron_quant.levels import level_named
 from minitron_quant.mixed_precision.activation_quantization import (
-    Noise,
     rounding_costs,
     rounding_noise,
 )
-from minitron_quant.mixed_precision.costs import Inputs, Material, costs, sampled_jobs
+from minitron_quant.mixed_precision.costs import CostInputs, InputMoments, costs, sampled_tasks
 from minitron_quant.mixed_precision.importance import complete
 from minitron_quant.mixed_precision.probe import PROBES, Prober, open_prober, probe_of
 from minitron_quant.mixed_precision.sensitivity_file import (
@@ -108,12 +110,14 @@ def measure_sensitivity(settings: SensitivitySettings, progress: Progress = igno
     return sensitivity
 
 
-def _material(matrix: ImportanceMatrix, tensors: Tensors, chunks: Tokens, n_vocab: int) -> Material:
+def _material(
+    matrix: ImportanceMatrix, tensors: Tensors, chunks: Tokens, n_vocab: int
+) -> CostInputs:
     infos = {name: info for name, (_, info) in tensors.items()}
     weights = match_importance(Importance(matrix.weights(), ()), infos, [])
-    inputs = {name: Inputs.of(w, matrix.entries[name].mean()) for name, w in weights.items()}
+    inputs = {name: InputMoments.of(w, matrix.entries[name].mean()) for name, w in weights.items()}
     frequency = np.bincount(chunks.reshape(-1), minlength=n_vocab).astype(np.float64)
-    return Material(tensors, weights, inputs, frequency)
+    return CostInputs(tensors, weights, inputs, frequency)
 
 
 def quantizable(shards: list[Gguf]) -> Tensors:
@@ -121,8 +125,8 @@ def quantizable(shards: list[Gguf]) -> Tensors:
     plan = make_plan(shards, [level_named("Q8_0")], QuantizeOptions(), imatrix=False)
     return {
         name: plan.tensors[name]
-        for name, kind in plan.levels[0].types.items()
-        if kind != plan.tensors[name][1].type
+        for name, ggml_type in plan.levels[0].types.items()
+        if ggml_type != plan.tensors[name][1].type
     }
 
 
@@ -226,13 +230,13 @@ def _importance(
 def _begun(
     settings: SensitivitySettings,
     shards: list[Gguf],
-    material: Material,
-    noise: dict[str, dict[int, Noise]],
+    material: CostInputs,
+    noise: dict[str, dict[int, Doubles]],
     progress: Progress,
 ) -> Sensitivity:
     threads = settings.chunks.threads or default_threads()
     found = costs(material, threads, progress)
-    rounding = rounding_costs(sampled_jobs(material), noise, threads)
+    rounding = rounding_costs(sampled_tasks(material), noise, threads)
     return Sensitivity(
         model={"name": settings.model.name, "sha256": model_sha256(shards)},
         text={"name": settings.text.name, "sha256": file_sha256(settings.text)},

@@ -11,24 +11,25 @@ from pathlib import Path
 import numpy as np
 
 from minitron_core.progress import Event, Progress, ignore
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.llama.settings import ModelSettings
+from minitron_engine.loading import open_model
+from minitron_quant.array_backend import Floats
 from minitron_quant.chunking import ChunkSettings
-from minitron_quant.gptq.refinement import Feedback
+from minitron_quant.gptq.encoder import GptqEncoder
 from minitron_quant.mixed_precision.probe import open_prober
 from minitron_quant.mixed_precision.sensitivity_file import Sensitivity
 from minitron_quant.model_files import open_model_files
-from minitron_quant.quantize.encode import Values
 from minitron_quant.quantize.recipe import Recipe
 
 _FIRST_HALF = (0,)
 
 
-def cross_fitted(
+def predict_kld(
     model: Path,
     recipe: Recipe,
     sensitivity: Sensitivity,
-    feedback: Feedback,
-    importance: Mapping[str, Values],
+    feedback: GptqEncoder,
+    importance: Mapping[str, Floats],
     threads: int | None = None,
     progress: Progress = ignore,
 ) -> float:
@@ -44,10 +45,10 @@ def cross_fitted(
     load = ModelSettings(model, "auto", origin.context, writable=True)
     with open_model(load) as loaded, open_prober(loaded, chunks, importance) as prober:
         reference = prober.reference(sample)
-        for number, (name, kind) in enumerate(recipe.types):
+        for number, (name, ggml_type) in enumerate(recipe.types):
             progress(Event("prediction", number, len(recipe.types), "tensors", name))
             shard, info = tensors[name]
-            if kind != info.type:
-                prober.put(shard, info, kind, feedback.of(name, _FIRST_HALF))
+            if ggml_type != info.type:
+                prober.put(shard, info, ggml_type, feedback.of(name, _FIRST_HALF))
         weights = float(np.mean(prober.compared(sample, reference)))
-    return weights + sum(sensitivity.rounding(name, kind) for name, kind in recipe.types)
+    return weights + sum(sensitivity.rounding(name, ggml_type) for name, ggml_type in recipe.types)

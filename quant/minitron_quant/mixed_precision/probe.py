@@ -15,11 +15,13 @@ import numpy as np
 from minitron_core.cpu_limits import default_threads
 from minitron_core.gguf import TYPE_ID, Gguf, TensorInfo, row_bytes
 from minitron_engine.llama.context import Context, open_context
-from minitron_engine.llama.model import Model, Tokens
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.tokenization import Tokens
 from minitron_engine.llama.weights import Weights, find_weights
+from minitron_quant.array_backend import Bytes, Floats
 from minitron_quant.chunking import ChunkSettings, decode_chunks
 from minitron_quant.perplexity.divergence import ReferenceChunk, compare_chunk, reference_chunk
-from minitron_quant.quantize.encode import Bytes, Job, Refine, Values, encode
+from minitron_quant.quantize.encode import EncodeTask, RefineRows, encode
 
 # The first that a tensor can have. In the middle of what is solved for, because a tensor's weight
 # differs by up to a third between types; the others are for rows that its blocks do not fit.
@@ -35,7 +37,7 @@ class Prober:
         weights: Weights,
         chunks: ChunkSettings,
         pool: ThreadPoolExecutor,
-        importance: Mapping[str, Values],
+        importance: Mapping[str, Floats],
     ) -> None:
         self._context = context
         self._weights = weights
@@ -55,20 +57,24 @@ class Prober:
         self,
         shard: Gguf,
         info: TensorInfo,
-        kind: int,
+        ggml_type: int,
         tokens: Tokens,
         reference: Sequence[ReferenceChunk],
     ) -> list[float]:
         """The mean divergence of every chunk with this tensor as a type makes it."""
         original = np.ascontiguousarray(shard.data(info))
-        probed = through(info, original, kind, self._importance.get(info.name), self._threads)
+        probed = round_trip(
+            info, original, ggml_type, self._importance.get(info.name), self._threads
+        )
         with self._weights.replaced(info.name, probed, original):
             return self.compared(tokens, reference)
 
-    def put(self, shard: Gguf, info: TensorInfo, kind: int, refine: Refine | None) -> None:
+    def put(self, shard: Gguf, info: TensorInfo, ggml_type: int, refine: RefineRows | None) -> None:
         """Leave a tensor as its way through a type makes it."""
         importance, data = self._importance.get(info.name), np.ascontiguousarray(shard.data(info))
-        self._weights.put(info.name, through(info, data, kind, importance, self._threads, refine))
+        self._weights.put(
+            info.name, round_trip(info, data, ggml_type, importance, self._threads, refine)
+        )
 
     def compared(self, tokens: Tokens, reference: Sequence[ReferenceChunk]) -> list[float]:
         """The mean divergence of every chunk with the weights as they are."""
@@ -77,7 +83,7 @@ class Prober:
             for (logits, targets), base in zip(self._predictions(tokens), reference, strict=True)
         ]
 
-    def _predictions(self, tokens: Tokens) -> Iterator[tuple[Values, Tokens]]:
+    def _predictions(self, tokens: Tokens) -> Iterator[tuple[Floats, Tokens]]:
         first = self._chunks.n_ctx // 2
         for start, group in decode_chunks(self._context, tokens, self._chunks, first):
             for number, logits in enumerate(group):
@@ -86,7 +92,7 @@ class Prober:
 
 @contextmanager
 def open_prober(
-    model: Model, chunks: ChunkSettings, importance: Mapping[str, Values]
+    model: Model, chunks: ChunkSettings, importance: Mapping[str, Floats]
 ) -> Iterator[Prober]:
     """A prober of a model that is loaded writable; importance is what the encoder gets."""
     weights = find_weights(model)
@@ -100,23 +106,27 @@ def open_prober(
 
 def probe_of(costs: Mapping[int, float]) -> int:
     """The type to probe a tensor with, of those that it can have."""
-    return next((kind for kind in PROBES if kind in costs), min(costs, key=costs.__getitem__))
+    return next(
+        (ggml_type for ggml_type in PROBES if ggml_type in costs), min(costs, key=costs.__getitem__)
+    )
 
 
-def through(
+def round_trip(
     info: TensorInfo,
     data: Bytes,
-    kind: int,
-    importance: Values | None,
+    ggml_type: int,
+    importance: Floats | None,
     threads: int,
-    refine: Refine | None = None,
+    refine: RefineRows | None = None,
 ) -> Bytes:
-    """A tensor's bytes after its way through another type and back."""
-    blocks = _encoded(Job(info, data, (kind,), importance, refine=refine), kind, threads)
-    size = info.rows * row_bytes(kind, info.shape[0])
-    there = replace(info, type=kind, nbytes=size)
-    return _encoded(Job(there, blocks, (info.type,), None), info.type, threads)
+    """A tensor's bytes encoded to another type and back."""
+    blocks = _encoded(
+        EncodeTask(info, data, (ggml_type,), importance, refine=refine), ggml_type, threads
+    )
+    size = info.rows * row_bytes(ggml_type, info.shape[0])
+    there = replace(info, type=ggml_type, nbytes=size)
+    return _encoded(EncodeTask(there, blocks, (info.type,), None), info.type, threads)
 
 
-def _encoded(job: Job, kind: int, threads: int) -> Bytes:
-    return np.concatenate([slab.blocks[kind] for slab in encode([job], threads)])
+def _encoded(task: EncodeTask, ggml_type: int, threads: int) -> Bytes:
+    return np.concatenate([slab.blocks[ggml_type] for slab in encode([task], threads)])

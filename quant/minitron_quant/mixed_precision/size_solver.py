@@ -20,7 +20,7 @@ from minitron_core.gguf import (
     tensor_bytes,
 )
 from minitron_quant.levels import Level
-from minitron_quant.mixed_precision.knapsack import Choice, Dial, Mix
+from minitron_quant.mixed_precision.knapsack import Choice, Knapsack, Mix
 from minitron_quant.mixed_precision.sensitivity_file import Sensitivity
 from minitron_quant.model_files import open_model_files
 from minitron_quant.quantize.importance import load_importance
@@ -28,7 +28,7 @@ from minitron_quant.quantize.options import QuantizeOptions, check_patterns
 from minitron_quant.quantize.plan import level_metadata, make_plan
 from minitron_quant.quantize.recipe import Recipe, bits_of, make_recipe
 
-_LONGEST = max(TYPE, key=lambda kind: len(TYPE[kind].name))
+_LONGEST = max(TYPE, key=lambda ggml_type: len(TYPE[ggml_type].name))
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Point:
     predicted: float
 
 
-class SizeDial:
+class SizeSolver:
     """A measured model, its types restricted, ready to be solved for sizes."""
 
     def __init__(
@@ -76,7 +76,7 @@ class SizeDial:
             (restrictions.floors, "--floor"),
         ):
             check_patterns([pattern for pattern, _ in patterns], [*self._tensors], option)
-        self._dial = Dial(
+        self._dial = Knapsack(
             {
                 name: _choices(self._tensors[name], sensitivity, restrictions)
                 for name in sensitivity.tensors
@@ -89,7 +89,7 @@ class SizeDial:
         return sum(info.n_elements for info in self._tensors.values())
 
     def for_size(self, budget: int) -> Recipe:
-        """The recipe of least damage whose file has at most `budget` bytes; Usage outside."""
+        """The recipe of least cost whose file has at most `budget` bytes; Usage outside."""
         small, large = (
             self._recipe(self._dial.solve(size))
             for size in (self._dial.smallest, self._dial.largest)
@@ -111,7 +111,7 @@ class SizeDial:
         return best
 
     def for_bits(self, bits: float) -> Recipe:
-        """The recipe of least damage with at most so many bits per weight, metadata not counted."""
+        """The recipe of least cost with at most so many bits per weight, metadata not counted."""
         chosen = self._sensitivity.tensors
         fixed = sum(info.nbytes for name, info in self._tensors.items() if name not in chosen)
         smallest, largest = (
@@ -129,7 +129,7 @@ class SizeDial:
         """The smallest recipe whose predicted divergence is at most this."""
         size = self._dial.size_for(divergence)
         if size is None:
-            least = self._dial.solve(self._dial.largest).damage
+            least = self._dial.solve(self._dial.largest).kld_cost
             raise Usage(
                 f"no mix of the types allowed is predicted to diverge by {divergence:g} or less; "
                 f"the least is {least:.3g}",
@@ -177,13 +177,13 @@ class SizeDial:
         return points
 
     def _recipe(self, mix: Mix) -> Recipe:
-        return make_recipe(mix.types, self._tensors, mix.damage)
+        return make_recipe(mix.types, self._tensors, mix.kld_cost)
 
     def data_bytes(self, recipe: Recipe) -> int:
         """The bytes of the tensors that the recipe names, padded as they are in the file."""
         return sum(
-            padded(tensor_bytes(kind, self._tensors[name].shape), ALIGNMENT)
-            for name, kind in recipe.types
+            padded(tensor_bytes(ggml_type, self._tensors[name].shape), ALIGNMENT)
+            for name, ggml_type in recipe.types
         )
 
 
@@ -196,29 +196,29 @@ def _choices(
     info: TensorInfo, sensitivity: Sensitivity, restrictions: Restrictions
 ) -> list[Choice]:
     pin = _found(restrictions.pins, info.name)
-    kinds = _allowed(info, sensitivity, restrictions) if pin is None else [pin]
+    ggml_types = _allowed(info, sensitivity, restrictions) if pin is None else [pin]
     return [
         Choice(
-            kind,
-            padded(tensor_bytes(kind, info.shape), ALIGNMENT),
-            sensitivity.damage(info.name, kind),
+            ggml_type,
+            padded(tensor_bytes(ggml_type, info.shape), ALIGNMENT),
+            sensitivity.kld_cost(info.name, ggml_type),
         )
-        for kind in kinds
+        for ggml_type in ggml_types
     ]
 
 
 def _allowed(info: TensorInfo, sensitivity: Sensitivity, restrictions: Restrictions) -> list[int]:
     floor = _found(restrictions.floors, info.name)
     measured = [*sensitivity.tensors[info.name].costs, info.type]
-    kinds = [
-        kind
-        for kind in measured
-        if (restrictions.types is None or kind in restrictions.types)
-        and kind not in restrictions.excluded
-        and (floor is None or bits_of(kind) >= bits_of(floor))
+    ggml_types = [
+        ggml_type
+        for ggml_type in measured
+        if (restrictions.types is None or ggml_type in restrictions.types)
+        and ggml_type not in restrictions.excluded
+        and (floor is None or bits_of(ggml_type) >= bits_of(floor))
     ]
-    return kinds or [info.type]
+    return ggml_types or [info.type]
 
 
 def _found(patterns: Sequence[tuple[str, int]], name: str) -> int | None:
-    return next((kind for pattern, kind in patterns if re.search(pattern, name)), None)
+    return next((ggml_type for pattern, ggml_type in patterns if re.search(pattern, name)), None)

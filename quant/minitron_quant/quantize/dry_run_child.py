@@ -67,8 +67,8 @@ def _tensor_types(tensor_types: Sequence[tuple[str, int]]) -> Any:
     if not tensor_types:
         return None
     patterns = (api.llama_model_tensor_override * (len(tensor_types) + 1))()
-    for slot, (pattern, kind) in zip(patterns, tensor_types, strict=False):
-        slot.pattern, slot.type = pattern.encode(), kind
+    for slot, (pattern, ggml_type) in zip(patterns, tensor_types, strict=False):
+        slot.pattern, slot.type = pattern.encode(), ggml_type
     return patterns
 
 

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from minitron_core.errors import Damaged, ImatrixNeeded, Usage
 from minitron_core.gguf import TYPE, Gguf, KeyValue, TensorInfo, ValueType
 from minitron_core.hashing import model_fingerprint
+from minitron_quant.array_backend import Floats
 from minitron_quant.imatrix.files import read_imatrix
-from minitron_quant.imatrix.matrix import Origin
+from minitron_quant.provenance import CalibrationOrigin
 from minitron_quant.quantize.plan import LevelPlan, requires_imatrix
 
 _MAX_TEXT = 127  # llama-quantize cuts what it documents at this many bytes
@@ -25,9 +25,9 @@ class Importance:
     origin: what the file says it was made from.
     """
 
-    weights: Mapping[str, NDArray[np.float32]]
+    weights: Mapping[str, Floats]
     keys: tuple[KeyValue, ...]
-    origin: Origin | None = None
+    origin: CalibrationOrigin | None = None
 
 
 def load_importance(
@@ -71,7 +71,7 @@ def load_importance(
 
 def match_importance(
     importance: Importance, tensors: Mapping[str, TensorInfo], levels: Sequence[LevelPlan]
-) -> dict[str, NDArray[np.float32]]:
+) -> dict[str, Floats]:
     """The weights for the model's tensors, [matrices, columns]; sizes and presence are checked.
 
     Raises Damaged for an entry of another size, ImatrixNeeded where a tensor cannot do without.
@@ -127,17 +127,17 @@ def _check_presence(
 ) -> None:
     for planned in levels:
         lacking = [
-            (name, kind)
-            for name, kind in planned.types.items()
+            (name, ggml_type)
+            for name, ggml_type in planned.types.items()
             if name not in matched
-            and kind != tensors[name].type
-            and requires_imatrix(name, kind, planned.level)
+            and ggml_type != tensors[name].type
+            and requires_imatrix(name, ggml_type, planned.level)
         ]
         if lacking:
-            name, kind = lacking[0]
+            name, ggml_type = lacking[0]
             more = f" and {len(lacking) - 1} more tensors" if len(lacking) > 1 else ""
             raise ImatrixNeeded(
-                f"{planned.level.name} encodes {name}{more} to {TYPE[kind].name}, "
+                f"{planned.level.name} encodes {name}{more} to {TYPE[ggml_type].name}, "
                 "which needs an importance matrix entry that is not there",
                 "pass --imatrix with one made on this model: minitron imatrix MODEL -f TEXT",
             )

@@ -13,7 +13,7 @@ from minitron_core.atomic_files import read_sealed, write_sealed
 from minitron_core.errors import Damaged, Denied
 
 
-class Done(NamedTuple):
+class Checkpoint(NamedTuple):
     """How far a level is: the fingerprint of what it is made from, how many tensors are durable,
     and the SHA-256 of each of its files up to there.
     """
@@ -23,17 +23,17 @@ class Done(NamedTuple):
     sha256: tuple[str, ...] = ()
 
 
-NOTHING = Done("", 0)
+NO_CHECKPOINT = Checkpoint("", 0)
 
 
 @dataclass(frozen=True)
-class Recorded:
+class JournalContent:
     """What a journal says.
 
     errors: for tensors that are done, the sums of encoding errors by type, see encode.Errors.
     """
 
-    levels: dict[str, Done] = field(default_factory=dict)
+    levels: dict[str, Checkpoint] = field(default_factory=dict)
     errors: dict[str, dict[int, tuple[float, float]]] = field(default_factory=dict)
 
 
@@ -43,23 +43,25 @@ class Journal:
 
     path: Path
 
-    def read(self) -> Recorded:
+    def read(self) -> JournalContent:
         """What was written last; a journal that cannot be read, or was changed, counts as none."""
         try:
             document = read_sealed(self.path)
             levels = {
-                name: Done(made_from, tensors, tuple(sha256))
+                name: Checkpoint(made_from, tensors, tuple(sha256))
                 for name, (made_from, tensors, sha256) in document["levels"].items()
             }
             errors = {
-                name: {int(kind): (error, weight) for kind, (error, weight) in sums.items()}
+                name: {
+                    int(ggml_type): (error, weight) for ggml_type, (error, weight) in sums.items()
+                }
                 for name, sums in document["errors"].items()
             }
         except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError):
-            return Recorded()
-        return Recorded(levels, errors)
+            return JournalContent()
+        return JournalContent(levels, errors)
 
-    def write(self, recorded: Recorded) -> None:
+    def write(self, recorded: JournalContent) -> None:
         """Replace what was written before, durably."""
         write_sealed(self.path, asdict(recorded))
 
@@ -68,7 +70,7 @@ class Journal:
         recorded = self.read()
         others = {name: done for name, done in recorded.levels.items() if name not in levels}
         if others:
-            self.write(Recorded(others, recorded.errors))
+            self.write(JournalContent(others, recorded.errors))
         else:
             self.path.unlink(missing_ok=True)
 

@@ -72,28 +72,28 @@ def check_patterns(patterns: Sequence[str], names: Sequence[str], option: str) -
 def parse_override(text: str) -> KeyValue:
     """KEY=TYPE:VALUE with the types int, float, bool and str; integers keep their sign."""
     key, sign, typed = text.partition("=")
-    kind, colon, value = typed.partition(":")
-    if not (sign and colon and key) or kind not in _OVERRIDE_TYPES or len(key) > MAX_TEXT:
+    type_name, colon, value = typed.partition(":")
+    if not (sign and colon and key) or type_name not in _OVERRIDE_TYPES or len(key) > MAX_TEXT:
         raise Usage(
             f"--override-kv {text} is not of the form KEY=TYPE:VALUE",
             f"types: {', '.join(_OVERRIDE_TYPES)}",
         )
     try:
-        value_type, parsed = _override_value(kind, value)
+        value_type, parsed = _override_value(type_name, value)
     except ValueError as error:
-        raise Usage(f"--override-kv {text}: {value!r} is no {kind}") from error
+        raise Usage(f"--override-kv {text}: {value!r} is no {type_name}") from error
     return KeyValue.of(key, value_type, parsed)
 
 
-def _override_value(kind: str, value: str) -> tuple[ValueType, Any]:
-    if kind == "int":
+def _override_value(type_name: str, value: str) -> tuple[ValueType, Any]:
+    if type_name == "int":
         number = int(value)
         if number < 0:
             return (ValueType.INT32 if number >= -(2**31) else ValueType.INT64), number
         return (ValueType.UINT32 if number < 2**32 else ValueType.UINT64), number
-    if kind == "float":
+    if type_name == "float":
         return ValueType.FLOAT32, float(value)
-    if kind == "bool":
+    if type_name == "bool":
         if value not in ("true", "false"):
             raise ValueError(value)
         return ValueType.BOOL, value == "true"

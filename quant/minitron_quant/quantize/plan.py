@@ -54,18 +54,20 @@ class Plan:
     def specs(self, planned: LevelPlan) -> list[TensorSpec]:
         """The tensors of one level's file or shards, in order."""
         return [
-            TensorSpec(name, self.tensors[name][1].shape, kind)
-            for name, kind in planned.types.items()
+            TensorSpec(name, self.tensors[name][1].shape, ggml_type)
+            for name, ggml_type in planned.types.items()
         ]
 
 
-def requires_imatrix(name: str, kind: int, level: Level) -> bool:
+def requires_imatrix(name: str, ggml_type: int, level: Level) -> bool:
     """Whether llama.cpp refuses to encode this tensor without an importance matrix."""
-    if kind in _ENCODERS_NEEDING_IMATRIX:
+    if ggml_type in _ENCODERS_NEEDING_IMATRIX:
         return True
     if name in ("token_embd.weight", "output.weight"):
         return False
-    return kind in _TYPES_NEEDING_IMATRIX or (kind == TYPE_ID["q2_K"] and level.name == "Q2_K_S")
+    return ggml_type in _TYPES_NEEDING_IMATRIX or (
+        ggml_type == TYPE_ID["q2_K"] and level.name == "Q2_K_S"
+    )
 
 
 def make_plan(
@@ -87,8 +89,8 @@ def make_plan(
             _check_recipe(level, types)
         if not imatrix and any(_NEEDS_IMATRIX in line for line in lines):
             _refuse_without_imatrix(level, shards[0].path)
-        for name, kind in types.items():
-            check_type(tensors[name][1], kind, options, level)
+        for name, ggml_type in types.items():
+            check_type(tensors[name][1], ggml_type, options, level)
         planned.append(LevelPlan(level, types))
     return Plan(tensors, tuple(planned))
 
@@ -105,11 +107,11 @@ def _options_for(level: Level, options: QuantizeOptions) -> QuantizeOptions:
 
 
 def _check_recipe(recipe: Recipe, types: dict[str, int]) -> None:
-    for name, kind in recipe.types:
-        if types.get(name) != kind:
+    for name, ggml_type in recipe.types:
+        if types.get(name) != ggml_type:
             given = TYPE[types[name]].name if name in types else "no such tensor"
             raise Unsupported(
-                f"{recipe.name} wants {TYPE[kind].name} for {name}; llama.cpp gives {given}"
+                f"{recipe.name} wants {TYPE[ggml_type].name} for {name}; llama.cpp gives {given}"
             )
 
 
@@ -121,11 +123,11 @@ def _refuse_without_imatrix(level: Level, path: Path) -> None:
     )
 
 
-def check_type(info: TensorInfo, kind: int, options: QuantizeOptions, level: Level) -> None:
+def check_type(info: TensorInfo, ggml_type: int, options: QuantizeOptions, level: Level) -> None:
     """Refuse a type that llama.cpp would abort on, and a quantized source without permission."""
-    if kind == info.type:
+    if ggml_type == info.type:
         return
-    _check_rows(info, kind)
+    _check_rows(info, ggml_type)
     if TYPE[info.type].block_elements > 1 and not options.allow_requantize:
         raise Unsupported(
             f"{level.name}: {info.name} is already quantized to {TYPE[info.type].name}",
@@ -133,10 +135,10 @@ def check_type(info: TensorInfo, kind: int, options: QuantizeOptions, level: Lev
         )
 
 
-def _check_rows(info: TensorInfo, kind: int) -> None:
-    if kind not in ENCODABLE or info.shape[0] % TYPE[kind].block_elements:
+def _check_rows(info: TensorInfo, ggml_type: int) -> None:
+    if ggml_type not in ENCODABLE or info.shape[0] % TYPE[ggml_type].block_elements:
         raise Unsupported(
-            f"{info.name} has rows of {info.shape[0]}, which {TYPE[kind].name} cannot hold",
+            f"{info.name} has rows of {info.shape[0]}, which {TYPE[ggml_type].name} cannot hold",
             "choose another type for it with --tensor-type",
         )
 
@@ -144,8 +146,10 @@ def _check_rows(info: TensorInfo, kind: int) -> None:
 def _check_wanted(tensors: dict[str, tuple[Gguf, TensorInfo]], options: QuantizeOptions) -> None:
     """Refuse a --tensor-type that rows do not allow: llama.cpp takes another without a word."""
     for name, (_, info) in tensors.items():
-        kinds = (kind for pattern, kind in options.tensor_types if re.search(pattern, name))
-        wanted = next(kinds, None)
+        ggml_types = (
+            ggml_type for pattern, ggml_type in options.tensor_types if re.search(pattern, name)
+        )
+        wanted = next(ggml_types, None)
         if wanted is not None and len(info.shape) > 1:
             _check_rows(info, wanted)
 
@@ -189,6 +193,6 @@ def split_metadata(number: int, count: int, tensors: int) -> list[KeyValue]:
     """What says that a file is shard `number` (from 0) of `count`."""
     values = ((ValueType.UINT16, number), (ValueType.UINT16, count), (ValueType.INT32, tensors))
     return [
-        KeyValue.of(key, kind, value)
-        for key, (kind, value) in zip(_SPLIT_KEYS, values, strict=True)
+        KeyValue.of(key, value_type, value)
+        for key, (value_type, value) in zip(_SPLIT_KEYS, values, strict=True)
     ]

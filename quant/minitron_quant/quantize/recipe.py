@@ -9,14 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from minitron_core.gguf import TYPE, KeyValue, TensorInfo, ValueType
-from minitron_quant.levels import LEVELS, Level
+from minitron_quant.levels import LEVEL_KEY, LEVELS, Level
 
 # metadata keys of a file that a recipe made
-LEVEL_KEY, RECIPE_KEY, PREDICTED_KEY = (
-    "minitron.level",
-    "minitron.recipe",
-    "minitron.predicted_kld",
-)
+RECIPE_KEY, PREDICTED_KEY = "minitron.recipe", "minitron.predicted_kld"
 
 
 @dataclass(frozen=True)
@@ -32,12 +28,14 @@ class Recipe(Level):
     @property
     def patterns(self) -> tuple[tuple[str, int], ...]:
         """(regular expression, type) of each tensor, as --tensor-type takes them."""
-        return tuple((f"^{re.escape(name)}$", kind) for name, kind in self.types)
+        return tuple((f"^{re.escape(name)}$", ggml_type) for name, ggml_type in self.types)
 
     @property
     def text(self) -> str:
         """The content of a --tensor-type-file."""
-        return "".join(f"{pattern}={TYPE[kind].name}\n" for pattern, kind in self.patterns)
+        return "".join(
+            f"{pattern}={TYPE[ggml_type].name}\n" for pattern, ggml_type in self.patterns
+        )
 
     @property
     def keys(self) -> tuple[KeyValue, ...]:
@@ -65,9 +63,9 @@ def make_recipe(
     )
 
 
-def bits_of(kind: int) -> float:
+def bits_of(ggml_type: int) -> float:
     """Bits that a type spends on a weight."""
-    return 8 * TYPE[kind].block_bytes / TYPE[kind].block_elements
+    return 8 * TYPE[ggml_type].block_bytes / TYPE[ggml_type].block_elements
 
 
 def _nearest_ftype(types: Mapping[str, int], elements: Mapping[str, int]) -> int:
@@ -76,8 +74,8 @@ def _nearest_ftype(types: Mapping[str, int], elements: Mapping[str, int]) -> int
     Q4_K_M where no level has; llama-quantize asks for a level, and heeds the patterns.
     """
     weights = Counter[int]()
-    for name, kind in types.items():
-        weights[kind] += elements[name]
+    for name, ggml_type in types.items():
+        weights[ggml_type] += elements[name]
     most = TYPE[weights.most_common(1)[0][0]].name.upper()
     preferred = (f"{most}_M", most)
     by_name = {level.name: level.ftype for level in LEVELS}

@@ -1,4 +1,4 @@
-"""Greedy texts for many prompts at once: what all begin with is decoded once."""
+"""Greedy generation for many prompts at once; the prefix that all share is decoded once."""
 
 import codecs
 from collections.abc import Callable, Iterator, Sequence
@@ -7,22 +7,24 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from minitron_engine.generation.generate import StopBuffer
-from minitron_engine.llama.context import Batch, Context, ContextSettings, open_context
-from minitron_engine.llama.model import Model, Tokens
-from minitron_quant.tasks.prefix_sharing import common_prefix, without_middle
+from minitron_engine.llama.context import Batch, Context, open_context
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.settings import ContextSettings
+from minitron_engine.llama.tokenization import Tokens
+from minitron_quant.tasks.prefix_sharing import common_prefix, drop_after
 
-# texts that are written side by side
+# texts that are generated side by side
 _SLOTS = 8
 
 
 @dataclass(frozen=True)
-class WriteSettings:
-    """A text ends before the first of `stops`, at the model's end, or after n_predict tokens.
+class GreedySettings:
+    """A text ends before the first string of `stop`, at the model's end, or after n_predict tokens.
 
     n_ctx: the most tokens of a prompt and its text, None for as many as the model was trained on.
     """
 
-    stops: tuple[str, ...]
+    stop: tuple[str, ...]
     n_predict: int
     n_batch: int = 512
     threads: int | None = None
@@ -42,23 +44,23 @@ class _Text:
     )
 
 
-def complete(
+def generate_batch(
     model: Model,
     prompts: Sequence[str],
-    settings: WriteSettings,
-    done: Callable[[int], None] = lambda _count: None,
+    settings: GreedySettings,
+    on_done: Callable[[int], None] = lambda _count: None,
 ) -> tuple[list[str], int]:
     """Texts in the order of the prompts, and how many prompts lost their beginning.
 
-    Prompts that leave no room in n_ctx lose it, behind BOS. `done` hears the number
-    of finished texts.
+    Prompts that leave no room in n_ctx lose it, behind BOS. on_done gets the number of texts that
+    are finished.
     """
     if not prompts:
         return [], 0
     room = max((settings.n_ctx or model.n_ctx_train) - settings.n_predict, 2)
     whole = [_prompt(model, text) for text in prompts]
-    tokens = [without_middle(item, room, int(model.add_bos)) for item in whole]
-    # the last token of every prompt is decoded in its own turn: its logits begin the text
+    tokens = [drop_after(item, room, int(model.add_bos)) for item in whole]
+    # the last token of every prompt is decoded by itself: its logits begin the text
     shared = min(
         *(common_prefix(tokens[0], item) for item in tokens), *(len(t) - 1 for t in tokens)
     )
@@ -74,10 +76,10 @@ def complete(
     )
     texts = [""] * len(tokens)
     with open_context(model, context_settings) as context:
-        writer = _Writer(context, settings, slots)
-        for count, (number, text) in enumerate(writer.write(tokens, shared), 1):
+        generator = _BatchGenerator(context, settings, slots)
+        for count, (number, text) in enumerate(generator.run(tokens, shared), 1):
             texts[number] = text
-            done(count)
+            on_done(count)
     shortened = sum(short is not item for short, item in zip(tokens, whole, strict=True))
     return texts, shortened
 
@@ -87,15 +89,15 @@ def _prompt(model: Model, text: str) -> Tokens:
     return tokens if len(tokens) else np.array([model.bos], dtype=np.int32)
 
 
-class _Writer:
-    def __init__(self, context: Context, settings: WriteSettings, slots: int) -> None:
+class _BatchGenerator:
+    def __init__(self, context: Context, settings: GreedySettings, slots: int) -> None:
         self._context = context
         self._settings = settings
         self._batch = Batch(settings.n_batch)
         self._free = list(range(1, slots + 1))
         self._active: dict[int, _Text] = {}
 
-    def write(self, prompts: Sequence[Tokens], shared: int) -> Iterator[tuple[int, str]]:
+    def run(self, prompts: Sequence[Tokens], shared: int) -> Iterator[tuple[int, str]]:
         """(number of the prompt, text), as they are finished."""
         if shared:
             self._decode_run(prompts[0][:shared], 0, 0)
@@ -113,7 +115,7 @@ class _Writer:
         slot = self._free.pop()
         if shared:
             self._context.share(slot, shared)
-        text = _Text(number, len(prompt), StopBuffer(self._settings.stops))
+        text = _Text(number, len(prompt), StopBuffer(self._settings.stop))
         self._active[slot] = text
         best = self._decode_run(prompt[shared:], shared, slot)
         self._take(text, best)

@@ -45,7 +45,7 @@ def advise(
     from minitron_cli.units import parse_memory
     from minitron_cli.views.advise import show_advice
     from minitron_core.cpu_limits import available_memory
-    from minitron_engine.llama.context import ContextSettings
+    from minitron_engine.llama.settings import ContextSettings
     from minitron_quant import advise as library
 
     out = console.output()

@@ -96,9 +96,18 @@ def imatrix(
     from minitron_cli.inputs import folder_for_results, local_model, open_checked, refuse_existing
     from minitron_cli.views.imatrix import show_collected
     from minitron_quant.chunking import ChunkSettings
-    from minitron_quant.imatrix.collect import CollectSettings, Keep, calibrate, forget
+    from minitron_quant.imatrix.collect import (
+        CollectSettings,
+        ResumePolicy,
+        calibrate,
+        remove_state,
+    )
     from minitron_quant.imatrix.files import write_imatrix
-    from minitron_quant.imatrix.synthetic_text import SLOTS, SelfSettings, write_self_text
+    from minitron_quant.imatrix.synthetic_text import (
+        SLOTS,
+        SyntheticTextSettings,
+        write_synthetic_text,
+    )
     from minitron_quant.quantize.prepare import model_name
 
     out = console.output()
@@ -118,18 +127,18 @@ def imatrix(
     context = settings.chunks.context()
     if written is not None:
         context = replace(context, n_ctx=max(ctx * SLOTS, context.n_ctx))
-    keep = Keep(path, "continue" if resume else "anew", save_every)
+    keep = ResumePolicy(path, "continue" if resume else "anew", save_every)
     with (
         out.progress() as listener,
         open_checked(found, gpu_layers(layers), context) as loaded,
     ):
         if synthetic and written is not None and not (resume and written.exists()):
-            sampling = SelfSettings(synthetic, ctx, seed, threads)
-            write_self_text(loaded, sampling, written, listener)
+            sampling = SyntheticTextSettings(synthetic, ctx, seed, threads)
+            write_synthetic_text(loaded, sampling, written, listener)
         collected = calibrate(loaded, settings, listener, keep)
         device = loaded.device
     write_imatrix(path, collected.matrix, file_format)
-    forget(path)
+    remove_state(path)
     show_collected(out, path, collected, device)
 
 

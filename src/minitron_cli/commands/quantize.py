@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,8 +21,9 @@ from minitron_cli.options.quantize import (
 
 if TYPE_CHECKING:
     from minitron_cli.output import Output
-    from minitron_quant.mixed_precision.build_mix import SizeSettings
-    from minitron_quant.quantize.prepare import QuantizeSettings
+    from minitron_quant.gptq.encoder import GptqEncoder
+    from minitron_quant.mixed_precision.build_mix import MixSettings
+    from minitron_quant.quantize.prepare import CodeRefiner, QuantizeJob, QuantizeSettings
 
 EXAMPLES = """minitron quantize nano-llama-F16.gguf Q4_K_M
 minitron quantize nano-llama-F16.gguf all --imatrix nano-llama.imatrix.gguf -d out
@@ -60,30 +62,21 @@ def quantize(
         target.refuse_dry_run()
     with quantize_source(model, out, plan_only=target.dry_run) as source:
         settings = replace(settings, source=source)
-        settings = _with_covariance(out, settings, gptq, plan_only=target.dry_run)
         if solved:
-            _make_mix(out, mix.settings(settings), curve=mix.curve)
+            covariance = _covariance(out, settings, gptq)
+            _make_mix(out, replace(mix.settings(settings), covariance=covariance), curve=mix.curve)
         elif gptq.gptq and mix.held_out and not target.dry_run:
-            _make_verified(out, settings, mix)
+            _make_verified(out, settings, _encoder(out, settings, gptq), mix)
+        elif target.dry_run:
+            _show_plan(out, settings, gptq)
         else:
-            _make_levels(out, settings, plan_only=target.dry_run)
+            _make_levels(out, settings, _encoder(out, settings, gptq))
 
 
-def _with_covariance(
-    out: Output, settings: QuantizeSettings, gptq: GptqOptions, *, plan_only: bool
-) -> QuantizeSettings:
-    """The settings with the covariance that --gptq needs, collected on its text if not given.
-
-    plan_only: nothing is collected.
-    """
-    if not gptq.gptq:
-        return settings
-    if gptq.covariance is not None:
-        return replace(settings, covariance=gptq.covariance)
-    texts = tuple(gptq.text or ())
-    if plan_only:
-        out.note("the covariance is collected when files are made")
-        return replace(settings, uncollected=texts)
+def _covariance(out: Output, settings: QuantizeSettings, gptq: GptqOptions) -> Path | None:
+    """The covariance that --gptq needs: the one given, or collected on its text."""
+    if not gptq.gptq or gptq.covariance is not None:
+        return gptq.covariance
     from minitron_cli.inputs import open_checked
     from minitron_quant.chunking import ChunkSettings
     from minitron_quant.covariance.collect import (
@@ -99,55 +92,90 @@ def _with_covariance(
     name = f"{model_name(settings.source)}.covariance{'-full' if full else ''}.gguf"
     path = folder_of(settings) / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    collecting = CovarianceSettings(texts, chunks, FULL if full else BLOCK)
+    collecting = CovarianceSettings(tuple(gptq.text or ()), chunks, FULL if full else BLOCK)
     with (
         out.progress() as listener,
         open_checked(settings.source, "auto", chunks.context()) as model,
     ):
         collect_covariance(model, collecting, path, listener)
-    return replace(settings, covariance=path)
+    return path
 
 
-def _make_mix(out: Output, settings: SizeSettings, *, curve: bool) -> None:
+def _encoder(out: Output, settings: QuantizeSettings, gptq: GptqOptions) -> GptqEncoder | None:
+    covariance = _covariance(out, settings, gptq)
+    if covariance is None:
+        return None
+    from minitron_quant.gptq.encoder import GptqEncoder
+    from minitron_quant.model_files import open_model_files
+
+    return GptqEncoder(covariance, open_model_files(settings.source))
+
+
+def _show_plan(out: Output, settings: QuantizeSettings, gptq: GptqOptions) -> None:
+    from minitron_cli.views.quantize import show_plan
+    from minitron_quant.gptq.estimate import planned_gptq
+    from minitron_quant.model_files import open_model_files
+    from minitron_quant.quantize.prepare import prepare
+    from minitron_quant.quantize.summary import summarize
+
+    refiner: CodeRefiner | None = None
+    if gptq.text:
+        out.note("the covariance is collected when files are made")
+        texts = [text.name for text in gptq.text]
+        refiner = planned_gptq(texts, open_model_files(settings.source))
+    else:
+        refiner = _encoder(out, settings, gptq)
+    job = prepare(settings, refiner)
+    _show_notes(out, job)
+    show_plan(out, summarize(job))
+
+
+def _make_mix(out: Output, settings: MixSettings, *, curve: bool) -> None:
     from minitron_cli.views.mix import CURVE_POINTS, show_curve, show_mix
     from minitron_quant.levels import LEVELS
-    from minitron_quant.mixed_precision.build_mix import Maker
+    from minitron_quant.mixed_precision.build_mix import MixBuilder
 
     if curve:
-        dial = Maker(settings).dial
-        show_curve(out, dial.curve(CURVE_POINTS), dial.presets(LEVELS))
+        solver = MixBuilder(settings).dial
+        show_curve(out, solver.curve(CURVE_POINTS), solver.presets(LEVELS))
         return
     with out.progress() as listener:
-        made = Maker(settings, listener).make()
+        made = MixBuilder(settings, listener).make()
     show_mix(out, made)
 
 
-def _make_verified(out: Output, settings: QuantizeSettings, mix: MixOptions) -> None:
+def _make_verified(
+    out: Output, settings: QuantizeSettings, encoder: GptqEncoder | None, mix: MixOptions
+) -> None:
     from minitron_cli.views.quantize import show_verified
     from minitron_quant.gptq.held_out import make_proved
     from minitron_quant.quantize.prepare import prepare
 
-    for note in prepare(settings).notes:
-        out.note(note)
+    assert encoder is not None  # --gptq was asked for
+    _show_notes(out, prepare(settings, encoder))
     with out.progress() as listener:
-        made = make_proved(settings, mix.verification(settings), listener)
+        made = make_proved(settings, encoder, mix.verification(settings), listener)
     show_verified(out, made)
 
 
-def _make_levels(out: Output, settings: QuantizeSettings, *, plan_only: bool) -> None:
-    from minitron_cli.views.quantize import show_level, show_levels, show_plan
+def _make_levels(out: Output, settings: QuantizeSettings, encoder: GptqEncoder | None) -> None:
+    from minitron_cli.views.quantize import show_level, show_levels
     from minitron_quant.quantize.prepare import prepare
     from minitron_quant.quantize.run import run
-    from minitron_quant.quantize.summary import summarize
 
-    batch = prepare(settings)
-    for note in batch.notes:
-        out.note(note)
-    if plan_only:
-        show_plan(out, summarize(batch))
-        return
+    job = prepare(settings, encoder)
+    _show_notes(out, job)
+    results = []
     with out.progress() as listener:
-        results = run(batch, listener, lambda result: show_level(out, result))
+        for result in run(job, listener):
+            results.append(result)
+            if not result.kept:
+                show_level(out, result)
     if settings.errors is not None and all(result.kept for result in results):
         out.note("nothing was encoded, so no errors were measured; --force encodes again")
     show_levels(out, results)
+
+
+def _show_notes(out: Output, job: QuantizeJob) -> None:
+    for note in job.notes:
+        out.note(note)

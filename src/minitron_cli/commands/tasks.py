@@ -1,10 +1,11 @@
 """minitron tasks: how well models answer questions, and what a level changes in the answers."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from minitron_cli.options.completion import complete_task
 from minitron_cli.options.parameters import (
     ConsoleOptions,
     Force,
@@ -14,26 +15,37 @@ from minitron_cli.options.parameters import (
     Threads,
     gpu_layers,
 )
+from minitron_quant.tasks.registry import task_names
 
 EXAMPLES = """minitron tasks model-Q4_K_M.gguf --task hellaswag --data hellaswag_val.txt --limit 400
 minitron tasks out/*.gguf --reference F16.gguf --task winogrande --data winogrande.csv
 minitron tasks model-Q4_K_M.gguf --task mmlu --data mmlu/test --limit 1000 --json
 minitron tasks model-Q4_K_M.gguf --task gsm8k --data test.jsonl --shots-data train.jsonl"""
 
-TaskName = Literal["hellaswag", "winogrande", "arc", "mmlu", "multiple-choice", "gsm8k"]
+
+# choices that the registry knows, which a type checker does not
+if TYPE_CHECKING:
+    TaskName = str
+else:
+    TaskName = Literal[task_names()]
 
 
 def tasks(
     models: ModelPaths,
-    task: Annotated[TaskName, typer.Option("--task", help="Which questions.")],
+    task: Annotated[
+        TaskName,
+        typer.Option("--task", help="Which questions.", autocompletion=complete_task),
+    ],
     data: Annotated[Path, typer.Option("--data", help="The file of questions.")],
     limit: Annotated[
         int | None,
-        typer.Option("--limit", min=1, help="Only so many questions, llama-perplexity's choice."),
+        typer.Option(
+            "--limit", min=1, help="At most so many questions, drawn as by llama-perplexity."
+        ),
     ] = None,
     reference: Annotated[
         Path | None,
-        typer.Option("--reference", help="The full model: adds changed answers and their p."),
+        typer.Option("--reference", help="The full model: adds changed answers and their p-value."),
     ] = None,
     answers: Annotated[
         Path | None, typer.Option("--answers", help="Write every answer here, as JSON lines.")
@@ -41,7 +53,7 @@ def tasks(
     force: Force = False,
     normalize: Annotated[
         Literal["tokens", "characters", "none"] | None,
-        typer.Option("--normalize", help="Divide likelihoods by this, not by the task's usual."),
+        typer.Option("--normalize", help="Divide likelihoods by this, not by the task's default."),
     ] = None,
     shots: Annotated[
         int | None,
@@ -60,13 +72,13 @@ def tasks(
     *,
     console: ConsoleOptions,
 ) -> None:
-    """Score models on questions: as llama-perplexity does, or lm-evaluation-harness."""
+    """Score models on tasks, as llama-perplexity or lm-evaluation-harness does."""
     from minitron_cli.inputs import local_model, local_models, refuse_existing
     from minitron_cli.views.tasks import answer_lines, show_tasks, tasks_document
     from minitron_core.atomic_files import write_whole
     from minitron_quant.tasks.evaluate import TasksSettings, evaluate
     from minitron_quant.tasks.likelihood import ScoreSettings
-    from minitron_quant.tasks.registry import TaskOptions
+    from minitron_quant.tasks.task import TaskOptions
 
     out = console.output(table_format)
     if answers:
@@ -85,7 +97,7 @@ def tasks(
     if answers:
         write_whole(answers, answer_lines(found))
     if rows[0].shortened:
-        out.note(f"{rows[0].shortened} questions are longer than the trained context: cut")
+        out.note(f"cut {rows[0].shortened} questions that are longer than the trained context")
     if out.as_json:
         out.document(tasks_document(task, data, rows))
     else:

@@ -19,8 +19,8 @@ from minitron_engine.generation.sampling import settings_for
 from minitron_engine.generation.slots import Slots
 from minitron_engine.isolation.chat_template import open_template
 from minitron_engine.llama.adapters import Adapter, apply_adapters
-from minitron_engine.llama.context import ContextSettings, open_context
-from minitron_engine.llama.devices import GpuLayers
+from minitron_engine.llama.context import open_context
+from minitron_engine.llama.settings import ContextSettings, GpuLayers
 from minitron_engine.process import interrupts
 
 _ROLES = ("system", "user", "assistant")

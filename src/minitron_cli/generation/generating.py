@@ -21,10 +21,10 @@ from minitron_engine.generation.sampling import settings_for
 from minitron_engine.generation.sequence import Sequence
 from minitron_engine.generation.speculative import Drafter, DraftModel, Lookup
 from minitron_engine.llama.adapters import Adapter, apply_adapters
-from minitron_engine.llama.context import Context, ContextSettings, open_context
-from minitron_engine.llama.devices import GpuLayers
-from minitron_engine.llama.model import Model, Tokens
-from minitron_engine.memory.placement import Placement
+from minitron_engine.llama.context import Context, open_context
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.settings import ContextSettings, GpuLayers, Placement
+from minitron_engine.llama.tokenization import Tokens
 
 _REASONS = {"context": "length"}
 

@@ -21,6 +21,13 @@ def complete_level(incomplete: str) -> list[str]:
     return [name.lower() for name in found] if incomplete.islower() else found
 
 
+def complete_task(incomplete: str) -> list[tuple[str, str]]:
+    """Tasks that begin so, with what each one asks."""
+    from minitron_quant.tasks.registry import task_named, task_names
+
+    return [(name, task_named(name).help) for name in task_names() if name.startswith(incomplete)]
+
+
 def complete_model(incomplete: str) -> list[str]:
     """GGUF files and folders that begin so, and models that the Hub's cache holds."""
     return [*_paths(incomplete, ".gguf"), *_cached(incomplete)]

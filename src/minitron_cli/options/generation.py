@@ -14,7 +14,7 @@ from minitron_core.errors import Usage
 if TYPE_CHECKING:
     from minitron_cli.output import Output
     from minitron_engine.llama.adapters import Adapter
-    from minitron_engine.memory.placement import Placement
+    from minitron_engine.llama.settings import Placement
 
 _device = partial(typer.Option, rich_help_panel="Several devices")
 _draft = partial(typer.Option, rich_help_panel="Speculative decoding")
@@ -107,7 +107,7 @@ class DeviceOptions:
     def placement(self, out: Output) -> Placement:
         """What the engine takes; RPC servers are known afterwards."""
         from minitron_engine.llama.rpc import RPC_WARNING, add_rpc_servers
-        from minitron_engine.memory.placement import Placement
+        from minitron_engine.llama.settings import Placement
 
         if self.rpc is not None:
             out.note(RPC_WARNING)

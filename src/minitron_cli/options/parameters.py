@@ -14,7 +14,7 @@ from minitron_core.errors import Usage
 
 if TYPE_CHECKING:
     from minitron_cli.output import Output
-    from minitron_engine.llama.context import ContextSettings
+    from minitron_engine.llama.settings import ContextSettings
 
 TableFormat = Annotated[
     Literal["table", "md", "csv", "json"], typer.Option("--format", help="Form of the result.")
@@ -90,17 +90,20 @@ class RuntimeOptions:
     ] = "auto"
     threads: Threads = None
 
-    def context(self, n_ctx: int | None, **more: int) -> ContextSettings:
+    def context(
+        self, n_ctx: int | None, n_batch: int, n_outputs: int | None = None
+    ) -> ContextSettings:
         """The settings of a context; without n_ctx its size is chosen later."""
-        from minitron_engine.llama.context import ContextSettings
+        from minitron_engine.llama.settings import ContextSettings
 
         return ContextSettings(
             n_ctx=n_ctx or 0,
+            n_batch=n_batch,
+            n_outputs=n_outputs,
             threads=self.threads,
             flash_attention=self.flash_attn,
             cache_type_k=self.cache_type_k,
             cache_type_v=self.cache_type_v,
-            **more,
         )
 
 

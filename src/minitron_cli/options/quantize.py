@@ -14,7 +14,7 @@ from minitron_cli.units import parse_size
 from minitron_core.errors import NotFound, Unsupported, Usage
 
 if TYPE_CHECKING:
-    from minitron_quant.mixed_precision.build_mix import SizeSettings, Wanted
+    from minitron_quant.mixed_precision.build_mix import MixSettings, MixTarget
     from minitron_quant.mixed_precision.size_solver import Restrictions
     from minitron_quant.perplexity.settings import MeasureSettings
     from minitron_quant.quantize.prepare import QuantizeSettings
@@ -100,9 +100,9 @@ class MixOptions:
             raise Usage("there is nothing to make: give levels, or a size", _HELP)
         return not levels
 
-    def settings(self, quantize: QuantizeSettings) -> SizeSettings:
+    def settings(self, quantize: QuantizeSettings) -> MixSettings:
         """What the solver takes. Usage: options that only levels have; NotFound: no sensitivity."""
-        from minitron_quant.mixed_precision.build_mix import SizeSettings
+        from minitron_quant.mixed_precision.build_mix import MixSettings
 
         options = quantize.options
         chosen = options.pure or options.overrides or options.keep_split
@@ -111,7 +111,7 @@ class MixOptions:
                 "a mix for a size excludes -o, --pure, --override-kv, --keep-split, "
                 "--include-weights and --exclude-weights"
             )
-        return SizeSettings(
+        return MixSettings(
             quantize,
             self.sensitivity or _sensitivity_beside(quantize),
             self._wanted(),
@@ -132,11 +132,11 @@ class MixOptions:
         chunks = ChunkSettings(limit=self.chunks, threads=quantize.threads)
         return MeasureSettings((), self.held_out, chunks, reference=quantize.source)
 
-    def _wanted(self) -> Wanted:
+    def _wanted(self) -> MixTarget:
         from minitron_quant.levels import level_named
-        from minitron_quant.mixed_precision.build_mix import Wanted
+        from minitron_quant.mixed_precision.build_mix import MixTarget
 
-        return Wanted(
+        return MixTarget(
             None if self.size is None else parse_size(self.size),
             self.bpw,
             None if self.like is None else level_named(self.like),

@@ -15,8 +15,9 @@ from minitron_cli.errors import explain
 from minitron_convert.convert import ConvertSettings, convert
 from minitron_core.errors import Denied, MinitronError, Usage
 from minitron_core.progress import Event, Progress
+from minitron_quant.perplexity.measures import Row
 from minitron_quant.perplexity.settings import MeasureSettings
-from minitron_quant.perplexity.table import Row, measure
+from minitron_quant.perplexity.table import measure
 
 if TYPE_CHECKING:
     from distributed import Client

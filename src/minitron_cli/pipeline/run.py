@@ -23,13 +23,15 @@ from minitron_core.errors import AlreadyExists, from_os_error
 from minitron_core.file_lock import exclusive
 from minitron_core.hashing import file_sha256, fingerprint
 from minitron_core.progress import Progress
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.llama.settings import ModelSettings
+from minitron_engine.loading import open_model
 from minitron_quant.chunking import ChunkSettings
-from minitron_quant.imatrix.collect import CollectSettings, Keep, calibrate, forget
+from minitron_quant.imatrix.collect import CollectSettings, ResumePolicy, calibrate, remove_state
 from minitron_quant.imatrix.files import write_imatrix
 from minitron_quant.levels import parse_levels
+from minitron_quant.perplexity.measures import Row
 from minitron_quant.perplexity.settings import MeasureSettings
-from minitron_quant.perplexity.table import Row, mark_dominated, relate, sort_by_size
+from minitron_quant.perplexity.table import mark_dominated, relate, sort_by_size
 from minitron_quant.quantize.options import QuantizeOptions
 from minitron_quant.quantize.prepare import QuantizeSettings, model_name, prepare
 from minitron_quant.quantize.run import LevelResult, run
@@ -146,12 +148,12 @@ class Pipeline:
             n_ctx = chunks.context().n_ctx
             with open_model(ModelSettings(full, n_ctx=n_ctx)) as model:
                 settings = CollectSettings(section.text, chunks)
-                keep = Keep(path, "if possible")
+                keep = ResumePolicy(path, "if possible")
                 matrix = calibrate(model, settings, self._listener, keep).matrix
             # the report travels: it names the texts, not the folders of this machine
             matrix.datasets = [text.name for text in section.text]
             write_imatrix(path, matrix)
-            forget(path)
+            remove_state(path)
             self._state.put_file("imatrix", key, path)
             return path, "done"
 
@@ -173,7 +175,7 @@ class Pipeline:
             )
             batch = prepare(settings)
             self._state.put("quantize", [level.name for level in levels])
-            results = run(batch, self._listener) + self._sizes(settings)
+            results = [*run(batch, self._listener), *self._sizes(settings)]
             return results, "up to date" if all(result.kept for result in results) else "done"
 
         return self._stage("quantize", work)

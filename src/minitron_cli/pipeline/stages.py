@@ -8,11 +8,11 @@ from minitron_cli.pipeline.job_file import SpeedSection, TasksSection
 from minitron_cli.pipeline.state import Document
 from minitron_core.hashing import file_sha256, fingerprint
 from minitron_core.progress import Progress
-from minitron_engine.llama.context import ContextSettings
+from minitron_engine.llama.settings import ContextSettings
 from minitron_quant.bench.run import BenchPlan, plan_tests
 from minitron_quant.tasks.evaluate import TasksSettings, evaluate
 from minitron_quant.tasks.likelihood import ScoreSettings
-from minitron_quant.tasks.registry import TaskOptions
+from minitron_quant.tasks.task import TaskOptions
 
 Remember = Callable[[str, Callable[[], list[Document]]], list[Document]]
 _SPEED_KEYS = ("n_prompt", "n_gen", "avg_ts", "stddev_ts")

@@ -14,7 +14,8 @@ from minitron_engine.generation.sampling import settings_for
 from minitron_engine.isolation.chat_template import ChatTemplate, Message, chat_tokens
 from minitron_engine.isolation.grammar import check_grammar
 from minitron_engine.isolation.json_schema import schema_grammar
-from minitron_engine.llama.model import Model, Tokens
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.tokenization import Tokens
 
 MOST_CHOICES = 64
 _MOST_STOPS = 64

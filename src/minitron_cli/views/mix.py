@@ -7,14 +7,14 @@ from typing import Any
 from minitron_cli.output import Output
 from minitron_cli.units import show_mib
 from minitron_core.gguf import TYPE
-from minitron_quant.mixed_precision.build_mix import Made
+from minitron_quant.mixed_precision.build_mix import BuiltMix
 from minitron_quant.mixed_precision.size_solver import Point
 
 CURVE_POINTS = 24
 _WIDTH, _HEIGHT = 64, 18
 
 
-def show_mix(out: Output, made: Made) -> None:
+def show_mix(out: Output, made: BuiltMix) -> None:
     """The file that was made, with what was measured of it."""
     if out.as_json:
         out.document(_document(made))
@@ -73,7 +73,7 @@ def _points(points: Sequence[Point]) -> list[dict[str, Any]]:
     ]
 
 
-def _document(made: Made) -> dict[str, Any]:
+def _document(made: BuiltMix) -> dict[str, Any]:
     proof, result = made.proof, made.kept or made.result
     return {
         "level": result.level,
@@ -105,7 +105,7 @@ def _beside(other: Any) -> dict[str, Any] | None:
     }
 
 
-def _show_made(out: Output, made: Made) -> None:
+def _show_made(out: Output, made: BuiltMix) -> None:
     result, proof = made.result, made.proof
     rows = [[result.level, show_mib(result.bytes / 2**20), f"{made.recipe.predicted:.5f}"]]
     headers = ["Level", "MiB", "Predicted KLD"]

@@ -85,7 +85,7 @@ def show_verified(out: Output, made: Sequence[Proved]) -> None:
                 result.level,
                 show_mib(result.bytes / 2**20),
                 f"{proof.plain:.5f}",
-                f"{proof.feedback:.5f}",
+                f"{proof.gptq:.5f}",
                 f"{proof.change_pct:+.1f} %",
                 f"{low:+.1f} … {high:+.1f} %",
                 str(result.path),
@@ -109,7 +109,7 @@ def _verified_document(made: Proved) -> dict[str, Any]:
         "text": proof.text,
         "chunks": proof.chunks,
         "plain_kld": proof.plain,
-        "gptq_kld": proof.feedback,
+        "gptq_kld": proof.gptq,
         "change_pct": proof.change_pct,
         "difference": [proof.difference.mean, proof.difference.low, proof.difference.high],
     }

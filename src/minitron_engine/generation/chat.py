@@ -9,7 +9,8 @@ from minitron_core.errors import Usage
 from minitron_engine.generation.generate import Generation, GenerationSettings, prompt_tokens
 from minitron_engine.generation.slots import Job, Slots
 from minitron_engine.isolation.chat_template import ChatTemplate, Message, chat_tokens
-from minitron_engine.llama.model import Model, Tokens
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.tokenization import Tokens
 from minitron_engine.process import interrupts
 
 _MOST_SEEDS = 2**32 - 1

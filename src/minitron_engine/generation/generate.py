@@ -13,7 +13,8 @@ from minitron_engine.generation.sampling import SamplingSettings
 from minitron_engine.generation.sequence import Sequence
 from minitron_engine.generation.speculative import Drafter, Exact, Speculation, common_prefix
 from minitron_engine.llama.context import Context
-from minitron_engine.llama.model import Model, Tokens
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.tokenization import Tokens
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from minitron_engine.generation.generate import Generation, GenerationSettings, 
 from minitron_engine.generation.sampler import Sampler, open_sampler
 from minitron_engine.generation.speculative import common_prefix
 from minitron_engine.llama.context import Batch, Context
-from minitron_engine.llama.model import Tokens
+from minitron_engine.llama.tokenization import Tokens
 
 _NONE = np.zeros(1, dtype=np.bool_)
 

@@ -3,7 +3,6 @@
 import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from minitron_core.errors import MinitronError, OutOfResources
 from minitron_engine.llama import log
 from minitron_engine.llama.binding import api
 from minitron_engine.llama.model import Model
+from minitron_engine.llama.settings import CACHE_TYPES, FLASH_ATTENTION, ContextSettings
 from minitron_engine.process import interrupts
 from minitron_engine.process.aborts import no_memory
 
@@ -21,40 +21,6 @@ Logits = NDArray[np.float32]
 
 _NO_MEMORY = -2  # of llama_decode: GGML_STATUS_ALLOC_FAILED
 MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ of llama.cpp
-
-FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
-# the types that llama.cpp's tools accept for the KV cache, by their ggml ids
-CACHE_TYPES = {
-    "f32": 0,
-    "f16": 1,
-    "bf16": 30,
-    "q8_0": 8,
-    "q4_0": 2,
-    "q4_1": 3,
-    "iq4_nl": 20,
-    "q5_0": 6,
-    "q5_1": 7,
-}
-
-
-@dataclass(frozen=True)
-class ContextSettings:
-    """n_ctx is the size of the whole cache, shared by n_seq sequences; sizes in tokens.
-
-    unified: sequences take what they need and may share tokens; otherwise each has an even part.
-    n_outputs: the most rows of logits of a decode, at least n_seq, which bounds their memory.
-    """
-
-    n_ctx: int
-    n_batch: int
-    n_ubatch: int = 512
-    n_seq: int = 1
-    unified: bool = False
-    n_outputs: int | None = None
-    threads: int | None = None
-    flash_attention: str = "auto"
-    cache_type_k: str = "f16"
-    cache_type_v: str = "f16"
 
 
 class Batch:
