@@ -100,9 +100,9 @@ def nemotron_levels(
 def minitron(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Any:
     """Run a command in this process, as the console script does."""
 
-    def run(*arguments: object) -> Ran:
+    def run(*arguments: object, stdin: str = "") -> Ran:
         monkeypatch.setattr(sys, "argv", ["minitron", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
         monkeypatch.setenv("COLUMNS", "120")
         capfd.readouterr()
         code = 0

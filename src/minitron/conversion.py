@@ -2,11 +2,29 @@
 
 from dataclasses import replace
 
-from minitron_convert.convert import ConvertResult, ConvertSettings, convert
+from minitron_convert.convert import ConvertResult, ConvertSettings
+from minitron_convert.convert import convert as convert_checkpoint
 from minitron_convert.plan import OUTTYPES
 from minitron_core.errors import Usage
 from minitron_core.progress import Progress, ignore
 from minitron_quant.levels import Level, level_named
+
+
+def convert(settings: ConvertSettings, progress: Progress = ignore) -> ConvertResult:
+    """Convert a Hugging Face checkpoint to GGUF.
+
+    `settings.outtype` is auto, f32, f16, bf16, q8_0, or a level that needs no importance matrix.
+    The result has the paths of the files and their size in bytes.
+    Raises NotFound, Unsupported, AlreadyExists, OutOfResources, Denied, Damaged and, for a level,
+    ImatrixNeeded; then no file is left.
+    """
+    outtype = parse_outtype(settings.outtype, vocab_only=settings.vocab_only)
+    if isinstance(outtype, str):
+        return convert_checkpoint(replace(settings, outtype=outtype), progress)
+    # llama.cpp is loaded only where it is needed
+    from minitron.level_conversion import convert_to_level
+
+    return convert_to_level(replace(settings, outtype="auto"), outtype, progress)
 
 
 def parse_outtype(text: str, *, vocab_only: bool = False) -> str | Level:
@@ -21,18 +39,3 @@ def parse_outtype(text: str, *, vocab_only: bool = False) -> str | Level:
     if vocab_only:
         raise Usage("--vocab-only leaves no weights to quantize", "drop --vocab-only or --outtype")
     return level
-
-
-def convert_to(
-    settings: ConvertSettings, outtype: str | Level, progress: Progress = ignore
-) -> ConvertResult:
-    """Convert to an output type as `parse_outtype` returns it, whatever `settings.outtype` says.
-
-    Errors: those of convert(); ImatrixNeeded: the level cannot be encoded without a matrix.
-    """
-    if isinstance(outtype, str):
-        return convert(replace(settings, outtype=outtype), progress)
-    # llama.cpp is loaded only where it is needed
-    from minitron.level_conversion import convert_to_level
-
-    return convert_to_level(settings, outtype, progress)

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from minitron_convert.convert import ConvertSettings
 from minitron_convert.hf_reference import source_encoder, source_logits
-from minitron_convert.verify import TEXTS, Check, Encode, check_logits, check_token_ids, verify
+from minitron_convert.verify import TEXTS, Check, Encode, check_logits, check_token_ids
+from minitron_convert.verify import verify as verify_file
 from minitron_core.gguf import open_shards
-from minitron_core.progress import Progress
+from minitron_core.progress import Progress, ignore
 from minitron_engine.llama.context import Batch, open_context
 from minitron_engine.llama.model import Model
 from minitron_engine.llama.settings import ContextSettings, ModelSettings
@@ -33,14 +34,16 @@ class Verification(NamedTuple):
         return all(check.passed for check in self.checks)
 
 
-def verify_model(
-    settings: ConvertSettings, path: Path, logits: bool, progress: Progress
+def verify(
+    settings: ConvertSettings, model: Path, *, logits: bool = True, progress: Progress = ignore
 ) -> Verification:
-    """Compare a file with the checkpoint in `settings`; `logits` only where it is wanted.
+    """Compare a GGUF file with the checkpoint in `settings`: keys, shapes, values, token ids.
 
-    Where keys, tensors or values differ the model is not run: llama.cpp may abort on it.
+    logits: compare them too, where transformers is installed; it takes four bytes of memory for
+    every weight. Where keys, tensors or values differ the model does not run, because llama.cpp may
+    abort on it. Raises as `convert` does where one of the two cannot be read.
     """
-    found = verify(settings, path, progress)
+    found = verify_file(settings, model, progress)
     checks, skipped = list(found.checks), {}
     encode = source_encoder(settings.source)
     if not found.passed:
@@ -50,13 +53,13 @@ def verify_model(
             f"tokenizers and sentencepiece are not installed: {INSTALL}"
         )
     else:
-        with open_model(ModelSettings(path, gpu_layers=0, vocab_only=True)) as model:
-            checks.append(check_token_ids(encode, _encoder(model)))
+        with open_model(ModelSettings(model, gpu_layers=0, vocab_only=True)) as loaded:
+            checks.append(check_token_ids(encode, _encoder(loaded)))
         reference = source_logits(settings.source) if logits else None
         if reference is not None:
-            types = {info.type for shard in open_shards(path) for info in shard.tensors}
+            types = {info.type for shard in open_shards(model) for info in shard.tensors}
             tokens = encode(" ".join(TEXTS))
-            with _running(path, len(tokens)) as run:
+            with _running(model, len(tokens)) as run:
                 checks.append(check_logits(tokens, reference, run, types))
         elif logits:
             skipped["logits"] = f"transformers is not installed: {INSTALL}"

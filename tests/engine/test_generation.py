@@ -10,14 +10,9 @@ from hypothesis import strategies as st
 
 from helpers import kernels
 from minitron_core.errors import Usage
-from minitron_engine.generation.generate import (
-    Generation,
-    GenerationSettings,
-    StopBuffer,
-    generate,
-    prompt_tokens,
-)
+from minitron_engine.generation.generate import generate, prompt_tokens
 from minitron_engine.generation.sampling import SamplingSettings
+from minitron_engine.generation.steps import Generation, GenerationSettings, StopBuffer, collect
 from minitron_engine.llama.context import Context, open_context
 from minitron_engine.llama.settings import ContextSettings, ModelSettings
 from minitron_engine.loading import open_model
@@ -29,13 +24,12 @@ MODELS = ("nano-llama", "nano-nemotron")
 def complete(
     path: Path, prompt: str, settings: GenerationSettings, n_ctx: int = 1024
 ) -> tuple[Generation, list[str]]:
-    result = Generation()
     with (
         open_model(ModelSettings(path)) as model,
         open_context(model, ContextSettings(n_ctx=n_ctx, n_batch=2048)) as context,
     ):
-        pieces = list(generate(context, prompt_tokens(model, prompt), settings, result))
-    return result, pieces
+        steps = list(generate(context, prompt_tokens(model, prompt), settings))
+    return collect(steps), [step.text for step in steps]
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +89,7 @@ def test_stop_text_ends_the_answer_and_is_not_shown(nano_llama: Path) -> None:
 def test_a_full_context_is_said(nano_llama: Path) -> None:
     result, _ = complete(nano_llama, "The", GenerationSettings(GREEDY, -1), n_ctx=256)
     assert result.finish_reason == "context"
-    assert result.prompt_tokens + len(result.tokens) == 256
+    assert result.timings.prompt_tokens + len(result.tokens) == 256
 
 
 def test_a_prompt_longer_than_the_context_is_refused(nano_llama: Path) -> None:
@@ -105,7 +99,7 @@ def test_a_prompt_longer_than_the_context_is_refused(nano_llama: Path) -> None:
 
 def test_a_prompt_longer_than_a_batch(nano_llama: Path) -> None:
     result, _ = complete(nano_llama, "word " * 2500, GenerationSettings(GREEDY, 2), n_ctx=8192)
-    assert result.prompt_tokens > 2048 and len(result.tokens) == 2
+    assert result.timings.prompt_tokens > 2048 and len(result.tokens) == 2
 
 
 def test_a_grammar_is_obeyed_and_a_bad_one_refused(nano_llama: Path) -> None:

@@ -7,12 +7,10 @@ import pytest
 
 from helpers.instruction_sets import certain
 from minitron_core.errors import Usage
-from minitron_engine.generation.generate import (
-    GenerationSettings,
-    prompt_tokens,
-)
+from minitron_engine.generation.generate import prompt_tokens
 from minitron_engine.generation.sampling import SamplingSettings
-from minitron_engine.generation.slots import Job, Slots
+from minitron_engine.generation.slots import GenerationRequest, Slots
+from minitron_engine.generation.steps import GenerationSettings
 from minitron_engine.llama.context import Context, open_context
 from minitron_engine.llama.settings import ContextSettings, ModelSettings
 from minitron_engine.loading import open_model
@@ -38,17 +36,17 @@ def slots(context: Context) -> Iterator[Slots]:
     found.close()
 
 
-def job(context: Context, prompt: str, settings: GenerationSettings = GREEDY) -> Job:
-    return Job(prompt_tokens(context.model, prompt), settings)
+def job(context: Context, prompt: str, settings: GenerationSettings = GREEDY) -> GenerationRequest:
+    return GenerationRequest(prompt_tokens(context.model, prompt), settings)
 
 
-def finish(slots: Slots, *jobs: Job) -> dict[Job, str]:
+def finish(slots: Slots, *jobs: GenerationRequest) -> dict[GenerationRequest, str]:
     told = dict.fromkeys(jobs, "")
     for one in jobs:
         slots.submit(one)
     while not slots.idle:
-        for one, text in slots.step():
-            told[one] += text
+        for one, step in slots.step():
+            told[one] += step.text
     assert all(one.done for one in jobs)
     return told
 
@@ -85,8 +83,8 @@ def test_what_is_cached_is_not_computed_again(context: Context, slots: Slots) ->
     again = job(context, PROMPTS[0] + first.result.text + " and")
     longer = job(context, PROMPTS[1])
     finish(slots, again, longer)
-    assert again.result.reused_tokens >= len(first.tokens) + 12
-    assert longer.result.reused_tokens == len(longer.tokens) - 1
+    assert again.result.timings.reused_tokens >= len(first.tokens) + 12
+    assert longer.result.timings.reused_tokens == len(longer.tokens) - 1
     wanted = certain(context, longer.tokens.tolist(), 24)
     assert len(wanted) > 10
     assert longer.result.tokens[: len(wanted)] == wanted == other.result.tokens[: len(wanted)]

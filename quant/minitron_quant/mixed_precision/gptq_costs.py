@@ -1,4 +1,4 @@
-"""The dial where codes are chosen with error feedback: what types then cost."""
+"""The costs of types where GPTQ chooses the codes."""
 
 from dataclasses import replace
 
@@ -9,18 +9,18 @@ from minitron_quant.mixed_precision.sensitivity_file import Sensitivity
 
 
 def with_gptq(
-    sensitivity: Sensitivity, feedback: GptqEncoder, progress: Progress = ignore
+    sensitivity: Sensitivity, gptq: GptqEncoder, progress: Progress = ignore
 ) -> Sensitivity:
-    """The same measurements, every cost times what feedback leaves of it.
+    """The same sensitivity, every cost multiplied by the share of the error that GPTQ leaves.
 
-    That share is cross-fitted: codes fitted to one half of the text, judged by the other.
+    The share is cross-validated: codes fitted to one half of the text, measured on the other.
     """
     found = dict(sensitivity.tensors)
     for number, (name, tensor) in enumerate(sensitivity.tensors.items()):
-        progress(Event("feedback", number, len(found), "tensors", name))
+        progress(Event("gptq", number, len(found), "tensors", name))
         costs = {
             ggml_type: cost
-            * (1.0 if TYPE[ggml_type].block_elements == 1 else feedback.gain(name, ggml_type))
+            * (1.0 if TYPE[ggml_type].block_elements == 1 else gptq.gain(name, ggml_type))
             for ggml_type, cost in tensor.costs.items()
         }
         found[name] = replace(tensor, costs=costs)

@@ -1,7 +1,7 @@
-"""The solver of the size dial: the least cost for every size, exactly.
+"""A multiple-choice knapsack: the mix of least cost for every size, exactly.
 
-Each tensor takes one of its types: a multiple-choice knapsack. Dynamic programming over sizes
-solves it for all sizes in one pass. The tensors of the layers are of a few shapes, so that their
+Each tensor takes one of its types. Dynamic programming over sizes solves it for all sizes in one
+pass. The tensors of the layers are of a few shapes, so that their
 sizes differ by multiples of a coarse unit and the table is short; the few others (embedding,
 output) would spoil that unit, and are tried in all their combinations instead.
 """

@@ -1,8 +1,8 @@
-"""What a mix with feedback will diverge: fitted to one half of the text, measured on the other.
+"""Predict the divergence of a mix with GPTQ: fitted to one half of the text, measured on the other.
 
-Feedback fits the text that it was given, and at few bits the damages of tensors no longer only add
-up. So the whole mix is put into the loaded full-precision model, with codes that know only the
-first half of the calibration text, and measured on chunks of the second.
+GPTQ fits its text, and at few bits the costs of tensors do not simply add up. So the whole mix
+replaces the weights of the loaded full-precision model, with codes fitted to the first half of the
+calibration text, and is measured on chunks of the second half.
 """
 
 from collections.abc import Mapping
@@ -28,17 +28,17 @@ def predict_kld(
     model: Path,
     recipe: Recipe,
     sensitivity: Sensitivity,
-    feedback: GptqEncoder,
+    gptq: GptqEncoder,
     importance: Mapping[str, Floats],
     threads: int | None = None,
     progress: Progress = ignore,
 ) -> float:
-    """The divergence to expect of a recipe's file with feedback, in nats per token.
+    """The predicted divergence of a recipe's file with GPTQ, in nats per token.
 
-    importance: what the encoders get, by tensor. What kernels add that round their inputs is not
-    in the measurement, and comes from the sensitivity.
+    importance: of the columns, by tensor, for the encoders. The measurement does not include the
+    rounding of inputs by the kernels; the sensitivity adds it.
     """
-    origin = feedback.covariance.origin
+    origin = gptq.covariance.origin
     sample = np.array(origin.sample, np.int32).reshape(-1, origin.context)
     chunks = ChunkSettings(n_ctx=origin.context, n_batch=origin.context, threads=threads)
     tensors = {i.name: (shard, i) for shard in open_model_files(model) for i in shard.tensors}
@@ -49,6 +49,6 @@ def predict_kld(
             progress(Event("prediction", number, len(recipe.types), "tensors", name))
             shard, info = tensors[name]
             if ggml_type != info.type:
-                prober.put(shard, info, ggml_type, feedback.of(name, _FIRST_HALF))
-        weights = float(np.mean(prober.compared(sample, reference)))
+                prober.replace_tensor(shard, info, ggml_type, gptq.of(name, _FIRST_HALF))
+        weights = float(np.mean(prober.divergence(sample, reference)))
     return weights + sum(sensitivity.rounding(name, ggml_type) for name, ggml_type in recipe.types)

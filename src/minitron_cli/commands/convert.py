@@ -46,7 +46,7 @@ def convert(
     console: ConsoleOptions,
 ) -> None:
     """Convert a Hugging Face checkpoint to GGUF."""
-    from minitron.conversion import convert_to, parse_outtype
+    from minitron import conversion
     from minitron_cli.inputs import open_checkpoint_source
     from minitron_cli.units import parse_size
     from minitron_cli.views.convert import show_conversion
@@ -54,7 +54,8 @@ def convert(
 
     out = console.output()
     limit = parse_size(split_max_size) if split_max_size else 0
-    wanted = parse_outtype(outtype, vocab_only=vocab_only)
+    # before anything is downloaded
+    conversion.parse_outtype(outtype, vocab_only=vocab_only)
     with (
         out.progress() as listener,
         open_checkpoint_source(source, revision, listener, headers_only=dry_run) as found,
@@ -62,6 +63,7 @@ def convert(
         settings = ConvertSettings(
             source=found.folder,
             output=output,
+            outtype=outtype,
             metadata=metadata,
             vocab_only=vocab_only,
             split_max_size=limit,
@@ -69,5 +71,5 @@ def convert(
             force=force,
             name=found.name,
         )
-        result = convert_to(settings, wanted, listener)
+        result = conversion.convert(settings, listener)
     show_conversion(out, result)

@@ -63,7 +63,7 @@ def verify(
 def _against_checkpoint(
     out: Output, source: str, revision: str | None, model: Path, logits: bool
 ) -> Verification:
-    from minitron.verification import verify_model
+    from minitron import verification
     from minitron_cli.inputs import local_model, open_checkpoint_source
     from minitron_convert.convert import ConvertSettings
 
@@ -73,4 +73,4 @@ def _against_checkpoint(
         open_checkpoint_source(source, revision, listener) as found,
     ):
         settings = ConvertSettings(found.folder, name=found.name)
-        return verify_model(settings, path, logits, listener)
+        return verification.verify(settings, path, logits=logits, progress=listener)

@@ -10,8 +10,9 @@ import pytest
 from helpers.support import ROOT
 from minitron_core.errors import Damaged, NotFound, Usage
 from minitron_core.progress import ignore
-from minitron_engine.generation.generate import Generation, GenerationSettings, generate
+from minitron_engine.generation.generate import generate
 from minitron_engine.generation.sampling import SamplingSettings
+from minitron_engine.generation.steps import GenerationSettings, collect
 from minitron_engine.llama.context import open_context
 from minitron_engine.llama.settings import ContextSettings, ModelSettings
 from minitron_engine.loading import open_model
@@ -187,7 +188,7 @@ def test_generate_batch_equals_single_generation(nano_llama: Path) -> None:
                 context.clear()
                 tokens = model.tokenize(prompt, add_special=True, parse_special=False)
                 settings = GenerationSettings(SamplingSettings(0, temperature=0), n_predict=8)
-                assert "".join(generate(context, tokens, settings, Generation())) == text
+                assert collect(generate(context, tokens, settings)).text == text
         stop = texts[1][6:8]
         ended, _ = generate_batch(model, prompts[1:2], GreedySettings((stop,), 8))
         assert ended == [texts[1][: texts[1].index(stop)]]
