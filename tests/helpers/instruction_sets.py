@@ -82,7 +82,7 @@ def same_answer(
 
     With other kernels: each token chosen after the recorded ones, as a choice that rounding changes
     would change all that follow. With SSE4.2 83 % to all of them are; with another seed or one
-    parameter of the sampler changed, 65 % at most. Where no ids were recorded, the text's beginning.
+    parameter of the sampler changed, 65 % at most. Without recorded ids: the text's beginning.
     """
     context.clear()
     result = collect(generate(context, prompt, settings))
