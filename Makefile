@@ -19,7 +19,7 @@ export CUDA_ARCH FA
 # the encoders of quant/kernels; installing builds them, and so does a change of their sources
 KERNELS := quant/minitron_quant/kernels/libminitron_kernels.so
 
-.PHONY: install demo test harden check manual lock bench clean
+.PHONY: install demo test test-portable harden check manual lock bench clean
 install: $(STAMP) $(KERNELS)
 
 $(BIN)/python:
@@ -54,8 +54,20 @@ demo: install
 	@$(BIN)/minitron generate examples/out/Nano-Llama-8.0M-Q4_K_M.gguf "The old house stood" -n 160 --seed 7
 
 # a file's tests stay in one process: they share what its fixtures made
+PYTEST := -m pytest -q -n logical --maxprocesses 4 --dist loadfile
 test: install
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile
+	OMP_WAIT_POLICY=passive $(BIN)/python $(PYTEST)
+
+# the same with llama.cpp compiled for older processors, and for AVX-512 where this one has it
+INSTRUCTIONS := $(if $(shell grep -sm1 avx512vl /proc/cpuinfo),avx512) avx2 sse42
+test-portable: $(INSTRUCTIONS:%=test-%)
+$(INSTRUCTIONS:%=test-%): test-%: build/portable/%/.installed
+	OMP_WAIT_POLICY=passive build/portable/$*/bin/python $(PYTEST)
+
+build/portable/%/.installed: pyproject.toml $(LOCKS) scripts/portable.py | install
+	mkdir -p build/portable
+	$(BIN)/python scripts/portable.py $*
+	@touch $@
 
 harden: install
 	$(BIN)/python -m pytest -q -m harden -o junit_logging=system-out --junitxml=build/harden.xml; \

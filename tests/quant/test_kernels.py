@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from helpers.kernels import built_library
 from minitron_core.gguf import F16, TYPE, TYPE_ID, open_gguf, row_bytes
 from minitron_engine.llama.library import ggml
-from minitron_quant.gptq.codebook_types import LATTICES, codewords
+from minitron_quant.gptq.codebook_types import CODEBOOKS, codewords
 from minitron_quant.kernels import self_check
 from minitron_quant.kernels.codebooks import codeword_levels, has_codebook
 from minitron_quant.kernels.encode import KERNEL_TYPES
@@ -287,7 +287,7 @@ def test_the_library_refuses_invalid_codewords(
     assert fresh.kernels_set_codebook(TYPE_ID[name], levels.ctypes.data, count, dims) == -1
 
 
-@pytest.mark.parametrize("name", LATTICES)
+@pytest.mark.parametrize("name", CODEBOOKS)
 def test_codeword_levels_are_those_of_the_codewords(name: str) -> None:
     table = codewords(name)
     levels = codeword_levels(TYPE_ID[name])
