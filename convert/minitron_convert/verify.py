@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import gguf
 import numpy as np
 
 from minitron_convert.checkpoint.tensor_ref import Array
+from minitron_convert.encode import decode
 from minitron_convert.encode_stream import float_rows
 from minitron_convert.plan import ConvertSettings, Plan, PlannedTensor, plan
 from minitron_core.gguf import TYPE, Gguf, TensorInfo, iterate_tensors, open_shards
@@ -156,7 +156,7 @@ def tensor_error(source: PlannedTensor, data: Array, info: TensorInfo) -> float 
     Of floats every single value must be the source's, rounded: infinite where one is not.
     """
     total = difference = 0.0
-    rows = source.source.shape[0]
+    rows = source.source.rows
     step = max(1, ROWS // source.source.step) * source.source.step
     row_bytes = info.nbytes // rows if rows else 0
     for start in range(0, rows, step):
@@ -182,16 +182,6 @@ def _half_a_unit(values: Array, tensor_type: int) -> Array:
         return np.full_like(values, math.inf)
     bits, smallest = EXACT[TYPE[tensor_type].name]
     return np.abs(values) * 2.0**-bits + 2.0 ** (smallest - 1)
-
-
-def decode(data: Array, tensor_type: int) -> Array:
-    """The float32 values of a tensor's bytes. NotImplementedError for types unknown to gguf-py."""
-    try:
-        kind = gguf.GGMLQuantizationType(tensor_type)
-    except ValueError as error:
-        raise NotImplementedError from error
-    values: Array = gguf.quants.dequantize(np.ascontiguousarray(data), kind)
-    return values
 
 
 def check_token_ids(source: Encode, model: Encode) -> Check:

@@ -125,7 +125,9 @@ CASES = {
     "rope has no factor": Case(config(rope_scaling={"type": "linear"}), Damaged, "factor"),
     "theta is text": Case(config(rope_theta="x"), Damaged, "theta"),
     "fewer layers": Case(config(num_hidden_layers=1), Damaged, "no place"),
-    "more layers": Case(config(num_hidden_layers=3), Damaged, "model.layers.2.mlp.up_proj.weight"),
+    "more layers": Case(
+        config(num_hidden_layers=3), Damaged, "model.layers.2.self_attn.q_proj.weight"
+    ),
     "other shape": Case(config(intermediate_size=97), Damaged, "wants"),
     "other vocabulary": Case(config(vocab_size=5000), Damaged, "5000"),
     "no weights": Case(removed("model.safetensors"), NotFound, "no weights"),

@@ -62,7 +62,7 @@ class TensorRef:
                 while view.nbytes:
                     count = file.readinto(view)
                     if not count:
-                        raise Damaged(f"{self.path} ends within {self.name}.", "Download it again.")
+                        raise Damaged(f"{self.path} ends within {self.name}", "download it again")
                     view = view[count:]
         except OSError as error:
             raise from_os_error(error, self.path, "read") from error

@@ -42,12 +42,12 @@ def put_base(
     size = len(vocabulary.tokens)
     base = tokenizer["model"].get("vocab")
     if not isinstance(base, dict) or not all(type(i) is int and i >= 0 for i in base.values()):
-        raise Damaged(f"{path} has no vocabulary of ids.", "Download it again.")
+        raise Damaged(f"{path} has no vocabulary of ids", "download it again")
     highest = max((*base.values(), *added), default=0)
     if highest >= size:
         raise Damaged(
-            f"{path} has a token {highest}; the model has a vocabulary of {size}.",
-            "The tokenizer belongs to another model, or its embedding was not resized.",
+            f"{path} has a token {highest}; the model has a vocabulary of {size}",
+            "the tokenizer belongs to another model, or its embedding was not resized",
         )
     for token, i in base.items():
         vocabulary.tokens[i] = token.encode()
@@ -67,4 +67,4 @@ def read_merges(merges: Any, path: Path) -> list[str]:
             for merge in merges
         ):
             return [" ".join(part.replace(" ", BYTE_OF_SPACE) for part in m) for m in merges]
-    raise Damaged(f"{path} has no merges.", "Download it again.")
+    raise Damaged(f"{path} has no merges", "download it again")

@@ -50,8 +50,8 @@ def recognize(tokenizer: dict[str, Any], path: Path) -> str:
     nearest = max(KNOWN, key=lambda known: _likeness(known, steps, ignore_merges))
     raise Unsupported(
         f"{path} splits text in a way that is not known: {told} "
-        f"(merges {'ignored' if ignore_merges else 'followed'} for whole words).",
-        f"The nearest known is {KNOWN[nearest]}, which splits by {' then '.join(nearest[0])}.",
+        f"(merges {'ignored' if ignore_merges else 'followed'} for whole words)",
+        f"the nearest known is {KNOWN[nearest]}, which splits by {' then '.join(nearest[0])}",
     )
 
 
