@@ -218,7 +218,7 @@ class SourceModel:
         kinds = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
         return gguf.get_tensor_name_map(kinds[self.arch], len(self.layers))
 
-    def _expected(self) -> dict[str, tuple[tuple[int, ...], bool]]:
+    def expected_tensors(self) -> dict[str, tuple[tuple[int, ...], bool]]:
         """Every tensor that the model may have: its shape and whether it must be there."""
         architecture = self.architecture
         expected = {}
@@ -234,7 +234,7 @@ class SourceModel:
 
     def _check(self, placed: list[Placed]) -> None:
         folder = self.checkpoint.folder
-        expected = self._expected()
+        expected = self.expected_tensors()
         found = {entry.tensor.name: entry for entry in placed}
         missing = [name for name, (_, must) in expected.items() if must and name not in found]
         if missing:

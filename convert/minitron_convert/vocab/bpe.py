@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from minitron_convert.vocab.pretokenizers import recognize
+from minitron_convert.checkpoint.json_files import read_optional
+from minitron_convert.vocab.fingerprint import pretokenizer_name
+from minitron_convert.vocab.pretokenizers import SHARED, recognize
 from minitron_convert.vocab.sentencepiece import put_added
 from minitron_convert.vocab.tokens import TokenType, Vocabulary
 from minitron_core.errors import Damaged
@@ -20,7 +22,15 @@ def build(
 
     Damaged: ids beyond `size`, no merges. Unsupported: an unknown pre-tokenizer.
     """
-    vocabulary = Vocabulary.unused("gpt2", recognize(tokenizer, path), size)
+    merges = read_merges(tokenizer["model"].get("merges"), path)
+    settings = read_optional(path.with_name("tokenizer_config.json"))
+    known = pretokenizer_name(tokenizer, settings, merges)
+    name = known or recognize(tokenizer, path)
+    vocabulary = Vocabulary.unused("gpt2", name, size)
+    if known is None and name in SHARED:
+        vocabulary.notes.append(
+            f"{path.name} splits text as {name} does, and so do {SHARED[name]}: taken for {name}"
+        )
     put_base(vocabulary, tokenizer, path, added)
     if tokenizer.get("normalizer"):
         vocabulary.notes.append(
@@ -28,7 +38,7 @@ def build(
         )
     for i, (token, special) in added.items():
         put_added(vocabulary, i, token, special)
-    vocabulary.merges = read_merges(tokenizer["model"].get("merges"), path)
+    vocabulary.merges = merges
     return vocabulary
 
 

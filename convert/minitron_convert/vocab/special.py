@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from minitron_convert.checkpoint.json_files import read_optional, read_text
+from minitron_convert.vocab.post_processor import processors
 from minitron_convert.vocab.rules import VocabularyRules
 from minitron_convert.vocab.tokens import TokenType, Vocabulary, added_tokens
 from minitron_core.errors import Damaged
@@ -197,7 +197,7 @@ def _read_post_processor(node: Any, names: dict[str, str | None], special: Speci
     """What is put around a text. Knows templates of one token before and one behind."""
     names["bos"] = names["bos"] or names["cls"]
     names["eos"] = names["eos"] or names["sep"]
-    for processor in _processors(node):
+    for processor in processors(node):
         kind = processor.get("type")
         if kind == "ByteLevel":
             special.add.setdefault("bos", False)
@@ -206,13 +206,6 @@ def _read_post_processor(node: Any, names: dict[str, str | None], special: Speci
             special.add.update(bos=True, eos=True, sep=True)
         elif kind == "TemplateProcessing":
             _read_template_processing(processor, names, special)
-
-
-def _processors(node: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(node, dict):
-        parts = node.get("processors", [node])
-        if isinstance(parts, list):
-            yield from (part for part in parts if isinstance(part, dict))
 
 
 def _read_template_processing(
