@@ -12,11 +12,16 @@ from minitron_convert.architectures.model_tensor import ModelTensor
 from minitron_convert.architectures.record import Architecture
 from minitron_convert.architectures.source_model import SourceModel
 from minitron_convert.checkpoint.folder import Checkpoint
+from minitron_convert.checkpoint.quantization import check_quantization
 from minitron_core.errors import Damaged, Unsupported
 
 ARCHITECTURES: dict[str, Architecture] = {}
 for _module in iter_modules(__path__, f"{__name__}."):
     ARCHITECTURES.update(getattr(import_module(_module.name), "ARCHITECTURES", {}))
+
+_REFUSED = {
+    "NemotronFlashForCausalLM": "llama.cpp cannot run Nemotron-Flash",
+}
 
 __all__ = ["ARCHITECTURES", "Architecture", "ModelTensor", "SourceModel", "read_model"]
 
@@ -28,23 +33,17 @@ def read_model(checkpoint: Checkpoint) -> SourceModel:
     if not isinstance(names, list) or not names:
         raise Damaged(f"{where} does not name its architecture (key: architectures)")
     architecture = ARCHITECTURES.get(str(names[0]))
+    reason = _REFUSED.get(str(names[0]))
+    if reason is not None:
+        raise Unsupported(f"{where} is of {names[0]}: {reason}")
     if architecture is None:
         raise Unsupported(
             f"{where} is of the architecture {names[0]}, which is not supported",
             f"supported are {', '.join(ARCHITECTURES)}",
         )
-    if architecture is not ARCHITECTURES["GptOssForCausalLM"]:
-        _refuse_quantized(checkpoint)
+    check_quantization(checkpoint.folder, checkpoint.config, architecture.quantizations)
     model = SourceModel(architecture, checkpoint)
     if architecture.variant is not None:
         chosen = architecture.variant(model)
         model = SourceModel(chosen, checkpoint)
     return model
-
-
-def _refuse_quantized(checkpoint: Checkpoint) -> None:
-    if checkpoint.config.get("quantization_config"):
-        raise Unsupported(
-            f"{checkpoint.folder / 'config.json'} belongs to a quantized checkpoint",
-            "give the one that was trained",
-        )

@@ -137,6 +137,7 @@ GPT_OSS = Architecture(
             },
         ),
     ),
+    quantizations=("mxfp4",),
     synthesized_tensors=_packed_experts,
     after=(
         ("attention.sliding_window", "sliding_window"),

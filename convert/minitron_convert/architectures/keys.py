@@ -38,7 +38,7 @@ _FLOATS = frozenset(
         "rope.scaling.yarn_log_multiplier",
     }
 )
-_TEXTS = frozenset({"rope.scaling.type"})
+_TEXTS = frozenset({"rope.scaling.type", "minitron.conversion"})
 _FLAGS = frozenset({"expert_weights_norm", "rope.scaling.finetuned"})
 
 
@@ -162,13 +162,14 @@ def key_values(model: SourceModel, keys: Sequence[Key], file_type: int = 0) -> l
 def _entry(model: SourceModel, key: str, value: Value) -> KeyValue:
     # a dot before the arch's own name space: general.*, xielu.*
     full = key if key.startswith(("general.", "xielu.", "minitron.")) else f"{model.arch}.{key}"
-    if isinstance(value, list):
-        return KeyValue.of(full, ValueType.ARRAY, value)
     kind, fits = _kind(key)
-    if full.startswith("minitron."):
-        kind, fits = ValueType.STRING, lambda value: isinstance(value, str)
+    wrong = Damaged(f"{model.config.where} leads to {value!r:.80} for {full}: it cannot hold that")
+    if isinstance(value, list):
+        if len({type(item) for item in value}) != 1 or not isinstance(value[0], bool | int | float):
+            raise wrong
+        return KeyValue.of(full, ValueType.ARRAY, value)
     if not fits(value):
-        raise Damaged(f"{model.config.where} leads to {value!r} for {full}, which cannot hold it")
+        raise wrong
     return KeyValue.of(full, kind, value)
 
 

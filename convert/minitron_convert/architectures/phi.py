@@ -53,10 +53,11 @@ def _rope_factors(model: SourceModel) -> list[ModelTensor]:
         factors: Any = model.rope.values.find(f"{name}_factor")
         count = _rotary_dimensions(model) // 2
         try:
-            values = np.array(factors, np.float32)
+            with np.errstate(over="ignore"):
+                values = np.array(factors, np.float32)
         except (TypeError, ValueError):
             values = np.zeros(0, np.float32)
-        if values.shape != (count,):
+        if values.shape != (count,) or not np.isfinite(values).all():
             raise Damaged(f"{model.rope.values.where} must give {count} numbers as {name}_factor")
         tensors.append(from_array(f"rope_factors_{name}.weight", values))
     return tensors

@@ -92,7 +92,8 @@ class Architecture:
     the keys of a head's size are always written. `keys` replaces the common list of keys, `after`
     adds to it and `before` comes ahead of the general.* keys. `shapes` replaces entries of the
     common table. `renames` are applied to every tensor's name in turn, before the mappings; they
-    may refer to the number of layers as {layers}. `refuse` gives a reason why a checkpoint cannot
+    may refer to the number of layers as {layers}. `quantizations` are ways in which checkpoints
+    of the family are quantized and still read. `refuse` gives a reason why a checkpoint cannot
     be converted, and `variant` chooses another record by what the checkpoint holds.
     """
 
@@ -115,5 +116,6 @@ class Architecture:
     before: Sequence[Key] = ()
     rope_kinds: Sequence[str] = ("default", "linear", "yarn", "llama3", "dynamic")
     vocabulary: VocabularyRules = PLAIN_RULES
+    quantizations: tuple[str, ...] = ()
     refuse: Callable[[SourceModel], str | None] | None = None
     variant: Callable[[SourceModel], Architecture] | None = None

@@ -8,7 +8,9 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from minitron_convert.checkpoint.fp8 import with_scales
 from minitron_convert.checkpoint.json_files import read_object
+from minitron_convert.checkpoint.quantization import quantization_of
 from minitron_convert.checkpoint.safetensors import read_header
 from minitron_convert.checkpoint.tensor_ref import TensorRef
 from minitron_convert.checkpoint.torch_file import read_pickle
@@ -32,7 +34,9 @@ class Checkpoint:
         They are looked for when first asked, so that a model of a wrong kind is told before files
         that are missing. NotFound, Denied, Damaged, Unsupported.
         """
-        return {} if self.vocab_only else _index_tensors(self.folder)
+        if self.vocab_only:
+            return {}
+        return with_scales(_index_tensors(self.folder), quantization_of(self.folder, self.config))
 
 
 @dataclass(frozen=True)
