@@ -16,8 +16,11 @@ LLAMA_CMAKE := $(CMAKE_ARGS) -DGGML_RPC=on
 STAMP := $(if $(CUDA)$(RPC),$(VENV)/.installed-$(BACKEND),$(VENV)/.installed)
 export CUDA_ARCH FA
 
-.PHONY: install demo test harden check manual lock bench clean
-install: $(STAMP)
+# the encoders of quant/kernels; installing builds them, and so does a change of their sources
+KERNELS := quant/minitron_quant/kernels/libminitron_kernels.so
+
+.PHONY: install demo test test-portable harden check manual lock bench clean
+install: $(STAMP) $(KERNELS)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Minitron needs Python 3.11 or newer: make PYTHON=python3.11 …"; exit 1; }
@@ -32,6 +35,9 @@ $(VENV)/.installed: pyproject.toml $(LOCKS) | $(BIN)/python
 	# pip does this for all but -e; without it every start compiles where PYTHONDONTWRITEBYTECODE is set
 	@$(BIN)/python -m compileall -q src convert quant
 	@touch $@
+
+$(KERNELS): hatch_build.py $(wildcard quant/kernels/*) | $(VENV)/.installed
+	@$(BIN)/python hatch_build.py || true
 
 ifneq ($(CUDA)$(RPC),)
 $(STAMP): $(VENV)/.installed
@@ -48,8 +54,20 @@ demo: install
 	@$(BIN)/minitron generate examples/out/Nano-Llama-8.0M-Q4_K_M.gguf "The old house stood" -n 160 --seed 7
 
 # a file's tests stay in one process: they share what its fixtures made
+PYTEST := -m pytest -q -n logical --maxprocesses 4 --dist loadfile
 test: install
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile
+	OMP_WAIT_POLICY=passive $(BIN)/python $(PYTEST)
+
+# the same with llama.cpp compiled for older processors, and for AVX-512 where this one has it
+INSTRUCTIONS := $(if $(shell grep -sm1 avx512vl /proc/cpuinfo),avx512) avx2 sse42
+test-portable: $(INSTRUCTIONS:%=test-%)
+$(INSTRUCTIONS:%=test-%): test-%: build/portable/%/.installed
+	OMP_WAIT_POLICY=passive build/portable/$*/bin/python $(PYTEST)
+
+build/portable/%/.installed: pyproject.toml $(LOCKS) scripts/portable.py | install
+	mkdir -p build/portable
+	$(BIN)/python scripts/portable.py $*
+	@touch $@
 
 harden: install
 	$(BIN)/python -m pytest -q -m harden -o junit_logging=system-out --junitxml=build/harden.xml; \
@@ -74,5 +92,5 @@ bench: install
 	$(BIN)/python benchmarks/run_all.py
 
 clean:
-	rm -rf $(VENV) examples/out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(KERNELS) examples/out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""What `minitron quantize --feedback` gains: divergence of levels with and without, same bytes.
+"""What `minitron quantize --gptq` gains: divergence of levels with and without, same bytes.
 
     python benchmarks/feedback.py --other wiki.test.raw --result benchmarks/results/feedback.md
 
@@ -50,7 +50,7 @@ def make(given: Namespace, checkpoint: Path, folder: Path) -> list[tuple[str, Pa
     run(given, "imatrix", full, "-f", given.calibration, "-o", imatrix)
     how = {
         "plain": ("--imatrix", imatrix),
-        "feedback": ("--feedback", "-f", given.calibration, "--effort", given.effort),
+        "feedback": ("--gptq", "--text", given.calibration, "--effort", given.effort),
     }
     for side, options in how.items():
         note(f"{checkpoint.name}: quantizing, {side}")

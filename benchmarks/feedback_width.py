@@ -18,12 +18,11 @@ from pathlib import Path
 import numpy as np
 
 from minitron_core.gguf import F32, TYPE_ID, TensorInfo, open_gguf
+from minitron_quant.blocks import decode_blocks, encode_blocks
 from minitron_quant.covariance.files import open_covariance
-from minitron_quant.gptq.blocks import decoded
 from minitron_quant.gptq.cholesky import BlockFactor, error_of, factor_block
-from minitron_quant.gptq.cross_validation import plain
-from minitron_quant.gptq.encode import encode_rows
-from minitron_quant.quantize.encode import Job, encode
+from minitron_quant.gptq.encode_rows import encode_rows
+from minitron_quant.quantize.encode import EncodeTask, encode
 
 # columns × rows of one layer: q, k, v, output, gate, up, down
 LAYER = [(3072, 4096), (3072, 1024), (3072, 1024), (4096, 3072), (3072, 9216), (3072, 9216)]
@@ -48,12 +47,12 @@ def time_layer(kind: int, width: int, threads: int) -> tuple[float, float]:
     random = np.random.default_rng(1)
     blocks = {columns: factors(columns, width) for columns, _ in LAYER}
 
-    def jobs() -> Iterator[Job]:
+    def tasks() -> Iterator[EncodeTask]:
         for columns, rows in LAYER:
             values = random.standard_normal((rows, columns), np.float32)
             info = TensorInfo("x", (columns, rows), F32, 0, values.nbytes)
             mine = blocks[columns]
-            yield Job(
+            yield EncodeTask(
                 info,
                 values.reshape(-1).view(np.uint8),
                 (kind,),
@@ -62,7 +61,7 @@ def time_layer(kind: int, width: int, threads: int) -> tuple[float, float]:
             )
 
     before, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-    for _slab in encode(jobs(), threads):
+    for _slab in encode(tasks(), threads):
         pass
     after = resource.getrusage(resource.RUSAGE_SELF)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -83,18 +82,18 @@ def try_widths(model: Path, path: Path) -> None:
                 sys.exit("the covariance must be one of all columns: --effort high")
             rows = np.linspace(0, info.rows - 1, ROWS).astype(int)
             data = file.data(info).reshape(info.rows, -1)[rows]
-            values = decoded(info.type, data, (ROWS, columns))
+            values = decode_blocks(info.type, data, (ROWS, columns))
             fit, judge = (covariance.mean(source, 0, (part,)) for part in (0, 1))
             kind, judges = TYPE_ID[name], [factor_block(0, judge, 0.01)]
-            first = plain(kind, values, fit.diagonal().astype(np.float32))
-            before = error_of(decoded(kind, first, values.shape) - values, judges).sum()
+            first = encode_blocks(kind, values, fit.diagonal().astype(np.float32))
+            before = error_of(decode_blocks(kind, first, values.shape) - values, judges).sum()
             for width in widths:
                 blocks = [
                     factor_block(start, fit[start : start + width, start : start + width], 0.03)
                     for start in range(0, columns, width)
                 ]
                 ours = encode_rows(kind, values, first, blocks)
-                after = error_of(decoded(kind, ours, values.shape) - values, judges).sum()
+                after = error_of(decode_blocks(kind, ours, values.shape) - values, judges).sum()
                 ratios[width].append(float(after / before))
         print(
             f"| {name} | {' | '.join(f'{np.mean(r):.3f}' for r in ratios.values())} |", flush=True

@@ -21,7 +21,7 @@ Made by `make harden` ([hardening.py](../hardening.py)) from what its tests prin
 hostile inputs have a report of their own: [hardening_inputs.md](hardening_inputs.md). The models
 are the two bundled ones; every command runs in a process of its own, on a machine with two cores
 that did other things as well. `size` is `quantize --bpw` with its proof, `feedback` is
-`quantize --feedback`; imatrix, ppl and run go on with `--resume`.
+`quantize --gptq`; imatrix, ppl and run go on with `--resume`.
 """
 KILLED = """
 After every kill, full disk and signal the files under their own names were those of an

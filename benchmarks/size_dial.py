@@ -14,18 +14,19 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.llama.settings import ModelSettings
+from minitron_engine.loading import open_model
 from minitron_quant.chunking import ChunkSettings
 from minitron_quant.covariance.collect import CovarianceSettings, collect_covariance
-from minitron_quant.gptq.refinement import Feedback
+from minitron_quant.gptq.encoder import GptqEncoder
 from minitron_quant.imatrix.collect import CollectSettings, collect
 from minitron_quant.imatrix.files import write_imatrix
 from minitron_quant.levels import parse_levels
-from minitron_quant.mixed_precision.gptq_costs import with_feedback
+from minitron_quant.mixed_precision.gptq_costs import with_gptq
 from minitron_quant.mixed_precision.measure import SensitivitySettings, measure_sensitivity
-from minitron_quant.mixed_precision.predict_kld import cross_fitted
+from minitron_quant.mixed_precision.predict_kld import predict_kld
 from minitron_quant.mixed_precision.sensitivity_file import Sensitivity
-from minitron_quant.mixed_precision.size_solver import Restrictions, SizeDial
+from minitron_quant.mixed_precision.size_solver import Restrictions, SizeSolver
 from minitron_quant.model_files import open_model_files
 from minitron_quant.perplexity.paired import paired_difference
 from minitron_quant.perplexity.settings import MeasureSettings
@@ -72,14 +73,15 @@ def report(model: Path, folder: Path, given: argparse.Namespace) -> None:
     )
     quantize = QuantizeSettings(model, (), folder, imatrix=imatrix)
     levels = tuple(parse_levels(given.levels.split(",")))
-    presets = run(prepare(replace(quantize, levels=levels)))
+    presets = list(run(prepare(replace(quantize, levels=levels))))
     solved = {"solved": solve(settings, sensitivity, presets, quantize)}
     if given.feedback:
         covariance = folder / "covariance.gguf"
         with open_model(ModelSettings(model)) as loaded:
             collect_covariance(loaded, CovarianceSettings((given.calibration,)), covariance)
-        quantize = replace(quantize, directory=folder / "feedback", covariance=covariance)
-        solved["solved, with feedback"] = solve(settings, sensitivity, presets, quantize)
+        quantize = replace(quantize, directory=folder / "gptq")
+        gptq = GptqEncoder(covariance, open_model_files(model))
+        solved["solved, with GPTQ"] = solve(settings, sensitivity, presets, quantize, gptq)
     for text in given.text:
         for way, (recipes, files) in solved.items():
             print(f"\n{text.name}, {way}:\n")
@@ -91,19 +93,19 @@ def solve(
     sensitivity: Sensitivity,
     presets: list[LevelResult],
     quantize: QuantizeSettings,
+    gptq: GptqEncoder | None = None,
 ) -> tuple[list[Recipe], list[LevelResult]]:
     """A file of the size of every preset, its divergence predicted."""
     started = time.perf_counter()
-    imatrix, feedback = settings.imatrix_output, None
-    if quantize.covariance is not None:
-        feedback = Feedback(quantize.covariance, open_model_files(settings.model))
-        sensitivity = with_feedback(sensitivity, feedback)
-    keys = feedback.keys if feedback else ()
-    dial = SizeDial(settings.model, sensitivity, imatrix, Restrictions(), keys)
+    imatrix = settings.imatrix_output
+    if gptq is not None:
+        sensitivity = with_gptq(sensitivity, gptq)
+    keys = gptq.keys if gptq else ()
+    dial = SizeSolver(settings.model, sensitivity, imatrix, Restrictions(), keys)
     recipes = [dial.for_size(preset.bytes) for preset in presets]
-    if feedback is not None:
-        given = sensitivity, feedback, load_importance(imatrix).weights
-        predicted = [cross_fitted(settings.model, recipe, *given) for recipe in recipes]
+    if gptq is not None:
+        given = sensitivity, gptq, load_importance(imatrix).weights
+        predicted = [predict_kld(settings.model, recipe, *given) for recipe in recipes]
         pairs = zip(recipes, predicted, strict=True)
         recipes = [replace(recipe, predicted=value) for recipe, value in pairs]
     print(f"Solved {len(recipes)} sizes in {time.perf_counter() - started:.1f} s.")
@@ -112,8 +114,8 @@ def solve(
         replace(recipe, name=f"like-{preset.level}")
         for recipe, preset in zip(recipes, presets, strict=True)
     )
-    made = run(prepare(replace(quantize, levels=named, imatrix=imatrix)))
-    return recipes, made
+    job = prepare(replace(quantize, levels=named, imatrix=imatrix), gptq)
+    return recipes, list(run(job))
 
 
 def compare(

@@ -14,7 +14,8 @@ from pathlib import Path
 from harness import machine
 
 from minitron_engine.llama.context import Context, open_context
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.llama.settings import ModelSettings
+from minitron_engine.loading import open_model
 from minitron_engine.process.malloc_alignment import aligning_hook
 from minitron_quant.chunking import ChunkSettings, chunk_text, decode_chunks, read_text
 

@@ -32,14 +32,6 @@ hypothesis.settings.load_profile("no deadline")
 
 
 @pytest.fixture(scope="session")
-def same_processor() -> None:
-    """Skip where float arithmetic is compiled differently from where the recordings were made."""
-    flags = Path("/proc/cpuinfo")
-    if not flags.exists() or "avx512f" not in flags.read_text():
-        pytest.skip("recorded with AVX-512; other instruction sets round differently")
-
-
-@pytest.fixture(scope="session")
 def nano_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """examples/nano-llama as an F16 file."""
     path = tmp_path_factory.mktemp("nano-llama") / "nano-llama-F16.gguf"
@@ -108,9 +100,9 @@ def nemotron_levels(
 def minitron(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Any:
     """Run a command in this process, as the console script does."""
 
-    def run(*arguments: object) -> Ran:
+    def run(*arguments: object, stdin: str = "") -> Ran:
         monkeypatch.setattr(sys, "argv", ["minitron", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
         monkeypatch.setenv("COLUMNS", "120")
         capfd.readouterr()
         code = 0

@@ -17,9 +17,7 @@ COLUMNS = (
 
 
 def record_imatrix_files(work: Workplace, out: Path) -> None:
-    """Statistics and merging of the matrices recorded before, which `out` has."""
-    for name in FILES:
-        work.link(out / name)
+    """Statistics and merging of the matrices recorded before, which the workplace has."""
     model = ("-m", source_of(MODEL))
     shown = shown_statistics(work, model)
     weights = {

@@ -15,6 +15,11 @@ THREADS = 2
 ATTEMPTS = 20
 MODELS = ("nano-llama", "nano-nemotron")
 NOTES = {"nano-nemotron": "the model file has no tokenizer.ggml.add_space_prefix key"}
+# what ggml says of kernels that are compiled for a set, and must not say
+INSTRUCTIONS = {
+    "avx512": ({"AVX2", "FMA", "F16C", "AVX512"}, set[str]()),
+    "avx2": ({"AVX2", "FMA", "F16C"}, {"AVX512"}),
+}
 NUMBER = r"-?(?:[\d.]+|nan|inf)"
 FINAL = rf"Final estimate: PPL = ({NUMBER}) \+/- ({NUMBER})"
 LAST_STATISTIC = r"Same top p: .*%"
@@ -38,8 +43,9 @@ class Output:
 class Workplace:
     """A folder where every name is relative, so that no path gets into a command or a file."""
 
-    def __init__(self, tools: Path, folder: Path) -> None:
+    def __init__(self, tools: Path, folder: Path, instructions: str) -> None:
         self._tools = tools.resolve()
+        self._instructions = INSTRUCTIONS[instructions]
         self.folder = folder
         self.version = self._version()
 
@@ -83,6 +89,16 @@ class Workplace:
         """The keys every recording starts with."""
         return {"llama_cpp": COMMIT, "version": self.version}
 
+    def system(self, output: Output) -> str:
+        """What a program says of its kernels; RuntimeError if they are not of this set."""
+        found = re.search(r"system_info: (.*)", output.text)
+        system = found[1].rstrip(" |") if found else ""
+        has, lacks = self._instructions
+        features = set(re.findall(r"(\w+) = 1", system))
+        if not has <= features or lacks & features:
+            raise RuntimeError(f"the programs are built for another instruction set: {system}")
+        return system
+
     def _version(self) -> str:
         output = self.run("llama-imatrix", "--version")
         found = re.search(r"version: (.*commit (\w+).*)", output.text)
@@ -118,12 +134,6 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
         text,
     )
     path.write_text(flat + "\n", encoding="utf-8")
-
-
-def system_of(output: Output) -> str:
-    """What a program says of the CPU's features, on which the last digits depend."""
-    found = re.search(r"system_info: .*", output.text)
-    return found[0].removeprefix("system_info: ").rstrip(" |") if found else ""
 
 
 def perplexity_of(output: Output) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """Record what llama-quantize makes of a model: sizes, types, and a hash of every tensor."""
 
 import hashlib
+import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +91,17 @@ def record_quantize(work: Workplace, out: Path) -> None:
             "hashes_without_imatrix": plain.hashes,
         }
         write_json(out / f"quantize-{model}.json", document)
+
+
+def make_levels(work: Workplace, out: Path, levels: Sequence[str]) -> None:
+    """Make levels with the imatrix; RuntimeError if a tensor's bytes are not those recorded."""
+    for model in MODELS:
+        recording = json.loads((out / f"quantize-{model}.json").read_text())
+        made = Quantized(work, model, f"{model}.imatrix.gguf")
+        for level in levels:
+            made.add(level)
+            if made.levels[level]["types"] != recording["levels"][level]["types"]:
+                raise RuntimeError(f"{level} of {model} has other types than the recording")
+        for name, digests in made.hashes.items():
+            if not digests.items() <= recording["hashes"][name].items():
+                raise RuntimeError(f"{name} of {model} has other bytes than the recording")

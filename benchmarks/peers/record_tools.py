@@ -1,11 +1,15 @@
 """Record what llama.cpp's own programs answer on the examples, for the tests to compare with.
 
-    python benchmarks/peers/record_tools.py --tools DIR --models DIR --out tests/data/llama_cpp
+    python benchmarks/peers/record_tools.py --set avx512 --tools DIR --models DIR \
+        --out tests/data/llama_cpp
 
-DIR of --tools has llama-imatrix, llama-quantize, llama-perplexity, llama-completion and
-llama-tokenize of llama.cpp 0c1e57098; DIR of --models has nano-llama-f16.gguf and
-nano-nemotron-f16.gguf as its convert_hf_to_gguf.py makes them of examples/nano-*.
-Programs run in a temporary folder of links to the files, with relative names only.
+DIR of --tools has the programs that build_tools.py makes for the set; DIR of --models has
+nano-llama-f16.gguf and nano-nemotron-f16.gguf as llama.cpp's convert_hf_to_gguf.py makes them of
+examples/nano-*. Programs run in a temporary folder of links to the files, with relative names only.
+
+What depends on ggml's CPU kernels goes into --out/SET. What does not (tokens, quantized bytes, what
+becomes of the matrices' files), and the importance matrices that all sets quantize with, is
+recorded with AVX-512 alone; other sets must quantize to the bytes recorded there.
 """
 
 import argparse
@@ -15,12 +19,14 @@ import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from completion_recording import record_completion, record_sampling
 from imatrix_recording import record_imatrix_files
 from llama_tools import (
     FINAL,
+    INSTRUCTIONS,
     LAST_STATISTIC,
     MODELS,
     THREADS,
@@ -31,17 +37,20 @@ from llama_tools import (
     perplexity_of,
     sha256_of,
     source_of,
-    system_of,
     write_json,
 )
-from quantize_recording import record_quantize
-from tasks_recording import record_tasks
+from quantize_recording import make_levels, record_quantize
+from tasks_recording import make_questions, record_tasks
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+Record = Callable[[Workplace, Path], None]
+REFERENCE = "avx512"
 CALIBRATION, HELD_OUT = "calibration.txt", "held-out.txt"
 MEASURED_LEVELS = ("IQ1_S", "IQ2_M", "Q2_K", "IQ3_XXS", "IQ4_XS", "Q4_K_M", "Q6_K", "Q8_0")
 DIVERGENCE_LEVELS = ("Q4_K_M", "IQ2_M")
+DIVERGENCE_CHUNKS = 22  # five decodes of four, and one of two
 PERPLEXITY_SETTINGS = {
+    "c512-chunks22": ("-c", 512, "--chunks", DIVERGENCE_CHUNKS),
     "c128": ("-c", 128),
     "c512-b512": ("-c", 512, "-b", 512),
     "c256-chunks10": ("-c", 256, "--chunks", 10),
@@ -56,6 +65,8 @@ PERPLEXITY_SETTINGS = {
 # the last of each brings the perplexity
 MATRICES: dict[str, dict[str, tuple[str | int, ...]]] = {
     "nano-llama": {
+        "nano-llama-10.imatrix.gguf": ("--chunks", 10),
+        "nano-llama-10.imatrix.dat": ("--chunks", 10, "--output-format", "dat"),
         "nano-llama.imatrix.gguf": (),
         "nano-llama.imatrix.dat": ("--output-format", "dat"),
     },
@@ -67,7 +78,10 @@ MATRICES: dict[str, dict[str, tuple[str | int, ...]]] = {
 
 
 def record_imatrix(work: Workplace, out: Path) -> None:
-    """Importance matrices of the calibration text, with the perplexity found on the way."""
+    """Importance matrices of the calibration text, with the perplexity found on the way.
+
+    The files stay in the workplace; the recording has their SHA-256.
+    """
     document = work.header() | {"text_sha256": sha256_of(work.folder / CALIBRATION), "models": {}}
     for model in MODELS:
         entry = about(work, model) | {"files": {}}
@@ -76,12 +90,11 @@ def record_imatrix(work: Workplace, out: Path) -> None:
                 "llama-imatrix", "-m", source_of(model), "-f", CALIBRATION, "-o", name, *chosen,
                 "-t", THREADS, last=FINAL,
             )  # fmt: skip
-            shutil.copy(work.folder / name, out / name)
             measured = perplexity_of(output)
-            document["system"] = system_of(output)
+            document["system"] = work.system(output)
             entry["files"][name] = {
                 "command": measured.pop("command"),
-                "sha256": sha256_of(out / name),
+                "sha256": sha256_of(work.folder / name),
             }
             entry["perplexity"] = measured
         document["models"][model] = entry
@@ -89,7 +102,7 @@ def record_imatrix(work: Workplace, out: Path) -> None:
 
 
 def record_perplexity(work: Workplace, out: Path) -> None:
-    """Perplexity of the held-out text by level and settings; divergence of two levels."""
+    """Perplexity of the held-out text by level and settings; divergence of two levels from f16."""
     document = work.header() | {"text_sha256": sha256_of(work.folder / HELD_OUT), "models": {}}
 
     def measure(file: str, *options: str | int, last: str = FINAL) -> Output:
@@ -108,8 +121,8 @@ def record_perplexity(work: Workplace, out: Path) -> None:
             for name, options in PERPLEXITY_SETTINGS.items()
         }
         logits = ("--kl-divergence-base", f"{model}.logits")
-        base = measure(source, *text, *logits)
-        document["system"] = system_of(base)
+        base = measure(source, *text, *logits, "--chunks", DIVERGENCE_CHUNKS)
+        document["system"] = work.system(base)
         divergence = {
             level: divergence_of(diverge(f"{model}-{level}.gguf", *logits))
             for level in DIVERGENCE_LEVELS
@@ -147,34 +160,60 @@ def record_tokenize(work: Workplace, out: Path) -> None:
     write_json(out / "tokenize.json", document)
 
 
+def record_once(work: Workplace, out: Path) -> None:
+    """What is the same with every instruction set, and the matrices that all of them use."""
+    for name in matrices():
+        shutil.copy(work.folder / name, out / name)
+    for record in (record_tokenize, record_imatrix_files, record_quantize):
+        announced(record)(work, out)
+
+
+def quantize_with_recorded(work: Workplace, out: Path) -> None:
+    """Make the levels that are measured, with the recorded matrices in place of this set's."""
+    for name in matrices():
+        (work.folder / name).unlink()
+        work.link(out / name)
+    make_levels(work, out, MEASURED_LEVELS)
+
+
+def matrices() -> list[str]:
+    """The names of all importance matrices."""
+    return [name for files in MATRICES.values() for name in files]
+
+
+def announced(record: Record) -> Record:
+    """Say on stderr what is recorded next."""
+    print(record.__name__, file=sys.stderr, flush=True)
+    return record
+
+
 def main() -> int:
     """Record everything into --out."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--set", choices=INSTRUCTIONS, required=True, help="instruction set")
     parser.add_argument("--tools", type=Path, required=True, help="folder of llama.cpp's programs")
     parser.add_argument("--models", type=Path, required=True, help="folder of the f16 GGUF files")
     parser.add_argument("--out", type=Path, required=True, help="where the recordings go")
     arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        work = Workplace(arguments.tools, Path(folder))
+        work = Workplace(arguments.tools, Path(folder), arguments.set)
         for path in (
             EXAMPLES / CALIBRATION,
             EXAMPLES / HELD_OUT,
             *(arguments.models / source_of(model) for model in MODELS),
         ):
             work.link(path)
-        for record in (
-            record_tokenize,
-            record_imatrix,
-            record_imatrix_files,
-            record_quantize,
-            record_perplexity,
-            record_completion,
-            record_tasks,
-            record_sampling,
-        ):
-            print(record.__name__, file=sys.stderr, flush=True)
-            record(work, arguments.out)
+        own = arguments.out / arguments.set
+        own.mkdir(parents=True, exist_ok=True)
+        announced(record_imatrix)(work, own)
+        if arguments.set == REFERENCE:
+            record_once(work, arguments.out)
+        else:
+            announced(quantize_with_recorded)(work, arguments.out)
+        for record in (record_perplexity, record_completion, record_sampling):
+            announced(record)(work, own)
+        announced(make_questions)(work, arguments.out)
+        announced(record_tasks)(work, own)
     return 0
 
 

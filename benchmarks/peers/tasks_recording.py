@@ -87,8 +87,8 @@ def choices(chance: random.Random, source: list[list[str]]) -> bytes:
     return struct.pack(f"<{len(questions) + 1}I", len(questions), *offsets) + b"".join(questions)
 
 
-def record_tasks(work: Workplace, out: Path) -> None:
-    """Running scores of every task on the models, from the line of each question."""
+def make_questions(work: Workplace, out: Path) -> None:
+    """The files of questions, in `out` and the workplace."""
     chance = random.Random(5)
     source = sentences((work.folder / "held-out.txt").read_text(errors="replace"))
     sample = chance.sample(source, QUESTIONS)
@@ -97,8 +97,12 @@ def record_tasks(work: Workplace, out: Path) -> None:
     (out / CHOICES).write_bytes(choices(chance, sample))
     for name in (HELLASWAG, WINOGRANDE, CHOICES):
         work.link(out / name)
+
+
+def record_tasks(work: Workplace, out: Path) -> None:
+    """Running scores of every task on the models, from the line of each question."""
     document: dict[str, Any] = work.header() | {
-        "data_sha256": {n: sha256_of(out / n) for n in (HELLASWAG, WINOGRANDE, CHOICES)},
+        "data_sha256": {n: sha256_of(work.folder / n) for n in (HELLASWAG, WINOGRANDE, CHOICES)},
         "models": {},
     }
     for model in MODELS:

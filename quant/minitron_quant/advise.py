@@ -1,47 +1,47 @@
-"""Which level fits: weights, KV cache and compute buffers against the memory there is."""
+"""Which level fits into memory: weights, KV cache and compute buffers counted."""
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from minitron_cli.output import Output
-from minitron_cli.units import show_size
 from minitron_core.errors import Damaged, NotFound
-from minitron_core.gguf import iterate_tensors, layer_number
-from minitron_engine.llama.context import ContextSettings
-from minitron_engine.memory.estimate import Needs, measure_needs
+from minitron_core.gguf import iterate_tensors, layer_bytes
+from minitron_engine.llama.devices import Device
+from minitron_engine.llama.settings import EVERY_GPU, ContextSettings
+from minitron_engine.memory.estimate import MemoryEstimate, estimate_memory
+from minitron_engine.memory.gpu_layers import MARGIN, most_layers
 from minitron_quant.levels import LEVELS, level_of_ftype
 from minitron_quant.model_files import models_in, open_model_files
 from minitron_quant.quantize.options import QuantizeOptions
 from minitron_quant.quantize.plan import make_plan
 
-# what a CUDA context takes before the first buffer
-RESERVE = 512 << 20
-_INPUT, _OUTPUT = "token_embd.weight", "output.weight"
+_EMBEDDING = "token_embd.weight"
 _FULL = ("F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Bytes of a GPU's memory and of the machine's; `reserve` of the first is not ours."""
+    """Bytes of a GPU's memory and of the machine's; `reserve` of the first stays free."""
 
     vram: int
     ram: int
-    reserve: int = RESERVE
+    reserve: int = MARGIN
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A level, there (`path`) or planned: the bytes of its input, layers and output."""
+    """A level, as a file (`path`) or planned; sizes in bytes.
+
+    weights: of each layer, the output last. embedding: stays in RAM.
+    """
 
     level: str
     path: Path | None
     bytes: int
-    layers: tuple[int, ...]
-    input: int
-    output: int
+    weights: tuple[int, ...]
+    embedding: int
 
 
 @dataclass(frozen=True)
@@ -95,40 +95,41 @@ def _of_file(path: Path) -> Candidate:
 
 
 def _candidate(level: str, path: Path | None, tensors: Iterable[tuple[str, int]]) -> Candidate:
-    layers: dict[int, int] = {}
-    rest = dict.fromkeys((_INPUT, _OUTPUT, ""), 0)
-    for name, size in tensors:
-        layer = layer_number(name)
-        if layer is not None:
-            layers[layer] = layers.get(layer, 0) + size
-        else:
-            rest[name if name in rest else ""] += size
-    # llama.cpp makes an output of the input where a model has none of its own
-    output = rest[_OUTPUT] or rest[_INPUT]
-    total = sum(layers.values()) + sum(rest.values())
-    ordered = tuple(layers[number] for number in sorted(layers))
-    return Candidate(level, path, total, ordered, rest[_INPUT], output + rest[""])
+    sizes = dict(tensors)
+    weights = tuple(layer_bytes(sizes.items()))
+    return Candidate(level, path, sum(sizes.values()), weights, sizes.get(_EMBEDDING, 0))
 
 
-def needs_of(model: Path, settings: ContextSettings) -> Needs:
-    """KV cache and buffers; they are the same for all levels of a model."""
-    if model.is_dir():
-        model = next(each.path for each in candidates(model) if each.path is not None)
-    return measure_needs(model, settings)
+def advise(
+    model: Path,
+    settings: ContextSettings,
+    budget: Budget,
+    quality: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[Fit]:
+    """How every candidate fits, the smallest first, with its quality as `measured` returns it.
+
+    Errors: NotFound: a folder without models; those of open_model and open_context.
+    """
+    found = sorted(candidates(model), key=lambda each: each.bytes)
+    # KV cache and buffers are the same for all levels of a model
+    file = next(each.path for each in found if each.path is not None)
+    needs = estimate_memory(file, settings)
+    fits = (fit(each, needs, budget) for each in found)
+    return [replace(each, **(quality or {}).get(each.level, {})) for each in fits]
 
 
-def fit(candidate: Candidate, needs: Needs, budget: Budget) -> Fit:
-    """As many layers on the GPU as fit, from the output backwards, as llama.cpp places them."""
+def fit(candidate: Candidate, needs: MemoryEstimate, budget: Budget) -> Fit:
+    """As many layers on the GPU as fit, by the rule of --gpu-layers auto."""
+    # that rule keeps MARGIN free on every GPU
+    free = budget.vram + MARGIN - budget.reserve
+    gpu = Device("GPU", "", "gpu", free, budget.vram)
+    weights = candidate.weights
+    offloaded, _ = most_layers(weights, needs, [needs.compute], [gpu], EVERY_GPU)
     cache = needs.cache / needs.layers
-    onto_gpu = [candidate.output, *(size + cache for size in reversed(candidate.layers))]
-    offloaded, vram = 0, 0.0
-    taken = float(budget.reserve + needs.compute)
-    for number, size in enumerate(onto_gpu, 1):
-        taken += size
-        if taken > budget.vram:
-            break
-        offloaded, vram = number, taken
-    ram = candidate.input + needs.compute + sum(onto_gpu[offloaded:])
+    sizes = [*(size + cache for size in weights[:-1]), weights[-1]]
+    kept = len(sizes) - offloaded
+    vram = budget.reserve + needs.compute + sum(sizes[kept:]) if offloaded else 0
+    ram = round(candidate.embedding + needs.compute + sum(sizes[:kept]))
     return Fit(
         level=candidate.level,
         path=None if candidate.path is None else str(candidate.path),
@@ -137,8 +138,8 @@ def fit(candidate: Candidate, needs: Needs, budget: Budget) -> Fit:
         cache=needs.cache,
         compute=needs.compute,
         vram=round(vram),
-        ram=round(ram),
-        layers=len(onto_gpu),
+        ram=ram,
+        layers=len(sizes),
         offloaded=offloaded,
         fits=ram <= budget.ram,
     )
@@ -149,21 +150,21 @@ def choose(fits: Sequence[Fit]) -> tuple[Fit | None, str]:
     possible = [each for each in fits if each.fits]
     whole = [each for each in possible if each.whole]
     if not possible:
-        return None, "no level fits into the memory there is"
+        return None, "no level fits into this memory"
     if not whole:
         most = max(possible, key=lambda each: (each.offloaded / each.layers, *_quality(each)))
         share = f"{most.offloaded} of {most.layers} layers"
-        return most, f"none fits into the GPU's memory whole; of this one {share} do, the most"
+        return most, f"none fits entirely on the GPU; {share} of this one do, the most"
     best = max(whole, key=_quality)
     if best.kld_mean is not None:
         return best, f"the least divergence ({best.kld_mean:.4f}) of {_those(whole)}"
     if best.ppl is not None:
         return best, f"the lowest perplexity ({best.ppl:.4f}) of {_those(whole)}"
-    return best, f"the most bits of {_those(whole)}; nothing is measured yet"
+    return best, f"the most bits of {_those(whole)}; no measurements yet"
 
 
 def _those(whole: Sequence[Fit]) -> str:
-    return f"the {len(whole)} that fit whole" if len(whole) > 1 else "the one that fits whole"
+    return f"the {len(whole)} that fit entirely" if len(whole) > 1 else "the one that fits entirely"
 
 
 def _quality(each: Fit) -> tuple[float, float, int]:
@@ -187,46 +188,5 @@ def measured(table: Path) -> dict[str, dict[str, Any]]:
         raise NotFound(f"{table} does not exist") from error
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise Damaged(
-            f"{table} is no table of measurements", "minitron ppl MODEL… --json prints one"
+            f"{table} is not a table of measurements", "minitron ppl MODEL… --json prints one"
         ) from error
-
-
-def document(fits: Sequence[Fit], budget: Budget, ctx: int) -> dict[str, Any]:
-    """The advice as JSON."""
-    best, why = choose(fits)
-    return {
-        **asdict(budget),
-        "ctx": ctx,
-        "choice": best and best.level,
-        "path": best and best.path,
-        "why": why,
-        "levels": [asdict(each) for each in fits],
-    }
-
-
-def show(out: Output, fits: Sequence[Fit], budget: Budget) -> None:
-    """The advice for people; the level chosen first, then what every level takes."""
-    best, why = choose(fits)
-    if best is None:
-        out.text(f"Nothing fits: {why}.")
-    else:
-        memory = f"{show_size(best.vram)} of {show_size(budget.vram)} on the GPU"
-        out.text(f"{best.level}: {why}.\n{memory}, {show_size(best.ram)} of RAM.")
-    out.text("")
-    headers = ["Level", "Weights", "KV cache", "Compute", "On the GPU", "Layers", "RAM"]
-    measured_too = any(each.ppl is not None for each in fits)
-    out.table(headers + ["PPL", "KLD"] * measured_too, [_cells(e, measured_too) for e in fits])
-
-
-def _cells(each: Fit, measured_too: bool) -> list[str]:
-    sizes = [each.weights, each.cache, each.compute, each.vram]
-    cells = [
-        each.level,
-        *map(show_size, sizes),
-        f"{each.offloaded}/{each.layers}",
-        show_size(each.ram) + ("" if each.fits else " !"),
-    ]
-    if measured_too:
-        cells += ["" if each.ppl is None else f"{each.ppl:.4f}"]
-        cells += ["" if each.kld_mean is None else f"{each.kld_mean:.4f}"]
-    return cells

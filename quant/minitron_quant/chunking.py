@@ -14,8 +14,10 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from minitron_core.errors import Denied, NotFound, Unsupported, Usage
-from minitron_engine.llama.context import Batch, Context, ContextSettings, Logits
-from minitron_engine.llama.model import Model, Tokens
+from minitron_engine.llama.context import Batch, Context, Logits
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.settings import ContextSettings
+from minitron_engine.llama.tokenization import Tokens
 
 # of the logits of a decode: the system takes longer to give more memory than more chunks save
 _LOGITS_BYTES = 1 << 27

@@ -13,7 +13,10 @@ from minitron_cli import __version__
 from minitron_core.cpu_limits import default_threads
 
 # names of variables that change what happens; values of secrets are never shown
-_VARIABLES = ("HF_HOME", "HF_HUB_OFFLINE", "NO_COLOR", "CUDA_VISIBLE_DEVICES", "LLAMA_CPP_LIB_PATH")
+_VARIABLES = (
+    *("HF_HOME", "HF_HUB_OFFLINE", "NO_COLOR", "CUDA_VISIBLE_DEVICES"),
+    *("LLAMA_CPP_LIB_PATH", "MINITRON_NATIVE"),
+)
 
 
 def versions() -> dict[str, str]:
@@ -53,11 +56,26 @@ def examine(folder: Path) -> dict[str, Any]:
         "rpc": bool(api.llama_supports_rpc()),
         "cuda_compiler": shutil.which("nvcc") or "",
         "threads": default_threads(),
+        "encoders": _encoders(),
         "disk_free_bytes": shutil.disk_usage(folder).free,
         "hub_cache": _hub_cache(),
         "hub_token": bool(os.environ.get("HF_TOKEN")),
         "environment": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
         "problems": problems,
+    }
+
+
+def _encoders() -> dict[str, Any]:
+    """Which kernels quantize; why none, or for which types not."""
+    from minitron_core.gguf import TYPE
+    from minitron_quant.kernels.encode import encoder
+    from minitron_quant.kernels.library import kernels
+
+    loaded = kernels()
+    return {
+        "instructions": loaded.instructions,
+        "reason": loaded.reason,
+        "types_of_ggml": [TYPE[number].name for number in encoder().failed()],
     }
 
 

@@ -1,4 +1,6 @@
-"""Models of commands: found by name, and their headers checked before llama.cpp sees a file."""
+"""The models and checkpoints that commands name: on the disk, or on the Hub."""
+
+from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -6,14 +8,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minitron_cli.output import Output
-from minitron_engine.llama.context import ContextSettings
-from minitron_engine.llama.devices import GpuLayers, missing_gpu
-from minitron_engine.llama.model import Model, ModelSettings, open_model
-from minitron_engine.memory.placement import EVERY_GPU, Placement
-from minitron_quant.model_files import is_imatrix, open_model_files
+from minitron_core.errors import Usage
+from minitron_core.progress import Progress
+from minitron_engine.llama.settings import (
+    ContextSettings,
+    GpuLayers,
+    ModelSettings,
+    Placement,
+)
+from minitron_engine.loading import open_model
 
 if TYPE_CHECKING:
+    from minitron_convert.hub.download import Source
     from minitron_convert.hub.models import HubModel
+    from minitron_engine.llama.model import Model
+    from minitron_engine.llama.settings import ContextSettings, GpuLayers
+
+# the Hub's client and llama.cpp are loaded only by the functions that need them
 
 # tokens of a context where none are asked for; fewer where the model was trained on fewer
 DEFAULT_CONTEXT = 4096
@@ -30,6 +41,8 @@ def local_model(model: Path, out: Output) -> Path:
 
 def local_models(models: Sequence[Path], out: Output) -> tuple[Path, ...]:
     """The files of several MODELs, but for the importance matrix that a shell's *.gguf brings."""
+    from minitron_quant.model_files import is_imatrix
+
     paths = [local_model(model, out) for model in models]
     # where there is only one, whoever opens it says what it is
     chosen = [path for path in paths if len(paths) == 1 or not is_imatrix(path)] or paths
@@ -50,11 +63,10 @@ def model_header(model: Path) -> Iterator[Path]:
             yield path
 
 
-def on_the_hub(model: Path) -> "HubModel | None":
+def on_the_hub(model: Path) -> HubModel | None:
     """The model on the Hub that MODEL names; None for what can only be a path."""
     if model.exists() or model.suffix == ".gguf":
         return None
-    # the Hub's client is loaded only where it is needed
     from minitron_convert.hub.models import parse_model
 
     return parse_model(str(model))
@@ -67,6 +79,8 @@ def folder_for_results(model: Path) -> Path:
 
 def tell_missing_gpu(out: Output, wanted: GpuLayers = "auto") -> None:
     """One line where a GPU, or a build for it, is missing; nothing if the CPU was asked for."""
+    from minitron_engine.llama.devices import missing_gpu
+
     told = missing_gpu() if wanted != 0 else ""
     if told:
         out.note(told)
@@ -83,13 +97,81 @@ def open_checked(
     path: Path,
     gpu_layers: GpuLayers,
     context: ContextSettings,
-    placement: Placement = EVERY_GPU,
+    placement: Placement | None = None,
 ) -> Iterator[Model]:
     """A loaded model. llama.cpp aborts on some damaged files, so their headers are read first.
 
     context: what must fit on the GPUs beside the weights.
     """
+    from minitron_engine.llama.settings import EVERY_GPU
+    from minitron_quant.model_files import open_model_files
+
     open_model_files(path)
-    settings = ModelSettings(path, gpu_layers, placement=placement, context=context)
+    settings = ModelSettings(path, gpu_layers, placement=placement or EVERY_GPU, context=context)
     with open_model(settings) as model:
         yield model
+
+
+@contextmanager
+def open_checkpoint_source(
+    text: str, revision: str | None, listener: Progress, *, headers_only: bool = False
+) -> Iterator[Source]:
+    """The folder of `text`, downloaded where it is owner/name[@revision] on the Hub.
+
+    headers_only: for a plan; weights on the Hub stay there.
+    """
+    if revision is not None and Path(text).expanduser().exists():
+        raise Usage(f"--revision is for the Hub, and {text} is a folder", "drop it")
+    from minitron_convert.hub.download import open_source
+    from minitron_convert.hub.headers import open_headers
+
+    if headers_only:
+        with open_headers(text, revision) as source:
+            yield source
+    else:
+        yield open_source(text, revision, listener)
+
+
+@contextmanager
+def quantize_source(model: Path, out: Output, plan_only: bool) -> Iterator[Path]:
+    """The GGUF file that MODEL means; for a plan, a file of its header and size without weights.
+
+    A plan takes a checkpoint too, a folder or on the Hub: its header is the one that converting
+    it would write. Otherwise a checkpoint folder is a Usage error.
+    """
+    if not plan_only:
+        if model.is_dir():
+            raise Usage(
+                f"{model} is a folder; of a checkpoint only --dry-run can be shown",
+                f"convert it first: minitron convert {model}",
+            )
+        yield local_model(model, out)
+    elif _is_checkpoint(model):
+        with _converted_header(model, out) as path:
+            yield path
+    else:
+        with model_header(model) as path:
+            yield path
+
+
+def _is_checkpoint(model: Path) -> bool:
+    if model.exists():
+        return model.is_dir()
+    named = on_the_hub(model)
+    return named is not None and named.needs_conversion()
+
+
+@contextmanager
+def _converted_header(model: Path, out: Output) -> Iterator[Path]:
+    from minitron.level_conversion import header_alone
+    from minitron_convert.convert import ConvertSettings, plan
+
+    with (
+        out.progress() as listener,
+        open_checkpoint_source(str(model), None, listener, headers_only=True) as found,
+    ):
+        planned = plan(ConvertSettings(source=found.folder, name=found.name))
+        for note in planned.notes:
+            out.note(note)
+        with header_alone(planned.files[0]) as header:
+            yield header.path

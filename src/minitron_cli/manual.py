@@ -1,4 +1,4 @@
-"""The manual in README.md: every command with its options, from the same words as --help."""
+"""docs/cli.md: every command with its options, from the same words as --help."""
 
 import inspect
 from collections.abc import Iterator
@@ -9,21 +9,24 @@ import typer
 
 from minitron_cli.main import app
 
-BEGIN = "<!-- manual: written by `make manual` -->"
-END = "<!-- end of the manual -->"
+PATH = Path("docs", "cli.md")
+_INTRODUCTION = """# Command line reference
+
+`make manual` writes this page from the texts of `--help`.
+Every command also takes `-v`/`--verbose`, `-q`/`--quiet` and `--help`."""
 _KINDS = {"int": "N", "int range": "N", "float": "X", "float range": "X", "path": "FILE"}
 _WIDTH = 34
 _MARGIN = " " * (_WIDTH + 3)
-# what every command has; said once
+# the options of every command, which the introduction names
 _COMMON = {"--help", "--verbose", "--quiet"}
 
 
 def manual() -> str:
-    """Markdown of all commands, one folded section each."""
+    """The page: a contents line, then a section for every command."""
     group: Any = typer.main.get_command(app)
+    contents = " · ".join(f"[{name}](#minitron-{name})" for name in group.commands)
     parts = [_section(name, command) for name, command in group.commands.items()]
-    common = "Every command also takes `-v`/`--verbose`, `-q`/`--quiet` and `--help`."
-    return "\n\n".join([common, *parts])
+    return "\n\n".join([_INTRODUCTION, contents, *parts]) + "\n"
 
 
 def _section(name: str, command: Any) -> str:
@@ -35,12 +38,19 @@ def _section(name: str, command: Any) -> str:
     ]
     usage = " ".join(["minitron", name, *map(_placeholder, arguments), "[OPTIONS]"])
     summary = inspect.cleandoc(command.help or "").splitlines()[0]
-    lines = [*_entries(arguments), *_entries(options)]
-    listing = "\n".join([usage, "", *lines]).rstrip()
-    return (
-        f"<details><summary><code>minitron {name}</code>: {summary}</summary>\n\n"
-        f"```\n{listing}\n```\n</details>"
-    )
+    parts = ["\n".join([usage, *([""] if arguments else []), *_entries(arguments)])]
+    for panel, members in _panels(options).items():
+        parts.append("\n".join([*([f"{panel}:"] if panel else []), *_entries(members)]))
+    listing = "\n\n".join(parts)
+    return f"## minitron {name}\n\n{summary}\n\n```text\n{listing}\n```"
+
+
+def _panels(options: list[Any]) -> dict[str, list[Any]]:
+    """The options by the panel of --help that they are in; first those in none."""
+    found: dict[str, list[Any]] = {"": []}
+    for option in options:
+        found.setdefault(option.rich_help_panel or "", []).append(option)
+    return {panel: members for panel, members in found.items() if members}
 
 
 def _placeholder(argument: Any) -> str:
@@ -54,28 +64,22 @@ def _entries(parameters: list[Any]) -> Iterator[str]:
             names = _placeholder(each)
         else:
             value = "" if each.is_flag else f" {each.metavar or _value(each)}"
-            names = ", ".join(sorted(each.opts, key=len)) + value
-        told = " ".join((each.help or "").split())
-        # a list of nothing is no default worth telling
-        if each.default not in (None, False, ()) and not each.required:
-            told += f" [default: {each.default}]"
+            names = ", ".join([*sorted(each.opts, key=len), *each.secondary_opts]) + value
+        words = " ".join((each.help or "").split())
+        if each.default not in (None, False, (), "") and not each.required:
+            words += f" [default: {each.default}]"
         yield (
-            f"  {names:<{_WIDTH}} {told}" if len(names) <= _WIDTH else f"  {names}\n{_MARGIN}{told}"
+            f"  {names:<{_WIDTH}} {words}"
+            if len(names) <= _WIDTH
+            else f"  {names}\n{_MARGIN}{words}"
         )
 
 
 def _value(parameter: Any) -> str:
-    """What stands for an option's value: its choices, or the kind of thing that it is."""
+    """What stands for an option's value: its choices, or the kind of value."""
     kind = parameter.type
     return "|".join(kind.choices) if kind.name == "choice" else _KINDS.get(kind.name, "TEXT")
 
 
-def with_manual(readme: str) -> str:
-    """The README with its manual written anew. ValueError: it has no place for one."""
-    start, end = readme.index(BEGIN), readme.index(END)
-    return f"{readme[:start]}{BEGIN}\n\n{manual()}\n\n{readme[end:]}"
-
-
 if __name__ == "__main__":
-    path = Path("README.md")
-    path.write_text(with_manual(path.read_text(encoding="utf-8")), encoding="utf-8")
+    PATH.write_text(manual(), encoding="utf-8")

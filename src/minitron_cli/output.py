@@ -10,38 +10,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import IO, TYPE_CHECKING, Any, Literal, cast
 
 from minitron_cli.sanitize import printable
 from minitron_cli.table_layout import column_groups
+from minitron_core.progress import Event, Progress
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import Progress as Bars
 
 TableFormat = Literal["table", "md", "csv"]
-_shown: list["Progress"] = []  # bars that are on the terminal now, with its cursor hidden
+_shown: list["Bars"] = []  # bars that are on the terminal now, with its cursor hidden
 # off a terminal lines are as long as they need to be: whoever reads them may cut them
 _UNLIMITED = 400
-
-
-class ProgressEvent(Protocol):
-    """What the packages report while they work."""
-
-    @property
-    def stage(self) -> str: ...
-    @property
-    def done(self) -> float: ...
-    @property
-    def total(self) -> float: ...
-    @property
-    def detail(self) -> str: ...
-
-
-class Listener(Protocol):
-    """What is called with every event."""
-
-    def __call__(self, event: ProgressEvent, /) -> None: ...
 
 
 class _Steady:
@@ -177,13 +159,12 @@ class Output:
                 table.add_row(*(escape(row[number]) for number in group))
             console.print(table)
 
-    def _say(self, event: ProgressEvent) -> None:
-        text = getattr(event, "note", "")  # not every package's events have one
-        if text:
-            self.note(text)
+    def _say(self, event: Event) -> None:
+        if event.note:
+            self.note(event.note)
 
     @contextmanager
-    def progress(self) -> Iterator[Listener]:
+    def progress(self) -> Iterator[Progress]:
         """Bars with the time left, one per stage, gone at the end; off a terminal only notes."""
         if self.quiet or not self.interactive:
             yield self._say
@@ -191,11 +172,11 @@ class Output:
         from rich.markup import escape
         from rich.progress import (
             BarColumn,
-            Progress,
             TaskProgressColumn,
             TextColumn,
             TimeRemainingColumn,
         )
+        from rich.progress import Progress as Bars
 
         columns = (
             TextColumn("{task.description}"),
@@ -204,11 +185,11 @@ class Output:
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[detail]}", style="dim"),
         )
-        bars = Progress(*columns, console=self._err, transient=True)
+        bars = Bars(*columns, console=self._err, transient=True)
         with _on_terminal(bars):
             tasks: dict[str, Any] = {}
 
-            def listen(event: ProgressEvent) -> None:
+            def listen(event: Event) -> None:
                 self._say(event)
                 if event.stage not in tasks:
                     tasks[event.stage] = bars.add_task(event.stage, detail="")
@@ -223,7 +204,7 @@ class Output:
 
 
 @contextmanager
-def _on_terminal(bars: "Progress") -> Iterator[None]:
+def _on_terminal(bars: "Bars") -> Iterator[None]:
     _shown.append(bars)
     try:
         with bars:

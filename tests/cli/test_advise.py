@@ -10,24 +10,27 @@ import pytest
 
 from helpers.support import fails
 from minitron_engine.llama import log
-from minitron_engine.llama.context import ContextSettings, open_context
-from minitron_engine.llama.model import ModelSettings, open_model
-from minitron_engine.memory.estimate import Needs, measure_needs
+from minitron_engine.llama.context import open_context
+from minitron_engine.llama.devices import Device
+from minitron_engine.llama.settings import ContextSettings, ModelSettings
+from minitron_engine.loading import open_model
+from minitron_engine.memory.estimate import MemoryEstimate, estimate_memory
+from minitron_engine.memory.gpu_layers import MARGIN, choose_layers
 from minitron_quant import advise
 from minitron_quant.advise import Budget, Candidate, Fit
 
-NEEDS = Needs(layers=2, cache=20, compute=5)
-CANDIDATE = Candidate("Q4_K_M", None, 300, layers=(100, 100), input=50, output=60)
+NEEDS = MemoryEstimate(layers=2, cache=20, compute=5)
+CANDIDATE = Candidate("Q4_K_M", None, 300, weights=(100, 100, 60), embedding=50)
 
 
 @pytest.mark.parametrize("name", ["nano-llama", "nano-nemotron"])
 @pytest.mark.parametrize("cache", ["f16", "q8_0"])
-def test_needs_are_what_llama_cpp_allocates(
+def test_measure_needs_is_what_llama_cpp_allocates(
     name: str, cache: str, nano_llama: Path, nano_nemotron: Path
 ) -> None:
     path = nano_llama if name == "nano-llama" else nano_nemotron
     settings = ContextSettings(1000, 512, cache_type_k=cache, cache_type_v=cache)
-    needs = measure_needs(path, settings)
+    needs = estimate_memory(path, settings)
     with (
         log.capture() as lines,
         open_model(ModelSettings(path)) as model,
@@ -45,7 +48,7 @@ def _mib(pattern: str, text: str) -> float:
     return sum(map(float, re.findall(pattern, text))) * 2**20
 
 
-def test_layers_go_to_the_gpu_from_the_output_on() -> None:
+def test_fit_offloads_from_the_output_backwards() -> None:
     # 5 for the buffers, 60 for the output, 110 for each layer with its cache
     fits = {vram: advise.fit(CANDIDATE, NEEDS, Budget(vram, 1000, 0)) for vram in (64, 65, 285)}
     assert [(f.offloaded, f.vram, f.ram) for f in fits.values()] == [
@@ -59,7 +62,22 @@ def test_layers_go_to_the_gpu_from_the_output_on() -> None:
     assert not advise.fit(CANDIDATE, NEEDS, Budget(64, 334, 0)).fits
 
 
-def test_the_choice_follows_what_is_measured() -> None:
+@pytest.mark.parametrize("room", [0.3, 0.6, 0.9, 1.0, 1.5])
+def test_fit_agrees_with_auto_offload(room: float, nano_llama: Path) -> None:
+    context = ContextSettings(512, 512)
+    needs = estimate_memory(nano_llama, context)
+    (candidate,) = (each for each in advise.candidates(nano_llama) if each.path is not None)
+    whole = sum(candidate.weights) + needs.cache + needs.compute
+    vram = MARGIN + round(room * whole)
+    # under the name of llama.cpp's CPU buffers, which a machine without a GPU measures
+    gpu = Device("CPU", "", "gpu", vram, vram)
+    chosen = choose_layers(ModelSettings(nano_llama, "auto", context=context), [gpu])
+    found = advise.fit(candidate, needs, Budget(vram, 1 << 40))
+    assert found.offloaded == min(chosen.layers, found.layers)
+    assert found.whole is (room >= 1)
+
+
+def test_choose_follows_the_measurements() -> None:
     small = advise.fit(CANDIDATE, NEEDS, Budget(1000, 1000, 0))
     large = replace(small, level="Q8_0", bytes=600)
     assert advise.choose([small, large])[0] == large
@@ -73,7 +91,7 @@ def test_the_choice_follows_what_is_measured() -> None:
     assert advise.choose([replace(small, fits=False)])[0] is None
 
 
-def test_every_level_of_a_full_model_is_advised(minitron: Any, nano_llama: Path) -> None:
+def test_advise_plans_every_level_of_a_full_model(minitron: Any, nano_llama: Path) -> None:
     found = minitron("advise", nano_llama, "--vram", "1G", "--ctx", "512", "--json")
     document = json.loads(found.out)
     assert len(document["levels"]) == 28
@@ -82,7 +100,7 @@ def test_every_level_of_a_full_model_is_advised(minitron: Any, nano_llama: Path)
     assert sizes["IQ1_S"] < sizes["Q4_K_M"] < sizes["F16"] < nano_llama.stat().st_size
 
 
-def test_a_folder_is_advised_with_its_report(
+def test_advise_reads_the_report_of_a_folder(
     minitron: Any, nano_llama: Path, tmp_path: Path
 ) -> None:
     for name in ("a.gguf", "b.gguf"):
@@ -96,16 +114,16 @@ def test_a_folder_is_advised_with_its_report(
     assert nothing.out.startswith("Nothing fits")
 
 
-def test_bad_input_is_named(minitron: Any, tmp_path: Path, nano_llama: Path) -> None:
+def test_advise_refuses_bad_input(minitron: Any, tmp_path: Path, nano_llama: Path) -> None:
     fails(minitron("advise", tmp_path, "--vram", "6G"), 3, "no model")
     assert minitron("advise", nano_llama, "--vram", "lots").code == 2
     broken = tmp_path / "table.json"
     broken.write_text("[]")
     found = minitron("advise", nano_llama, "--vram", "6G", "--table", broken)
-    fails(found, 8, "no table of measurements")
+    fails(found, 8, "not a table of measurements")
 
 
-def test_rows_without_a_measurement_rank_last() -> None:
+def test_choose_ranks_unmeasured_levels_last() -> None:
     fit = advise.fit(CANDIDATE, NEEDS, Budget(1000, 1000, 0))
     unmeasured = replace(fit, level="Q8_0", bytes=10**6)
     assert isinstance(fit, Fit)

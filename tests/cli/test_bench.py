@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 
 from helpers.support import fails
+from minitron_cli.options.parameters import number_list
+from minitron_core.errors import Usage
 from minitron_quant.bench import run
-from minitron_quant.bench.run import numbers, plan_tests
+from minitron_quant.bench.run import plan_tests
 
 QUICK = ("-r", 2, "-t", 1, "-q")
 
@@ -26,22 +27,22 @@ QUICK = ("-r", 2, "-t", 1, "-q")
         ("512-4096*2", (512, 1024, 2048, 4096)),
     ],
 )
-def test_numbers(text: str, expected: tuple[int, ...]) -> None:
-    assert numbers(text) == expected
+def test_number_list_takes_lists_and_ranges(text: str, expected: tuple[int, ...]) -> None:
+    assert number_list(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "x", "1,,2", "-4", "0-8*2", "1-8*1", "1.5"])
-def test_what_are_no_numbers(text: str) -> None:
-    with pytest.raises(typer.BadParameter):
-        numbers(text)
+def test_number_list_refuses_what_llama_bench_refuses(text: str) -> None:
+    with pytest.raises(Usage):
+        number_list(text)
 
 
-def test_tests_at_depths() -> None:
+def test_plan_tests_covers_every_depth() -> None:
     names = [test.name for test in plan_tests((64, 0), (0, 16), (0, 256))]
     assert names == ["pp64", "tg16", "pp64 @ d256", "tg16 @ d256"]
 
 
-def test_fields_are_those_of_llama_bench(minitron: Any, nano_llama: Path) -> None:
+def test_bench_has_the_fields_of_llama_bench(minitron: Any, nano_llama: Path) -> None:
     ran = minitron("bench", nano_llama, "-p", "32", "-n", "4", "--format", "json", *QUICK)
     prompt, generation = json.loads(ran.out)
     for key, value in (
@@ -66,7 +67,7 @@ def test_fields_are_those_of_llama_bench(minitron: Any, nano_llama: Path) -> Non
         assert row["peak_memory_bytes"] > row["model_size"]
 
 
-def test_models_and_settings_in_one_table(
+def test_bench_shows_models_and_settings_in_one_table(
     minitron: Any, nano_llama: Path, nano_nemotron: Path
 ) -> None:
     words = ("bench", nano_llama, nano_nemotron, "-p", 8, "-n", 0, "--ubatch", "4,8", *QUICK)
@@ -85,17 +86,19 @@ def test_models_and_settings_in_one_table(
     "words",
     [("-p", "0", "-n", "0"), ("--cache-type-k", "q9"), ("-b", "0"), ("-p", "many")],
 )
-def test_wrong_settings(minitron: Any, nano_llama: Path, words: tuple[str, ...]) -> None:
+def test_bench_refuses_wrong_settings(
+    minitron: Any, nano_llama: Path, words: tuple[str, ...]
+) -> None:
     ran = minitron("bench", nano_llama, *words)
     assert ran.code == 2 and ran.out == "" and "Traceback" not in ran.err
 
 
-def test_help(minitron: Any) -> None:
+def test_bench_help(minitron: Any) -> None:
     ran = minitron("bench", "--help")
     assert ran.code == 0 and "minitron bench" in ran.out and "Examples" in ran.out
 
 
-def test_what_was_measured_before_a_failure_is_shown(
+def test_bench_shows_what_was_measured_before_a_failure(
     minitron: Any, nano_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fails(minitron("bench", nano_llama, "absent.gguf"), 3, "absent.gguf")

@@ -20,7 +20,8 @@ from minitron_cli.generation import chatting
 from minitron_cli.generation.chat_input import turns
 from minitron_cli.main import main
 from minitron_cli.output import Output
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.llama.settings import ModelSettings
+from minitron_engine.loading import open_model
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}"

@@ -3,15 +3,16 @@
 import json
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from helpers.support import EXAMPLES
-from minitron_cli.quantizing.direct import convert_to_level
-from minitron_cli.verification import verify_model
-from minitron_convert.convert import ConvertSettings, convert
+from minitron.conversion import convert
+from minitron.verification import verify
+from minitron_convert.convert import ConvertSettings
 from minitron_convert.hf_reference import source_logits
 from minitron_core.errors import Damaged, ImatrixNeeded, OutOfResources, Unsupported
 from minitron_core.gguf import TYPE, open_gguf, open_shards
@@ -27,7 +28,7 @@ def in_two_steps(source: Path, level: str, folder: Path) -> Path:
     """The file that convert and quantize make one after the other."""
     full = convert(ConvertSettings(source, folder)).paths[0]
     output = folder / "quantized.gguf"
-    run(prepare(QuantizeSettings(full, (level_named(level),), output=output)))
+    list(run(prepare(QuantizeSettings(full, (level_named(level),), output=output))))
     return output
 
 
@@ -53,15 +54,17 @@ def test_straight_to_a_level_is_the_same_as_in_two_steps(
 def test_small_pieces_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # pieces of 17 rows begin and end within heads, whose rows are read in one go
     monkeypatch.setattr("minitron_quant.quantize.encode.SLAB_ELEMENTS", 256 * 17)
-    result = convert_to_level(ConvertSettings(LLAMA, tmp_path), level_named("q4_k_m"))
+    result = convert(ConvertSettings(LLAMA, tmp_path, outtype="q4_k_m"))
     expected = in_two_steps(LLAMA, "q4_k_m", tmp_path)
     assert result.paths[0].read_bytes() == expected.read_bytes()
 
 
 def test_a_level_in_shards(tmp_path: Path) -> None:
     events: list[Event] = []
-    settings = ConvertSettings(NEMOTRON, tmp_path / "m.gguf", split_max_size=1_000_000)
-    result = convert_to_level(settings, level_named("q5_k_s"), events.append)
+    settings = ConvertSettings(
+        NEMOTRON, tmp_path / "m.gguf", outtype="q5_k_s", split_max_size=1_000_000
+    )
+    result = convert(settings, events.append)
     assert len(result.paths) > 2 and sum(p.stat().st_size for p in result.paths) == result.bytes
     whole = open_gguf(in_two_steps(NEMOTRON, "q5_k_s", tmp_path))
     shards = open_shards(result.paths[0])
@@ -111,9 +114,9 @@ def test_damage_on_the_way_leaves_nothing(
     monkeypatch.setattr(tempfile, "tempdir", str(place))
     settings = ConvertSettings(source, out)
     with pytest.raises(Damaged, match="not finite"):
-        convert_to_level(settings, level_named("q4_k_m"))
+        convert(replace(settings, outtype="q4_k_m"))
     with pytest.raises(ImatrixNeeded):
-        convert_to_level(settings, level_named("iq1_s"))
+        convert(replace(settings, outtype="iq1_s"))
     assert not list(out.iterdir()) and not list(place.iterdir())
 
 
@@ -123,7 +126,7 @@ def test_a_full_disk_is_told_before_the_work(
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
     with pytest.raises(OutOfResources, match="1000 bytes free"):
-        convert_to_level(ConvertSettings(LLAMA, tmp_path), level_named("q4_0"))
+        convert(ConvertSettings(LLAMA, tmp_path, outtype="q4_0"))
 
 
 @pytest.mark.parametrize("outtype", ["bf16", "q4_k_m"])
@@ -201,7 +204,7 @@ def test_logits_are_those_of_transformers(
     if source_logits(source) is None:
         pytest.skip("transformers and torch are not installed")
     settings = ConvertSettings(source, tmp_path, "f32")
-    found = verify_model(settings, convert(settings).paths[0], True, lambda event: None)
+    found = verify(settings, convert(settings).paths[0])
     check = found.checks[-1]
     record_testsuite_property(f"logits of {source.name}", check.detail)
     assert check.name == "logits" and check.passed, check.detail

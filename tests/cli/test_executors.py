@@ -3,6 +3,7 @@
 import json
 import socket
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ import pytest
 from helpers.support import EXAMPLES
 from minitron_cli.pipeline import executors
 from minitron_cli.pipeline.executors import open_executor
-from minitron_core.errors import Denied, MinitronError, Usage
+from minitron_convert.convert import ConvertSettings
+from minitron_core.errors import Damaged, Denied, MinitronError, Usage
+from minitron_quant.chunking import ChunkSettings
+from minitron_quant.perplexity.settings import MeasureSettings
 
 distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -42,7 +46,9 @@ def cluster() -> Iterator[str]:
         yield cluster.scheduler_address.removeprefix("tcp://")
 
 
-def test_the_same_table_as_here(cluster: str, tmp_path: Path, minitron: Any) -> None:
+def test_cluster_gives_the_same_files_and_table(
+    cluster: str, tmp_path: Path, minitron: Any
+) -> None:
     tables = []
     for name, more in (("here", ()), ("there", ("--executor", f"dask://{cluster}"))):
         job = tmp_path / f"{name}.toml"
@@ -61,7 +67,7 @@ def test_the_same_table_as_here(cluster: str, tmp_path: Path, minitron: Any) -> 
         assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "there" / name).read_bytes()
 
 
-def test_what_fails_there_is_told_here(cluster: str, tmp_path: Path, minitron: Any) -> None:
+def test_cluster_reports_a_failure_of_a_worker(cluster: str, tmp_path: Path, minitron: Any) -> None:
     job = tmp_path / "job.toml"
     short = tmp_path / "short.txt"
     short.write_text("Too short.")
@@ -71,7 +77,43 @@ def test_what_fails_there_is_told_here(cluster: str, tmp_path: Path, minitron: A
     assert "two chunks" in ran.err and "Traceback" not in ran.err
 
 
-def test_other_versions_are_refused(cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cluster_keeps_the_rows_beside_a_failure(
+    cluster: str, nano_llama: Path, tmp_path: Path
+) -> None:
+    damaged = tmp_path / "damaged.gguf"
+    damaged.write_bytes(nano_llama.read_bytes()[:5000])
+    settings = MeasureSettings(
+        (damaged, nano_llama), EXAMPLES / "held-out.txt", ChunkSettings(64, 64, 2, 1)
+    )
+    found: list[str] = []
+    with open_executor(f"dask://{cluster}") as place, pytest.raises(Damaged, match="damaged"):
+        for row in place.measure(settings, lambda event: None):
+            found.append(row.model)
+    assert found == [nano_llama.name]
+
+
+@pytest.mark.parametrize("stage", ["convert", "measure"])
+def test_cluster_explains_what_no_error_of_ours_explains(stage: str) -> None:
+    class Client:
+        def submit(self, *_given: Any, **_more: Any) -> Any:
+            future: Future[Any] = Future()
+            future.set_exception(KeyError("the worker was lost"))
+            return future
+
+        def cancel(self, _futures: Any) -> None: ...
+
+    place = executors.Cluster(Client())  # type: ignore[arg-type]
+    with pytest.raises(MinitronError, match="a Dask worker failed: KeyError"):
+        if stage == "convert":
+            place.convert(ConvertSettings(EXAMPLES / "nano-llama"), lambda event: None)
+        else:
+            settings = MeasureSettings((Path("a.gguf"),), Path("text"), ChunkSettings())
+            list(place.measure(settings, lambda event: None))
+
+
+def test_open_executor_refuses_other_versions(
+    cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     there = executors.versions
     monkeypatch.setattr(executors, "_refuse_other_versions", lambda client: None)
     with open_executor(f"dask://{cluster}") as place:
@@ -93,12 +135,12 @@ class Fixed:
         return self._client.run(self._versions)
 
 
-def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_executor_explains_wrong_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executors, "_WAIT_S", 1)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"dask://127.0.0.1:{free.getsockname()[1]}"
     with pytest.raises(Denied, match="no Dask scheduler"), open_executor(address):
         pass
-    with pytest.raises(Usage, match="no executor"), open_executor("ray://x:1"):
+    with pytest.raises(Usage, match="not an executor"), open_executor("ray://x:1"):
         pass

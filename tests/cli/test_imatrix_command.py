@@ -10,7 +10,9 @@ HELD_OUT = str(EXAMPLES / "held-out.txt")
 IMATRIX = str(RECORDED / "nano-llama.imatrix.gguf")
 
 
-def test_imatrix(minitron: Any, nano_llama: Path, tmp_path: Path) -> None:
+def test_imatrix_collects_and_refuses_to_replace(
+    minitron: Any, nano_llama: Path, tmp_path: Path
+) -> None:
     path = tmp_path / "m.gguf"
     arguments = ("imatrix", nano_llama, "-f", HELD_OUT, "--chunks", 2, "-c", 128, "-o", path)
     ran = minitron(*arguments, "--json")
@@ -33,7 +35,7 @@ def test_imatrix_merge_and_stats(minitron: Any, tmp_path: Path) -> None:
     assert table[0].startswith("Weight") and len(table) == 1 + 42 + 1 + 1 + 6
 
 
-def test_imatrix_says_what_it_lacks(minitron: Any, nano_llama: Path, tmp_path: Path) -> None:
+def test_imatrix_names_unreached_experts(minitron: Any, nano_llama: Path, tmp_path: Path) -> None:
     mixture = write_mixture(nano_llama, tmp_path / "mixture.gguf")
     path = tmp_path / "m.gguf"
     chunks = ("--chunks", 4, "-c", 64, "-b", 128)
@@ -46,9 +48,9 @@ def test_imatrix_says_what_it_lacks(minitron: Any, nano_llama: Path, tmp_path: P
     assert words in minitron("imatrix-stats", path).err
 
 
-def test_imatrix_on_what_the_model_writes(minitron: Any, nano_llama: Path, tmp_path: Path) -> None:
+def test_imatrix_synthetic_keeps_its_text(minitron: Any, nano_llama: Path, tmp_path: Path) -> None:
     path, text = tmp_path / "m.gguf", tmp_path / "m.gguf.txt"
-    arguments = ("imatrix", nano_llama, "-c", 32, "-b", 64, "--self", 200)
+    arguments = ("imatrix", nano_llama, "-c", 32, "-b", 64, "--synthetic", 200)
     assert minitron(*arguments, "-o", path, "-q").code == 0
     made = path.read_bytes()
     assert text.stat().st_size > 200
@@ -56,4 +58,4 @@ def test_imatrix_on_what_the_model_writes(minitron: Any, nano_llama: Path, tmp_p
     fails(minitron(*arguments, "-o", path), 1, "m.gguf.txt exists", "-f m.gguf.txt")
     assert minitron(*arguments, "-o", path, "--resume", "-q").code == 0
     assert path.read_bytes() == made
-    fails(minitron("imatrix", nano_llama, "-o", tmp_path / "n.gguf"), 2, "no text", "--self")
+    fails(minitron("imatrix", nano_llama, "-o", tmp_path / "n.gguf"), 2, "no text", "--synthetic")

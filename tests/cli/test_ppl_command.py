@@ -6,8 +6,7 @@ from typing import Any
 
 from helpers.support import EXAMPLES, fails
 from minitron_cli.views.perplexity import notes_of
-from minitron_quant.perplexity.divergence import Divergence
-from minitron_quant.perplexity.table import Row
+from minitron_quant.perplexity.measures import Divergence, Row
 from minitron_quant.quantize.run import LevelResult
 
 HELD_OUT = str(EXAMPLES / "held-out.txt")
@@ -88,7 +87,7 @@ def test_ppl_compares_any_two(
 
 def test_a_noise_floor_is_a_number_only_where_there_is_noise() -> None:
     none = Divergence(**{each.name: 4e-16 for each in fields(Divergence)})
-    row = Row("a", "F16", 1.0, 100.0, 9.0, 0.1, 100.0, 4, "CPU", noise=none)
+    row = Row("a", "F16", 1.0, 9.0, 100.0, 100.0, 0.1, 4, "CPU", noise=none)
     assert "none" in notes_of([row])[0]
     louder = replace(none, kld_mean=2e-6, kld_max=3e-5)
     assert "2.0e-06" in notes_of([replace(row, noise=louder)])[0]

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from minitron_quant.mixed_precision.build_mix import beside
+
 TOKEN = "hf_marked_token_of_this_test"
 
 
@@ -57,7 +59,7 @@ def push(hub: Any, folder: Path, *more: str, token: str = TOKEN) -> Any:
     return ran
 
 
-def test_only_what_is_missing_is_uploaded(hub: Any, folder: Path) -> None:
+def test_push_uploads_only_what_is_missing(hub: Any, folder: Path) -> None:
     dry = push(hub, folder, "--dry-run", "--json")
     assert dry.returncode == 0, dry.stderr
     assert [f["state"] for f in json.loads(dry.stdout)["files"]] == ["new", "new"]
@@ -78,7 +80,7 @@ def test_only_what_is_missing_is_uploaded(hub: Any, folder: Path) -> None:
     assert hub.files["README.md"] == b"# Another card\n"
 
 
-def test_a_push_that_broke_goes_on(hub: Any, folder: Path) -> None:
+def test_push_resumes_after_a_break(hub: Any, folder: Path) -> None:
     shutil.copy(folder / "nano-F16.gguf", folder / "z.gguf")
     with (folder / "z.gguf").open("ab") as file:
         file.write(b"\0" * 32)
@@ -93,15 +95,23 @@ def test_a_push_that_broke_goes_on(hub: Any, folder: Path) -> None:
     assert hub.commits == [["nano-F16.gguf"], ["z.gguf"], ["README.md"]]
 
 
-def test_without_the_right_token(hub: Any, folder: Path) -> None:
+def test_push_refuses_a_wrong_token(hub: Any, folder: Path) -> None:
     refused = push(hub, folder, token="hf_a_wrong_token_of_this_test")
     assert refused.returncode in (3, 7), refused.stderr
     assert refused.stderr.startswith("error: ") and "Traceback" not in refused.stderr
     assert not hub.files
 
 
-def test_bad_input(hub: Any, folder: Path, tmp_path: Path, minitron: Any) -> None:
+def test_push_refuses_bad_input(hub: Any, folder: Path, tmp_path: Path, minitron: Any) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     assert minitron("push", empty, "me/nano").code == 3
     assert minitron("push", folder, "nano").code == 2
+
+
+def test_push_uploads_the_recipe_of_a_mix(hub: Any, folder: Path) -> None:
+    # as quantize --size and job files with sizes name it
+    recipe = beside(folder / "nano-3.5bpw.gguf", "types.txt")
+    recipe.write_text("output.weight=q6_K\n")
+    ran = push(hub, folder, "--dry-run", "--json")
+    assert recipe.name in [each["file"] for each in json.loads(ran.stdout)["files"]]

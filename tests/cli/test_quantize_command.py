@@ -15,7 +15,7 @@ IMATRIX = str(RECORDED / "nano-llama.imatrix.gguf")
 
 
 @pytest.mark.parametrize("model", ["nano-llama", "nano-nemotron"])
-def test_a_plan_before_the_conversion_is_that_after_it(
+def test_quantize_dry_run_plans_a_checkpoint_as_its_conversion(
     model: str, minitron: Any, tmp_path: Path
 ) -> None:
     imatrix = RECORDED / f"{model}.imatrix.gguf"
@@ -31,13 +31,13 @@ def test_a_plan_before_the_conversion_is_that_after_it(
     assert [path.name for path in tmp_path.iterdir()] == [converted.name]
 
 
-def test_a_checkpoint_is_converted_first(minitron: Any, tmp_path: Path) -> None:
+def test_quantize_refuses_an_unconverted_checkpoint(minitron: Any, tmp_path: Path) -> None:
     ran = minitron("quantize", EXAMPLES / "nano-llama", "Q4_0", "-d", tmp_path)
     fails(ran, 2, "nano-llama is a folder", "minitron convert")
     assert not list(tmp_path.iterdir())
 
 
-def test_one_line_for_each_level_where_someone_watches(
+def test_quantize_reports_each_level_to_who_watches(
     minitron: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = write_tiny(tmp_path / "tiny-F16.gguf")
@@ -55,7 +55,9 @@ def test_one_line_for_each_level_where_someone_watches(
     assert minitron(*words, "-q").err == ""
 
 
-def test_quantize(minitron: Any, nano_llama: Path, tmp_path: Path) -> None:
+def test_quantize_writes_levels_and_finds_them_again(
+    minitron: Any, nano_llama: Path, tmp_path: Path
+) -> None:
     ran = minitron("quantize", nano_llama, "q4_0", "Q8_0", "-d", tmp_path, "--json")
     assert ran.code == 0, ran.err
     levels = ran.document["levels"]

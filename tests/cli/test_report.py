@@ -17,7 +17,7 @@ from minitron_cli.report import html, plots
 from minitron_cli.report.write import Findings, commands, write_reports
 from minitron_quant.imatrix.files import read_imatrix
 from minitron_quant.imatrix.statistics import weight_statistics
-from minitron_quant.perplexity.table import Row
+from minitron_quant.perplexity.measures import Row
 from minitron_quant.quantize.run import LevelResult
 
 IMATRIX = RECORDED / "nano-llama.imatrix.gguf"

@@ -15,10 +15,11 @@ from minitron_cli.output import Output
 from minitron_cli.pipeline import executors
 from minitron_cli.pipeline.job_file import Job, load_jobs
 from minitron_cli.pipeline.run import STAGES, refuse_used_folders, run_jobs
-from minitron_cli.views.perplexity import PUBLISHED
+from minitron_convert.plan import plan
 from minitron_core.errors import Damaged, MinitronError, NotFound, Usage
 from minitron_quant.perplexity.table import measure
 
+PUBLISHED = ["Quant", "Size (MB)", "PPL", "Size (%)", "Accuracy (%)", "PPL error rate"]
 WITHOUT_TRIALS = ["done"] * 4 + ["skipped"] * 2 + ["done"]
 SMALL = """
 [model]
@@ -63,14 +64,14 @@ def run(path: Path) -> tuple[list[str], list[str]]:
     return [row.level for row in finished.rows], worked
 
 
-def test_a_job_from_checkpoint_to_report(job_file: Path) -> None:
+def test_run_goes_from_checkpoint_to_report(job_file: Path) -> None:
     levels, worked = run(job_file)
     assert levels == ["Q4_0", "Q5_0", "F16"]
     assert worked == ["convert", "imatrix", "quantize", "perplexity"]
     out = job_file.parent / "out"
     markdown = (out / "report.md").read_text()
     header = next(line for line in markdown.splitlines() if line.startswith("|"))
-    assert [cell.strip() for cell in header.strip("|").split("|")] == list(PUBLISHED)
+    assert [cell.strip() for cell in header.strip("|").split("|")] == PUBLISHED
     document = json.loads((out / "report.json").read_text())
     rows = document["rows"]
     assert [row["size_mib"] for row in rows] == sorted(row["size_mib"] for row in rows)
@@ -82,7 +83,7 @@ def test_a_job_from_checkpoint_to_report(job_file: Path) -> None:
     assert str(EXAMPLES) not in (out / "report.json").read_text() + markdown
 
 
-def test_running_again_does_only_what_changed(job_file: Path) -> None:
+def test_run_again_does_only_what_changed(job_file: Path) -> None:
     first = run(job_file)[0]
     assert run(job_file) == (first, [])
     out = job_file.parent / "out"
@@ -96,7 +97,7 @@ def test_running_again_does_only_what_changed(job_file: Path) -> None:
     assert levels == ["Q4_0", "Q8_0", "F16"] and worked == ["quantize", "perplexity"]
 
 
-def test_an_earlier_run_must_be_resumed(job_file: Path) -> None:
+def test_refuse_used_folders_asks_for_resume(job_file: Path) -> None:
     refuse_used_folders(load_jobs(job_file))
     run(job_file)
     with pytest.raises(MinitronError, match="earlier run") as caught:
@@ -104,13 +105,13 @@ def test_an_earlier_run_must_be_resumed(job_file: Path) -> None:
     assert "--resume" in caught.value.hint
 
 
-def test_the_bundled_job_is_valid() -> None:
+def test_load_jobs_reads_the_bundled_job() -> None:
     (job,) = load_jobs(EXAMPLES / "nano.toml")
     assert job.model.source == str(EXAMPLES / "nano-llama")
     assert job.quantize.levels == ("all",)
 
 
-def test_a_dry_run_tells_what_a_run_writes(job_file: Path, minitron: Any) -> None:
+def test_run_dry_run_shows_what_a_run_writes(job_file: Path, minitron: Any) -> None:
     document = minitron("run", job_file, "--dry-run", "--json").document
     assert list(document) == ["convert", "imatrix", "quantize", "measure", "report", "disk"]
     out = job_file.parent / "out"
@@ -129,7 +130,7 @@ def test_a_dry_run_tells_what_a_run_writes(job_file: Path, minitron: Any) -> Non
     assert "calibration.txt → " in shown and "free" in shown.splitlines()[-1]
 
 
-def test_content_decides_and_not_time(job_file: Path, tmp_path: Path) -> None:
+def test_run_compares_contents_not_times(job_file: Path, tmp_path: Path) -> None:
     source = tmp_path / "nano"
     shutil.copytree(EXAMPLES / "nano-nemotron", source)
     text = job_file.read_text().replace(f"{EXAMPLES}/nano-nemotron", str(source))
@@ -146,7 +147,7 @@ def test_content_decides_and_not_time(job_file: Path, tmp_path: Path) -> None:
     assert run(job_file)[1] == ["convert", "imatrix", "quantize", "perplexity"]
 
 
-def test_one_model_that_fails_does_not_lose_the_other(job_file: Path, minitron: Any) -> None:
+def test_run_keeps_the_other_model_when_one_fails(job_file: Path, minitron: Any) -> None:
     broken = job_file.parent / "broken"
     broken.mkdir()
     (broken / "config.json").write_text('{"architectures": ["GPT2LMHeadModel"]}')
@@ -164,7 +165,7 @@ def test_one_model_that_fails_does_not_lose_the_other(job_file: Path, minitron: 
     assert not (job_file.parent / "out" / "broken").exists()
 
 
-def test_what_was_measured_before_a_failure_is_reported(
+def test_run_reports_what_was_measured_before_a_failure(
     job_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def half(*more: Any) -> Any:
@@ -182,6 +183,33 @@ def test_what_was_measured_before_a_failure_is_reported(
         "done",
     ]
     assert len(json.loads((job_file.parent / "out" / "report.json").read_text())["rows"]) == 1
+
+
+def test_run_converts_with_one_plan(job_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned: list[Path] = []
+
+    def count(settings: Any, *more: Any, **named: Any) -> Any:
+        planned.append(settings.source)
+        return plan(settings, *more, **named)
+
+    monkeypatch.setattr("minitron_convert.convert.plan", count)
+    job_file.write_text(
+        job_file.read_text().split("[measure]")[0] + '[output]\ndirectory = "out"\n'
+    )
+    run(job_file)
+    assert len(planned) == 1
+    run(job_file)
+    assert len(planned) == 1
+
+
+def test_run_makes_levels_of_a_q8_0_conversion(job_file: Path, minitron: Any) -> None:
+    job_file.write_text(job_file.read_text().replace('"f16"', '"q8_0"'))
+    ran = minitron("run", job_file, "-q", "--json")
+    assert ran.code == 0, ran.err
+    assert [row["level"] for row in ran.document["rows"]] == ["Q4_0", "Q5_0", "Q8_0"]
+    report = json.loads((job_file.parent / "out" / "report.json").read_text())
+    assert "--outtype q8_0" in report["commands"][0]
+    assert any("--allow-requantize" in line for line in report["commands"])
 
 
 def load(tmp_path: Path, text: str) -> Job:
@@ -208,7 +236,7 @@ def load(tmp_path: Path, text: str) -> Job:
         ("not toml at all", ["no TOML"]),
     ],
 )
-def test_bad_job_files(text: str, words: list[str], tmp_path: Path) -> None:
+def test_load_jobs_names_what_is_wrong(text: str, words: list[str], tmp_path: Path) -> None:
     with pytest.raises(Usage) as caught:
         load(tmp_path, text)
     for word in words:
@@ -216,7 +244,7 @@ def test_bad_job_files(text: str, words: list[str], tmp_path: Path) -> None:
 
 
 @given(text=st.text(alphabet='[]="\nmodelsurc0.', max_size=60))
-def test_any_text_is_a_job_or_one_sentence(
+def test_load_jobs_takes_any_text_or_explains(
     text: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     try:
@@ -225,12 +253,12 @@ def test_any_text_is_a_job_or_one_sentence(
         assert str(error)
 
 
-def test_a_missing_job_file(tmp_path: Path) -> None:
+def test_load_jobs_refuses_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         load_jobs(tmp_path / "none.toml")
 
 
-def test_tasks_and_speed_are_stages_of_their_own(job_file: Path, minitron: Any) -> None:
+def test_run_has_tasks_and_speed_as_stages(job_file: Path, minitron: Any) -> None:
     text = job_file.read_text().replace('["Q4_0", "q5_0"]', '["q4_0"]')
     data = RECORDED / "hellaswag.txt"
     job_file.write_text(

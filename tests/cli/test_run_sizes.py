@@ -14,7 +14,7 @@ from minitron_core.gguf import TYPE_ID
 from minitron_quant.chunking import ChunkSettings
 from minitron_quant.levels import level_named
 from minitron_quant.mixed_precision import costs
-from minitron_quant.mixed_precision.build_mix import Wanted
+from minitron_quant.mixed_precision.build_mix import MixTarget
 from minitron_quant.mixed_precision.measure import SensitivitySettings
 
 JOB = """
@@ -40,23 +40,23 @@ directory = "out"
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("1.5G", Wanted(size=1_500_000_000)),
-        ("3.5bpw", Wanted(bits=3.5)),
-        ("like:Q3_K_M", Wanted(like=level_named("Q3_K_M"))),
-        ("kld:0.02", Wanted(max_kld=0.02)),
+        ("1.5G", MixTarget(size=1_500_000_000)),
+        ("3.5bpw", MixTarget(bits=3.5)),
+        ("like:Q3_K_M", MixTarget(like=level_named("Q3_K_M"))),
+        ("kld:0.02", MixTarget(max_kld=0.02)),
     ],
 )
-def test_sizes_are_read(text: str, wanted: Wanted) -> None:
+def test_parse_wanted_reads_sizes(text: str, wanted: MixTarget) -> None:
     assert parse_wanted(text) == wanted
 
 
 @pytest.mark.parametrize("text", ["", "like:Q9", "kld:x", "big", "as:1G"])
-def test_what_is_no_size_is_refused(text: str) -> None:
-    with pytest.raises(MinitronError, match=r"is no size|no level called"):
+def test_parse_wanted_refuses_other_texts(text: str) -> None:
+    with pytest.raises(MinitronError, match=r"is not a size|no level called"):
         parse_wanted(text)
 
 
-def test_solved_mixes_are_rows_of_the_report(
+def test_run_puts_solved_mixes_into_the_report(
     minitron: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kinds = frozenset(TYPE_ID[name] for name in ("q2_K", "q4_0", "q6_K"))
@@ -81,4 +81,4 @@ def test_solved_mixes_are_rows_of_the_report(
     again = minitron("run", job, "--resume")
     assert again.code == 0 and "quantize: up to date" in again.err
     job.write_text(JOB.format(examples=EXAMPLES).replace('"2.5M"', '"some"'))
-    fails(minitron("run", job, "--resume"), 2, "no size")
+    fails(minitron("run", job, "--resume"), 2, "not a size")

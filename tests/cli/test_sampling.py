@@ -3,26 +3,33 @@
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 
-from helpers.support import fails, recorded
+from helpers.instruction_sets import recorded, same_answer
+from helpers.support import fails
 from minitron_cli.main import app
-from minitron_cli.options.sampling import SamplingOptions
+from minitron_cli.options.groups import expanded
+from minitron_cli.options.sampling import SamplingOptions, with_options
 from minitron_core.errors import Damaged, Usage
-from minitron_engine.generation.generate import (
-    Generation,
-    GenerationSettings,
-    generate,
-    prompt_tokens,
-)
+from minitron_engine.generation.generate import generate, prompt_tokens
 from minitron_engine.generation.sampler import open_sampler
-from minitron_engine.generation.sampling import SAMPLERS, SamplingSettings, settings_for
-from minitron_engine.llama.context import Context, ContextSettings, open_context
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.generation.sampling import (
+    SAMPLERS,
+    SAMPLING_OPTIONS,
+    SamplingOption,
+    SamplingSettings,
+    sampling_options,
+    settings_for,
+)
+from minitron_engine.generation.steps import Generation, GenerationSettings, collect
+from minitron_engine.llama.context import Context, open_context
+from minitron_engine.llama.settings import ContextSettings, ModelSettings
+from minitron_engine.loading import open_model
 
 RECORDED = recorded("sampling.json")
 MODELS = tuple(RECORDED["models"])
@@ -55,26 +62,22 @@ def given(*words: str) -> dict[str, Any]:
 
 def replay(context: Context, sampling: SamplingSettings, prompt: str, length: int) -> Generation:
     context.clear()
-    result = Generation()
     tokens = prompt_tokens(context.model, prompt)
-    for _ in generate(context, tokens, GenerationSettings(sampling, length), result):
-        pass
-    return result
+    return collect(generate(context, tokens, GenerationSettings(sampling, length)))
 
 
 @pytest.mark.parametrize("setting", RECORDED["models"][MODELS[0]]["settings"])
 @pytest.mark.parametrize("name", MODELS)
 def test_output_equals_llama_completion(
-    name: str, setting: str, contexts: Contexts, tmp_path: Path, same_processor: None
+    name: str, setting: str, contexts: Contexts, tmp_path: Path
 ) -> None:
     entry = RECORDED["models"][name]["settings"][setting]
     (tmp_path / "words.gbnf").write_text(RECORDED["grammar"], encoding="utf-8")
     words = entry["options"].replace("words.gbnf", str(tmp_path / "words.gbnf")).split()
-    sampling = settings_for(contexts[name].model, given(*words))
-    result = replay(contexts[name], sampling, entry["prompt"], entry["length"])
-    assert result.text == entry["text"]
-    if entry["tokens"] is not None:
-        assert result.tokens == entry["tokens"]
+    model = contexts[name].model
+    length = entry["length"] if name == MODELS[0] else 96  # the windows are the same for both
+    settings = GenerationSettings(settings_for(model, given(*words)), length)
+    same_answer(contexts[name], settings, prompt_tokens(model, entry["prompt"]), entry)
 
 
 def test_a_grammar_that_leaves_nothing_ends_the_answer(contexts: Contexts) -> None:
@@ -128,6 +131,50 @@ def test_impossible_values_are_refused(wrong: dict[str, Any]) -> None:
         SamplingSettings(seed=1, **wrong)
 
 
+def test_sampling_options_need_one_row_for_a_new_one() -> None:
+    @dataclass(frozen=True)
+    class More(SamplingSettings):
+        dummy: float = field(
+            default=0.5,
+            metadata={"type": float, "help": "A new one.", "high": 1, "sampler": "dummy"},
+        )
+
+    row = sampling_options(More)[-1]
+    assert (row.name, row.request, row.shown_default, row.sampler) == (
+        *("dummy", "dummy", "0.5", "dummy"),
+    )
+
+    @with_options(row)
+    class Options:
+        pass
+
+    command: Any = typer.main.get_command(app_of(expanded(command_with(Options))))
+    (option,) = [each for each in command.params if each.name == "dummy"]
+    assert (option.opts, option.help, option.type.max) == (["--dummy"], "A new one.", 1)
+
+
+def command_with(group: Any) -> Any:
+    def command(options: Any) -> None:
+        pass
+
+    command.__annotations__["options"] = group
+    return command
+
+
+def app_of(command: Any) -> typer.Typer:
+    found = typer.Typer()
+    found.command()(command)
+    return found
+
+
+@pytest.mark.parametrize("row", SAMPLING_OPTIONS, ids=lambda row: row.name)
+def test_sampling_options_reach_the_command_line(row: SamplingOption) -> None:
+    command: Any = typer.main.get_command(app)
+    (option,) = [each for each in command.commands["generate"].params if each.name == row.name]
+    assert row.help in option.help
+    assert set(row.flags) <= set(option.opts)
+
+
 def test_options_say_what_they_mean(tmp_path: Path) -> None:
     assert given("--seed", "0") == {"seed": 0, "grammar": "", "ignore_eos": False}
     assert given("-l", "15043+1", "--logit-bias", "7-inf")["logit_bias"] == (
@@ -141,7 +188,7 @@ def test_options_say_what_they_mean(tmp_path: Path) -> None:
     settings = SamplingSettings(**given("--samplers", ";".join(SAMPLERS)))
     assert settings.samplers == SAMPLERS
     for words in (("-l", "x+1"), ("-l", "5"), ("--mirostat", "3"), ("--temp", "-1")):
-        with pytest.raises(typer.BadParameter):
+        with pytest.raises((typer.BadParameter, Usage)):
             given(*words)
 
 

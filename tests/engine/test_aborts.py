@@ -25,7 +25,8 @@ import sys
 from pathlib import Path
 from minitron_cli import main
 from minitron_engine.process import aborts
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.llama.settings import ModelSettings
+from minitron_engine.loading import open_model
 aborts.on_abort(main._leave)
 open_model(ModelSettings(Path(sys.argv[1]))).__enter__()
 """

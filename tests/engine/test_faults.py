@@ -12,7 +12,8 @@ import pytest
 
 from minitron_core.errors import OutOfResources
 from minitron_engine.llama import context
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.llama.settings import ModelSettings
+from minitron_engine.loading import open_model
 from minitron_engine.process import fatal_signals
 
 # two threads that meet it at once: one of them tells, and once

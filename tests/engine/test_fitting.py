@@ -5,19 +5,29 @@ from pathlib import Path
 
 import pytest
 
-from minitron_core.gguf import open_gguf
+from minitron_core.gguf import layer_bytes, open_gguf
 from minitron_engine.llama import devices
-from minitron_engine.llama.context import ContextSettings
-from minitron_engine.llama.devices import ALL_LAYERS, Device
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.llama.devices import Device
+from minitron_engine.llama.settings import (
+    ALL_LAYERS,
+    EVERY_GPU,
+    ContextSettings,
+    ModelSettings,
+    Placement,
+)
+from minitron_engine.loading import open_model
 from minitron_engine.memory import gpu_layers
-from minitron_engine.memory.estimate import Needs, measure_needs
-from minitron_engine.memory.gpu_layers import MARGIN, choose_layers, layer_bytes, most_layers
-from minitron_engine.memory.placement import EVERY_GPU, Placement
+from minitron_engine.memory.estimate import MemoryEstimate, estimate_memory
+from minitron_engine.memory.gpu_layers import MARGIN, choose_layers, most_layers
+
+
+def weights_of(path: Path) -> list[int]:
+    return layer_bytes((info.name, info.nbytes) for info in open_gguf(path).tensors)
+
 
 # four layers of 100 bytes with a cache of 10 each, and an output of 150
 WEIGHTS = (100, 100, 100, 100, 150)
-NEEDS = Needs(layers=4, cache=40, compute=30)
+NEEDS = MemoryEstimate(layers=4, cache=40, compute=30)
 
 
 def card(room: int, number: int = 0) -> Device:
@@ -58,7 +68,7 @@ def test_a_given_split_is_kept() -> None:
 def test_sizes_of_layers_are_those_of_the_file(nano_llama: Path, nano_nemotron: Path) -> None:
     for path in (nano_llama, nano_nemotron):
         tensors = {info.name: info.nbytes for info in open_gguf(path).tensors}
-        sizes = layer_bytes(path)
+        sizes = weights_of(path)
         own_output = "output.weight" in tensors
         expected = sum(tensors.values()) - (tensors["token_embd.weight"] if own_output else 0)
         assert sum(sizes) == expected
@@ -67,12 +77,10 @@ def test_sizes_of_layers_are_those_of_the_file(nano_llama: Path, nano_nemotron: 
         assert len(sizes) == max(int(n.split(".")[1]) for n in tensors if n[:4] == "blk.") + 2
 
 
-def test_all_that_a_dry_load_tells_must_fit(
-    monkeypatch: pytest.MonkeyPatch, nano_llama: Path
-) -> None:
+def test_all_that_a_dry_load_tells_must_fit(nano_llama: Path) -> None:
     context = ContextSettings(4096, 512)
-    needs = measure_needs(nano_llama, context)
-    whole = sum(layer_bytes(nano_llama)) + needs.cache + needs.compute
+    needs = estimate_memory(nano_llama, context)
+    whole = sum(weights_of(nano_llama)) + needs.cache + needs.compute
     # llama.cpp knows the device by this name, so the buffers are those that it measures
     exact = Device("CPU", "stands for a card", "gpu", MARGIN + whole, 1 << 40)
     settings = ModelSettings(nano_llama, context=context)
@@ -80,10 +88,10 @@ def test_all_that_a_dry_load_tells_must_fit(
     assert choice.layers == ALL_LAYERS
     assert "GiB of weights" in choice.reason and "of buffers" in choice.reason
     tight = replace(exact, free=exact.free - 1)
-    assert choose_layers(settings, [tight]).layers == len(layer_bytes(nano_llama)) - 1
+    assert choose_layers(settings, [tight]).layers == len(weights_of(nano_llama)) - 1
     # a longer context needs more of everything
     longer = replace(settings, context=replace(context, n_ctx=8192))
-    assert choose_layers(longer, [exact]).layers < len(layer_bytes(nano_llama))
+    assert choose_layers(longer, [exact]).layers < len(weights_of(nano_llama))
     asked = choose_layers(replace(settings, gpu_layers=2), [tight])
     assert (asked.layers, asked.reason) == (2, "--gpu-layers 2")
     assert choose_layers(replace(settings, gpu_layers="all"), [tight]).layers == ALL_LAYERS
@@ -102,13 +110,13 @@ def test_a_model_is_measured_before_it_is_loaded(
     with open_model(ModelSettings(nano_llama, gpu_layers=0)) as model:
         assert (model.offloaded, model.reason) == (0, "")
     monkeypatch.setattr(devices, "gpus", list)
-    monkeypatch.setattr(gpu_layers, "measure_needs", None)  # nothing is measured without a GPU
+    monkeypatch.setattr(gpu_layers, "estimate_memory", None)  # nothing is measured without a GPU
     with open_model(ModelSettings(nano_llama)) as model:
         assert model.offloaded == 0
 
 
 def test_buffers_are_found_by_the_name_of_their_device() -> None:
-    needs = Needs(4, 40, 12, {"CUDA0": 5, "CUDA_Host": 1, "RPC0[127.0.0.1:50052]": 6})
+    needs = MemoryEstimate(4, 40, 12, {"CUDA0": 5, "CUDA_Host": 1, "RPC0[127.0.0.1:50052]": 6})
     assert needs.buffer(card(0)) == 5
     assert needs.buffer(card(0, 1)) == 0
     assert needs.buffer(Device("RPC1", "127.0.0.1:50052", "gpu", 0, 0)) == 6

@@ -1,25 +1,21 @@
 """Generation, against recordings of llama-completion, and what streaming must never do."""
 
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.support import recorded
+from helpers import kernels
 from minitron_core.errors import Usage
-from minitron_engine.generation.generate import (
-    Generation,
-    GenerationSettings,
-    StopBuffer,
-    generate,
-    prompt_tokens,
-)
+from minitron_engine.generation.generate import generate, prompt_tokens
 from minitron_engine.generation.sampling import SamplingSettings
-from minitron_engine.llama.context import ContextSettings, open_context
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.generation.steps import Generation, GenerationSettings, StopBuffer, collect
+from minitron_engine.llama.context import Context, open_context
+from minitron_engine.llama.settings import ContextSettings, ModelSettings
+from minitron_engine.loading import open_model
 
 GREEDY = SamplingSettings(seed=0, temperature=0.0)
 MODELS = ("nano-llama", "nano-nemotron")
@@ -28,32 +24,25 @@ MODELS = ("nano-llama", "nano-nemotron")
 def complete(
     path: Path, prompt: str, settings: GenerationSettings, n_ctx: int = 1024
 ) -> tuple[Generation, list[str]]:
-    result = Generation()
     with (
         open_model(ModelSettings(path)) as model,
         open_context(model, ContextSettings(n_ctx=n_ctx, n_batch=2048)) as context,
     ):
-        pieces = list(generate(context, prompt_tokens(model, prompt), settings, result))
-    return result, pieces
+        steps = list(generate(context, prompt_tokens(model, prompt), settings))
+    return collect(steps), [step.text for step in steps]
 
 
-def greedy_recordings() -> list[Any]:
-    entries = recorded("completion.json")["models"]
-    return [
-        pytest.param(name, entry, id=f"{name}-{entry['length']}-{entry['prompt'][:8]}")
-        for name in MODELS
-        for entry in entries[name]["completions"]["greedy"]
-    ]
-
-
-@pytest.mark.parametrize(("name", "entry"), greedy_recordings())
-def test_greedy_equals_llama_completion(
-    name: str, entry: Any, nano_llama: Path, nano_nemotron: Path, same_processor: None
-) -> None:
-    path = nano_llama if name == "nano-llama" else nano_nemotron
-    result, _ = complete(path, entry["prompt"], GenerationSettings(GREEDY, entry["length"]))
-    assert result.tokens == entry["tokens"]
-    assert result.text.strip() == entry["text"].strip()
+@pytest.fixture(scope="module")
+def contexts(nano_llama: Path, nano_nemotron: Path) -> Iterator[dict[str, Context]]:
+    """Both models loaded once, with the sizes of the recordings."""
+    sizes = ContextSettings(n_ctx=1024, n_batch=2048)
+    with (
+        open_model(ModelSettings(nano_llama)) as llama,
+        open_model(ModelSettings(nano_nemotron)) as nemotron,
+        open_context(llama, sizes) as first,
+        open_context(nemotron, sizes) as second,
+    ):
+        yield dict(zip(MODELS, (first, second), strict=True))
 
 
 def settings_of(command: str) -> SamplingSettings:
@@ -69,16 +58,15 @@ def settings_of(command: str) -> SamplingSettings:
     )
 
 
-@pytest.mark.parametrize("sampling", ["default", "penalty", "untruncated", "narrow"])
+@pytest.mark.parametrize("sampling", ["greedy", "default", "penalty", "untruncated", "narrow"])
 @pytest.mark.parametrize("name", MODELS)
-def test_seeded_sampling_equals_llama_completion(
-    name: str, sampling: str, nano_llama: Path, nano_nemotron: Path, same_processor: None
+def test_answers_equal_llama_completion(
+    name: str, sampling: str, contexts: dict[str, Context]
 ) -> None:
-    path = nano_llama if name == "nano-llama" else nano_nemotron
-    for entry in recorded("completion.json")["models"][name]["completions"][sampling]:
+    context = contexts[name]
+    for entry in kernels.recorded("completion.json")["models"][name]["completions"][sampling]:
         settings = GenerationSettings(settings_of(entry["command"]), entry["length"])
-        result, _ = complete(path, entry["prompt"], settings)
-        assert result.text.strip() == entry["text"].strip()
+        kernels.same_answer(context, settings, prompt_tokens(context.model, entry["prompt"]), entry)
 
 
 def test_a_seed_repeats_and_another_differs(nano_llama: Path) -> None:
@@ -101,7 +89,7 @@ def test_stop_text_ends_the_answer_and_is_not_shown(nano_llama: Path) -> None:
 def test_a_full_context_is_said(nano_llama: Path) -> None:
     result, _ = complete(nano_llama, "The", GenerationSettings(GREEDY, -1), n_ctx=256)
     assert result.finish_reason == "context"
-    assert result.prompt_tokens + len(result.tokens) == 256
+    assert result.timings.prompt_tokens + len(result.tokens) == 256
 
 
 def test_a_prompt_longer_than_the_context_is_refused(nano_llama: Path) -> None:
@@ -111,7 +99,7 @@ def test_a_prompt_longer_than_the_context_is_refused(nano_llama: Path) -> None:
 
 def test_a_prompt_longer_than_a_batch(nano_llama: Path) -> None:
     result, _ = complete(nano_llama, "word " * 2500, GenerationSettings(GREEDY, 2), n_ctx=8192)
-    assert result.prompt_tokens > 2048 and len(result.tokens) == 2
+    assert result.timings.prompt_tokens > 2048 and len(result.tokens) == 2
 
 
 def test_a_grammar_is_obeyed_and_a_bad_one_refused(nano_llama: Path) -> None:

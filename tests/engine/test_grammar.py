@@ -11,7 +11,8 @@ from minitron_core.errors import Usage
 from minitron_engine.isolation.grammar import check_grammar
 from minitron_engine.isolation.json_schema import schema_grammar
 from minitron_engine.llama.binding import api
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.llama.settings import ModelSettings
+from minitron_engine.loading import open_model
 
 GOOD = (
     'root ::= "a"',

@@ -9,11 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers.instruction_sets import ROUNDING
 from helpers.support import EXAMPLES, recorded
 from minitron_core.errors import Damaged, MinitronError, NotFound
 from minitron_engine.llama import library, log
-from minitron_engine.llama.context import Batch, ContextSettings, Logits, open_context
-from minitron_engine.llama.model import Model, ModelSettings, Tokens, open_model
+from minitron_engine.llama.context import Batch, Logits, open_context
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.settings import ContextSettings, ModelSettings
+from minitron_engine.llama.tokenization import Tokens
+from minitron_engine.loading import open_model
 from minitron_quant.chunking import read_text
 
 
@@ -76,7 +80,7 @@ def test_logits_of_marked_tokens_only(nano_llama: Path) -> None:
         context.decode(batch)
         together = context.logits(2)
         assert together.shape == (2, model.n_vocab)
-        np.testing.assert_allclose(together[0], alone, rtol=0, atol=2e-2)
+        np.testing.assert_allclose(together[0], alone, rtol=0, atol=ROUNDING)
         assert not np.allclose(together[0], together[1], atol=0.5)
 
 
@@ -87,7 +91,7 @@ def test_a_model_beside_another_shares_its_vocabulary(
     path: Path = request.getfixturevalue(name)
     with (
         open_model(ModelSettings(path)) as first,
-        open_model(ModelSettings(path, beside=first)) as beside,
+        open_model(ModelSettings(path), vocabulary_of=first) as beside,
     ):
         text = "It was a <s>dark night"
         tokens = first.tokenize(text, add_special=True, parse_special=True)

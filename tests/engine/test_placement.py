@@ -9,7 +9,8 @@ import pytest
 from minitron_core.errors import Usage
 from minitron_engine.llama import devices
 from minitron_engine.llama.binding import api
-from minitron_engine.memory.placement import Placement
+from minitron_engine.llama.model import apply_placement
+from minitron_engine.llama.settings import Placement
 
 CARDS = [devices.Device(f"CUDA{n}", "a card", "gpu", 1 << 33, 1 << 33) for n in range(3)]
 
@@ -20,17 +21,17 @@ def cards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_devices_are_chosen_by_name_and_number(cards: None) -> None:
-    assert Placement().chosen() == CARDS
-    assert Placement(names=("CUDA2", "CUDA0")).chosen() == [CARDS[2], CARDS[0]]
-    assert Placement("none", main_gpu=1).chosen() == [CARDS[1]]
-    assert Placement(names=()).chosen() == []
+    assert devices.select_gpus(Placement()) == CARDS
+    assert devices.select_gpus(Placement(names=("CUDA2", "CUDA0"))) == [CARDS[2], CARDS[0]]
+    assert devices.select_gpus(Placement("none", main_gpu=1)) == [CARDS[1]]
+    assert devices.select_gpus(Placement(names=())) == []
     with pytest.raises(Usage, match="no device CUDA7"):
-        Placement(names=("CUDA7",)).chosen()
+        devices.select_gpus(Placement(names=("CUDA7",)))
     with pytest.raises(Usage, match="no GPU 3"):
-        Placement(main_gpu=3).chosen()
+        devices.select_gpus(Placement(main_gpu=3))
 
 
-@pytest.mark.parametrize("shares", [(-1.0,), (0.0, 0.0), (float("nan"),), (1.0,) * 1000])
+@pytest.mark.parametrize("shares", [(-1.0,), (0.0, 0.0), (float("nan"),)])
 def test_impossible_shares_are_refused(shares: tuple[float, ...]) -> None:
     with pytest.raises(Usage):
         Placement(tensor_split=shares)
@@ -38,7 +39,9 @@ def test_impossible_shares_are_refused(shares: tuple[float, ...]) -> None:
 
 def test_llama_cpps_parameters() -> None:
     parameters: Any = api.llama_model_default_params()
-    kept = Placement("row", (3.0, 1.0), 1, ("CPU",)).apply(parameters)
+    with pytest.raises(Usage, match="at most"):
+        apply_placement(Placement(tensor_split=(1.0,) * 1000), parameters)
+    kept = apply_placement(Placement("row", (3.0, 1.0), 1, ("CPU",)), parameters)
     assert (parameters.split_mode, parameters.main_gpu) == (api.LLAMA_SPLIT_MODE_ROW, 1)
     assert list(parameters.tensor_split[: api.llama_max_devices()])[:3] == [3.0, 1.0, 0.0]
     handles = ctypes.cast(parameters.devices, ctypes.POINTER(ctypes.c_void_p))
@@ -52,9 +55,9 @@ def test_rpc_servers_come_first_and_integrated_gpus_only_alone(
     remote = devices.Device("RPC0", "127.0.0.1:50052", "gpu", 1 << 33, 1 << 33)
     shared = devices.Device("Vulkan0", "part of the processor", "igpu", 1 << 33, 1 << 33)
     monkeypatch.setattr(devices, "gpus", lambda: [CARDS[0], shared, remote])
-    assert Placement().chosen() == [remote, CARDS[0]]
+    assert devices.select_gpus(Placement()) == [remote, CARDS[0]]
     monkeypatch.setattr(devices, "gpus", lambda: [shared, remote])
-    assert Placement().chosen() == [remote, shared]
+    assert devices.select_gpus(Placement()) == [remote, shared]
 
 
 def test_a_gpu_or_a_build_that_is_missing_is_told(

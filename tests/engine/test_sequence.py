@@ -6,64 +6,58 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers.support import recorded
+from helpers.instruction_sets import recorded, same_answer
 from minitron_core.errors import Damaged, NotFound
 from minitron_core.gguf import F32, GgufWriter, KeyValue, TensorSpec, ValueType, open_gguf
-from minitron_engine.generation.generate import (
-    Generation,
-    GenerationSettings,
-    generate,
-    prompt_tokens,
-)
-from minitron_engine.generation.prompt_cache import Identity, dump, model_hash, restore
+from minitron_engine.generation.generate import generate, prompt_tokens
+from minitron_engine.generation.prompt_cache import CacheKey, dump, model_hash, restore
 from minitron_engine.generation.sampling import SamplingSettings, settings_for
 from minitron_engine.generation.sequence import Sequence
+from minitron_engine.generation.steps import GenerationSettings, collect
 from minitron_engine.llama.adapters import Adapter, apply_adapters
-from minitron_engine.llama.context import ContextSettings, open_context
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.llama.context import open_context
+from minitron_engine.llama.settings import ContextSettings, ModelSettings
+from minitron_engine.loading import open_model
 
 SETTINGS = ContextSettings(n_ctx=256, n_batch=64)
 TARGET = "blk.1.attn_q.weight"
 
 
 def test_a_shifted_context_gives_llama_completions_text(
-    nano_llama: Path, nano_nemotron: Path, same_processor: None
+    nano_llama: Path, nano_nemotron: Path
 ) -> None:
     models = recorded("sampling.json")["models"]
     for entry, path in zip(models.values(), (nano_llama, nano_nemotron), strict=True):
-        shift, result = entry["shift"], Generation()
+        shift = entry["shift"]
         with (
             open_model(ModelSettings(path)) as model,
             open_context(model, ContextSettings(shift["context"], 2048)) as context,
         ):
             sampling = settings_for(model, {"seed": 31})
             settings = GenerationSettings(sampling, shift["length"], context_shift=True, keep=3)
-            for _ in generate(context, prompt_tokens(model, shift["prompt"]), settings, result):
-                pass
-        assert result.text == shift["text"] and len(result.tokens) == shift["length"]
+            same_answer(context, settings, prompt_tokens(model, shift["prompt"]), shift)
 
 
 def test_a_prompt_is_not_computed_twice(nano_llama: Path, nano_nemotron: Path) -> None:
     with open_model(ModelSettings(nano_llama)) as model, open_context(model, SETTINGS) as context:
         tokens = prompt_tokens(model, "The old house stood in the room, and the door")
-        identity = Identity(model_hash(nano_llama), "f16 f16")
+        key = CacheKey(model_hash(nano_llama), "f16 f16")
         settings = GenerationSettings(SamplingSettings(seed=4), 8)
-        first, second = Generation(), Generation()
         sequence = Sequence(context)
-        list(generate(context, tokens, settings, first, sequence=sequence))
-        data = dump(sequence, identity)
+        first = collect(generate(context, tokens, settings, sequence=sequence))
+        data = dump(sequence, key)
         sequence = Sequence(context)
-        assert restore(sequence, data, identity) == ""
+        assert restore(sequence, data, key) == ""
         assert sequence.tokens == [*tokens.tolist(), *first.tokens[:-1]]
-        list(generate(context, tokens, settings, second, sequence=sequence))
-        assert (second.reused_tokens, second.tokens) == (len(tokens) - 1, first.tokens)
+        second = collect(generate(context, tokens, settings, sequence=sequence))
+        assert (second.timings.reused_tokens, second.tokens) == (len(tokens) - 1, first.tokens)
 
-        other = Identity(model_hash(nano_nemotron), "f16 f16")
+        other = CacheKey(model_hash(nano_nemotron), "f16 f16")
         for wrong, reason in (
             (restore(Sequence(context), data, other), "another model"),
-            (restore(Sequence(context), data[:-1], identity), "damaged"),
-            (restore(Sequence(context), b"GGUF" + data, identity), "no prompt cache"),
-            (restore(Sequence(context), b"", identity), "no prompt cache"),
+            (restore(Sequence(context), data[:-1], key), "damaged"),
+            (restore(Sequence(context), b"GGUF" + data, key), "no prompt cache"),
+            (restore(Sequence(context), b"", key), "no prompt cache"),
         ):
             assert reason in wrong
 
@@ -74,10 +68,12 @@ def test_a_model_hash_sees_every_byte_of_a_small_file(tmp_path: Path) -> None:
     before = model_hash(path)
     path.write_bytes(bytes(999) + b"\1")
     assert model_hash(path) != before
-    (tmp_path / "m-00001-of-00002.gguf").write_bytes(b"a")
-    alone = model_hash(tmp_path / "m-00001-of-00002.gguf")
-    (tmp_path / "m-00002-of-00002.gguf").write_bytes(b"b")
-    assert model_hash(tmp_path / "m-00001-of-00002.gguf") != alone
+    first, second = (tmp_path / f"m-0000{n}-of-00002.gguf" for n in (1, 2))
+    first.write_bytes(b"a")
+    second.write_bytes(b"b")
+    before = model_hash(first)
+    second.write_bytes(b"c")
+    assert model_hash(first) != before
 
 
 def write_adapter(path: Path, a: Any, b: Any, alpha: float, architecture: str = "llama") -> Path:

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from minitron_engine.llama.binding import api
-from minitron_engine.llama.context import Context, ContextSettings
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.llama.context import Context
+from minitron_engine.llama.settings import ContextSettings, ModelSettings
+from minitron_engine.loading import open_model
 from minitron_quant.bench import memory_energy, speed
 from minitron_quant.bench.speed import SpeedResult, SpeedTest, measure_speed, spread
 

@@ -8,7 +8,8 @@ import pytest
 
 from minitron_core.errors import Damaged, Unsupported, Usage
 from minitron_engine.isolation.chat_template import ChatTemplate, chat_tokens, open_template
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.llama.settings import ModelSettings
+from minitron_engine.loading import open_model
 
 CHATML = (
     "{% for message in messages %}\n"

@@ -28,7 +28,7 @@ from minitron_quant.imatrix.state import Saved, StateFile
 from minitron_quant.inspect.integrity import check_manifest
 from minitron_quant.levels import parse_levels
 from minitron_quant.perplexity.divergence import TokenScores
-from minitron_quant.perplexity.state import About, open_state
+from minitron_quant.perplexity.state import ModelInfo, open_state
 from minitron_quant.quantize import encode, level_files
 from minitron_quant.quantize.prepare import QuantizeSettings, prepare
 from minitron_quant.quantize.run import run
@@ -153,7 +153,7 @@ def unfinished(made: Made, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         patch.setattr(level_files, "_COMMIT_SECONDS", 0.0)
         with pytest.raises(Stop):
             job = QuantizeSettings(made.source, tuple(parse_levels(LEVELS)), folder)
-            run(prepare(job), listen)
+            list(run(prepare(job), listen))
     left = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert len(left) == 3  # the journal and two files under way
     return left
@@ -226,7 +226,7 @@ def test_measured_rows_notice(many: bool, tmp_path: Path) -> None:
     with open_state(path) as state:
         for key in keys:
             state.load(key)
-            state.describe(key, About("CPU", 3))
+            state.set_info(key, ModelInfo("CPU", 3))
             state.put(key, 0, rows)
     data = path.read_bytes()
 
@@ -238,7 +238,7 @@ def test_measured_rows_notice(many: bool, tmp_path: Path) -> None:
                 for key in keys:
                     state.load(key)
                     # what is still known is what was measured
-                    assert state.about(key) in (None, About("CPU", 3))
+                    assert state.info(key) in (None, ModelInfo("CPU", 3))
                     for row, expected in zip(state.scores(key), rows, strict=False):
                         assert row.nll.tobytes() == expected.nll.tobytes()
                         assert row.kld.tobytes() == expected.kld.tobytes()

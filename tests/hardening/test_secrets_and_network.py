@@ -76,7 +76,7 @@ def commands(model: Path, level: Path, folder: Path) -> list[tuple[object, ...]]
         ("imatrix-merge", imatrix, imatrix, "-o", folder / "merged.gguf"),
         ("quantize", model, "Q4_0", "-d", folder, "--errors", folder / "errors.json"),
         ("quantize", model, "all", "--imatrix", imatrix, "-d", folder, "--dry-run"),
-        ("quantize", model, "Q5_0", "--feedback", "-f", text, *few, "-d", folder / "feedback"),
+        ("quantize", model, "Q5_0", "--gptq", "--text", text, *few, "-d", folder / "feedback"),
         ("sensitivity", model, "-f", text, "-c", 64, "--tokens", 64),
         ("quantize", model, "--bpw", 6, "--types", "q4_0,q8_0", "--no-verify", "-d", folder),
         ("tasks", level, *hellaswag, "--answers", folder / "answers.jsonl"),

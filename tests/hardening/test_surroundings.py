@@ -43,7 +43,7 @@ def halfway(source: Path, folder: Path, do: Callable[[], object]) -> None:
         if event.done > 0.5 * event.total and once:
             once.pop()()
 
-    run(prepare(QuantizeSettings(source, tuple(parse_levels(LEVELS)), folder)), listen)
+    list(run(prepare(QuantizeSettings(source, tuple(parse_levels(LEVELS)), folder)), listen))
     assert not once
 
 

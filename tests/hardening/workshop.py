@@ -110,7 +110,7 @@ COMMANDS: dict[str, Command] = {
         ]
     ),
     "feedback": Command(
-        lambda m, f: _quantize(m, f, "Q4_0", "--feedback", "-f", m.calibration, *_FEW)
+        lambda m, f: _quantize(m, f, "Q4_0", "--gptq", "--text", m.calibration, *_FEW)
     ),
     "ppl": Command(
         lambda m, f: [

@@ -17,7 +17,7 @@ from minitron_engine.llama import devices
 from minitron_engine.llama.binding import api
 from minitron_quant.imatrix.files import read_imatrix
 from minitron_quant.levels import level_named, parse_levels
-from minitron_quant.quantize.prepare import QuantizeSettings, prepare
+from minitron_quant.quantize.prepare import CodeRefiner, QuantizeSettings, prepare
 from minitron_quant.quantize.run import LevelResult, run
 
 ROOT = Path(__file__).parents[2]
@@ -74,10 +74,12 @@ def made_once(folder: Path, make: Callable[[Path], T]) -> T:
     return made
 
 
-def quantize(source: Path, folder: Path, *levels: str, **more: Any) -> dict[str, LevelResult]:
-    """Levels of a model by name; `more` are further settings of the job."""
+def quantize(
+    source: Path, folder: Path, *levels: str, refiner: CodeRefiner | None = None, **more: Any
+) -> dict[str, LevelResult]:
+    """Levels of a model by name; `more` are further settings."""
     settings = QuantizeSettings(source, tuple(parse_levels(levels)), folder, **more)
-    return {result.level: result for result in run(prepare(settings))}
+    return {result.level: result for result in run(prepare(settings, refiner))}
 
 
 def library_quantize(

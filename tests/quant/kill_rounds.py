@@ -21,13 +21,13 @@ from typing import Any
 from hardening.traced import Lines
 from minitron_quant.levels import parse_levels
 from minitron_quant.quantize import encode, level_files
-from minitron_quant.quantize.prepare import Batch, QuantizeSettings, prepare
+from minitron_quant.quantize.prepare import QuantizeJob, QuantizeSettings, prepare
 from minitron_quant.quantize.run import run
 
 LEVELS = ("Q4_0", "Q4_K_M", "Q8_0")
 
 
-def in_a_child(batch: Batch, fatal: int = -1) -> list[str]:
+def in_a_child(batch: QuantizeJob, fatal: int = -1) -> list[str]:
     """Run the job in a process of its own; the lines that it executed, none if it was killed."""
     reader, writer = os.pipe()
     child = os.fork()
@@ -35,7 +35,7 @@ def in_a_child(batch: Batch, fatal: int = -1) -> list[str]:
         lines = Lines(fatal)
         sys.settrace(lines)
         try:
-            run(batch)
+            list(run(batch))
             sys.settrace(None)
             with os.fdopen(writer, "w") as pipe:
                 names = list(lines.names)

@@ -15,18 +15,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from helpers.instruction_sets import INSTRUCTION_SET, recorded
 from helpers.support import EXAMPLES, RECORDED, quantize
 from minitron_core.errors import Damaged, MinitronError, NotFound, Usage
 from minitron_core.gguf import open_gguf
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.llama.settings import ModelSettings
+from minitron_engine.loading import open_model
 from minitron_quant.chunking import ChunkSettings, chunk_text, read_text
-from minitron_quant.imatrix.accumulator import Reducer
+from minitron_quant.imatrix.accumulator import Accumulator
 from minitron_quant.imatrix.collect import CollectSettings, collect
 from minitron_quant.imatrix.collector import Collector
 from minitron_quant.imatrix.files import read_imatrix, write_imatrix
-from minitron_quant.imatrix.matrix import Entry, ImportanceMatrix, Origin
-from minitron_quant.imatrix.provenance import origin_of
+from minitron_quant.imatrix.matrix import Entry, ImportanceMatrix
 from minitron_quant.levels import parse_levels
+from minitron_quant.provenance import CalibrationOrigin, calibration_origin
 from minitron_quant.quantize.prepare import QuantizeSettings, prepare
 
 CALIBRATION = EXAMPLES / "calibration.txt"
@@ -39,38 +41,68 @@ def collected(path: Path, settings: CollectSettings) -> ImportanceMatrix:
 
 @pytest.fixture(scope="module")
 def llama_matrix(nano_llama: Path) -> ImportanceMatrix:
-    return collected(nano_llama, CollectSettings((CALIBRATION,)))
+    return collected(nano_llama, CollectSettings((CALIBRATION,), ChunkSettings(limit=10)))
 
 
-@pytest.mark.parametrize("file_format", ["gguf", "dat"])
-def test_files_equal_llama_imatrix_to_the_byte(
-    file_format: str, llama_matrix: ImportanceMatrix, tmp_path: Path, same_processor: None
-) -> None:
-    matrix = llama_matrix.plain()
-    matrix.datasets = [CALIBRATION.name]
-    path = tmp_path / f"ours.{file_format}"
-    write_imatrix(path, matrix, file_format)
-    theirs = RECORDED / f"nano-llama.imatrix.{file_format}"
-    assert path.read_bytes() == theirs.read_bytes()
+@pytest.fixture(scope="module")
+def nemotron_matrix(nano_nemotron: Path) -> ImportanceMatrix:
+    return collected(nano_nemotron, CollectSettings((CALIBRATION,), ChunkSettings(limit=10)))
 
 
-@pytest.mark.parametrize("name", ["nano-llama", "nano-nemotron-10"])
-def test_sums_and_counts_equal_llama_imatrix(
-    name: str, llama_matrix: ImportanceMatrix, nano_nemotron: Path
-) -> None:
-    theirs = read_imatrix(RECORDED / f"{name}.imatrix.gguf")
-    ours = llama_matrix
-    if name == "nano-nemotron-10":
-        chunks = ChunkSettings(limit=10)
-        ours = collected(nano_nemotron, CollectSettings((CALIBRATION,), chunks))
+def near(ours: ImportanceMatrix, theirs: ImportanceMatrix) -> None:
+    """The same counts, and sums as other kernels round them: one token more would be 2e-4."""
     assert ours.entries.keys() == theirs.entries.keys()
     assert ours.chunk_count == theirs.chunk_count and ours.chunk_size == theirs.chunk_size
     for weight, entry in theirs.entries.items():
         np.testing.assert_array_equal(ours.entries[weight].counts, entry.counts)
-        np.testing.assert_allclose(ours.entries[weight].sums, entry.sums, rtol=1e-5)
+        share = abs(ours.entries[weight].sums / entry.sums - 1)
+        # AVX2 beside AVX-512: 5e-5 and 3e-4
+        assert share.mean() < 1e-4 and share.max() < 2e-3
 
 
-def test_means_are_those_of_the_inputs(nano_llama: Path, llama_matrix: ImportanceMatrix) -> None:
+def same_file(matrix: ImportanceMatrix, name: str, file: str, path: Path) -> None:
+    """The recorded bytes; and sums near those collected with AVX-512, whatever the kernels."""
+    matrix.datasets = [CALIBRATION.name]
+    write_imatrix(path, matrix, path.suffix[1:])
+    if INSTRUCTION_SET:
+        expected = recorded("imatrix.json")["models"][name]["files"][file]["sha256"]
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == expected
+    near(read_imatrix(path), read_imatrix((RECORDED / file).with_suffix(".gguf")))
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("nano-llama", "nano-llama-10.imatrix.gguf"),
+        ("nano-llama", "nano-llama-10.imatrix.dat"),
+        ("nano-nemotron", "nano-nemotron-10.imatrix.gguf"),
+    ],
+)
+def test_write_imatrix_equals_llama_imatrix_to_the_byte(
+    name: str,
+    file: str,
+    llama_matrix: ImportanceMatrix,
+    nemotron_matrix: ImportanceMatrix,
+    tmp_path: Path,
+) -> None:
+    matrix = llama_matrix if name == "nano-llama" else nemotron_matrix
+    same_file(matrix.plain(), name, file, tmp_path / file)
+
+
+@pytest.mark.harden
+@pytest.mark.parametrize("name", ["nano-llama", "nano-nemotron"])
+def test_the_whole_text_equals_llama_imatrix(
+    name: str, nano_llama: Path, nano_nemotron: Path, tmp_path: Path
+) -> None:
+    file = f"{name}.imatrix.gguf"
+    path = nano_llama if name == "nano-llama" else nano_nemotron
+    matrix = collected(path, CollectSettings((CALIBRATION,))).plain()
+    same_file(matrix, name, file, tmp_path / file)
+
+
+def test_collect_gives_the_means_of_the_inputs(
+    nano_llama: Path, llama_matrix: ImportanceMatrix
+) -> None:
     for name, entry in llama_matrix.entries.items():
         mean = entry.mean()
         assert mean is not None and mean.shape == entry.sums.shape
@@ -81,7 +113,7 @@ def test_means_are_those_of_the_inputs(nano_llama: Path, llama_matrix: Importanc
             np.testing.assert_array_equal(mean, llama_matrix.entries[query].mean())
 
 
-def test_the_mean_of_the_first_layers_input_is_known(nano_llama: Path) -> None:
+def test_collect_gives_the_known_mean_of_the_first_input(nano_llama: Path) -> None:
     # attention sees the normalized embedding: x · norm / sqrt(E[x²] + ε)
     file = open_gguf(nano_llama)
     tensors = {info.name: info for info in file.tensors}
@@ -100,7 +132,7 @@ def test_the_mean_of_the_first_layers_input_is_known(nano_llama: Path) -> None:
     np.testing.assert_allclose(mean[0], rows[chunks.ravel()].mean(axis=0), atol=1e-6)
 
 
-def test_what_llama_cpp_reads_is_the_same_with_means_and_without(
+def test_write_imatrix_keeps_what_llama_cpp_reads_with_means_and_without(
     llama_matrix: ImportanceMatrix, tmp_path: Path
 ) -> None:
     full, plain = tmp_path / "full.gguf", tmp_path / "plain.gguf"
@@ -121,7 +153,7 @@ def test_what_llama_cpp_reads_is_the_same_with_means_and_without(
         assert found[0].get(key) == found[1].get(key)
 
 
-def test_collecting_plainly_gives_the_same_sums(nano_llama: Path) -> None:
+def test_collect_plain_gives_the_same_sums(nano_llama: Path) -> None:
     chunks = ChunkSettings(n_ctx=128, limit=3)
     full = collected(nano_llama, CollectSettings((CALIBRATION,), chunks))
     plain = collected(nano_llama, CollectSettings((CALIBRATION,), chunks, plain=True))
@@ -132,13 +164,13 @@ def test_collecting_plainly_gives_the_same_sums(nano_llama: Path) -> None:
         np.testing.assert_array_equal(entry.sums, full.entries[name].sums)
 
 
-def test_the_origin_is_that_of_every_level_of_the_model(
+def test_calibration_origin_is_the_same_for_every_level_of_a_model(
     nano_llama: Path, nano_nemotron: Path, tmp_path: Path
 ) -> None:
-    origin = origin_of(nano_llama, [CALIBRATION])
+    origin = calibration_origin(nano_llama, [CALIBRATION])
     level = quantize(nano_llama, tmp_path, "Q4_0")["Q4_0"]
-    assert origin == origin_of(level.path, [CALIBRATION])
-    assert origin.model != origin_of(nano_nemotron, []).model
+    assert origin == calibration_origin(level.path, [CALIBRATION])
+    assert origin.model != calibration_origin(nano_nemotron, []).model
     assert origin.texts == (hashlib.sha256(CALIBRATION.read_bytes()).hexdigest(),)
 
 
@@ -149,9 +181,9 @@ def test_the_origin_is_that_of_every_level_of_the_model(
         elements=st.floats(-1e3, 1e3, width=32),
     )
 )
-def test_sums_in_both_precisions(rows: np.ndarray) -> None:
+def test_accumulator_sums_in_both_precisions(rows: np.ndarray) -> None:
     exact = np.array([math.fsum(float(x) ** 2 for x in column) for column in rows.T])
-    single, double = Reducer("float32", means=True), Reducer("float64", means=True)
+    single, double = Accumulator("float32", means=True), Accumulator("float64", means=True)
     ours = single.entry(1, rows.shape[1], 1), double.entry(1, rows.shape[1], 1)
     for start in range(0, len(rows), 16):
         single.add_rows(ours[0], 0, rows[start : start + 16])
@@ -166,7 +198,7 @@ def test_sums_in_both_precisions(rows: np.ndarray) -> None:
     np.testing.assert_allclose(ours[0].totals[0], rows.sum(axis=0, dtype=np.float64), atol=error)
 
 
-def test_float64_sums_are_close_to_float32_ones(nano_llama: Path) -> None:
+def test_collect_float64_sums_are_close_to_float32_sums(nano_llama: Path) -> None:
     chunks = ChunkSettings(n_ctx=128, limit=3)
     single = collected(nano_llama, CollectSettings((CALIBRATION,), chunks))
     double = collected(nano_llama, CollectSettings((CALIBRATION,), chunks, sums="float64"))
@@ -175,11 +207,11 @@ def test_float64_sums_are_close_to_float32_ones(nano_llama: Path) -> None:
         np.testing.assert_allclose(single.entries[name].sums, entry.sums, rtol=1e-5)
 
 
-def test_quantize_says_that_a_matrix_is_of_another_model(
+def test_prepare_notes_a_matrix_of_another_model(
     nano_llama: Path, llama_matrix: ImportanceMatrix, tmp_path: Path
 ) -> None:
     notes = []
-    for origin in (llama_matrix.origin, Origin("another", ())):
+    for origin in (llama_matrix.origin, CalibrationOrigin("another", ())):
         path = tmp_path / "m.gguf"
         write_imatrix(path, replace(llama_matrix, origin=origin))
         levels = tuple(parse_levels(["Q4_0"]))
@@ -187,7 +219,7 @@ def test_quantize_says_that_a_matrix_is_of_another_model(
     assert notes == [(), ("the importance matrix was made on another model than this one",)]
 
 
-def test_output_weight_only_when_asked(nano_llama: Path) -> None:
+def test_collect_output_weight_only_on_request(nano_llama: Path) -> None:
     chunks = ChunkSettings(n_ctx=128, limit=3)
     plain = collected(nano_llama, CollectSettings((CALIBRATION,), chunks))
     settings = CollectSettings((CALIBRATION,), chunks, process_output=True)
@@ -201,7 +233,7 @@ def test_output_weight_only_when_asked(nano_llama: Path) -> None:
     np.testing.assert_array_equal(full.entries["output.weight"].sums, sums)
 
 
-def test_several_texts_add_up_and_the_limit_is_for_all(nano_llama: Path) -> None:
+def test_collect_adds_up_texts_within_one_limit(nano_llama: Path) -> None:
     chunks = ChunkSettings(n_ctx=128, n_batch=128, limit=5)
     texts = (CALIBRATION, EXAMPLES / "held-out.txt")
     matrix = collected(nano_llama, CollectSettings(texts, chunks))
@@ -209,22 +241,22 @@ def test_several_texts_add_up_and_the_limit_is_for_all(nano_llama: Path) -> None
     assert len(matrix.datasets) == 2
 
 
-def test_a_text_too_short_is_refused(nano_llama: Path, tmp_path: Path) -> None:
+def test_collect_refuses_a_text_that_is_too_short(nano_llama: Path, tmp_path: Path) -> None:
     short = tmp_path / "short.txt"
     short.write_text("Too short to say anything.")
     with pytest.raises(Usage, match=r"short.txt has \d+ tokens"):
         collected(nano_llama, CollectSettings((short,)))
 
 
-def test_an_error_inside_the_callback_is_not_lost() -> None:
-    collector = Collector(Reducer("float32", means=True), {})
+def test_collector_raises_the_error_of_a_callback() -> None:
+    collector = Collector(Accumulator("float32", means=True), {})
     assert collector.hook(0, True, None) is False  # no tensor is there
     with pytest.raises(TypeError, match="unsupported operand"):
         collector.check()
 
 
 @pytest.mark.parametrize(("number", "seconds"), [("INT", 0.5), ("TERM", 0.8), ("INT", 1.1)])
-def test_a_signal_is_never_lost(
+def test_collect_ends_at_a_signal(
     number: str, seconds: float, nano_llama: Path, tmp_path: Path
 ) -> None:
     target = tmp_path / "m.gguf"
@@ -256,7 +288,7 @@ sums = hnp.arrays(
     entries=st.dictionaries(names, sums, min_size=1, max_size=4),
     datasets=st.lists(st.text(max_size=20), max_size=3),
 )
-def test_gguf_files_come_back_as_they_went(
+def test_read_imatrix_returns_what_was_written(
     entries: dict[str, np.ndarray], datasets: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     matrix = ImportanceMatrix(
@@ -267,7 +299,7 @@ def test_gguf_files_come_back_as_they_went(
         datasets,
         7,
         512,
-        Origin("model", tuple(datasets)) if len(datasets) != 1 else None,
+        CalibrationOrigin("model", tuple(datasets)) if len(datasets) != 1 else None,
     )
     path = tmp_path_factory.mktemp("imatrix") / "m.gguf"
     write_imatrix(path, matrix)
@@ -283,7 +315,7 @@ def test_gguf_files_come_back_as_they_went(
 @given(
     data=st.binary(max_size=200), prefix=st.sampled_from([b"", b"GGUF\x03\0\0\0", b"\x01\0\0\0"])
 )
-def test_damaged_files_give_one_sentence(
+def test_read_imatrix_refuses_damaged_files(
     data: bytes, prefix: bytes, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.mktemp("imatrix") / "broken"
@@ -297,7 +329,7 @@ def test_damaged_files_give_one_sentence(
         assert matrix.entries
 
 
-def test_cut_recordings_are_damaged(tmp_path: Path) -> None:
+def test_read_imatrix_refuses_truncated_files(tmp_path: Path) -> None:
     for name in ("nano-llama.imatrix.gguf", "nano-llama.imatrix.dat"):
         data = (RECORDED / name).read_bytes()
         cut = tmp_path / name
@@ -307,20 +339,20 @@ def test_cut_recordings_are_damaged(tmp_path: Path) -> None:
         assert getattr(caught.value, "exit_code", None) == Damaged.exit_code
 
 
-def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
+def test_read_imatrix_hints_how_to_make_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(NotFound) as caught:
         read_imatrix(tmp_path / "none.gguf")
     assert "minitron imatrix" in caught.value.hint
 
 
-def test_experts_that_no_token_reached_count_as_ones() -> None:
+def test_weights_are_ones_for_experts_that_no_token_reached() -> None:
     matrix = ImportanceMatrix(
         {"w": Entry(np.array([[4.0, 8.0], [0.0, 0.0]], np.float32), np.array([2, 0]))}
     )
     np.testing.assert_array_equal(matrix.weights()["w"], [[2.0, 4.0], [1.0, 1.0]])
 
 
-def test_infinite_statistics_are_refused(tmp_path: Path) -> None:
+def test_read_imatrix_refuses_infinite_statistics(tmp_path: Path) -> None:
     sums = np.array([[1.0, np.inf]], np.float32)
     matrix = ImportanceMatrix({"w": Entry(sums, np.array([1]))}, ["t"], 1, 512)
     write_imatrix(tmp_path / "m.gguf", matrix)

@@ -10,24 +10,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers.instruction_sets import allowed, recorded
 from helpers.mixture import EXPERTS, write_mixture
-from helpers.support import EXAMPLES, recorded
+from helpers.support import EXAMPLES
 from minitron_core.errors import MinitronError
 from minitron_core.gguf import GgufWriter, TensorSpec, open_gguf
 from minitron_core.progress import Event, Progress, ignore
 from minitron_engine.llama.binding import api
 from minitron_engine.llama.context import open_context
 from minitron_engine.llama.library import OP_MUL_MAT, Tensor
-from minitron_engine.llama.model import Model, ModelSettings, open_model
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.settings import ModelSettings
+from minitron_engine.loading import open_model
 from minitron_quant.chunking import ChunkSettings, chunk_text, decode_chunks, read_text
-from minitron_quant.imatrix.accumulator import Reducer
+from minitron_quant.imatrix.accumulator import Accumulator
 from minitron_quant.imatrix.collect import (
     Collected,
     CollectSettings,
-    Keep,
+    ResumePolicy,
     calibrate,
     collect,
-    forget,
+    remove_state,
 )
 from minitron_quant.imatrix.collector import Collector
 from minitron_quant.imatrix.files import read_imatrix, write_imatrix
@@ -52,19 +55,19 @@ def killed_after(chunks: int) -> Progress:
 
 
 def calibrated(
-    path: Path, settings: CollectSettings, keep: Keep, progress: Progress = ignore
+    path: Path, settings: CollectSettings, keep: ResumePolicy, progress: Progress = ignore
 ) -> Collected:
     with open_model(ModelSettings(path)) as model:
         return calibrate(model, settings, progress, keep)
 
 
-def test_perplexity_on_the_way_equals_llama_imatrix(nano_llama: Path, tmp_path: Path) -> None:
+def test_calibrate_gives_the_perplexity_of_llama_imatrix(nano_llama: Path, tmp_path: Path) -> None:
     chunks = ChunkSettings(limit=4, threads=2)
     settings = CollectSettings((CALIBRATION,), chunks, perplexity=True)
-    found = calibrated(nano_llama, settings, Keep(tmp_path / "m.gguf"))
+    found = calibrated(nano_llama, settings, ResumePolicy(tmp_path / "m.gguf"))
     assert found.perplexity is not None
     expected = recorded("imatrix.json")["models"]["nano-llama"]["perplexity"]["running"][3]
-    assert found.perplexity[0] == pytest.approx(expected, abs=6e-5)
+    assert found.perplexity[0] == pytest.approx(expected, rel=allowed(0, others=1e-3), abs=6e-5)
     with open_model(ModelSettings(nano_llama)) as model:
         plain = collect(model, CollectSettings((CALIBRATION,), chunks))
     for name, entry in plain.entries.items():
@@ -79,46 +82,46 @@ def test_perplexity_on_the_way_equals_llama_imatrix(nano_llama: Path, tmp_path: 
     ],
     ids=["as-llama-imatrix", "float64-perplexity-two-texts"],
 )
-def test_going_on_gives_the_bytes_of_one_run(
+def test_calibrate_resumed_gives_the_bytes_of_one_run(
     settings: CollectSettings, nano_llama: Path, tmp_path: Path
 ) -> None:
-    whole = calibrated(nano_llama, settings, Keep(tmp_path / "whole.gguf"))
+    whole = calibrated(nano_llama, settings, ResumePolicy(tmp_path / "whole.gguf"))
     path = tmp_path / "half.gguf"
     for stop in (3, 8):
         with pytest.raises(Killed):
-            calibrated(nano_llama, settings, Keep(path, "continue", 2), killed_after(stop))
-    rest = calibrated(nano_llama, settings, Keep(path, "continue", 2))
+            calibrated(nano_llama, settings, ResumePolicy(path, "continue", 2), killed_after(stop))
+    rest = calibrated(nano_llama, settings, ResumePolicy(path, "continue", 2))
     assert rest.resumed == 8
     assert rest.perplexity == whole.perplexity
     for name, collected in (("a", whole), ("b", rest)):
         write_imatrix(tmp_path / name, collected.matrix)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    forget(path)
+    remove_state(path)
     assert not state_path(path).exists()
 
 
-def test_a_state_of_something_else_is_refused_or_dropped(
+def test_calibrate_refuses_or_drops_the_state_of_another_run(
     nano_llama: Path, nano_nemotron: Path, tmp_path: Path
 ) -> None:
     settings = CollectSettings((CALIBRATION,), SMALL)
     path = tmp_path / "m.gguf"
     with pytest.raises(Killed):
-        calibrated(nano_llama, settings, Keep(path, every=2), killed_after(4))
+        calibrated(nano_llama, settings, ResumePolicy(path, every=2), killed_after(4))
     other = CollectSettings((HELD_OUT,), ChunkSettings(n_ctx=32, n_batch=128, limit=4))
     with pytest.raises(MinitronError, match="had another text, --ctx, --chunks") as caught:
-        calibrated(nano_llama, other, Keep(path, "continue"))
-    assert "start anew" in caught.value.hint
+        calibrated(nano_llama, other, ResumePolicy(path, "continue"))
+    assert "start again" in caught.value.hint
     with pytest.raises(MinitronError, match="had another model"):
-        calibrated(nano_nemotron, settings, Keep(path, "continue"))
-    assert calibrated(nano_llama, other, Keep(path, "if possible")).resumed == 0
+        calibrated(nano_nemotron, settings, ResumePolicy(path, "continue"))
+    assert calibrated(nano_llama, other, ResumePolicy(path, "if possible")).resumed == 0
     for damage in (b"", b"PK", state_path(path).read_bytes()[:-100]):
         state_path(path).write_bytes(damage)
         with pytest.raises(MinitronError, match="cannot be read"):
-            calibrated(nano_llama, settings, Keep(path, "continue"))
-        assert calibrated(nano_llama, other, Keep(path, "if possible")).resumed == 0
+            calibrated(nano_llama, settings, ResumePolicy(path, "continue"))
+        assert calibrated(nano_llama, other, ResumePolicy(path, "if possible")).resumed == 0
 
 
-def test_kill_9(nano_llama: Path, tmp_path: Path) -> None:
+def test_imatrix_command_continues_after_kill_9(nano_llama: Path, tmp_path: Path) -> None:
     minitron = [sys.executable, "-m", "minitron_cli", "imatrix", nano_llama, "-f", CALIBRATION]
     minitron += ["-c", "64", "-b", "64", "--chunks", "30", "--threads", "2", "-q", "-o"]
     whole, path = tmp_path / "whole.gguf", tmp_path / "killed.gguf"
@@ -137,7 +140,7 @@ def test_kill_9(nano_llama: Path, tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == [path, whole]
 
 
-def test_experts_are_counted_one_by_one(nano_llama: Path, tmp_path: Path) -> None:
+def test_collect_counts_experts_one_by_one(nano_llama: Path, tmp_path: Path) -> None:
     mixture = write_mixture(nano_llama, tmp_path / "mixture.gguf")
     with open_model(ModelSettings(mixture)) as model:
         matrix = collect(model, CollectSettings((CALIBRATION,), SMALL))
@@ -163,7 +166,9 @@ def test_experts_are_counted_one_by_one(nano_llama: Path, tmp_path: Path) -> Non
     assert unreached_experts(matrix) == {name: [2, 3] for name in names}
 
 
-def test_inputs_that_are_not_finite_are_named(nano_llama: Path, tmp_path: Path) -> None:
+def test_collect_names_the_weight_of_inputs_that_are_not_finite(
+    nano_llama: Path, tmp_path: Path
+) -> None:
     file = open_gguf(nano_llama)
     specs = [TensorSpec(info.name, info.shape, info.type) for info in file.tensors]
     path = tmp_path / "broken.gguf"
@@ -175,16 +180,19 @@ def test_inputs_that_are_not_finite_are_named(nano_llama: Path, tmp_path: Path) 
                 data.view(np.float32)[5] = np.nan
             writer.write(data)
     with pytest.raises(MinitronError, match=r"inputs of blk\.3\.ffn_\w+\.weight are not finite"):
-        calibrated(path, CollectSettings((CALIBRATION,), SMALL), Keep(tmp_path / "m.gguf"))
+        calibrated(path, CollectSettings((CALIBRATION,), SMALL), ResumePolicy(tmp_path / "m.gguf"))
 
 
-def test_a_product_that_shares_the_last_input_is_counted_in_every_decode(
+def test_collector_counts_products_that_share_the_last_input_in_every_decode(
     nano_llama: Path, tmp_path: Path
 ) -> None:
     # without its last ffn_down being wanted, the last input is one that gate and up share
     chunks = ChunkSettings(n_ctx=64, n_batch=64, limit=6, threads=2)
-    collector = Collector(Reducer("float32", means=True), {})
-    collector._wants = lambda name: name.startswith("blk.5.ffn_") and "down" not in name  # type: ignore[method-assign]
+    collector = Collector(
+        Accumulator("float32", means=True),
+        {},
+        lambda name: name.startswith("blk.5.ffn_") and "down" not in name,
+    )
     with open_model(ModelSettings(nano_llama)) as model:
         tokens = chunk_text(model, read_text(CALIBRATION), chunks, "")
         with open_context(model, chunks.context(), collector.hook) as context:
@@ -194,16 +202,16 @@ def test_a_product_that_shares_the_last_input_is_counted_in_every_decode(
     assert counts == {"blk.5.ffn_gate.weight": 384, "blk.5.ffn_up.weight": 384}
 
 
-def test_the_product_of_the_last_input_is_not_computed(nano_llama: Path) -> None:
+def test_collector_ends_a_decode_before_the_product_of_the_last_input(nano_llama: Path) -> None:
     chunks = ChunkSettings(n_ctx=64, n_batch=64, limit=6, threads=2)
-    collector = Collector(Reducer("float32", means=True), {})
+    collector = Collector(Accumulator("float32", means=True), {})
     computed: list[str] = []
 
     def watch(address: int, ask: bool, data: object) -> bool:
         if not ask:
             node = Tensor.from_address(address)
             computed.append(weight_name(node) if node.op == OP_MUL_MAT else "")
-        return bool(collector._called(address, ask, data))
+        return bool(collector.observe(address, ask, data))
 
     with open_model(ModelSettings(nano_llama)) as model:
         tokens = chunk_text(model, read_text(CALIBRATION), chunks, "")
@@ -217,14 +225,14 @@ def test_the_product_of_the_last_input_is_not_computed(nano_llama: Path) -> None
     assert collector.entries[last].counts[0] == 384
 
 
-def test_products_that_shared_an_input_share_sums_to_the_end(nano_llama: Path) -> None:
+def test_collector_shares_sums_of_a_shared_input_to_the_end(nano_llama: Path) -> None:
     chunks = ChunkSettings(n_ctx=64, n_batch=64, limit=6, threads=2)
-    collector = Collector(Reducer("float32", means=True), {})
+    collector = Collector(Accumulator("float32", means=True), {})
 
     def part(address: int, ask: bool, data: object) -> bool:
         if not collector._learning:
             collector._shared = None  # as if no input had been reduced before
-        return bool(collector._called(address, ask, data))
+        return bool(collector.observe(address, ask, data))
 
     def run(model: Model, hook: object) -> None:
         tokens = chunk_text(model, read_text(CALIBRATION), chunks, "")

@@ -34,11 +34,11 @@ LLAMA_IMATRIX = RECORDED / "nano-llama.imatrix.gguf"
 CHEAP = ("Q4_0", "Q8_0", "Q4_K_M")
 
 
-def test_running_again_does_only_what_is_missing(nano_llama: Path, tmp_path: Path) -> None:
-    first = quantize(nano_llama, tmp_path, *CHEAP)
+def test_run_again_writes_only_what_is_missing(short_llama: Path, tmp_path: Path) -> None:
+    first = quantize(short_llama, tmp_path, *CHEAP)
     times = {name: result.path.stat().st_mtime_ns for name, result in first.items()}
     first["Q8_0"].path.unlink()
-    again = quantize(nano_llama, tmp_path, *CHEAP, "Q5_0")
+    again = quantize(short_llama, tmp_path, *CHEAP, "Q5_0")
     assert {name: result.kept for name, result in again.items()} == {
         "Q4_0": True,
         "Q8_0": False,
@@ -49,35 +49,39 @@ def test_running_again_does_only_what_is_missing(nano_llama: Path, tmp_path: Pat
     assert again["Q8_0"].sha256 == first["Q8_0"].sha256
 
 
-def test_a_file_made_from_something_else_is_not_touched(nano_llama: Path, tmp_path: Path) -> None:
+def test_run_refuses_a_file_made_from_something_else(short_llama: Path, tmp_path: Path) -> None:
     foreign = tmp_path / "nano-llama-Q4_0.gguf"
     foreign.write_text("mine")
     with pytest.raises(MinitronError, match="made from something else"):
-        quantize(nano_llama, tmp_path, "Q4_0")
+        quantize(short_llama, tmp_path, "Q4_0")
     assert foreign.read_text() == "mine"
-    result = quantize(nano_llama, tmp_path, "Q4_0", replace="always")["Q4_0"]
+    result = quantize(short_llama, tmp_path, "Q4_0", replace="always")["Q4_0"]
     assert open_gguf(foreign).size == result.bytes
 
 
-def test_another_option_makes_the_file_anew(nano_llama: Path, tmp_path: Path) -> None:
-    quantize(nano_llama, tmp_path, "Q4_0")
+def test_run_with_another_option_replaces_the_file_only_on_request(
+    short_llama: Path, tmp_path: Path
+) -> None:
+    quantize(short_llama, tmp_path, "Q4_0")
     options = QuantizeOptions(tensor_types=(parse_tensor_type("attn_v=Q8_0"),))
     with pytest.raises(MinitronError, match="made from something else"):
-        quantize(nano_llama, tmp_path, "Q4_0", options=options)
-    path = quantize(nano_llama, tmp_path, "Q4_0", options=options, replace="always")["Q4_0"].path
+        quantize(short_llama, tmp_path, "Q4_0", options=options)
+    path = quantize(short_llama, tmp_path, "Q4_0", options=options, replace="always")["Q4_0"].path
     assert open_gguf(path).tensor("blk.0.attn_v.weight").type == TYPE_ID["q8_0"]
 
 
-def test_values_that_are_no_numbers_leave_nothing_behind(nano_llama: Path, tmp_path: Path) -> None:
+def test_run_leaves_nothing_behind_for_values_that_are_not_finite(
+    short_llama: Path, tmp_path: Path
+) -> None:
     broken = tmp_path / "broken-F16.gguf"
-    shutil.copy(nano_llama, broken)
+    shutil.copy(short_llama, broken)
     file = open_gguf(broken)
-    offset = file.data_offset + file.tensor("blk.3.attn_k.weight").offset
+    offset = file.data_offset + file.tensor("blk.1.attn_k.weight").offset
     with broken.open("r+b") as data:
         data.seek(offset + 100)
         data.write(b"\x00\x7e")  # a float16 NaN
     out = tmp_path / "out"
-    with pytest.raises(Damaged, match=r"blk\.3\.attn_k.*no numbers"):
+    with pytest.raises(Damaged, match=r"blk\.1\.attn_k.*not finite"):
         quantize(broken, out, *CHEAP)
     assert list(out.iterdir()) == []
 
@@ -95,27 +99,27 @@ def interrupt_after(share: float) -> Any:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.999])
-def test_an_interrupted_job_continues(
-    share: float, nano_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_run_continues_after_an_interruption(
+    share: float, short_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encode, "SLAB_ELEMENTS", 1 << 16)
-    whole = quantize(nano_llama, tmp_path / "whole", *CHEAP)
-    settings = QuantizeSettings(nano_llama, tuple(parse_levels(CHEAP)), tmp_path / "parts")
+    whole = quantize(short_llama, tmp_path / "whole", *CHEAP)
+    settings = QuantizeSettings(short_llama, tuple(parse_levels(CHEAP)), tmp_path / "parts")
     with pytest.raises(Stop):
-        run(prepare(settings), interrupt_after(share))
+        list(run(prepare(settings), interrupt_after(share)))
     assert not list((tmp_path / "parts").glob("[!.]*.gguf"))
     seen: list[Event] = []
-    results = run(prepare(settings), seen.append)
+    results = list(run(prepare(settings), seen.append))
     assert [r.sha256 for r in results] == [whole[r.level].sha256 for r in results]
     if share > 0.5:
         left = sum(event.total for event in seen[:1])
-        assert left < 0.8 * 3 * open_gguf(nano_llama).size / 2  # most was there already
+        assert left < 0.8 * 3 * open_gguf(short_llama).size / 2  # most was there already
     left = {path.name for path in (tmp_path / "parts").iterdir()}
     assert left == {r.path.name for r in results} | {"nano-llama.manifest.json"}
 
 
-def test_killed_between_the_files_and_the_manifest(
-    nano_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_run_keeps_files_after_a_kill_before_the_manifest(
+    short_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(*_: object) -> None:
         raise Stop
@@ -123,12 +127,12 @@ def test_killed_between_the_files_and_the_manifest(
     with monkeypatch.context() as patch:
         patch.setattr("minitron_quant.quantize.run._record", killed)
         with pytest.raises(Stop):
-            quantize(nano_llama, tmp_path, *CHEAP)
+            quantize(short_llama, tmp_path, *CHEAP)
     times = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.gguf")}
     assert len(times) == 3
-    results = quantize(nano_llama, tmp_path, *CHEAP)
+    results = quantize(short_llama, tmp_path, *CHEAP)
     assert {r.path.name: r.path.stat().st_mtime_ns for r in results.values()} == times
-    assert all(result.kept for result in quantize(nano_llama, tmp_path, *CHEAP).values())
+    assert all(result.kept for result in quantize(short_llama, tmp_path, *CHEAP).values())
 
 
 @pytest.fixture
@@ -145,56 +149,56 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_disk_that_fills_up_midway(
-    nano_llama: Path, tmp_path: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+def test_run_continues_after_a_full_disk(
+    short_llama: Path, tmp_path: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     roomy = shutil.disk_usage(tmp_path)._replace(free=1 << 40)
     with monkeypatch.context() as patch:
         patch.setattr(write_levels.shutil, "disk_usage", lambda _: roomy)
         with pytest.raises(Exception) as caught:
-            quantize(nano_llama, small_disk, "Q4_0", "Q8_0", "Q5_0")
+            quantize(short_llama, small_disk, "Q4_0", "Q8_0", "Q5_0")
     assert getattr(caught.value, "exit_code", None) == 6
     assert not list(small_disk.glob("[!.]*.gguf"))
     # with room made, the same levels go on where they were
     subprocess.run(["mount", "-o", "remount,size=40m", str(small_disk)], check=True)
-    results = quantize(nano_llama, small_disk, "Q4_0", "Q8_0", "Q5_0")
-    whole = quantize(nano_llama, tmp_path / "whole", "Q4_0", "Q8_0", "Q5_0")
+    results = quantize(short_llama, small_disk, "Q4_0", "Q8_0", "Q5_0")
+    whole = quantize(short_llama, tmp_path / "whole", "Q4_0", "Q8_0", "Q5_0")
     assert {n: r.sha256 for n, r in results.items()} == {n: r.sha256 for n, r in whole.items()}
 
 
-def test_a_full_disk_is_said_before_the_work(
-    nano_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_run_checks_the_disk_first(
+    short_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(write_levels.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(OutOfResources, match="free"):
-        quantize(nano_llama, tmp_path / "full", *CHEAP)
+        quantize(short_llama, tmp_path / "full", *CHEAP)
     assert list((tmp_path / "full").iterdir()) == []
 
 
-def test_two_jobs_on_one_folder(nano_llama: Path, tmp_path: Path) -> None:
+def test_run_locks_the_folder(short_llama: Path, tmp_path: Path) -> None:
     import fcntl
 
     with (tmp_path / ".nano-llama.quantize.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(MinitronError, match="another minitron quantize"):
-            quantize(nano_llama, tmp_path, "Q4_0")
+            quantize(short_llama, tmp_path, "Q4_0")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_cannot_be_written(nano_llama: Path, tmp_path: Path) -> None:
+def test_run_refuses_a_folder_that_cannot_be_written(short_llama: Path, tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(Exception) as caught:
-        quantize(nano_llama, tmp_path / "out", "Q4_0")
+        quantize(short_llama, tmp_path / "out", "Q4_0")
     assert getattr(caught.value, "exit_code", None) == 7
 
 
-def test_the_source_is_never_the_target(nano_llama: Path) -> None:
+def test_prepare_refuses_the_source_as_output(short_llama: Path) -> None:
     with pytest.raises(Usage, match="the source itself"):
-        quantize(nano_llama, nano_llama.parent, "F16")
+        quantize(short_llama, short_llama.parent, "F16")
 
 
-def test_the_summary_counts_shared_work(nano_llama: Path, tmp_path: Path) -> None:
+def test_summarize_counts_shared_work(nano_llama: Path, tmp_path: Path) -> None:
     levels = tuple(parse_levels(["all"]))
     job = QuantizeSettings(nano_llama, levels, tmp_path, imatrix=LLAMA_IMATRIX)
     summary = summarize(prepare(job))
@@ -208,7 +212,7 @@ def test_the_summary_counts_shared_work(nano_llama: Path, tmp_path: Path) -> Non
         assert entry["bpw"] == pytest.approx(sizes[entry["level"]]["bpw"], abs=0.01)
 
 
-def test_predicted_sizes_are_exact(llama_levels: dict[str, LevelResult]) -> None:
+def test_level_result_has_the_exact_size_and_hash(llama_levels: dict[str, LevelResult]) -> None:
     for result in llama_levels.values():
         assert result.path.stat().st_size == result.bytes
         assert hashlib.sha256(result.path.read_bytes()).hexdigest() == result.sha256
@@ -224,7 +228,7 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return convert(settings).paths[0]
 
 
-def test_shards_become_one_file(sharded: Path, nano_llama: Path, tmp_path: Path) -> None:
+def test_run_joins_shards_into_one_file(sharded: Path, nano_llama: Path, tmp_path: Path) -> None:
     joined = quantize(sharded, tmp_path, "Q4_0")["Q4_0"]
     assert joined.path.name == "nano-llama-Q4_0.gguf"
     whole = quantize(nano_llama, tmp_path / "whole", "Q4_0")["Q4_0"]
@@ -232,7 +236,9 @@ def test_shards_become_one_file(sharded: Path, nano_llama: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("level", ["Q4_0", "Q4_K_M"])
-def test_kept_shards_equal_the_installed_library(level: str, sharded: Path, tmp_path: Path) -> None:
+def test_run_keep_split_makes_shards_as_the_installed_library(
+    level: str, sharded: Path, tmp_path: Path
+) -> None:
     options = QuantizeOptions(keep_split=True)
     ours = quantize(sharded, tmp_path / "ours", level, options=options)[level]
     devices.start()
@@ -249,7 +255,7 @@ def test_kept_shards_equal_the_installed_library(level: str, sharded: Path, tmp_
     assert quantize(sharded, tmp_path / "ours", level, options=options)[level].kept
 
 
-def test_interrupted_shards_continue(
+def test_run_keep_split_continues_after_an_interruption(
     sharded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encode, "SLAB_ELEMENTS", 1 << 16)
@@ -257,35 +263,35 @@ def test_interrupted_shards_continue(
     levels = tuple(parse_levels(["Q4_0", "Q8_0"]))
     settings = QuantizeSettings(sharded, levels, tmp_path / "parts", options=options)
     with pytest.raises(Stop):
-        run(prepare(settings), interrupt_after(0.6))
-    run(prepare(settings))
+        list(run(prepare(settings), interrupt_after(0.6)))
+    list(run(prepare(settings)))
     quantize(sharded, tmp_path / "whole", "Q4_0", "Q8_0", options=options)
     for path in (tmp_path / "whole").glob("*.gguf"):
         assert path.read_bytes() == (tmp_path / "parts" / path.name).read_bytes()
 
 
-def test_errors_tell_how_much_each_type_hurts(
-    nano_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_run_writes_the_encoding_errors(
+    short_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encode, "SLAB_ELEMENTS", 1 << 16)
     path = tmp_path / "errors.json"
     settings = QuantizeSettings(
-        nano_llama,
+        short_llama,
         tuple(parse_levels(["Q2_K", "Q8_0"])),
         tmp_path / "out",
         imatrix=LLAMA_IMATRIX,
         errors=path,
     )
     with pytest.raises(Stop):
-        run(prepare(settings), interrupt_after(0.5))
-    run(prepare(settings))
+        list(run(prepare(settings), interrupt_after(0.5)))
+    list(run(prepare(settings)))
     written = path.read_text()
-    run(prepare(settings))  # all is up to date: what was measured stays
+    list(run(prepare(settings)))  # all is up to date: what was measured stays
     assert path.read_text() == written
     errors = json.loads(written)["relative_errors"]
-    name = "blk.2.ffn_up.weight"
+    name = "blk.1.ffn_up.weight"
     assert set(errors[name]) == {"q2_K", "q8_0"} and errors[name]["q8_0"] < errors[name]["q2_K"]
-    source = open_gguf(nano_llama)
+    source = open_gguf(short_llama)
     weight = source.data(source.tensor(name)).view(np.float16).astype(np.float64)
     file = open_gguf(tmp_path / "out" / "nano-llama-Q2_K.gguf")
     info = file.tensor(name)
@@ -297,11 +303,11 @@ def test_errors_tell_how_much_each_type_hurts(
     assert errors[name]["q2_K"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_manifest_tells_what_was_made_from_what(nano_llama: Path, tmp_path: Path) -> None:
+def test_run_writes_a_manifest_of_the_inputs(short_llama: Path, tmp_path: Path) -> None:
     options = QuantizeOptions(leave_output=True)
-    result = quantize(nano_llama, tmp_path, "Q4_0", imatrix=LLAMA_IMATRIX, options=options)["Q4_0"]
+    result = quantize(short_llama, tmp_path, "Q4_0", imatrix=LLAMA_IMATRIX, options=options)["Q4_0"]
     manifest = json.loads((tmp_path / "nano-llama.manifest.json").read_text())
-    assert manifest["source"][0]["sha256"] == hashlib.sha256(nano_llama.read_bytes()).hexdigest()
+    assert manifest["source"][0]["sha256"] == hashlib.sha256(short_llama.read_bytes()).hexdigest()
     assert manifest["imatrix"]["name"] == LLAMA_IMATRIX.name
     assert manifest["versions"]["llama_cpp_commit"] == "0c1e57098"
     level = manifest["levels"]["Q4_0"]

@@ -1,32 +1,30 @@
-"""`minitron bench`: every model with every setting through every test, a row for each."""
+"""Every model with every setting through every test, a row with llama-bench's fields for each."""
 
 import itertools
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import typer
-
-from minitron_cli.inputs import open_checked
-from minitron_cli.options.parameters import gpu_layers
-from minitron_cli.output import Listener
 from minitron_core.cpu_limits import default_threads
 from minitron_core.errors import Usage
-from minitron_core.progress import Event
-from minitron_engine.llama.context import CACHE_TYPES, FLASH_ATTENTION, ContextSettings
-from minitron_engine.llama.devices import Device, GpuLayers, devices
+from minitron_core.progress import Event, Progress
+from minitron_engine.llama.devices import Device, devices
 from minitron_engine.llama.library import LLAMA_CPP_COMMIT
 from minitron_engine.llama.model import Model
+from minitron_engine.llama.settings import (
+    CACHE_TYPES,
+    FLASH_ATTENTION,
+    ContextSettings,
+    GpuLayers,
+    ModelSettings,
+)
+from minitron_engine.loading import open_model
 from minitron_quant.bench.memory_energy import peak_memory, reset_peak_memory
 from minitron_quant.bench.speed import SpeedResult, SpeedTest, measure_speed, spread
 from minitron_quant.levels import level_of_ftype
 from minitron_quant.model_files import open_model_files
-
-_RANGE = re.compile(r"(\d+)(?:-(\d+)(?:([+*])(\d+))?)?")
-_MOST_NUMBERS = 1000
 
 
 @dataclass(frozen=True)
@@ -39,18 +37,18 @@ class BenchPlan:
     tests: tuple[SpeedTest, ...]
     repetitions: int
 
-    def rows(self, listener: Listener) -> Iterator[dict[str, Any]]:
+    def rows(self, listener: Progress) -> Iterator[dict[str, Any]]:
         """The measured rows, one after another, with llama-bench's fields."""
         whole = len(self.models) * len(self.layers) * len(self.contexts) * len(self.tests)
         done = itertools.count()
         for path in self.models:
-            open_model_files(path)  # a name that is wrong shall not come to light hours later
+            open_model_files(path)  # all of them first: a wrong name must not fail hours later
         n_ctx = max(test.n_prompt + test.n_gen + test.n_depth for test in self.tests)
         largest = replace(max(self.contexts, key=lambda one: one.n_ubatch), n_ctx=n_ctx)
         for path, layers in itertools.product(self.models, self.layers):
             reset_peak_memory()
             free = _free_on_cards()
-            with open_checked(path, layers, largest) as model:
+            with open_model(ModelSettings(path, layers, context=largest)) as model:
                 facts = _facts_of(path, model)
                 for settings, test in itertools.product(self.contexts, self.tests):
                     name, number = f"{path.name} {test.name}", next(done)
@@ -61,10 +59,10 @@ class BenchPlan:
 
 
 class _Tick:
-    """Told before each run of a test: reports it, and looks at the memory of the cards."""
+    """Called before each run of a test: reports it and notes the free memory of the GPUs."""
 
     def __init__(
-        self, listener: Listener, name: str, number: int, whole: int, share: float
+        self, listener: Progress, name: str, number: int, whole: int, share: float
     ) -> None:
         self._listener, self._name, self._whole = listener, name, whole
         self._done, self._share = float(number), share
@@ -79,24 +77,6 @@ class _Tick:
 def _free_on_cards() -> int | None:
     cards = [device for device in devices() if device.kind != "cpu"]
     return sum(card.free for card in cards) if cards else None
-
-
-def numbers(text: str) -> tuple[int, ...]:
-    """A list of numbers as llama-bench takes it: 1,2 or 1-4 or 512-4096*2 or 0-1024+256."""
-    found: list[int] = []
-    for part in text.split(","):
-        match = _RANGE.fullmatch(part.strip())
-        if match is None:
-            raise typer.BadParameter(f"{part!r} is neither a number nor a range such as 1-8*2.")
-        first, last = int(match[1]), int(match[2] or match[1])
-        step = int(match[4] or 1)
-        while first <= last and len(found) < _MOST_NUMBERS:
-            found.append(first)
-            following = first * step if match[3] == "*" else first + step
-            if following <= first:
-                raise typer.BadParameter(f"the range {part} does not advance.")
-            first = following
-    return tuple(found)
 
 
 def plan_tests(
@@ -121,7 +101,7 @@ def plan_contexts(
     cache_types_v: Sequence[str],
     flash_attentions: Sequence[str],
 ) -> tuple[ContextSettings, ...]:
-    """The product of all lists. Usage: a word that llama.cpp does not know."""
+    """The product of all lists. Usage: a type or mode that llama.cpp does not know."""
     for word, known in (
         *((name, CACHE_TYPES) for name in (*cache_types_k, *cache_types_v)),
         *((name, FLASH_ATTENTION) for name in flash_attentions),
@@ -144,11 +124,6 @@ def plan_contexts(
             batches, ubatches, threads, cache_types_k, cache_types_v, flash_attentions
         )
     )
-
-
-def plan_layers(text: str) -> tuple[GpuLayers, ...]:
-    """A list of auto, all and numbers."""
-    return tuple(gpu_layers(part.strip()) for part in text.split(","))
 
 
 def _facts_of(path: Path, model: Model) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from minitron_engine.generation.sequence import Sequence
-from minitron_engine.llama.context import Context, ContextSettings, open_context
+from minitron_engine.llama.context import Context, open_context
 from minitron_engine.llama.model import Model
+from minitron_engine.llama.settings import ContextSettings
 from minitron_quant.bench.memory_energy import Joules, energy_counters
 
 Tick = Callable[[str], None]

@@ -1,7 +1,7 @@
 """Collect input covariance: run a text through a model and write Σ xᵀx of every input to a file.
 
 Memory is bounded: where the sums of all inputs do not fit, the text runs once for each group of
-inputs that do, and a decode ends with the last of them. What is complete is on disk, and the same
+inputs that fits, and a decode ends with the last of them. Complete groups are on disk, and the same
 call continues after an interruption.
 """
 
@@ -16,27 +16,34 @@ import numpy as np
 from minitron_core.atomic_files import write_whole
 from minitron_core.errors import MinitronError, OutOfResources, Usage
 from minitron_core.gguf import GgufWriter, TensorSpec, file_size, open_gguf
-from minitron_core.hashing import file_sha256, fingerprint, model_fingerprint
+from minitron_core.hashing import fingerprint
 from minitron_core.progress import Event, Progress, ignore
 from minitron_engine.llama.context import open_context
-from minitron_engine.llama.model import Model, Tokens
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.tokenization import Tokens
 from minitron_quant.array_backend import best_arrays
 from minitron_quant.chunking import ChunkSettings, chunk_text, decode_chunks, read_text
-from minitron_quant.covariance.files import PARTS, Covariance, Origin, open_covariance, specs_of
-from minitron_quant.covariance.gram import Sums, block_edges
-from minitron_quant.covariance.input_hook import Inputs, InputWatch, find_inputs
-from minitron_quant.model_files import open_model_files
+from minitron_quant.covariance.files import (
+    PARTS,
+    Covariance,
+    CovarianceOrigin,
+    open_covariance,
+    specs_of,
+)
+from minitron_quant.covariance.gram import GramSums, block_edges
+from minitron_quant.covariance.input_hook import InputHook, ModelInputs, find_inputs
+from minitron_quant.provenance import calibration_origin
 
-# columns of a diagonal block: benchmarks/results/feedback_width.md has what wider ones gain
+# columns of a diagonal block: benchmarks/results/feedback_width.md shows the gain of wider ones
 BLOCK = 1024
 FULL = 1 << 20
-# chunks that are kept to measure on; a divergence is then known to about 3 %
+# chunks to keep for measuring: they give a divergence to about 3 %
 _SAMPLED = 16
 
 
 @dataclass(frozen=True)
 class CovarianceSettings:
-    """What to run, and how much memory the sums may take.
+    """What to run, and how much memory the sums may use.
 
     block: the widest block of columns whose covariance is kept. memory: bytes.
     """
@@ -50,7 +57,7 @@ class CovarianceSettings:
 def collect_covariance(
     model: Model, settings: CovarianceSettings, path: Path, progress: Progress = ignore
 ) -> Covariance:
-    """Write the file unless it is there already, made from the same; continue a partial one.
+    """Write the file unless it exists, made from the same inputs; continue a partial one.
 
     Raises Usage (too short a text), OutOfResources (memory, disk), MinitronError (inputs that are
     not finite).
@@ -59,18 +66,19 @@ def collect_covariance(
     inputs = find_inputs(model)
     if not inputs.columns:
         raise MinitronError(f"{model.path.name} has no dense weights to calibrate")
-    origin = Origin(
-        model_fingerprint(open_model_files(model.path)),
-        tuple(map(file_sha256, settings.texts)),
+    made_from = calibration_origin(model.path, settings.texts)
+    origin = CovarianceOrigin(
+        made_from.model,
+        made_from.texts,
         tuple(text.name for text in settings.texts),
         tuple(part.size for part in parts),
         settings.chunks.n_ctx,
         tuple(map(int, _sample(parts[-1]).ravel())),
     )
-    job = _Job(settings, path, inputs, origin)
-    if not job.finished():
-        job.check_disk()
-        job.run(model, parts, progress)
+    collection = _Collection(settings, path, inputs, origin)
+    if not collection.finished():
+        collection.check_disk()
+        collection.run(model, parts, progress)
     return open_covariance(path)
 
 
@@ -81,20 +89,22 @@ def _parts(model: Model, settings: CovarianceSettings) -> list[Tokens]:
         raise Usage("a covariance needs a text", "-f TEXT")
     chunks = np.concatenate(each)[: settings.chunks.limit]
     if len(chunks) < PARTS:
-        raise Usage("one chunk is too little text to calibrate", "allow more --chunks")
+        raise Usage(
+            "the text has fewer than two chunks, too few to calibrate", "allow more --chunks"
+        )
     return list(np.array_split(chunks, PARTS))
 
 
 def _sample(chunks: Tokens) -> Tokens:
-    """Some chunks from all over a part of the text."""
+    """Chunks from all over a part of the text."""
     count = min(len(chunks), _SAMPLED)
     sample: Tokens = chunks[np.linspace(0, len(chunks) - 1, count).astype(int)]
     return sample
 
 
 @dataclass(frozen=True)
-class _Unit:
-    """What is collected in one run over a part of the text: some inputs, all their blocks."""
+class _CollectionPass:
+    """One pass over a part of the text: some inputs with all their blocks."""
 
     part: int
     blocks: dict[str, list[tuple[int, int]]]
@@ -104,24 +114,28 @@ class _Unit:
         return [s for name, edges in self.blocks.items() for s in specs_of(name, edges, self.part)]
 
 
-class _Job:
-    """One file on its way, unit after unit."""
+class _Collection:
+    """The collection of one file, pass by pass."""
 
     def __init__(
-        self, settings: CovarianceSettings, path: Path, inputs: Inputs, origin: Origin
+        self,
+        settings: CovarianceSettings,
+        path: Path,
+        inputs: ModelInputs,
+        origin: CovarianceOrigin,
     ) -> None:
         self._settings, self._path = settings, path
-        self._units = list(_units(settings, inputs))
+        self._passes = list(_passes(settings, inputs))
         self._keys = origin.keys(inputs, settings.block)
-        self._specs = [spec for unit in self._units for spec in unit.specs]
+        self._specs = [spec for step in self._passes for spec in step.specs]
         self._state = path.with_name(f".{path.name}.state")
         self._made_from = fingerprint(*(entry.encoded() for entry in self._keys))
 
     def finished(self) -> bool:
-        """Whether the file is there and made from the same."""
+        """Whether the file exists and was made from the same inputs."""
         if not self._path.exists():
             return False
-        # not as a covariance: one of an earlier version is replaced like any other
+        # a covariance of another version is replaced, so do not open it as one
         keys = open_gguf(self._path).metadata
         return [entry.encoded() for entry in keys.values()] == [k.encoded() for k in self._keys]
 
@@ -142,14 +156,14 @@ class _Job:
     def run(self, model: Model, parts: list[Tokens], progress: Progress) -> None:
         """Collect what is missing, and finish the file."""
         done = self._done()
-        first = sum(len(unit.specs) for unit in self._units[:done])
+        first = sum(len(step.specs) for step in self._passes[:done])
         writer = GgufWriter(self._path, self._keys, self._specs, resume_tensors=first)
         try:
-            for number in range(done, len(self._units)):
-                unit = self._units[number]
-                self._collect(model, unit, parts[unit.part], writer, number, progress)
+            for number in range(done, len(self._passes)):
+                step = self._passes[number]
+                self._collect(model, step, parts[step.part], writer, number, progress)
                 writer.sync()
-                state = {"made_from": self._made_from, "units": number + 1}
+                state = {"made_from": self._made_from, "passes": number + 1}
                 write_whole(self._state, json.dumps(state))
         except BaseException:
             writer.close()
@@ -158,25 +172,25 @@ class _Job:
         self._state.unlink(missing_ok=True)
 
     def _done(self) -> int:
-        """How many units an interrupted run has left complete."""
+        """How many passes an interrupted run has completed."""
         try:
             state = json.loads(self._state.read_text())
             fits = state["made_from"] == self._made_from and self._partial_bytes() > 0
-            return int(state["units"]) if fits else 0
+            return int(state["passes"]) if fits else 0
         except (OSError, ValueError, KeyError, TypeError):
             return 0
 
     def _collect(
         self,
         model: Model,
-        unit: _Unit,
+        step: _CollectionPass,
         chunks: Tokens,
         writer: GgufWriter,
         number: int,
         progress: Progress,
     ) -> None:
-        sums = Sums(unit.blocks, best_arrays())
-        watch = InputWatch([*unit.blocks], sums.add)
+        sums = GramSums(step.blocks, best_arrays())
+        watch = InputHook([*step.blocks], sums.add)
         how = self._settings.chunks
         try:
             with open_context(model, how.context(), watch.hook) as context:
@@ -184,17 +198,17 @@ class _Job:
                 for start, group in decode_chunks(context, chunks, how, 0, read_logits=False):
                     watch.check()
                     done = number + (start + len(group)) / len(chunks)
-                    progress(Event("covariance", done, len(self._units), "runs", "of the text"))
+                    progress(Event("covariance", done, len(self._passes), "runs", "of the text"))
             for total in sums.take():
                 writer.write(total)
         finally:
             sums.close()
 
 
-def _units(settings: CovarianceSettings, inputs: Inputs) -> Iterator[_Unit]:
+def _passes(settings: CovarianceSettings, inputs: ModelInputs) -> Iterator[_CollectionPass]:
     """Groups of inputs whose sums fit the memory, each with both parts of the text."""
     group: dict[str, list[tuple[int, int]]] = {}
-    memory, used = best_arrays().room(settings.memory), 0
+    memory, used = best_arrays().memory_limit(settings.memory), 0
     for name, columns in inputs.columns.items():
         edges = block_edges(columns, settings.block)
         size = sum(4 * (end - start) ** 2 for start, end in edges)
@@ -204,9 +218,9 @@ def _units(settings: CovarianceSettings, inputs: Inputs) -> Iterator[_Unit]:
                 "collect it in blocks: --effort normal",
             )
         if group and used + size > memory:
-            yield from (_Unit(part, group) for part in range(PARTS))
+            yield from (_CollectionPass(part, group) for part in range(PARTS))
             group, used = {}, 0
         group[name] = edges
         used += size
     if group:
-        yield from (_Unit(part, group) for part in range(PARTS))
+        yield from (_CollectionPass(part, group) for part in range(PARTS))

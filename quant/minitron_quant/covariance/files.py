@@ -1,7 +1,7 @@
-"""Covariance files: GGUF with the sums of every input, in two parts of the text.
+"""Covariance files: GGUF with the sums of every input, for each of two parts of the text.
 
-Two parts, so that what is fitted to one can be judged on the other. Tensors are called
-INPUT.PART.COLUMN, after the weight that names the input and the first column of a block.
+Codes fitted to one part can be measured on the other. Tensors are named INPUT.PART.COLUMN, after
+the weight that names the input and the first column of a block.
 """
 
 from dataclasses import dataclass
@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from minitron_core.errors import Damaged, NotFound
 from minitron_core.gguf import F32, Gguf, KeyValue, TensorSpec, ValueType, open_gguf
+from minitron_quant.array_backend import Doubles, Floats
 from minitron_quant.covariance.gram import block_edges
-from minitron_quant.covariance.input_hook import Inputs
+from minitron_quant.covariance.input_hook import ModelInputs
+from minitron_quant.provenance import CalibrationOrigin
 
 PARTS = 2
 _TYPE, _VERSION = "covariance", 2
@@ -23,23 +25,20 @@ _PREFIX = "minitron.covariance."
 
 
 @dataclass(frozen=True)
-class Origin:
+class CovarianceOrigin(CalibrationOrigin):
     """What a covariance was made from.
 
-    model: its fingerprint, see imatrix.origin. texts: their SHA-256. names: the texts' names.
-    tokens: how many were seen in each part. context: tokens of a chunk. sample: some chunks of the
-    last part, one after the other, to measure on what was fitted to the others.
+    names: of the texts. tokens: seen in each part of the text. context: tokens of a chunk. sample:
+    some chunks of the last part, concatenated, to measure codes that were fitted to the others.
     """
 
-    model: str
-    texts: tuple[str, ...]
     names: tuple[str, ...]
     tokens: tuple[int, ...]
     context: int
     sample: tuple[int, ...] = ()
 
-    def keys(self, inputs: Inputs, block: int) -> list[KeyValue]:
-        """The metadata of a file; `block`: the largest width of a block of columns."""
+    def keys(self, inputs: ModelInputs, block: int) -> list[KeyValue]:
+        """The metadata of a file. block: the largest width of a block of columns."""
         strings = {
             "text_sha256": self.texts,
             "texts": self.names,
@@ -47,17 +46,16 @@ class Origin:
             "inputs": inputs.taken_by.values(),
         }
         numbers = {"version": _VERSION, "context": self.context, "block": block}
-        kinds = ValueType
         return [
-            KeyValue.of("general.type", kinds.STRING, _TYPE),
-            KeyValue.of(_PREFIX + "model", kinds.STRING, self.model),
-            *(KeyValue.of(_PREFIX + k, kinds.UINT32, v) for k, v in numbers.items()),
+            KeyValue.of("general.type", ValueType.STRING, _TYPE),
+            KeyValue.of(_PREFIX + "model", ValueType.STRING, self.model),
+            *(KeyValue.of(_PREFIX + k, ValueType.UINT32, v) for k, v in numbers.items()),
             *(
-                KeyValue.of(_PREFIX + k, kinds.ARRAY, [*v], kinds.STRING)
+                KeyValue.of(_PREFIX + k, ValueType.ARRAY, [*v], ValueType.STRING)
                 for k, v in strings.items()
             ),
-            KeyValue.of(_PREFIX + "tokens", kinds.ARRAY, [*self.tokens], kinds.UINT32),
-            KeyValue.of(_PREFIX + "sample", kinds.ARRAY, [*self.sample], kinds.INT32),
+            KeyValue.of(_PREFIX + "tokens", ValueType.ARRAY, [*self.tokens], ValueType.UINT32),
+            KeyValue.of(_PREFIX + "sample", ValueType.ARRAY, [*self.sample], ValueType.INT32),
         ]
 
 
@@ -68,22 +66,22 @@ def specs_of(name: str, edges: list[tuple[int, int]], part: int) -> list[TensorS
 
 @dataclass(frozen=True)
 class Covariance:
-    """An open file; sums stay on disk until asked for."""
+    """An open file; sums stay on disk until they are read."""
 
     file: Gguf
 
     @cached_property
-    def origin(self) -> Origin:
+    def origin(self) -> CovarianceOrigin:
         """What it was made from."""
         get = self.file.get
         model = str(get(_PREFIX + "model"))
         texts, names = (tuple(map(str, get(_PREFIX + key))) for key in ("text_sha256", "texts"))
         tokens, sample = (tuple(map(int, get(_PREFIX + key))) for key in ("tokens", "sample"))
-        return Origin(model, texts, names, tokens, int(get(_PREFIX + "context")), sample)
+        return CovarianceOrigin(model, texts, names, tokens, int(get(_PREFIX + "context")), sample)
 
     @cached_property
     def taken_by(self) -> dict[str, str]:
-        """{weight: the input that it takes}."""
+        """The input of each weight."""
         weights, inputs = (self.file.get(_PREFIX + key) for key in ("weights", "inputs"))
         return dict(zip(map(str, weights), map(str, inputs), strict=True))
 
@@ -93,7 +91,7 @@ class Covariance:
         return int(self.file.get(_PREFIX + "block"))
 
     def edges(self, name: str, columns: int) -> list[tuple[int, int]]:
-        """Where the blocks of an input begin and end; Damaged where it has other columns."""
+        """Where the blocks of an input begin and end; Damaged if it has other columns."""
         edges = block_edges(columns, self.block)
         sizes = {info.name: info.shape for info in self.file.tensors}
         for part in range(PARTS):
@@ -104,7 +102,7 @@ class Covariance:
                 )
         return edges
 
-    def diagonal(self, name: str, start: int) -> NDArray[np.float32]:
+    def diagonal(self, name: str, start: int) -> Floats:
         """The mean squares of the columns of one block, over the whole text; Damaged as `mean`."""
         total = np.zeros(0, np.float32)
         for part in range(PARTS):
@@ -120,10 +118,10 @@ class Covariance:
                 f"{self.file.path}: the covariance of {name} is not finite", "collect it again"
             )
 
-    def mean(self, name: str, start: int, parts: tuple[int, ...]) -> NDArray[np.float64]:
-        """Σ xᵀx / tokens of one block over the parts of the text named, [columns, columns].
+    def mean(self, name: str, start: int, parts: tuple[int, ...]) -> Doubles:
+        """Σ xᵀx / tokens of one block over some parts of the text, [columns, columns].
 
-        Damaged where it is not finite.
+        Damaged if it is not finite.
         """
         tensors = [self.file.tensor(f"{name}.{part}.{start}") for part in parts]
         width = tensors[0].shape[0]
@@ -138,14 +136,14 @@ class Covariance:
 def open_covariance(path: Path) -> Covariance:
     """Open a file and check that it is a covariance; NotFound, Damaged."""
     if not path.exists():
-        raise NotFound(f"{path} does not exist", "--feedback -f TEXT collects a covariance itself")
+        raise NotFound(f"{path} does not exist", "--gptq --text TEXT collects a covariance")
     file = open_gguf(path)
     keys = ("block", "context", "inputs", "model", "sample", "text_sha256", "texts", "tokens")
     if file.get("general.type") == _TYPE and file.get(_PREFIX + "version") != _VERSION:
-        raise Damaged(f"{path} is of another version of minitron", "collect it again")
+        raise Damaged(f"{path} was made by another version of minitron", "collect it again")
     if file.get("general.type") != _TYPE or any(_PREFIX + k not in file.metadata for k in keys):
-        raise Damaged(f"{path} is no covariance file", "minitron quantize --feedback makes one")
+        raise Damaged(f"{path} is not a covariance file", "minitron quantize --gptq makes one")
     covariance = Covariance(file)
     if len(covariance.origin.tokens) != PARTS or covariance.block < 1:
-        raise Damaged(f"{path} is no covariance file", "minitron quantize --feedback makes one")
+        raise Damaged(f"{path} is not a covariance file", "minitron quantize --gptq makes one")
     return covariance

@@ -1,4 +1,4 @@
-"""Σ xᵀx of inputs, block by block, added up by BLAS in a thread of its own."""
+"""Σ xᵀx of inputs, block by block, summed by BLAS in its own thread."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -6,15 +6,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
 from minitron_core.errors import MinitronError
-from minitron_quant.array_backend import NUMPY, Arrays, to_numpy
-from minitron_quant.covariance.input_hook import Rows
+from minitron_quant.array_backend import NUMPY, Arrays, Floats, to_numpy
 
-Square = NDArray[np.float32]
-
-# inputs that wait to be added; more would hold memory without being faster
+# inputs waiting to be added; more would use memory without a gain
 _AHEAD = 4
 
 
@@ -31,13 +27,13 @@ def block_edges(columns: int, largest: int) -> list[tuple[int, int]]:
 
 
 def _begin_blas() -> None:
-    # OpenBLAS takes memory of its own at the first product, and ends the process where there is
-    # none: rather now than in the middle of llama.cpp's work in other threads
+    # OpenBLAS allocates memory at the first product and ends the process if there is none: better
+    # now than while llama.cpp works in other threads
     square = np.zeros((256, 256), np.float32)
     square.T @ square
 
 
-class Sums:
+class GramSums:
     """The sums of some inputs, float32; `add` returns at once, `take` waits for the rest."""
 
     def __init__(self, blocks: dict[str, list[tuple[int, int]]], arrays: Arrays = NUMPY) -> None:
@@ -50,13 +46,13 @@ class Sums:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="covariance")
         self._waiting: deque[Future[None]] = deque()
 
-    def add(self, name: str, rows: Rows) -> None:
-        """Count an input [tokens, columns]; raises what went wrong with earlier ones."""
+    def add(self, name: str, rows: Floats) -> None:
+        """Add an input [tokens, columns]; raises the errors of earlier ones."""
         self._waiting.append(self._pool.submit(self._add, name, rows))
         while len(self._waiting) > _AHEAD:
             self._waiting.popleft().result()
 
-    def _add(self, name: str, rows: Rows) -> None:
+    def _add(self, name: str, rows: Floats) -> None:
         for total, (start, end) in zip(self._sums[name], self._blocks[name], strict=True):
             part = self._arrays.put(np.ascontiguousarray(rows[:, start:end]))
             total += part.T @ part
@@ -66,8 +62,8 @@ class Sums:
                     "check the model with minitron verify, or use F32 or BF16 weights",
                 )
 
-    def take(self) -> Iterable[Square]:
-        """All sums in order, once everything is counted; they start again from zero."""
+    def take(self) -> Iterable[Floats]:
+        """All sums in order, after everything is added; then they start from zero."""
         while self._waiting:
             self._waiting.popleft().result()
         for totals in self._sums.values():
@@ -76,5 +72,5 @@ class Sums:
                 total[:] = 0
 
     def close(self) -> None:
-        """Drop what waits and end the thread."""
+        """Cancel what waits and end the thread."""
         self._pool.shutdown(wait=True, cancel_futures=True)

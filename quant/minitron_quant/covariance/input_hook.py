@@ -1,29 +1,28 @@
-"""See the inputs of a model's matrix products: which weights share one, and what it holds."""
+"""Observe the inputs of a model's matrix products: which weights share one, and its values."""
 
 import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from minitron_engine.llama.binding import api
-from minitron_engine.llama.context import Batch, ContextSettings, open_context
+from minitron_engine.llama.context import Batch, open_context
 from minitron_engine.llama.library import OP_MUL_MAT, Tensor
 from minitron_engine.llama.model import Model
+from minitron_engine.llama.settings import ContextSettings
 from minitron_engine.process import interrupts
+from minitron_quant.array_backend import Floats
 from minitron_quant.matmul_hook import activations, weight_name
 
 _F32 = 0
 _PROBE_TOKENS = 16
 _OUTPUTS = ("output.weight", "token_embd.weight")
 
-Rows = NDArray[np.float32]
-
 
 @dataclass
-class Inputs:
-    """The inputs of a model's dense products, each named by the first weight that takes it.
+class ModelInputs:
+    """The inputs of a model's dense products, each named by its first weight.
 
     columns: how wide each is. taken_by: {weight: input}.
     """
@@ -32,19 +31,19 @@ class Inputs:
     taken_by: dict[str, str] = field(default_factory=dict)
 
 
-def find_inputs(model: Model) -> Inputs:
-    """Run a few tokens through the model and see which of its weights share an input.
+def find_inputs(model: Model) -> ModelInputs:
+    """Run a few tokens through the model to find which of its weights share an input.
 
-    Weights of mixtures of experts are left out: each expert sees inputs of its own.
+    Weights of experts are left out: each expert has its own inputs.
     """
-    found = Inputs()
+    found = ModelInputs()
     first_at: dict[int, str] = {}
 
     def see(address: int, ask: bool, _data: object) -> bool:
         node = Tensor.from_address(address)
         if ask and _is_product(node):
             source, name = node.src[1].contents, weight_name(node)
-            # one graph: a tensor of it keeps its address, and no other one has the same
+            # within one graph addresses are unique
             first = first_at.setdefault(ctypes.addressof(source), name)
             found.taken_by.setdefault(name, first)
             found.columns.setdefault(first, source.ne[0])
@@ -67,13 +66,13 @@ def _is_product(node: Tensor) -> bool:
     return name.endswith(".weight") and (name.startswith("blk.") or name in _OUTPUTS)
 
 
-class InputWatch:
-    """The callback that hands the rows [tokens, columns] of chosen inputs to `take`.
+class InputHook:
+    """The callback that passes the rows [tokens, columns] of chosen inputs to `take`.
 
     inputs: the weights that name them, in the order of the model. A decode ends after the last.
     """
 
-    def __init__(self, inputs: list[str], take: Callable[[str, Rows], None]) -> None:
+    def __init__(self, inputs: list[str], take: Callable[[str, Floats], None]) -> None:
         self.hook = api.ggml_backend_sched_eval_callback(self._called)
         self._inputs = frozenset(inputs)
         self._last = inputs[-1]
@@ -81,7 +80,7 @@ class InputWatch:
         self._error: BaseException | None = None
 
     def check(self) -> None:
-        """Raise what went wrong inside the callback, which itself must not raise."""
+        """Raise the error of a callback, which itself must not raise."""
         if self._error is not None:
             raise self._error
 

@@ -1,4 +1,4 @@
-"""Where the codes of quantized blocks lie: numbers of a few bits, read and written as arrays.
+"""The bit fields of quantized blocks: numbers of a few bits, read and written as arrays.
 
 Layouts: block_* of ggml-common.h (llama.cpp 0c1e57098), as the decoders of ggml-quants.c read them.
 """
@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Bytes = NDArray[np.uint8]
-Ints = NDArray[np.int32]
+from minitron_quant.array_backend import Bytes, Ints
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ def read(blocks: Bytes, field: Field) -> Ints:
 
 
 def write(blocks: Bytes, field: Field, numbers: Ints) -> None:
-    """Put numbers [blocks, numbers] in their places; all other bits stay."""
+    """Write the numbers [blocks, numbers] of a field; all other bits stay."""
     for plane in field:
         mask = (1 << plane.bits) - 1
         words = _words(blocks, plane)

@@ -1,12 +1,11 @@
-"""The covariance of an input made ready for feedback: damped, ordered, factored."""
+"""The covariance of an input prepared for GPTQ: damped, ordered, factored."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
-Square = NDArray[np.float64]
+from minitron_quant.array_backend import Doubles, Floats
 
 # columns that keep together when the order changes: no type's group of one scale is wider
 SPAN = 32
@@ -19,7 +18,7 @@ class BlockFactor:
 
     order: the columns of the block from the first to be chosen to the last. upper: R of the
     ordered block, H = R Rᵀ. unit: R with every column divided by its diagonal. metric: H itself,
-    undamped, in the columns' own order. damping: what it took, as a share of the mean diagonal.
+    undamped, in the columns' own order. damping: as a share of the mean diagonal.
     """
 
     start: int
@@ -31,7 +30,7 @@ class BlockFactor:
     damping: float
 
 
-def factor_block(start: int, covariance: Square, damping: float) -> BlockFactor:
+def factor_block(start: int, covariance: Doubles, damping: float) -> BlockFactor:
     """Factor Σ xᵀx / tokens of the columns from `start` on; more damping where it is singular."""
     size = len(covariance)
     order = _order(covariance.diagonal())
@@ -42,7 +41,7 @@ def factor_block(start: int, covariance: Square, damping: float) -> BlockFactor:
         upper = _upper(damped)
         if upper is not None:
             break
-        if damping > _MAX_DAMPING:  # values too large for the arithmetic: no feedback at all
+        if damping > _MAX_DAMPING:  # values too large for the arithmetic: nothing is compensated
             upper = np.eye(size)
             break
         damping = max(10 * damping, 1e-6)
@@ -52,11 +51,11 @@ def factor_block(start: int, covariance: Square, damping: float) -> BlockFactor:
     )
 
 
-def _single(matrix: Square) -> Floats:
+def _single(matrix: Doubles) -> Floats:
     return np.ascontiguousarray(matrix, np.float32)
 
 
-def _upper(matrix: Square) -> Square | None:
+def _upper(matrix: Doubles) -> Doubles | None:
     """R, upper triangular, with matrix = R Rᵀ: Cholesky from the last column to the first."""
     try:
         upper = np.linalg.cholesky(matrix[::-1, ::-1])[::-1, ::-1].astype(np.float64)
@@ -66,14 +65,14 @@ def _upper(matrix: Square) -> Square | None:
     return upper if np.isfinite(upper).all() and smallest > 0 else None
 
 
-def _order(diagonal: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Columns with the largest inputs first, in spans: nobody pays for the last ones."""
+def _order(diagonal: Doubles) -> NDArray[np.intp]:
+    """Columns with the largest inputs first, in spans: nothing compensates the last ones."""
     span = SPAN if len(diagonal) % SPAN == 0 else len(diagonal)
     spans = np.argsort(-diagonal.reshape(-1, span).sum(1), kind="stable")
     return (spans[:, None] * span + np.arange(span)).reshape(-1)
 
 
-def error_of(difference: Floats, blocks: list[BlockFactor]) -> NDArray[np.float64]:
+def error_of(difference: Floats, blocks: list[BlockFactor]) -> Doubles:
     """e H eᵀ of every row [rows, columns] of differences, undamped."""
     total = np.zeros(len(difference))
     for block in blocks:

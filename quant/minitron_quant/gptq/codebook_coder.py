@@ -1,53 +1,50 @@
-"""Lattice types: codewords eight columns at a time, the group's scale searched near ggml's own."""
+"""Codebook types: codewords for eight columns at a time; the scale is searched near ggml's."""
 
 import numpy as np
 
-from minitron_quant.array_backend import NUMPY, Arrays, to_numpy
+from minitron_quant.array_backend import NUMPY, Arrays, Bytes, Floats, Ints, to_numpy
 from minitron_quant.gptq.bitfields import read, write
-from minitron_quant.gptq.blocks import Bytes, Floats
-from minitron_quant.gptq.codebook_search import Numbers, Octet
-from minitron_quant.gptq.codebook_types import LATTICES, codewords, factors, read_d
+from minitron_quant.gptq.codebook_search import VectorSearch
+from minitron_quant.gptq.codebook_types import CODEBOOKS, codewords, factors, read_d
 
-# the steps of the scale that are tried
+# steps of the scale to try
 _STEPS = (0, -1, 1)
 
 
-class LatticeCoder:
-    """The blocks of a run of rows in one lattice type, and what is chosen for them."""
+class CodebookCoder:
+    """The blocks of a run of rows in one layout type, and what is chosen for them."""
 
     def __init__(self, name: str, blocks: Bytes, rows: int, arrays: Arrays = NUMPY) -> None:
         self._arrays, self._xp = arrays, arrays.module
-        self._lattice = LATTICES[name]
+        self._layout = CODEBOOKS[name]
         self._table = arrays.put(codewords(name))
         self._blocks = blocks
-        self.group = self._lattice.group
-        shifts = (False, True) if self._lattice.shifted == self.group else (False,)
+        self.group = self._layout.group
+        shifts = (False, True) if self._layout.shifted == self.group else (False,)
         self._tried = [(s, down) for s in _STEPS for down in shifts]
         per_block = 256 // self.group
         self._d = arrays.put(
-            np.repeat(read_d(blocks, self._lattice), per_block, 1).reshape(rows, -1)
+            np.repeat(read_d(blocks, self._layout), per_block, 1).reshape(rows, -1)
         )
-        self._scales = arrays.put(read(blocks, self._lattice.scales).reshape(rows, -1))
+        self._scales = arrays.put(read(blocks, self._layout.scales).reshape(rows, -1))
         groups = self._scales.shape[1]
-        words = self.group // self._lattice.vector
+        words = self.group // self._layout.vector
         xp = self._xp
         self._index = xp.zeros((rows, groups, words), dtype=xp.int32)
         self._bits = xp.zeros((rows, groups, self.group // 8), dtype=xp.int32)
 
     def choose(self, index: int, weights: Floats, targets: Floats, upper: Floats) -> Floats:
-        """Codewords, signs and scale of one group: of all scales tried, that of the least error."""
-        most = (1 << self._lattice.scale_bits) - 1
+        """Choose codewords, signs and scale of one group: the scale of the least error."""
+        most = (1 << self._layout.scale_bits) - 1
         xp, tries = self._xp, len(self._tried)
         moves = xp.asarray([s for s, _ in self._tried], dtype=xp.int32)[:, None]
         scales = xp.clip(self._scales[:, index] + moves, 0, most)
-        scaled = factors(
-            self._d[:, index], xp.asarray(scales, dtype=xp.float32), self._lattice.unit
-        )
+        scaled = factors(self._d[:, index], xp.asarray(scales, dtype=xp.float32), self._layout.unit)
         shifts = xp.asarray([int(d) for _, d in self._tried], dtype=xp.int32)
         down = (shifts[:, None] + xp.zeros_like(scales)).reshape(-1)
-        owed = (targets - weights) * upper.diagonal()[:, None]
-        errors, words, bits, loss = self._choose_octets(
-            xp.tile(weights, (tries,)), xp.tile(owed, (tries,)), upper, scaled.reshape(-1), down
+        carried = (targets - weights) * upper.diagonal()[:, None]
+        errors, words, bits, loss = self._choose_vectors(
+            xp.tile(weights, (tries,)), xp.tile(carried, (tries,)), upper, scaled.reshape(-1), down
         )
         rows = xp.arange(weights.shape[1])
         best = loss.reshape(tries, -1).argmin(0)
@@ -58,12 +55,12 @@ class LatticeCoder:
         chosen: Floats = errors[:, flat]
         return chosen
 
-    def _choose_octets(
-        self, weights: Floats, owed: Floats, upper: Floats, scaled: Floats, down: Numbers
-    ) -> tuple[Floats, Numbers, Numbers, Floats]:
-        """Octet after octet: errors [columns, n], codewords, signs or shifts, and losses [n].
+    def _choose_vectors(
+        self, weights: Floats, carried: Floats, upper: Floats, scaled: Floats, down: Ints
+    ) -> tuple[Floats, Ints, Ints, Floats]:
+        """Octet after search: errors [columns, n], codewords, signs or shifts, and losses [n].
 
-        owed: what the errors of the columns before the group ask for, times R's diagonal.
+        carried: what the errors of the columns before the group ask for, times R's diagonal.
         """
         xp = self._xp
         errors = xp.empty_like(weights)
@@ -71,25 +68,25 @@ class LatticeCoder:
         words, bits = [], []
         for start in range(0, self.group, 8):
             columns = slice(start, start + 8)
-            octet = Octet(self._arrays, self._lattice, self._table, upper[columns, columns])
-            due = owed[columns] + upper[:start, columns].T @ errors[:start]
-            wanted = weights[columns] + octet.inverse.T @ due
-            values, index, signs = octet.nearest(wanted, scaled, down)
+            search = VectorSearch(self._arrays, self._layout, self._table, upper[columns, columns])
+            correction = carried[columns] + upper[:start, columns].T @ errors[:start]
+            goals = weights[columns] + search.inverse.T @ correction
+            values, index, signs = search.nearest(goals, scaled, down)
             errors[columns] = weights[columns] - values
-            loss += octet.loss(wanted, values)
+            loss += search.loss(goals, values)
             words.append(index)
             bits.append(signs)
         return errors, xp.concatenate(words), xp.stack(bits), loss
 
     def pack(self) -> Bytes:
-        """The blocks with everything that was chosen."""
-        blocks, lattice = self._blocks.copy(), self._lattice
+        """The blocks with the chosen codes and scales."""
+        blocks, layout = self._blocks.copy(), self._layout
         count = len(blocks)
-        write(blocks, lattice.index, to_numpy(self._index).reshape(count, -1))
-        write(blocks, lattice.scales, to_numpy(self._scales).reshape(count, -1))
+        write(blocks, layout.index, to_numpy(self._index).reshape(count, -1))
+        write(blocks, layout.scales, to_numpy(self._scales).reshape(count, -1))
         bits = to_numpy(self._bits).reshape(count, -1)
-        if lattice.signs is not None:
-            write(blocks, lattice.signs, bits)
-        if lattice.shifts is not None:
-            write(blocks, lattice.shifts, bits[:, :: lattice.shifted // 8])
+        if layout.signs is not None:
+            write(blocks, layout.signs, bits)
+        if layout.shifts is not None:
+            write(blocks, layout.shifts, bits[:, :: layout.shifted // 8])
         return blocks

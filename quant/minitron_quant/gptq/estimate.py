@@ -1,49 +1,56 @@
-"""A covariance before it is collected: what a plan needs to know of it."""
+"""What a quantization needs to know of a covariance without using it for the codes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from minitron_core.gguf import Gguf, KeyValue, ValueType
+from minitron_quant.array_backend import Floats
 
 _OUTPUTS = ("output.weight", "token_embd.weight")
 
 
-def feedback_keys(texts: Sequence[str], tokens: int, block: int) -> tuple[KeyValue, ...]:
-    """The metadata that tells how the codes were chosen."""
+def gptq_keys(texts: Sequence[str], tokens: int, block: int) -> tuple[KeyValue, ...]:
+    """The metadata that records how GPTQ chose the codes."""
     numbers = {"tokens": tokens, "block": block}
     return (
-        KeyValue.of("minitron.feedback.texts", ValueType.ARRAY, [*texts], ValueType.STRING),
+        KeyValue.of("minitron.gptq.texts", ValueType.ARRAY, [*texts], ValueType.STRING),
         *(
-            KeyValue.of(f"minitron.feedback.{key}", ValueType.UINT32, number)
+            KeyValue.of(f"minitron.gptq.{key}", ValueType.UINT32, number)
             for key, number in numbers.items()
         ),
     )
 
 
 @dataclass(frozen=True)
-class PlannedFeedback:
-    """What a covariance of these texts will bring to a model's files; only sizes are real."""
+class PlainCodes:
+    """A quantize.prepare.CodeRefiner that leaves ggml's codes: importance and metadata only."""
 
-    texts: Sequence[str]
-    shards: Sequence[Gguf]
+    weights: Mapping[str, Floats]
+    keys: tuple[KeyValue, ...] = ()
+    notes: tuple[str, ...] = ()
+    file: Path | None = None
+    warning: str = ""
+    rows: int = 1
 
-    @property
-    def keys(self) -> tuple[KeyValue, ...]:
-        """Metadata as long as it will be."""
-        return feedback_keys(self.texts, 0, 0)
+    def of(self, _name: str) -> None:
+        """No tensor is refined."""
 
-    @property
-    def weights(self) -> dict[str, NDArray[np.float32]]:
-        """Ones for the weights that products take: those of the layers, and of the output."""
-        infos = {info.name: info for shard in self.shards for info in shard.tensors}
-        output = next((name for name in _OUTPUTS if name in infos), "")
-        return {
-            name: np.ones((1, info.shape[0]), np.float32)
-            for name, info in infos.items()
-            # experts have three dimensions, and inputs of their own
-            if len(info.shape) == 2
-            and (name == output or (name.startswith("blk.") and name.endswith(".weight")))
-        }
+
+def planned_gptq(texts: Sequence[str], shards: Sequence[Gguf]) -> PlainCodes:
+    """What GPTQ with these texts will bring to a model's files, before they are collected.
+
+    Metadata has its final size. Weights are ones, for the tensors that matrix products use.
+    """
+    infos = {info.name: info for shard in shards for info in shard.tensors}
+    output = next((name for name in _OUTPUTS if name in infos), "")
+    weights = {
+        name: np.ones((1, info.shape[0]), np.float32)
+        for name, info in infos.items()
+        # experts have three dimensions, and inputs of their own
+        if len(info.shape) == 2
+        and (name == output or (name.startswith("blk.") and name.endswith(".weight")))
+    }
+    return PlainCodes(weights, gptq_keys(texts, 0, 0))

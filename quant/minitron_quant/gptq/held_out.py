@@ -1,7 +1,7 @@
-"""Levels with feedback, proved: measured on held-out text beside their plain files.
+"""GPTQ verified on held-out text: each level is measured beside its plain file.
 
-The plain file of a level has the same types and the same importance, only ggml's own codes. It
-takes the place of a file that does not diverge less than it.
+The plain file has the same types and the same importance, but ggml's own codes. It replaces a file
+that does not diverge less.
 """
 
 import json
@@ -9,143 +9,128 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from minitron_core.atomic_files import write_whole
-from minitron_core.errors import Usage
 from minitron_core.hashing import file_sha256, fingerprint, model_fingerprint
 from minitron_core.progress import Progress, ignore
-from minitron_quant.covariance.files import open_covariance
+from minitron_quant.gptq.encoder import GptqEncoder
 from minitron_quant.levels import Level
 from minitron_quant.model_files import open_model_files
-from minitron_quant.perplexity.paired import Difference, paired_difference
+from minitron_quant.perplexity.held_out import (
+    KldComparison,
+    compare_kld,
+    measure_divergence,
+    read_stored,
+    refuse_calibration_text,
+)
 from minitron_quant.perplexity.settings import MeasureSettings
-from minitron_quant.perplexity.table import Row, measure
 from minitron_quant.quantize.prepare import QuantizeSettings, folder_of, model_name, prepare
 from minitron_quant.quantize.run import LevelResult, run
 
 
 @dataclass(frozen=True)
-class Proof:
-    """One level's divergence from the full model, in nats per token, plain and with feedback.
+class GptqComparison(KldComparison):
+    """One level with GPTQ beside its plain file.
 
-    difference: with feedback less plain, with its 95 % interval over the same chunks. made_from:
-    a hash over what both files and the measurement come from.
+    made_from: a hash over the inputs of both files and of the measurement.
     """
 
     made_from: str
     text: str
     chunks: int
-    plain: float
-    feedback: float
-    difference: Difference
-
-    @property
-    def better(self) -> bool:
-        """Whether feedback diverges less."""
-        return self.difference.mean < 0
-
-    @property
-    def change_pct(self) -> float:
-        """The difference in percent of the plain divergence."""
-        return 100 * self.difference.mean / self.plain
 
 
 @dataclass(frozen=True)
-class Proved:
-    """A finished level: with feedback, or plain where the proof says so."""
+class VerifiedLevel:
+    """A finished level: with GPTQ, or plain where that is no worse."""
 
     result: LevelResult
-    proof: Proof
+    comparison: GptqComparison
 
 
-def make_proved(
-    settings: QuantizeSettings, held_out: MeasureSettings, progress: Progress = ignore
-) -> list[Proved]:
-    """Make levels with feedback, measure them beside plain ones, keep the better file of each.
+def quantize_verified(
+    settings: QuantizeSettings,
+    gptq: GptqEncoder,
+    held_out: MeasureSettings,
+    progress: Progress = ignore,
+) -> list[VerifiedLevel]:
+    """Make levels with GPTQ, measure them beside plain ones, keep the better file of each.
 
-    The settings have a covariance; held_out names text and reference. Proofs are kept beside the
-    files: the same call finds them and does nothing again.
+    held_out: text and reference. Comparisons are stored beside the files, and a second call uses
+    them. Raises Usage if the text is a calibration text.
     """
-    _refuse_own_text(settings, held_out.text)
-    made_from = _made_from(settings, held_out)
-    proofs = {level: _stored(settings, level, made_from) for level in settings.levels}
-    results = _make(settings, proofs, progress)
-    missing = [level for level, proof in proofs.items() if proof is None]
+    refuse_calibration_text(
+        held_out.text, gptq.covariance.origin.texts, "give another text with --held-out"
+    )
+    made_from = _made_from(settings, gptq, held_out)
+    known = {level: _stored(settings, level, made_from) for level in settings.levels}
+    results = _make(settings, gptq, known, progress)
+    missing = [level for level, comparison in known.items() if comparison is None]
     if missing:
-        found = _measure(settings, held_out, missing, results, made_from, progress)
-        for level, proof in found.items():
-            write_whole(_path(settings, level), json.dumps(asdict(proof), indent=1) + "\n")
-        proofs |= found
-        worse: dict[Level, Proof | None] = {k: p for k, p in found.items() if not p.better}
-        results |= _make(replace(settings, replace="always"), worse, progress)
-    return [Proved(results[level], proof) for level, proof in proofs.items() if proof]
-
-
-def _refuse_own_text(settings: QuantizeSettings, text: Path) -> None:
-    if settings.covariance is None:
-        raise Usage("without a covariance there is no feedback to prove")
-    if file_sha256(text) in open_covariance(settings.covariance).origin.texts:
-        raise Usage(
-            f"{text.name} is the calibration text itself: it proves nothing",
-            "give another text with --held-out",
-        )
+        found = _compare(settings, gptq, held_out, missing, results, made_from, progress)
+        for level, comparison in found.items():
+            write_whole(_path(settings, level), json.dumps(asdict(comparison), indent=1) + "\n")
+        known |= found
+        worse: dict[Level, GptqComparison | None] = {
+            level: comparison for level, comparison in found.items() if not comparison.better
+        }
+        results |= _make(replace(settings, replace="always"), gptq, worse, progress)
+    return [VerifiedLevel(results[level], each) for level, each in known.items() if each]
 
 
 def _make(
-    settings: QuantizeSettings, proofs: dict[Level, Proof | None], progress: Progress
+    settings: QuantizeSettings,
+    gptq: GptqEncoder,
+    known: dict[Level, GptqComparison | None],
+    progress: Progress,
 ) -> dict[Level, LevelResult]:
-    """Every level as its proof says; with feedback where there is none yet."""
+    """Every level as its comparison says; with GPTQ where there is none yet."""
     made: dict[Level, LevelResult] = {}
-    for refine in (True, False):
+    for better, refiner in ((True, gptq), (False, gptq.without_gptq())):
         levels = tuple(
-            level for level, proof in proofs.items() if (not proof or proof.better) == refine
+            level for level, each in known.items() if (each is None or each.better) == better
         )
         if levels:
-            results = run(prepare(replace(settings, levels=levels, refine=refine)), progress)
-            made |= dict(zip(levels, results, strict=True))
+            job = prepare(replace(settings, levels=levels), refiner)
+            made |= dict(zip(levels, run(job, progress), strict=True))
     return made
 
 
-def _measure(
+def _compare(
     settings: QuantizeSettings,
+    gptq: GptqEncoder,
     held_out: MeasureSettings,
     levels: Sequence[Level],
     results: dict[Level, LevelResult],
     made_from: str,
     progress: Progress,
-) -> dict[Level, Proof]:
+) -> dict[Level, GptqComparison]:
+    """Make the plain files for a while and measure the levels beside them."""
     scratch = folder_of(settings) / f".{model_name(settings.source)}.plain"
     plain = replace(
-        settings,
-        levels=tuple(levels),
-        directory=scratch,
-        output=None,
-        refine=False,
-        replace="always",
+        settings, levels=tuple(levels), directory=scratch, output=None, replace="always"
     )
     try:
-        files = [result.path for result in run(prepare(plain), progress)]
-        ours = [results[level].path for level in levels]
-        rows = list(measure(replace(held_out, models=(*files, *ours)), progress))
+        job = prepare(plain, gptq.without_gptq())
+        files = [result.path for result in run(job, progress)]
+        files += [results[level].path for level in levels]
+        rows = measure_divergence(held_out, files, progress)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    compared = [row for row in rows if row.chunk_kld]
-    pairs = zip(compared[: len(levels)], compared[len(levels) :], strict=True)
-    name = held_out.text.name
+    pairs = zip(levels, rows[len(levels) :], rows[: len(levels)], strict=True)
     return {
-        level: _proof(made_from, name, *pair) for level, pair in zip(levels, pairs, strict=True)
+        level: GptqComparison(
+            **vars(compare_kld(ours, baseline)),
+            made_from=made_from,
+            text=held_out.text.name,
+            chunks=ours.chunks,
+        )
+        for level, ours, baseline in pairs
     }
 
 
-def _proof(made_from: str, text: str, plain: Row, ours: Row) -> Proof:
-    before, after = (sum(row.chunk_kld) / row.chunks for row in (plain, ours))
-    difference = paired_difference(ours.chunk_kld, plain.chunk_kld)
-    return Proof(made_from, text, ours.chunks, before, after, difference)
-
-
-def _made_from(settings: QuantizeSettings, held_out: MeasureSettings) -> str:
-    given = (settings.covariance, settings.imatrix, held_out.text)
+def _made_from(settings: QuantizeSettings, gptq: GptqEncoder, held_out: MeasureSettings) -> str:
+    given = (gptq.file, settings.imatrix, held_out.text)
     hashes = [file_sha256(path) if path else "" for path in given]
     model = model_fingerprint(open_model_files(settings.source))
     how = repr((settings.options, settings.include, settings.exclude, held_out.chunks.limit))
@@ -153,16 +138,11 @@ def _made_from(settings: QuantizeSettings, held_out: MeasureSettings) -> str:
 
 
 def _path(settings: QuantizeSettings, level: Level) -> Path:
-    name = f"{model_name(settings.source)}-{level.name}.feedback.json"
+    name = f"{model_name(settings.source)}-{level.name}.gptq.json"
     return folder_of(settings) / name
 
 
-def _stored(settings: QuantizeSettings, level: Level, made_from: str) -> Proof | None:
-    """The proof of an earlier run, if it is of the same."""
-    try:
-        document: dict[str, Any] = json.loads(_path(settings, level).read_text())
-        difference = Difference(**document.pop("difference"))
-        proof = Proof(**document, difference=difference)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    return proof if proof.made_from == made_from else None
+def _stored(settings: QuantizeSettings, level: Level, made_from: str) -> GptqComparison | None:
+    """The comparison of an earlier run, if its inputs are the same."""
+    found = read_stored(_path(settings, level), GptqComparison.from_document)
+    return found if found and found.made_from == made_from else None

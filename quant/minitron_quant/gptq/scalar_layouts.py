@@ -1,10 +1,10 @@
-"""The scalar types: each weight has a code of its own, and groups of weights share a scale.
+"""The scalar types: each weight has its own code, and groups of weights share a scale.
 
 value = d · (scale − centre) · level[code] − dmin · min. Formulas: dequantize_row_* of
 ggml-quants.c (llama.cpp 0c1e57098).
 
-The ternary types are left out, since they gain nothing: with feedback and their best scales they
-still err more at 1.7 and 2.1 bits than IQ1_S at 1.6 (benchmarks/results/feedback.md).
+The ternary types are left out, since they gain nothing: with GPTQ and their best scales they still
+err more at 1.7 and 2.1 bits than IQ1_S at 1.6 (benchmarks/results/feedback.md).
 """
 
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from minitron_quant.gptq.bitfields import Field, Plane, spread
 
 
 @dataclass(frozen=True)
-class Scalar:
-    """How one type lays out its blocks.
+class ScalarLayout:
+    """The layout of one type's blocks.
 
     d, dmin: byte offsets of the f16 factors (None: there is none). group: weights that share a
     scale. scales, mins: the fields of a block's groups, None where a block has only d (and m).
@@ -87,40 +87,40 @@ _IQ4_SCALES = (
     *(Plane(2, (k,), 2, 2 * k, 4, word=2) for k in range(8)),
 )
 
-LAYOUTS: dict[str, Scalar] = {
-    "q2_K": Scalar(
+LAYOUTS: dict[str, ScalarLayout] = {
+    "q2_K": ScalarLayout(
         16, spread(16, _QUARTERS, 2), _range(0, 4), d=80, dmin=82,
         scales=(Plane(0, tuple(range(16)), 4),), scale_bits=4,
         mins=(Plane(0, tuple(range(16)), 4, 4),),
     ),
-    "q3_K": Scalar(
+    "q3_K": ScalarLayout(
         16, (*spread(32, _QUARTERS, 2), *spread(0, _BITS, 1, at=2)), _range(-4, 8), d=108,
         scales=_Q3_SCALES, scale_bits=6, centre=32,
     ),
-    "q4_K": Scalar(
+    "q4_K": ScalarLayout(
         32, spread(16, _NIBBLES, 4), _range(0, 16), d=0, dmin=2,
         scales=_moved(_SCALES_K4, 4), scale_bits=6, mins=_moved(_MINS_K4, 4),
     ),
-    "q5_K": Scalar(
+    "q5_K": ScalarLayout(
         32, (*spread(48, _NIBBLES, 4), *spread(16, _BITS, 1, at=4)), _range(0, 32),
         d=0, dmin=2, scales=_moved(_SCALES_K4, 4), scale_bits=6, mins=_moved(_MINS_K4, 4),
     ),
-    "q6_K": Scalar(
+    "q6_K": ScalarLayout(
         16, (*spread(0, _Q6_LOW, 4), *spread(128, _QUARTERS, 2, at=4)), _range(-32, 64),
         d=208, scales=(Plane(192, tuple(range(16)), 8),), scale_bits=8, signed=True,
     ),
-    "q4_0": Scalar(32, spread(2, _HALVES, 4), _range(-8, 16), d=0),
-    "q4_1": Scalar(32, spread(4, _HALVES, 4), _range(0, 16), d=0, dmin=2, min_sign=1),
-    "q5_0": Scalar(32, (*spread(6, _HALVES, 4), *_Q5_BITS), _range(-16, 32), d=0),
-    "q5_1": Scalar(
+    "q4_0": ScalarLayout(32, spread(2, _HALVES, 4), _range(-8, 16), d=0),
+    "q4_1": ScalarLayout(32, spread(4, _HALVES, 4), _range(0, 16), d=0, dmin=2, min_sign=1),
+    "q5_0": ScalarLayout(32, (*spread(6, _HALVES, 4), *_Q5_BITS), _range(-16, 32), d=0),
+    "q5_1": ScalarLayout(
         32, (*spread(8, _HALVES, 4), *_moved(_Q5_BITS, 2)), _range(0, 32), d=0, dmin=2,
         min_sign=1,
     ),
-    "q8_0": Scalar(
+    "q8_0": ScalarLayout(
         32, (Plane(2, tuple(range(32)), 8),), (*_range(0, 128), *_range(-128, 128)), d=0
     ),
-    "iq4_nl": Scalar(32, spread(2, _HALVES, 4), None, d=0),
-    "iq4_xs": Scalar(
+    "iq4_nl": ScalarLayout(32, spread(2, _HALVES, 4), None, d=0),
+    "iq4_xs": ScalarLayout(
         32, spread(8, _IQ4_NIBBLES, 4), None, d=0, scales=_IQ4_SCALES, scale_bits=6, centre=32
     ),
 }  # fmt: skip

@@ -6,6 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from minitron_quant.array_backend import Doubles, Floats
+from minitron_quant.provenance import CalibrationOrigin
+
 
 @dataclass
 class Entry:
@@ -19,9 +22,9 @@ class Entry:
 
     sums: NDArray[Any]
     counts: NDArray[np.int64]
-    totals: NDArray[np.float64] | None = None
+    totals: Doubles | None = None
 
-    def mean(self) -> NDArray[np.float64] | None:
+    def mean(self) -> Doubles | None:
         """E[x] of every input column, [matrices, columns]; 0 for an expert that no token reached.
 
         None where only squares were collected.
@@ -36,17 +39,6 @@ class Entry:
         return Entry(self.sums.copy(), self.counts.copy(), totals)
 
 
-@dataclass(frozen=True)
-class Origin:
-    """What a matrix was made from.
-
-    model: `fingerprint` of the model, the same for its file of any type. texts: SHA-256 of each.
-    """
-
-    model: str
-    texts: tuple[str, ...]
-
-
 @dataclass
 class ImportanceMatrix:
     """Entries by the name of the weight, and where they came from; sizes in tokens."""
@@ -55,14 +47,14 @@ class ImportanceMatrix:
     datasets: list[str] = field(default_factory=list)
     chunk_count: int = 0
     chunk_size: int = 0
-    origin: Origin | None = None
+    origin: CalibrationOrigin | None = None
 
     def plain(self) -> "ImportanceMatrix":
         """Only what llama-imatrix knows: no totals, no origin."""
         entries = {name: Entry(entry.sums, entry.counts) for name, entry in self.entries.items()}
         return replace(self, entries=entries, origin=None)
 
-    def weights(self) -> dict[str, NDArray[np.float32]]:
+    def weights(self) -> dict[str, Floats]:
         """Mean squares by name, [matrices, columns] float32, exactly as llama-quantize has them.
 
         An expert that no token reached gets ones. Source: load_imatrix of tools/quantize.

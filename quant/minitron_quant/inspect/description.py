@@ -7,9 +7,8 @@ from typing import Any
 from minitron_core.gguf import TYPE, Gguf, KeyValue, iterate_tensors, open_shards
 from minitron_quant.levels import level_of_ftype
 
-# arrays such as the vocabulary are told by their length, not listed
+# longer arrays, such as the vocabulary, are described by their length
 _LONG_ARRAY = 16
-_LONG_TEXT = 60
 
 
 def describe(path: Path, with_tensors: bool) -> dict[str, Any]:
@@ -75,11 +74,3 @@ def plain(entry: KeyValue) -> Any:
     if len(value) <= _LONG_ARRAY:
         return items
     return {"length": len(value), "first": items[:4]}
-
-
-def short_value(value: Any) -> str:
-    """A value on one line of a terminal."""
-    if isinstance(value, dict):
-        return f"{value['length']:,} values: {short_value(value['first'])[:-1]}, …]"
-    text = str(value).replace("\n", "⏎")
-    return text if len(text) <= _LONG_TEXT else text[: _LONG_TEXT - 1] + "…"

@@ -1,4 +1,4 @@
-"""What quantized kernels add: they round their inputs to 8 bits, whatever the weights' type is.
+"""Activation quantization: kernels round their inputs to 8 bits, whatever the weights' type.
 
 A probe in the full-precision model does not show it, and near full precision it is most of the
 divergence. ggml's CPU kernels scale the inputs so that the largest of a block becomes 127: blocks
@@ -12,37 +12,36 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from minitron_core.gguf import TYPE, TYPE_ID
 from minitron_engine.llama.context import open_context
-from minitron_engine.llama.model import Model, Tokens
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.tokenization import Tokens
+from minitron_quant.array_backend import Doubles, Floats
 from minitron_quant.chunking import ChunkSettings, decode_chunks
-from minitron_quant.covariance.input_hook import InputWatch, find_inputs
-from minitron_quant.quantize.encode import Job, Values, add_errors, encode
+from minitron_quant.covariance.input_hook import InputHook, find_inputs
+from minitron_quant.quantize.encode import EncodeTask, add_errors, encode
 
 SMALL, LARGE = 32, 256
 _STEPS = 127
 _CHEAP = TYPE_ID["q8_0"]
 
-Noise = NDArray[np.float64]
 
-
-def block_of(kind: int, device: str) -> int:
-    """The block of inputs that a kernel for weights of this type scales together."""
-    large = TYPE[kind].block_elements == LARGE and device == "CPU"
+def block_of(ggml_type: int, device: str) -> int:
+    """How many inputs a kernel for weights of this type scales together."""
+    large = TYPE[ggml_type].block_elements == LARGE and device == "CPU"
     return LARGE if large else SMALL
 
 
 def rounding_noise(
     model: Model, chunks: Tokens, settings: ChunkSettings
-) -> dict[str, dict[int, Noise]]:
-    """By weight and size of block, the variance of the noise of each input column."""
+) -> dict[str, dict[int, Doubles]]:
+    """The variance of the noise of each input column, by weight and size of block."""
     inputs = find_inputs(model)
-    sums: dict[str, dict[int, Noise]] = defaultdict(dict)
+    sums: dict[str, dict[int, Doubles]] = defaultdict(dict)
     rows_seen: dict[str, int] = defaultdict(int)
 
-    def take(name: str, rows: Values) -> None:
+    def take(name: str, rows: Floats) -> None:
         rows_seen[name] += len(rows)
         for block in (SMALL, LARGE):
             if rows.shape[1] % block == 0:
@@ -50,7 +49,7 @@ def rounding_noise(
                 squares = np.einsum("ij,ij->j", peaks, peaks, dtype=np.float64)
                 sums[name][block] = sums[name].get(block, 0) + squares
 
-    watch = InputWatch([*inputs.columns], take)
+    watch = InputHook([*inputs.columns], take)
     with open_context(model, settings.context(), watch.hook) as context:
         for _ in decode_chunks(context, chunks, settings, 0):
             watch.check()
@@ -65,12 +64,12 @@ def rounding_noise(
 
 @dataclass(frozen=True)
 class RoundedInputs:
-    """The costs of inputs rounded in small and in large blocks, in the place of Metric's pair."""
+    """An ErrorMetric: the costs of inputs rounded in small and in large blocks."""
 
-    noise: dict[int, Noise]
+    noise: dict[int, Doubles]
 
-    def __call__(self, values: Values, decoded: Values, matrix: int) -> tuple[float, float]:
-        """See Metric; of the values alone, however they are encoded."""
+    def __call__(self, values: Floats, decoded: Floats, matrix: int) -> tuple[float, float]:
+        """See ErrorMetric; depends on the values alone, not on their encoding."""
         energy = np.einsum("ij,ij->j", values, values, dtype=np.float64)
         small = self.noise.get(SMALL)
         large = self.noise.get(LARGE)
@@ -81,18 +80,18 @@ class RoundedInputs:
 
 
 def rounding_costs(
-    jobs: Iterable[tuple[Job, float]], noise: dict[str, dict[int, Noise]], threads: int
+    tasks: Iterable[tuple[EncodeTask, float]], noise: dict[str, dict[int, Doubles]], threads: int
 ) -> dict[str, dict[int, float]]:
-    """By tensor and size of block; jobs are of sampled rows, each with its scale."""
-    wanted = [(job, scale) for job, scale in jobs if noise.get(job.info.name)]
-    scales = {job.info.name: scale for job, scale in wanted}
+    """Costs by tensor and size of block; tasks are of sampled rows, each with its factor."""
+    known = [(task, scale) for task, scale in tasks if noise.get(task.info.name)]
+    scales = {task.info.name: scale for task, scale in known}
     found: dict[str, dict[int, tuple[float, float]]] = defaultdict(dict)
     plain = (
-        replace(job, types=(_CHEAP,), metric=RoundedInputs(noise[job.info.name]))
-        for job, _ in wanted
+        replace(task, types=(_CHEAP,), metric=RoundedInputs(noise[task.info.name]))
+        for task, _ in known
     )
     for slab in encode(plain, threads):
-        add_errors(found[slab.job.info.name], slab.errors)
+        add_errors(found[slab.task.info.name], slab.errors)
     return {
         name: {SMALL: scales[name] * sums[_CHEAP][0], LARGE: scales[name] * sums[_CHEAP][1]}
         for name, sums in found.items()

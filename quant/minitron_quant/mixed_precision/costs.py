@@ -1,4 +1,4 @@
-"""The costs of types: how far each encoding of a tensor moves what the tensor computes.
+"""The costs of types: how much each encoding of a tensor changes what the tensor computes.
 
 For inputs x with E[x²] = v and E[x] = a, column by column and otherwise uncorrelated, the expected
 squared error of e·x is Σ_j (v_j − a_j²) e_j² + (Σ_j a_j e_j)², e being decoded − weight; the cost
@@ -15,51 +15,52 @@ from numpy.typing import NDArray
 from minitron_core.cpu_limits import default_threads
 from minitron_core.gguf import TYPE, Gguf, TensorInfo
 from minitron_core.progress import Event, Progress, ignore
+from minitron_quant.array_backend import Floats
 from minitron_quant.levels import level_named
-from minitron_quant.quantize.encode import Errors, Job, Values, add_errors, encode
+from minitron_quant.quantize.encode import EncodeTask, Errors, add_errors, encode
 from minitron_quant.quantize.options import ENCODABLE
 from minitron_quant.quantize.plan import requires_imatrix
 from minitron_quant.quantize.recipe import bits_of
 
 EMBEDDING = "token_embd.weight"
-# rows of a matrix that are encoded to know its cost: spread at random they tell all of it to ~1 %
+# rows of a matrix to encode: a random sample gives the cost to about 1 %
 _ROWS = 1024
-# up to a quarter of a tensor's effect lost, damage grows as the cost does; beyond (one bit a weight
-# loses more than a third) it grew up to 90 times faster on the bundled models
+# up to a quarter of a tensor's effect lost, divergence grows as the cost does; beyond (one bit a
+# weight loses more than a third) it grew up to 90 times faster on the bundled models
 _MOST_LOST = 0.3
 _ANY_LEVEL = level_named("Q4_K_M")
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """What a tensor's inputs are like: E[x²] and E[x], both [matrices, columns]."""
+class InputMoments:
+    """The moments of a tensor's inputs: E[x²] and E[x], both [matrices, columns]."""
 
-    squares: Values
-    means: Values
+    squares: Floats
+    means: Floats
 
     @classmethod
-    def of(cls, squares: Values, means: NDArray[np.float64] | None) -> "Inputs":
-        """Mean squares by column, and means where they were collected."""
+    def of(cls, squares: Floats, means: NDArray[np.float64] | None) -> "InputMoments":
+        """Moments from mean squares by column, and from means where they were collected."""
         shaped = np.zeros_like(squares) if means is None else means.astype(np.float32)
         return cls(squares, shaped.reshape(squares.shape))
 
     @classmethod
-    def unknown(cls, columns: int) -> "Inputs":
-        """Where nothing was seen: all columns alike."""
+    def unknown(cls, columns: int) -> "InputMoments":
+        """Moments for a tensor without statistics: all columns alike."""
         return cls(np.ones((1, columns), np.float32), np.zeros((1, columns), np.float32))
 
 
 @dataclass(frozen=True)
 class OutputErrors:
-    """The cost of rows, and that of leaving them out altogether; see Metric."""
+    """The cost of rows, and the cost of rows of zeros; see ErrorMetric."""
 
-    inputs: Inputs
+    inputs: InputMoments
 
-    def __call__(self, values: Values, decoded: Values, matrix: int) -> tuple[float, float]:
-        """See Metric."""
+    def __call__(self, values: Floats, decoded: Floats, matrix: int) -> tuple[float, float]:
+        """See ErrorMetric."""
         return self._sum(decoded - values, matrix), self._sum(values, matrix)
 
-    def _sum(self, rows: Values, matrix: int) -> float:
+    def _sum(self, rows: Floats, matrix: int) -> float:
         number = matrix % len(self.inputs.squares)
         mean = self.inputs.means[number]
         variance = np.maximum(self.inputs.squares[number] - mean * mean, 0)
@@ -69,36 +70,36 @@ class OutputErrors:
 
 
 @dataclass(frozen=True)
-class Material:
-    """What costs are computed from.
+class CostInputs:
+    """The inputs of the computation of costs.
 
-    weights: the importance that the encoders get, by tensor, [matrices, columns]. inputs: by
-    tensor. frequency: how often each token occurs, [n_vocab].
+    weights: the importance for the encoders, by tensor, [matrices, columns]. inputs: by tensor.
+    frequency: of each token in the text, [n_vocab].
     """
 
     tensors: Mapping[str, tuple[Gguf, TensorInfo]]
-    weights: Mapping[str, Values]
-    inputs: Mapping[str, Inputs]
+    weights: Mapping[str, Floats]
+    inputs: Mapping[str, InputMoments]
     frequency: NDArray[np.float64]
 
 
-def costs(
-    material: Material, threads: int | None = None, progress: Progress = ignore
+def type_costs(
+    given: CostInputs, threads: int | None = None, progress: Progress = ignore
 ) -> dict[str, dict[int, float]]:
-    """The cost of each type for each tensor, without the types that lose too much of it."""
+    """The cost of each type for each tensor, without the types that lose too much."""
     found: dict[str, dict[int, float]] = {}
     errors: Errors = {}
-    total = sum(info.n_elements for _, info in material.tensors.values())
+    total = sum(info.n_elements for _, info in given.tensors.values())
     done = 0
-    for slab in encode((job for job, _ in sampled_jobs(material)), threads or default_threads()):
+    for slab in encode((task for task, _ in sampled_tasks(given)), threads or default_threads()):
         add_errors(errors, slab.errors)
         if slab.last:
-            name = slab.job.info.name
-            info = material.tensors[name][1]
-            scale = _scale(info, slab.job.info.rows)
+            name = slab.task.info.name
+            info = given.tensors[name][1]
+            scale = _scale(info, slab.task.info.rows)
             found[name] = {
-                kind: scale * error
-                for kind, (error, signal) in errors.items()
+                ggml_type: scale * error
+                for ggml_type, (error, signal) in errors.items()
                 if error <= _MOST_LOST * signal
             }
             errors = {}
@@ -108,13 +109,13 @@ def costs(
 
 
 def candidate_types(info: TensorInfo, importance: bool) -> list[int]:
-    """The types that the tensor's rows can be encoded to, smaller than it is now."""
+    """The types smaller than the tensor's own that its rows can be encoded to."""
     return [
-        kind
-        for kind in sorted(ENCODABLE)
-        if info.shape[0] % TYPE[kind].block_elements == 0
-        and bits_of(kind) < bits_of(info.type)
-        and (importance or not requires_imatrix(info.name, kind, _ANY_LEVEL))
+        ggml_type
+        for ggml_type in sorted(ENCODABLE)
+        if info.shape[0] % TYPE[ggml_type].block_elements == 0
+        and bits_of(ggml_type) < bits_of(info.type)
+        and (importance or not requires_imatrix(info.name, ggml_type, _ANY_LEVEL))
     ]
 
 
@@ -123,23 +124,23 @@ def _scale(info: TensorInfo, sampled: int) -> float:
     return 1 / _ROWS if info.name == EMBEDDING else info.rows / sampled
 
 
-def sampled_jobs(material: Material) -> Iterator[tuple[Job, float]]:
-    """Every tensor's sampled rows in all types, and by what to multiply what they give."""
-    for name, (shard, info) in material.tensors.items():
-        weights = material.weights.get(name)
-        inputs = material.inputs.get(name) or Inputs.unknown(info.shape[0])
-        rows = _sample(info, material.frequency)
+def sampled_tasks(given: CostInputs) -> Iterator[tuple[EncodeTask, float]]:
+    """Sampled rows of every tensor for all types, and the factor from their error to the cost."""
+    for name, (shard, info) in given.tensors.items():
+        weights = given.weights.get(name)
+        inputs = given.inputs.get(name) or InputMoments.unknown(info.shape[0])
+        rows = _sample(info, given.frequency)
         data = shard.data(info).reshape(info.rows, info.row_size)[rows]
         matrices = info.rows // info.shape[1]
         shape = (info.shape[0], len(rows) // matrices, matrices)
         sampled = replace(info, shape=shape, nbytes=data.nbytes)
         types = tuple(candidate_types(info, weights is not None))
-        job = Job(sampled, data.reshape(-1), types, weights, OutputErrors(inputs))
-        yield job, _scale(info, len(rows))
+        task = EncodeTask(sampled, data.reshape(-1), types, weights, OutputErrors(inputs))
+        yield task, _scale(info, len(rows))
 
 
 def _sample(info: TensorInfo, frequency: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Rows by number, of every matrix equally many; of the embedding as the tokens occur."""
+    """Numbers of sampled rows, equally many of every matrix; the embedding's by token frequency."""
     if info.name == EMBEDDING:
         cumulated = np.cumsum(frequency) / frequency.sum()
         places = (np.arange(_ROWS) + 0.5) / _ROWS

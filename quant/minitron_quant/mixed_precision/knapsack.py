@@ -1,7 +1,7 @@
-"""The solver of the size dial: the least damage for every size, exactly.
+"""A multiple-choice knapsack: the mix of least cost for every size, exactly.
 
-Each tensor takes one of its types: a multiple-choice knapsack. Dynamic programming over sizes
-solves it for all sizes in one pass. The tensors of the layers are of a few shapes, so that their
+Each tensor takes one of its types. Dynamic programming over sizes solves it for all sizes in one
+pass. The tensors of the layers are of a few shapes, so that their
 sizes differ by multiples of a coarse unit and the table is short; the few others (embedding,
 output) would spoil that unit, and are tried in all their combinations instead.
 """
@@ -23,11 +23,11 @@ _MAX_COMBINATIONS = 1 << 12
 
 @dataclass(frozen=True)
 class Choice:
-    """A tensor encoded as `type` (a ggml id) takes `bytes` and adds `damage` to the whole."""
+    """A tensor encoded as `type` (a ggml id) takes `bytes` and adds `kld_cost` to the whole."""
 
     type: int
     bytes: int
-    damage: float
+    kld_cost: float
 
 
 @dataclass(frozen=True)
@@ -36,20 +36,20 @@ class Mix:
 
     types: dict[str, int]
     bytes: int
-    damage: float
+    kld_cost: float
 
 
 def best_choices(choices: Sequence[Choice]) -> list[Choice]:
     """Those for which no other is at most as large and no worse: smallest first."""
     kept: list[Choice] = []
-    for choice in sorted(choices, key=lambda choice: (choice.bytes, choice.damage)):
-        if not kept or choice.damage < kept[-1].damage:
+    for choice in sorted(choices, key=lambda choice: (choice.bytes, choice.kld_cost)):
+        if not kept or choice.kld_cost < kept[-1].kld_cost:
             kept.append(choice)
     return kept
 
 
-class Dial:
-    """All best mixes of a model's tensors, from the smallest to the one of least damage."""
+class Knapsack:
+    """All best mixes of a model's tensors, from the smallest to the one of least cost."""
 
     def __init__(self, choices: Mapping[str, Sequence[Choice]]) -> None:
         """choices: by tensor, at least one each; bytes as they count in the file."""
@@ -59,15 +59,15 @@ class Dial:
         self._unit = _unit([self._choices[name] for name in self._regular])
         self._base = sum(self._choices[name][0].bytes for name in self._regular)
         self._picks: list[NDArray[np.int8]] = []
-        # least damage of the regular tensors in their smallest types and at most i units more
+        # least cost of the regular tensors in their smallest types and at most i units more
         self._least = np.zeros(1)
         for name in self._regular:
             self._least, picks = _add_tensor(self._least, self._units(name), self._choices[name])
             self._picks.append(picks)
         self._combinations = list(product(*(self._choices[name] for name in self._few)))
         self._few_bytes = np.array([sum(c.bytes for c in chosen) for chosen in self._combinations])
-        self._few_damage = np.array(
-            [sum(c.damage for c in chosen) for chosen in self._combinations]
+        self._few_cost = np.array(
+            [sum(c.kld_cost for c in chosen) for chosen in self._combinations]
         )
 
     @property
@@ -81,22 +81,22 @@ class Dial:
         return sum(several[-1].bytes for several in self._choices.values())
 
     def solve(self, budget: int) -> Mix:
-        """The mix of least damage in at most `budget` bytes; ValueError below the smallest."""
+        """The mix of least cost in at most `budget` bytes; ValueError below the smallest."""
         if budget < self.smallest:
             raise ValueError(f"{budget} bytes are fewer than the smallest mix has")
         room = budget - self._base - self._few_bytes
         at = np.minimum(room // self._unit, len(self._least) - 1)
-        damage = np.where(room < 0, np.inf, self._few_damage + self._least[np.maximum(at, 0)])
-        best = int(damage.argmin())
+        kld_cost = np.where(room < 0, np.inf, self._few_cost + self._least[np.maximum(at, 0)])
+        best = int(kld_cost.argmin())
         types = {
             name: choice.type
             for name, choice in zip(self._few, self._combinations[best], strict=True)
         }
         return self.mix(types | self._trace(int(at[best])))
 
-    def size_for(self, damage: float) -> int | None:
-        """The fewest bytes with at most this damage; None if no mix has so little."""
-        allowed = damage - self._few_damage
+    def size_for(self, kld_cost: float) -> int | None:
+        """The fewest bytes with at most this kld_cost; None if no mix has so little."""
+        allowed = kld_cost - self._few_cost
         # the table falls, so its negative rises
         at = np.searchsorted(-self._least, -allowed)
         sizes = self._base + self._few_bytes + at * self._unit
@@ -112,7 +112,7 @@ class Dial:
         return Mix(
             {name: choice.type for name, choice in chosen.items()},
             sum(choice.bytes for choice in chosen.values()),
-            math.fsum(choice.damage for choice in chosen.values()),
+            math.fsum(choice.kld_cost for choice in chosen.values()),
         )
 
     def random(self, budget: int, seed: int) -> Mix:
@@ -154,10 +154,10 @@ def _add_tensor(
 ) -> tuple[NDArray[np.float64], NDArray[np.int8]]:
     """The table with one tensor more, and which of its choices each entry takes."""
     before = np.concatenate([least, np.full(units[-1], least[-1])])
-    after = before + choices[0].damage
+    after = before + choices[0].kld_cost
     picks = np.zeros(len(after), np.int8)
     for number, (unit, choice) in enumerate(zip(units[1:], choices[1:], strict=True), 1):
-        candidate = before[: len(before) - unit] + choice.damage
+        candidate = before[: len(before) - unit] + choice.kld_cost
         better = candidate < after[unit:]
         np.copyto(after[unit:], candidate, where=better)
         np.copyto(picks[unit:], np.int8(number), where=better)

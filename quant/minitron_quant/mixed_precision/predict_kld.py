@@ -1,8 +1,8 @@
-"""What a mix with feedback will diverge: fitted to one half of the text, measured on the other.
+"""Predict the divergence of a mix with GPTQ: fitted to one half of the text, measured on the other.
 
-Feedback fits the text that it was given, and at few bits the damages of tensors no longer only add
-up. So the whole mix is put into the loaded full-precision model, with codes that know only the
-first half of the calibration text, and measured on chunks of the second.
+GPTQ fits its text, and at few bits the costs of tensors do not simply add up. So the whole mix
+replaces the weights of the loaded full-precision model, with codes fitted to the first half of the
+calibration text, and is measured on chunks of the second half.
 """
 
 from collections.abc import Mapping
@@ -11,43 +11,44 @@ from pathlib import Path
 import numpy as np
 
 from minitron_core.progress import Event, Progress, ignore
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.llama.settings import ModelSettings
+from minitron_engine.loading import open_model
+from minitron_quant.array_backend import Floats
 from minitron_quant.chunking import ChunkSettings
-from minitron_quant.gptq.refinement import Feedback
+from minitron_quant.gptq.encoder import GptqEncoder
 from minitron_quant.mixed_precision.probe import open_prober
 from minitron_quant.mixed_precision.sensitivity_file import Sensitivity
 from minitron_quant.model_files import open_model_files
-from minitron_quant.quantize.encode import Values
 from minitron_quant.quantize.recipe import Recipe
 
 _FIRST_HALF = (0,)
 
 
-def cross_fitted(
+def predict_kld(
     model: Path,
     recipe: Recipe,
     sensitivity: Sensitivity,
-    feedback: Feedback,
-    importance: Mapping[str, Values],
+    gptq: GptqEncoder,
+    importance: Mapping[str, Floats],
     threads: int | None = None,
     progress: Progress = ignore,
 ) -> float:
-    """The divergence to expect of a recipe's file with feedback, in nats per token.
+    """The predicted divergence of a recipe's file with GPTQ, in nats per token.
 
-    importance: what the encoders get, by tensor. What kernels add that round their inputs is not
-    in the measurement, and comes from the sensitivity.
+    importance: of the columns, by tensor, for the encoders. The measurement does not include the
+    rounding of inputs by the kernels; the sensitivity adds it.
     """
-    origin = feedback.covariance.origin
+    origin = gptq.covariance.origin
     sample = np.array(origin.sample, np.int32).reshape(-1, origin.context)
     chunks = ChunkSettings(n_ctx=origin.context, n_batch=origin.context, threads=threads)
     tensors = {i.name: (shard, i) for shard in open_model_files(model) for i in shard.tensors}
     load = ModelSettings(model, "auto", origin.context, writable=True)
     with open_model(load) as loaded, open_prober(loaded, chunks, importance) as prober:
         reference = prober.reference(sample)
-        for number, (name, kind) in enumerate(recipe.types):
+        for number, (name, ggml_type) in enumerate(recipe.types):
             progress(Event("prediction", number, len(recipe.types), "tensors", name))
             shard, info = tensors[name]
-            if kind != info.type:
-                prober.put(shard, info, kind, feedback.of(name, _FIRST_HALF))
-        weights = float(np.mean(prober.compared(sample, reference)))
-    return weights + sum(sensitivity.rounding(name, kind) for name, kind in recipe.types)
+            if ggml_type != info.type:
+                prober.replace_tensor(shard, info, ggml_type, gptq.of(name, _FIRST_HALF))
+        weights = float(np.mean(prober.divergence(sample, reference)))
+    return weights + sum(sensitivity.rounding(name, ggml_type) for name, ggml_type in recipe.types)

@@ -1,8 +1,8 @@
-"""How much the whole model minds an error in one tensor: measured, tensor by tensor.
+"""Measure the sensitivity of the model to an error in one tensor, tensor by tensor.
 
-In the full-precision model one tensor at a time is replaced by what an encoding makes of it; the
-divergence of the predictions that follows, over the cost of that encoding, is the tensor's weight.
-Nothing else is changed, so that few tokens are enough: every one of them is its own control.
+One tensor of the full-precision model is replaced by its encoding; the divergence of the model's
+predictions over the cost of that encoding is the tensor's sensitivity. Nothing else changes, so few
+tokens are enough: each is its own control.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,11 +15,13 @@ import numpy as np
 from minitron_core.cpu_limits import default_threads
 from minitron_core.gguf import TYPE_ID, Gguf, TensorInfo, row_bytes
 from minitron_engine.llama.context import Context, open_context
-from minitron_engine.llama.model import Model, Tokens
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.tokenization import Tokens
 from minitron_engine.llama.weights import Weights, find_weights
+from minitron_quant.array_backend import Bytes, Floats
 from minitron_quant.chunking import ChunkSettings, decode_chunks
 from minitron_quant.perplexity.divergence import ReferenceChunk, compare_chunk, reference_chunk
-from minitron_quant.quantize.encode import Bytes, Job, Refine, Values, encode
+from minitron_quant.quantize.encode import EncodeTask, RefineRows, encode
 
 # The first that a tensor can have. In the middle of what is solved for, because a tensor's weight
 # differs by up to a third between types; the others are for rows that its blocks do not fit.
@@ -35,7 +37,7 @@ class Prober:
         weights: Weights,
         chunks: ChunkSettings,
         pool: ThreadPoolExecutor,
-        importance: Mapping[str, Values],
+        importance: Mapping[str, Floats],
     ) -> None:
         self._context = context
         self._weights = weights
@@ -45,7 +47,7 @@ class Prober:
         self._threads = chunks.threads or default_threads()
 
     def reference(self, tokens: Tokens) -> list[ReferenceChunk]:
-        """What the untouched model predicts for chunks, [chunks, n_ctx]."""
+        """The predictions of the unchanged model for chunks, [chunks, n_ctx]."""
         return [
             reference_chunk(self._pool, logits[:-1], targets)
             for logits, targets in self._predictions(tokens)
@@ -55,29 +57,35 @@ class Prober:
         self,
         shard: Gguf,
         info: TensorInfo,
-        kind: int,
+        ggml_type: int,
         tokens: Tokens,
         reference: Sequence[ReferenceChunk],
     ) -> list[float]:
-        """The mean divergence of every chunk with this tensor as a type makes it."""
+        """The mean divergence of every chunk with this tensor encoded to a type."""
         original = np.ascontiguousarray(shard.data(info))
-        probed = through(info, original, kind, self._importance.get(info.name), self._threads)
+        probed = round_trip(
+            info, original, ggml_type, self._importance.get(info.name), self._threads
+        )
         with self._weights.replaced(info.name, probed, original):
-            return self.compared(tokens, reference)
+            return self.divergence(tokens, reference)
 
-    def put(self, shard: Gguf, info: TensorInfo, kind: int, refine: Refine | None) -> None:
-        """Leave a tensor as its way through a type makes it."""
+    def replace_tensor(
+        self, shard: Gguf, info: TensorInfo, ggml_type: int, refine: RefineRows | None
+    ) -> None:
+        """Replace a tensor for good by its encoding to a type."""
         importance, data = self._importance.get(info.name), np.ascontiguousarray(shard.data(info))
-        self._weights.put(info.name, through(info, data, kind, importance, self._threads, refine))
+        self._weights.put(
+            info.name, round_trip(info, data, ggml_type, importance, self._threads, refine)
+        )
 
-    def compared(self, tokens: Tokens, reference: Sequence[ReferenceChunk]) -> list[float]:
-        """The mean divergence of every chunk with the weights as they are."""
+    def divergence(self, tokens: Tokens, reference: Sequence[ReferenceChunk]) -> list[float]:
+        """The mean divergence of every chunk with the present weights."""
         return [
             float(compare_chunk(self._pool, logits[:-1], targets, base).kld.mean())
             for (logits, targets), base in zip(self._predictions(tokens), reference, strict=True)
         ]
 
-    def _predictions(self, tokens: Tokens) -> Iterator[tuple[Values, Tokens]]:
+    def _predictions(self, tokens: Tokens) -> Iterator[tuple[Floats, Tokens]]:
         first = self._chunks.n_ctx // 2
         for start, group in decode_chunks(self._context, tokens, self._chunks, first):
             for number, logits in enumerate(group):
@@ -86,9 +94,9 @@ class Prober:
 
 @contextmanager
 def open_prober(
-    model: Model, chunks: ChunkSettings, importance: Mapping[str, Values]
+    model: Model, chunks: ChunkSettings, importance: Mapping[str, Floats]
 ) -> Iterator[Prober]:
-    """A prober of a model that is loaded writable; importance is what the encoder gets."""
+    """A prober of a model that is loaded writable; importance: of columns, for the encoder."""
     weights = find_weights(model)
     threads = chunks.threads or default_threads()
     with (
@@ -99,24 +107,28 @@ def open_prober(
 
 
 def probe_of(costs: Mapping[int, float]) -> int:
-    """The type to probe a tensor with, of those that it can have."""
-    return next((kind for kind in PROBES if kind in costs), min(costs, key=costs.__getitem__))
+    """The type to probe a tensor with, of those that its costs name."""
+    return next(
+        (ggml_type for ggml_type in PROBES if ggml_type in costs), min(costs, key=costs.__getitem__)
+    )
 
 
-def through(
+def round_trip(
     info: TensorInfo,
     data: Bytes,
-    kind: int,
-    importance: Values | None,
+    ggml_type: int,
+    importance: Floats | None,
     threads: int,
-    refine: Refine | None = None,
+    refine: RefineRows | None = None,
 ) -> Bytes:
-    """A tensor's bytes after its way through another type and back."""
-    blocks = _encoded(Job(info, data, (kind,), importance, refine=refine), kind, threads)
-    size = info.rows * row_bytes(kind, info.shape[0])
-    there = replace(info, type=kind, nbytes=size)
-    return _encoded(Job(there, blocks, (info.type,), None), info.type, threads)
+    """A tensor's bytes encoded to another type and back."""
+    blocks = _encoded(
+        EncodeTask(info, data, (ggml_type,), importance, refine=refine), ggml_type, threads
+    )
+    size = info.rows * row_bytes(ggml_type, info.shape[0])
+    there = replace(info, type=ggml_type, nbytes=size)
+    return _encoded(EncodeTask(there, blocks, (info.type,), None), info.type, threads)
 
 
-def _encoded(job: Job, kind: int, threads: int) -> Bytes:
-    return np.concatenate([slab.blocks[kind] for slab in encode([job], threads)])
+def _encoded(task: EncodeTask, ggml_type: int, threads: int) -> Bytes:
+    return np.concatenate([slab.blocks[ggml_type] for slab in encode([task], threads)])

@@ -1,6 +1,6 @@
 """Sensitivity files: what was measured on which model, and what each type costs; JSON.
 
-A file holds all that the solver needs, so that a size is solved without touching the weights.
+A file holds all that the solver needs, so that solving for a size does not read the weights.
 """
 
 import json
@@ -19,13 +19,13 @@ from minitron_quant.mixed_precision.activation_quantization import block_of
 
 _FORMAT = 1
 _LARGEST = 1e150
-# what reading raises where a value is missing, of another kind, too large or nested too deeply
+# what reading raises where a value is missing, of another JSON type, too large or nested too deeply
 _WRONG = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 
 
 @dataclass
 class TensorSensitivity:
-    """What is known of one tensor.
+    """The measurements of one tensor.
 
     costs: by type (ggml id). probe_cost: that of the probe's type. rounding: the cost of inputs
     rounded to 8 bits, by size of block. divergences: from the full model with this tensor probed,
@@ -70,23 +70,23 @@ class Sensitivity:
         """The chunks that every tensor was measured on."""
         return min((len(tensor.divergences) for tensor in self.tensors.values()), default=0)
 
-    def damage(self, name: str, kind: int) -> float:
-        """The divergence that a tensor in a type adds; infinite where the type ruins it."""
+    def kld_cost(self, name: str, ggml_type: int) -> float:
+        """The divergence that a tensor in a type adds; infinite for a type that ruins it."""
         tensor = self.tensors.get(name)
-        if tensor is None or TYPE[kind].block_elements == 1:
+        if tensor is None or TYPE[ggml_type].block_elements == 1:
             return 0.0
-        return tensor.alpha * tensor.costs.get(kind, math.inf) + self.rounding(name, kind)
+        return tensor.alpha * tensor.costs.get(ggml_type, math.inf) + self.rounding(name, ggml_type)
 
-    def rounding(self, name: str, kind: int) -> float:
-        """What of a tensor's damage comes from its inputs, which kernels round to 8 bits."""
+    def rounding(self, name: str, ggml_type: int) -> float:
+        """The part of kld_cost from the inputs, which kernels round to 8 bits."""
         tensor = self.tensors.get(name)
-        if tensor is None or TYPE[kind].block_elements == 1:
+        if tensor is None or TYPE[ggml_type].block_elements == 1:
             return 0.0
-        return tensor.alpha * tensor.rounding.get(block_of(kind, self.device), 0.0)
+        return tensor.alpha * tensor.rounding.get(block_of(ggml_type, self.device), 0.0)
 
     def predict(self, types: Mapping[str, int]) -> float:
         """The divergence of a mix: the sum over its tensors."""
-        return sum(self.damage(name, kind) for name, kind in types.items())
+        return sum(self.kld_cost(name, ggml_type) for name, ggml_type in types.items())
 
     @property
     def error(self) -> float:
@@ -115,7 +115,7 @@ def write_sensitivity(path: Path, sensitivity: Sensitivity) -> None:
                 "divergences": tensor.divergences,
                 "probe_cost": tensor.probe_cost,
                 "rounding": tensor.rounding,
-                "costs": {TYPE[kind].name: cost for kind, cost in tensor.costs.items()},
+                "costs": {TYPE[ggml_type].name: cost for ggml_type, cost in tensor.costs.items()},
             }
             for name, tensor in sensitivity.tensors.items()
         },
@@ -124,7 +124,7 @@ def write_sensitivity(path: Path, sensitivity: Sensitivity) -> None:
 
 
 def read_sensitivity(path: Path) -> Sensitivity:
-    """Read a file; NotFound, or Damaged where it is none."""
+    """Read a file; NotFound, or Damaged for anything else."""
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
@@ -140,14 +140,14 @@ def read_sensitivity(path: Path) -> Sensitivity:
         return _parsed(document)
     except _WRONG as error:
         raise Damaged(
-            f"{path} is no sensitivity file", "make it: minitron sensitivity MODEL -f TEXT"
+            f"{path} is not a sensitivity file", "make it: minitron sensitivity MODEL -f TEXT"
         ) from error
 
 
 def _parsed(document: dict[str, Any]) -> Sensitivity:
     tensors = {
         str(name): TensorSensitivity(
-            {TYPE_ID[kind]: _finite(cost) for kind, cost in entry["costs"].items()},
+            {TYPE_ID[ggml_type]: _finite(cost) for ggml_type, cost in entry["costs"].items()},
             _finite(entry["probe_cost"]),
             {int(block): _finite(cost) for block, cost in entry["rounding"].items()},
             [_finite(value) for value in entry["divergences"]],

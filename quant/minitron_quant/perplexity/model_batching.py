@@ -1,4 +1,4 @@
-"""What fits into memory at once, by the shapes in the files' headers."""
+"""How many models fit into memory at once, by the shapes in the files' headers."""
 
 import shutil
 import tempfile
@@ -8,16 +8,16 @@ from pathlib import Path
 
 from minitron_core.cpu_limits import available_memory
 from minitron_core.gguf import Gguf
-from minitron_engine.llama.devices import Device, GpuLayers, gpus
+from minitron_engine.llama.devices import Device, gpus
+from minitron_engine.llama.settings import GpuLayers
 from minitron_quant.chunking import ChunkSettings
+from minitron_quant.perplexity.loaded_model import MICRO_BATCH
 
 # the share of the free memory that models may take; the rest is for scores and the system
 _MEMORY_SHARE = 0.7
 # the reference's rows on disk: enough for many chunks, and never much of what is free
 _CACHE_BYTES = 4 << 30
 _DISK_SHARE = 0.2
-# llama.cpp computes at most this many tokens at once
-_MICRO_BATCH = 512
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def plan_memory(
 ) -> MemoryPlan:
     """All models beside the reference if they fit into `available` bytes, else groups without it.
 
-    needs: bytes of each. The models stay in the order given; one that does not fit even alone is a
+    needs: bytes of each. The models stay in the order given; one that does not fit by itself is a
     group of its own.
     """
     budget = _MEMORY_SHARE * available
@@ -51,12 +51,12 @@ def plan_memory(
 
 
 def bytes_needed(shards: Sequence[Gguf], chunks: ChunkSettings) -> int:
-    """Weights, KV cache and logits of one model with a context for the chunks, about."""
+    """About what one model with a context for the chunks takes: weights, KV cache and logits."""
     weights = sum(info.nbytes for shard in shards for info in shard.tensors)
     return weights + _context_bytes(shards, chunks)
 
 
-def fits_again(shards: Sequence[Gguf], chunks: ChunkSettings) -> bool:
+def second_context_fits(shards: Sequence[Gguf], chunks: ChunkSettings) -> bool:
     """Whether there is memory for one more context of a model."""
     return _context_bytes(shards, chunks) <= _MEMORY_SHARE * available_memory()
 
@@ -65,13 +65,13 @@ def _context_bytes(shards: Sequence[Gguf], chunks: ChunkSettings) -> int:
     tensors = [info for shard in shards for info in shard.tensors]
     keys = sum(info.rows for info in tensors if info.name.endswith("attn_k.weight"))
     context = chunks.context()
-    outputs = chunks.n_seq * (chunks.n_ctx - chunks.first_output) + _MICRO_BATCH
+    outputs = chunks.n_seq * (chunks.n_ctx - chunks.first_output) + MICRO_BATCH
     # keys and values are two bytes each, logits four
     return 4 * keys * context.n_ctx + 4 * vocabulary_size(shards) * outputs
 
 
 def vocabulary_size(shards: Sequence[Gguf]) -> int:
-    """How many tokens a model knows: as many as it has embeddings."""
+    """The number of tokens of a model: the rows of its embeddings."""
     tensors = (info for shard in shards for info in shard.tensors)
     return max((info.rows for info in tensors if info.name == "token_embd.weight"), default=0)
 
@@ -81,8 +81,8 @@ def memory_for(layers: GpuLayers) -> int:
     return sum(device.free for device in _gpus_for(layers)) or available_memory()
 
 
-def on_processor(layers: GpuLayers) -> bool:
-    """Whether no GPU has a part in the work."""
+def runs_on_cpu(layers: GpuLayers) -> bool:
+    """Whether no GPU takes part in the work."""
     return not _gpus_for(layers)
 
 
@@ -91,7 +91,7 @@ def _gpus_for(layers: GpuLayers) -> list[Device]:
 
 
 def cache_folder(state: Path | None) -> Path:
-    """Where the reference's rows go: beside the state file, else where temporary files go."""
+    """Where the reference's rows go: beside the state file, or to the temporary files."""
     return Path(tempfile.gettempdir()) if state is None else state.absolute().parent
 
 

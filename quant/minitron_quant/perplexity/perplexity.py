@@ -5,16 +5,21 @@ scored: positions n_ctx/2 … n_ctx−2 predict the tokens after them. PPL = exp
 PPL · sqrt((mean nll² − (mean nll)²) / (n − 1)).
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from minitron_core.errors import MinitronError
-from minitron_engine.llama.context import Logits
+
+if TYPE_CHECKING:
+    from minitron_engine.llama.context import Logits
 
 # logits that a thread works on at once: with fewer the calls cost more, more leave its cache
 _BLOCK_LOGITS = 1 << 19

@@ -6,10 +6,12 @@ every token whether there is one. What is read back is exactly what was put in.
 
 import os
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import BinaryIO
 
 import numpy as np
 
@@ -18,36 +20,20 @@ from minitron_quant.perplexity.divergence import ReferenceChunk
 
 
 class ReferenceCache:
-    """Parts of a text by the number of their first chunk, in a file without a name.
+    """Groups of chunks by the index of their first one; `full` once it holds `budget` bytes."""
 
-    It is `full` once it holds `budget` bytes, and gone when the block ends or the process dies.
-    """
-
-    def __init__(self, folder: Path, budget: int) -> None:
+    def __init__(self, file: BinaryIO, folder: Path, budget: int) -> None:
+        self._file = file
         self._folder = folder
         self._budget = budget
         self._size = 0
-        self._parts: dict[int, list[tuple[int, ReferenceChunk]]] = {}
-
-    def __enter__(self) -> Self:
-        try:
-            self._file = tempfile.TemporaryFile(dir=self._folder)
-        except OSError as error:
-            raise from_os_error(error, self._folder, "write") from error
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._file.close()
+        self._groups: dict[int, list[tuple[int, ReferenceChunk]]] = {}
+        self._lock = threading.Lock()
 
     @property
     def starts(self) -> list[int]:
-        """The parts that it holds."""
-        return list(self._parts)
+        """The groups that it holds."""
+        return list(self._groups)
 
     @property
     def full(self) -> bool:
@@ -55,14 +41,15 @@ class ReferenceCache:
         return self._size >= self._budget
 
     def put(self, start: int, chunks: list[ReferenceChunk]) -> None:
-        """Add a part; OutOfResources on a full disk."""
-        self._parts[start] = [
+        """Add a group; OutOfResources on a full disk."""
+        self._groups[start] = [
             (self._write(chunk), replace(chunk, p=chunk.p[:0])) for chunk in chunks
         ]
 
     def get(self, start: int) -> list[ReferenceChunk]:
-        """A part as it was put in."""
-        return [self._read(offset, chunk) for offset, chunk in self._parts[start]]
+        """A group as it was put in."""
+        with self._lock:
+            return [self._read(offset, chunk) for offset, chunk in self._groups[start]]
 
     def _write(self, chunk: ReferenceChunk) -> int:
         offset = self._file.seek(0, os.SEEK_END)
@@ -84,3 +71,14 @@ class ReferenceCache:
         p = np.zeros(size, np.float32)
         p[kept] = np.frombuffer(self._file.read(4 * int(kept.sum())), np.float32)
         return replace(chunk, p=p.reshape(shape))
+
+
+@contextmanager
+def open_cache(folder: Path, budget: int) -> Iterator[ReferenceCache]:
+    """A cache in a file without a name, gone when the block ends or the process dies."""
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(tempfile.TemporaryFile(dir=folder))
+        except OSError as error:
+            raise from_os_error(error, folder, "write") from error
+        yield ReferenceCache(file, folder, budget)

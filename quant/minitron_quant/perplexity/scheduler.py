@@ -1,4 +1,4 @@
-"""Scores made of logits, and other logits computed meanwhile where that pays."""
+"""When logits are computed and when they are scored: in sequence, pipelined, or by two workers."""
 
 import threading
 from collections import deque
@@ -14,121 +14,121 @@ from minitron_engine.llama.context import Logits
 from minitron_engine.process import interrupts
 from minitron_quant.perplexity.divergence import TokenScores
 
-Score = Callable[[ThreadPoolExecutor, Iterable[Logits]], list[TokenScores]]
+# makes scores of the logits of some chunks; its first argument are threads for it
+Scorer = Callable[[ThreadPoolExecutor, Iterable[Logits]], list[TokenScores]]
 
-# lanes on a processor: one scores while the other computes, and neither waits for the other's
-# threads within a product
-LANES = 2
-# so many jobs are on their way, so that a long one does not halt the other lane at once
-AHEAD = 3
+# on a CPU: one worker scores while the other computes, and neither waits for the other's threads
+# within a matrix product
+WORKERS = 2
+# so many jobs are submitted at once, so that a long one does not halt the other worker
+IN_FLIGHT = 3
 
 
 @dataclass(frozen=True)
-class Job:
-    """Chunks of a text that a model decodes together, and what is made of their logits.
+class ScoringJob:
+    """Chunks of a text that a model decodes together, and the scorer of their logits.
 
-    logits: computes as it is iterated, [rows, n_vocab] of each chunk, gone with the next decode.
-    score: maybe in another thread; its first argument are threads for it. key, start: where the
-    scores belong. context: held by whoever computes in the model's context.
+    logits: [rows, n_vocab] of each chunk, computed while iterating and valid until the next one.
+    key, start: where the scores belong. context: locked by whoever computes in the model's context.
     """
 
     key: str
     start: int
     logits: Generator[Logits]
-    score: Score
+    score: Scorer
     context: threading.Lock = field(default_factory=threading.Lock)
 
+    def run(self, pool: ThreadPoolExecutor) -> list[TokenScores]:
+        """Compute the logits and score them."""
+        with self.context, closing(self.logits):
+            return self.score(pool, self.logits)
 
-Jobs = Generator[Job]
-Scored = Generator[tuple[Job, list[TokenScores]]]
+
+Jobs = Generator[ScoringJob]
+ScoredJobs = Generator[tuple[ScoringJob, list[TokenScores]]]
 
 
 @dataclass(frozen=True)
-class Way:
-    """How jobs are done: with so many threads, in so many lanes that share them.
+class Schedule:
+    """How jobs run: with how many threads, shared by how many workers.
 
-    overlap: in one lane, score a job while the next one's logits are computed. That pays where a
-    GPU computes them; on a processor both want all cores, and copying the logits costs more than
+    overlap: with one worker, score a job while the next one's logits are computed. That is faster
+    where a GPU computes them; on a CPU both need all cores, and copying the logits costs more than
     waiting.
     """
 
     threads: int
-    lanes: int = 1
+    workers: int = 1
     overlap: bool = False
 
     @property
-    def at_once(self) -> int:
-        """The most jobs that are on their way together."""
-        return AHEAD if self.lanes > 1 else 1
+    def in_flight(self) -> int:
+        """The most jobs that are begun and not finished."""
+        return IN_FLIGHT if self.workers > 1 else 1
 
 
-def scored(jobs: Jobs, way: Way) -> Scored:
-    """Jobs with their scores, in order. Close it when done: before that lanes are at work.
+def run_jobs(jobs: Jobs, schedule: Schedule) -> ScoredJobs:
+    """Jobs with their scores, in order; close it when done: workers may be busy before that.
 
-    In one lane no two are scored at once. In several a job begins when the one AHEAD places before
-    it has been given. Raises what a job raises.
+    One worker scores one job at a time. With several a job starts when the one IN_FLIGHT places
+    before it has been yielded. Raises what a job raises.
     """
     with closing(jobs), ExitStack() as stack:
         pools = [
-            stack.enter_context(ThreadPoolExecutor(way.threads // way.lanes, "score"))
-            for _ in range(way.lanes)
+            stack.enter_context(ThreadPoolExecutor(schedule.threads // schedule.workers, "score"))
+            for _ in range(schedule.workers)
         ]
-        if way.lanes > 1:
-            yield from _in_lanes(jobs, pools)
-        elif way.overlap:
-            yield from _overlapped(jobs, pools[0])
+        if schedule.workers > 1:
+            yield from _run_concurrently(jobs, pools)
+        elif schedule.overlap:
+            yield from _run_pipelined(jobs, pools[0])
         else:
             for job in jobs:
-                yield job, _done(job, pools[0])
+                yield job, job.run(pools[0])
 
 
-def _done(job: Job, pool: ThreadPoolExecutor) -> list[TokenScores]:
-    with job.context, closing(job.logits):
-        return job.score(pool, job.logits)
-
-
-def _in_lanes(jobs: Jobs, pools: Sequence[ThreadPoolExecutor]) -> Scored:
-    free: SimpleQueue[ThreadPoolExecutor] = SimpleQueue()
+def _run_concurrently(jobs: Jobs, pools: Sequence[ThreadPoolExecutor]) -> ScoredJobs:
+    idle: SimpleQueue[ThreadPoolExecutor] = SimpleQueue()
     for pool in pools:
-        free.put(pool)
+        idle.put(pool)
 
-    def work(job: Job) -> list[TokenScores]:
-        pool = free.get()
+    def work(job: ScoringJob) -> list[TokenScores]:
+        pool = idle.get()
         try:
-            return _done(job, pool)
+            return job.run(pool)
         finally:
-            free.put(pool)
+            idle.put(pool)
 
-    under_way: deque[tuple[Job, Future[list[TokenScores]]]] = deque()
+    submitted: deque[tuple[ScoringJob, Future[list[TokenScores]]]] = deque()
     with ExitStack() as stack:
-        # a signal that ended the contexts would find lanes at work in them: it comes afterwards
+        # a signal must not close contexts that workers compute in: it is delivered afterwards
         stack.enter_context(interrupts.deferred())
-        lanes = stack.enter_context(ThreadPoolExecutor(len(pools), "lane"))
-        # the last first: it may wait for what one before it makes
-        stack.callback(lambda: [future.cancel() for _, future in reversed(under_way)])
+        workers = stack.enter_context(ThreadPoolExecutor(len(pools), "worker"))
+        # the last first: it may wait for the result of one before it
+        stack.callback(lambda: [future.cancel() for _, future in reversed(submitted)])
         for job in jobs:
-            under_way.append((job, lanes.submit(work, job)))
-            if len(under_way) == AHEAD:
-                first, future = under_way.popleft()
+            submitted.append((job, workers.submit(work, job)))
+            if len(submitted) == IN_FLIGHT:
+                first, future = submitted.popleft()
                 yield first, future.result()
             if interrupts.pending():
                 break
-        for job, future in under_way:
+        for job, future in submitted:
             if not (interrupts.pending() and future.cancel()):
                 yield job, future.result()
 
 
-def _overlapped(jobs: Jobs, pool: ThreadPoolExecutor) -> Scored:
+def _run_pipelined(jobs: Jobs, pool: ThreadPoolExecutor) -> ScoredJobs:
     # with llama.cpp's own buffer, memory for the logits of two decodes
     copies: list[Logits] = []
     with ThreadPoolExecutor(1, thread_name_prefix="overlap") as thread:
-        before: tuple[Job, Future[list[TokenScores]]] | None = None
+        before: tuple[ScoringJob, Future[list[TokenScores]]] | None = None
         for job in jobs:
             count, ready = 0, None
             with job.context, closing(job.logits):
                 for count, logits in enumerate(job.logits, 1):
                     if before is not None:
-                        # only now may its copies be written over
+                        # its copies may be overwritten only now
                         ready, before = (before[0], before[1].result()), None
                     if len(copies) < count:
                         copies.append(np.empty_like(logits))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from minitron_engine.llama.devices import GpuLayers
+from minitron_engine.llama.settings import GpuLayers
 from minitron_quant.chunking import ChunkSettings
 
 

@@ -1,67 +1,30 @@
 """The table of a family of files: size, perplexity, and what a level costs against a reference."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
 from minitron_core.progress import Progress, ignore
-from minitron_quant.levels import level_of_ftype
-from minitron_quant.perplexity.divergence import Array, Divergence, statistics
-from minitron_quant.perplexity.multi_model import Measured, measure_together
+from minitron_quant.levels import level_of
+from minitron_quant.perplexity.measures import Array, Row, statistics
+from minitron_quant.perplexity.multi_model import ModelScores, score_models
 from minitron_quant.perplexity.perplexity import chunk_means, summarize
 from minitron_quant.perplexity.settings import MeasureSettings
-from minitron_quant.quantize.recipe import LEVEL_KEY
 
 MIB = 1 << 20
 _FULL_PRECISION = ("F32", "F16", "BF16")
-_DIVERGENCE_KEYS = tuple(each.name for each in fields(Divergence))
-
-
-@dataclass(frozen=True)
-class Row:
-    """One file. size_pct, accuracy_pct (100 · PPL of the reference / PPL) and the divergence are
-    None without a reference. chunk_nll and chunk_kld: the means of each chunk, for measure.paired.
-
-    noise: of the reference, how far it is from itself in other batch shapes: what is smaller than
-    that says nothing. dominated_by: the model that is smaller and has a lower perplexity.
-    """
-
-    model: str
-    level: str
-    size_mib: float
-    size_pct: float | None
-    ppl: float
-    ppl_error: float
-    accuracy_pct: float | None
-    chunks: int
-    device: str
-    divergence: Divergence | None = None
-    noise: Divergence | None = None
-    dominated_by: str | None = None
-    chunk_nll: tuple[float, ...] = field(default=(), compare=False, repr=False)
-    chunk_kld: tuple[float, ...] = field(default=(), compare=False, repr=False)
-
-    def document(self) -> dict[str, Any]:
-        """The row with the keys of the JSON contract, those of the divergence among them."""
-        document = asdict(self)
-        for key in ("chunk_nll", "chunk_kld", "noise"):
-            del document[key]
-        divergence = document.pop("divergence") or dict.fromkeys(_DIVERGENCE_KEYS)
-        # the row's own perplexity stands for the divergence's: they are the same number
-        return document | {k: v for k, v in divergence.items() if k not in document}
 
 
 def measure(settings: MeasureSettings, progress: Progress = ignore) -> Iterator[Row]:
     """Measure the files, in the order given.
 
-    Without a reference one after the other, only one in memory at a time. With one it comes first,
-    and the others are compared with it side by side.
+    Without a reference one after the other, only one in memory at a time. A reference comes first,
+    and the others are compared with it.
     """
     reference: Row | None = None
     base: list[Array] = []
-    for result in measure_together(settings, progress):
+    for result in score_models(settings, progress):
         nll = [chunk.nll for chunk in result.scores]
         row = _row(result, nll)
         if settings.reference is None:
@@ -91,12 +54,12 @@ def relate(row: Row, reference: Row | None) -> Row:
     )
 
 
-def _row(result: Measured, nll: list[Array]) -> Row:
+def _row(result: ModelScores, nll: list[Array]) -> Row:
     shards = result.shards
     ppl, error = summarize(np.concatenate(nll))
     return Row(
         model=shards[0].path.name,
-        level=shards[0].get(LEVEL_KEY) or level_of_ftype(shards[0].get("general.file_type")),
+        level=level_of(shards[0]),
         size_mib=sum(shard.size for shard in shards) / MIB,
         size_pct=None,
         ppl=ppl,

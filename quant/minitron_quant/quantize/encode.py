@@ -1,48 +1,46 @@
-"""Rows to blocks: every run of rows is decoded once and encoded to all its types, in threads.
+"""Rows to blocks: each run of rows is decoded once and encoded to all its types, in threads.
 
-ggml does both; ctypes releases the GIL, so a pool of Python threads keeps all cores busy.
+ggml decodes, minitron_quant.kernels encodes; both release the GIL, so a pool of Python threads
+keeps all cores busy.
 """
 
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from minitron_core.errors import Damaged, MinitronError, Unsupported
-from minitron_core.gguf import F32, TYPE, TensorInfo, row_bytes
-from minitron_engine.llama.library import decode, ggml
+from minitron_core.errors import Damaged, MinitronError
+from minitron_core.gguf import TYPE, TensorInfo, row_bytes
+from minitron_quant.array_backend import Bytes, Floats
+from minitron_quant.blocks import are_valid, decode_blocks, encode_blocks
 
-Bytes = NDArray[np.uint8]
-Values = NDArray[np.float32]
-
-# a slab's size bounds the memory: what it becomes, in all types, is held until it is written
+# a slab's size bounds the memory: its blocks of all types are held until they are written
 SLAB_ELEMENTS = 1 << 23
 _SLABS_AHEAD = 3
-# a task is at least what llama-quantize gives a thread, and small enough to share a tensor
-_MIN_TASK, _MAX_TASK = 32 * 512, 1 << 18
+# a run is at least what llama-quantize gives a thread, and small enough to share a tensor
+_MIN_RUN, _MAX_RUN = 32 * 512, 1 << 18
 
 
-class Source(Protocol):
+class TensorBytes(Protocol):
     """A tensor's bytes, read or made when a part is asked for; an array is one."""
 
     def __getitem__(self, part: slice, /) -> Bytes: ...
 
 
-class Metric(Protocol):
-    """How much an encoding hurts."""
+class ErrorMetric(Protocol):
+    """Measures the error of an encoding."""
 
-    def __call__(self, values: Values, decoded: Values, matrix: int) -> tuple[float, float]:
-        """(Error, the same sum over the values) of rows of one matrix; both [rows, columns]."""
+    def __call__(self, values: Floats, decoded: Floats, matrix: int) -> tuple[float, float]:
+        """(Error, the same sum over the values) of rows [rows, columns] of one matrix."""
 
 
-class Refine(Protocol):
-    """Choose the codes of rows anew that ggml has encoded."""
+class RefineRows(Protocol):
+    """Improves the codes that ggml's encoder chose for some rows of a tensor."""
 
-    def __call__(self, kind: int, values: Values, blocks: Bytes) -> Bytes:
+    def __call__(self, ggml_type: int, values: Floats, blocks: Bytes) -> Bytes:
         """values: [rows, columns] of one matrix; returns blocks of the same size."""
 
 
@@ -53,10 +51,10 @@ class ColumnErrors:
     weights: [matrices, columns] float32, or None.
     """
 
-    weights: Values | None
+    weights: Floats | None
 
-    def __call__(self, values: Values, decoded: Values, matrix: int) -> tuple[float, float]:
-        """See Metric."""
+    def __call__(self, values: Floats, decoded: Floats, matrix: int) -> tuple[float, float]:
+        """See ErrorMetric."""
         difference = decoded - values
         squared = np.einsum("ij,ij->j", difference, difference, dtype=np.float64)
         weight = np.einsum("ij,ij->j", values, values, dtype=np.float64)
@@ -67,20 +65,20 @@ class ColumnErrors:
 
 
 @dataclass(frozen=True)
-class Job:
-    """A tensor to encode: its bytes, the types wanted, the importance of its columns.
+class EncodeTask:
+    """A tensor to encode: its bytes, the target types, the importance of its columns.
 
-    weights: [matrices, columns] float32, or None. metric: what to measure on what was encoded.
-    refine: what improves on ggml's encoding, if anything, of so many rows at a time whatever the
-    threads, whose number so changes no byte.
+    weights: [matrices, columns] float32, or None. metric: measures each encoding. refine: improves
+    ggml's codes, `refined_rows` at a time whatever the number of threads, so that the number does
+    not change the bytes.
     """
 
     info: TensorInfo
-    data: Source
+    data: TensorBytes
     types: tuple[int, ...]
-    weights: Values | None
-    metric: Metric | None = None
-    refine: Refine | None = None
+    weights: Floats | None
+    metric: ErrorMetric | None = None
+    refine: RefineRows | None = None
     refined_rows: int = 512
 
 
@@ -90,26 +88,35 @@ Errors = dict[int, tuple[float, float]]
 
 @dataclass(frozen=True)
 class Slab:
-    """Some rows of a tensor in every wanted type; `last` closes the tensor."""
+    """Some rows of a tensor in every target type; `last` closes the tensor."""
 
-    job: Job
+    task: EncodeTask
     elements: int
     last: bool
     blocks: dict[int, Bytes]
     errors: Errors
 
 
-def encode(jobs: Iterable[Job], threads: int) -> Iterator[Slab]:
-    """Encode tensors slab by slab, in order, with work started ahead on the slabs that follow.
+class _Run(NamedTuple):
+    """Rows that one thread encodes: their bytes, the first row in the slab, their matrix."""
 
-    Raises Damaged for values that are no numbers, Unsupported for a type ggml cannot decode.
+    source: Bytes
+    row: int
+    rows: int
+    matrix: int
+
+
+def encode(tasks: Iterable[EncodeTask], threads: int) -> Iterator[Slab]:
+    """Encode tensors slab by slab, in order; the next slabs are started ahead.
+
+    Raises Damaged for values that are not finite, Unsupported for a type ggml cannot decode.
     """
     pending: deque[tuple[Slab, list[Future[Errors]]]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="encode") as pool:
         try:
-            for job in jobs:
-                for slab, runs in _slabs(job, threads):
-                    pending.append((slab, [pool.submit(_encode_run, slab, *run) for run in runs]))
+            for task in tasks:
+                for slab, runs in _slabs(task, threads):
+                    pending.append((slab, [pool.submit(_encode_run, slab, run) for run in runs]))
                     if len(pending) > _SLABS_AHEAD:
                         yield _finished(*pending.popleft())
             while pending:
@@ -118,88 +125,74 @@ def encode(jobs: Iterable[Job], threads: int) -> Iterator[Slab]:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _finished(slab: Slab, tasks: list[Future[Errors]]) -> Slab:
-    for task in tasks:
-        add_errors(slab.errors, task.result())
+def _finished(slab: Slab, runs: list[Future[Errors]]) -> Slab:
+    for run in runs:
+        add_errors(slab.errors, run.result())
     return slab
 
 
 def add_errors(total: Errors, more: Errors) -> None:
-    """Add up the sums of errors by type."""
-    for kind, (error, weight) in more.items():
-        before = total.get(kind, (0.0, 0.0))
-        total[kind] = (before[0] + error, before[1] + weight)
+    """Add `more` to the sums of errors by type in `total`."""
+    for ggml_type, (error, weight) in more.items():
+        before = total.get(ggml_type, (0.0, 0.0))
+        total[ggml_type] = (before[0] + error, before[1] + weight)
 
 
-Run = tuple[Bytes, int, int, int]  # source bytes, first row in the slab, rows, matrix
-
-
-def _slabs(job: Job, threads: int) -> Iterator[tuple[Slab, list[Run]]]:
-    info = job.info
+def _slabs(task: EncodeTask, threads: int) -> Iterator[tuple[Slab, list[_Run]]]:
+    info = task.info
     columns, rows = max(info.shape[0], 1), info.rows
     step = max(1, SLAB_ELEMENTS // columns)
     for first in range(0, rows, step):
         count = min(step, rows - first)
-        source = job.data[first * info.row_size : (first + count) * info.row_size]
+        source = task.data[first * info.row_size : (first + count) * info.row_size]
         blocks = {
-            kind: source
-            if kind == info.type
-            else np.empty(count * row_bytes(kind, columns), dtype=np.uint8)
-            for kind in job.types
+            ggml_type: source
+            if ggml_type == info.type
+            else np.empty(count * row_bytes(ggml_type, columns), dtype=np.uint8)
+            for ggml_type in task.types
         }
-        slab = Slab(job, count * columns, first + count == rows, blocks, {})
-        task = min(max(slab.elements // (threads * 4), _MIN_TASK), _MAX_TASK)
-        run = job.refined_rows if job.refine is not None else max(1, task // columns)
-        yield slab, list(_runs(info, source, first, count, run))
+        slab = Slab(task, count * columns, first + count == rows, blocks, {})
+        elements = min(max(slab.elements // (threads * 4), _MIN_RUN), _MAX_RUN)
+        length = task.refined_rows if task.refine is not None else max(1, elements // columns)
+        yield slab, list(_runs(info, source, first, count, length))
 
 
-def _runs(info: TensorInfo, source: Bytes, first: int, rows: int, step: int) -> Iterator[Run]:
+def _runs(info: TensorInfo, source: Bytes, first: int, rows: int, length: int) -> Iterator[_Run]:
     # a run stays within one matrix, because each expert has an importance of its own
     per_matrix = info.shape[1] if len(info.shape) > 1 else 1
     row = 0
     while row < rows:
         matrix, within = divmod(first + row, per_matrix)
-        count = min(step, rows - row, per_matrix - within)
-        yield source[row * info.row_size : (row + count) * info.row_size], row, count, matrix
+        count = min(length, rows - row, per_matrix - within)
+        part = source[row * info.row_size : (row + count) * info.row_size]
+        yield _Run(part, row, count, matrix)
         row += count
 
 
-def _encode_run(slab: Slab, source: Bytes, row: int, rows: int, matrix: int) -> Errors:
-    job, info = slab.job, slab.job.info
-    if not ggml().ggml_validate_row_data(info.type, source.ctypes.data, source.nbytes):
+def _encode_run(slab: Slab, run: _Run) -> Errors:
+    task, info = slab.task, slab.task.info
+    if not are_valid(info.type, run.source):
         raise Damaged(
-            f"{info.name} holds values that are no numbers (NaN or infinite)",
+            f"{info.name} holds values that are not finite (NaN or infinite)",
             "the checkpoint is damaged, or its weights do not fit its type",
         )
-    wanted = [kind for kind in job.types if kind != info.type]
-    if not wanted:
+    types = [ggml_type for ggml_type in task.types if ggml_type != info.type]
+    if not types:
         return {}
-    columns = info.shape[0]
-    values = _decoded(info.name, info.type, source, rows * columns)
-    importance = None if job.weights is None else job.weights[matrix % len(job.weights)]
+    shape = run.rows, info.shape[0]
+    values = decode_blocks(info.type, run.source, shape)
+    importance = None if task.weights is None else task.weights[run.matrix % len(task.weights)]
     errors: Errors = {}
-    for kind in wanted:
-        size = row_bytes(kind, columns)
-        target = slab.blocks[kind][row * size : (row + rows) * size]
-        pointer = None if importance is None else importance.ctypes.data
-        ggml().ggml_quantize_chunk(
-            kind, values.ctypes.data, target.ctypes.data, 0, rows, columns, pointer
-        )
-        if job.refine is not None:
-            target[:] = job.refine(kind, values.reshape(rows, columns), target)
-        if not ggml().ggml_validate_row_data(kind, target.ctypes.data, target.nbytes):
-            raise MinitronError(f"{info.name}: encoding to {TYPE[kind].name} gave invalid blocks")
-        if job.metric is not None:
-            decoded = _decoded(info.name, kind, target, rows * columns)
-            shape = rows, columns
-            errors[kind] = job.metric(values.reshape(shape), decoded.reshape(shape), matrix)
+    for ggml_type in types:
+        size = row_bytes(ggml_type, info.shape[0])
+        blocks = slab.blocks[ggml_type][run.row * size : (run.row + run.rows) * size]
+        encode_blocks(ggml_type, values, importance, blocks)
+        if task.refine is not None:
+            blocks[:] = task.refine(ggml_type, values, blocks)
+        if not are_valid(ggml_type, blocks):
+            name = TYPE[ggml_type].name
+            raise MinitronError(f"{info.name}: encoding to {name} gave invalid blocks")
+        if task.metric is not None:
+            decoded = decode_blocks(ggml_type, blocks, shape)
+            errors[ggml_type] = task.metric(values, decoded, run.matrix)
     return errors
-
-
-def _decoded(name: str, kind: int, source: Bytes, elements: int) -> Values:
-    if kind == F32:
-        return source.view(np.float32)
-    values = np.empty(elements, dtype=np.float32)
-    if not decode(kind, source.ctypes.data, values.ctypes.data, elements):
-        raise Unsupported(f"{name}: {TYPE[kind].name} cannot be decoded")
-    return values

@@ -1,40 +1,42 @@
-"""All files of a job while they are written: side by side, in threads, the journal behind them."""
+"""The files of all levels while they are written: side by side, in threads, with a journal."""
 
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from copy import deepcopy
 
 from minitron_engine.process import interrupts
-from minitron_quant.quantize.encode import Bytes, Errors
-from minitron_quant.quantize.journal import Done, Journal, Recorded
+from minitron_quant.array_backend import Bytes
+from minitron_quant.provenance import InputHashes
+from minitron_quant.quantize.encode import Errors
+from minitron_quant.quantize.journal import Checkpoint, Journal, JournalContent
 from minitron_quant.quantize.level_writer import LevelWriter, open_level
-from minitron_quant.quantize.prepare import Target
-from minitron_quant.quantize.provenance import Identity
+from minitron_quant.quantize.prepare import LevelOutput
 
 # the journal is brought up to date after this many seconds of work
 _COMMIT_SECONDS = 2.0
 
 
 class LevelFiles:
-    """The levels' files. Only a disk that cannot follow keeps the encoders waiting.
+    """The levels' files; encoders wait for them only where the disk is slower.
 
-    recorded: what the journal of an earlier run says.
+    recorded: the journal of an earlier run.
     """
 
     def __init__(
         self,
-        targets: Sequence[Target],
-        identity: Identity,
+        outputs: Sequence[LevelOutput],
+        inputs: InputHashes,
         journal: Journal,
-        recorded: Recorded,
+        recorded: JournalContent,
         threads: int,
     ) -> None:
-        self._targets = targets
-        self._names = {target.planned.level.name for target in targets}
-        # what another job has left unfinished stays in the journal
+        self._outputs = outputs
+        self._names = {output.name for output in outputs}
+        # levels that another job left unfinished stay in the journal
         self._others = {k: done for k, done in recorded.levels.items() if k not in self._names}
-        self._identity = identity
+        self._inputs = inputs
         self._journal = journal
         # one more, because bringing files to the disk takes a thread's time, but no processor's
         self._pool = ThreadPoolExecutor(threads + 1, thread_name_prefix="write")
@@ -44,12 +46,12 @@ class LevelFiles:
         self._committing: Future[None] | None = None
         self._committed = time.monotonic()
 
-    def open(self, there: Sequence[Done]) -> list[int]:
-        """Begin every level's files, or go on with them; gives the tensors that they have each."""
+    def open(self, checkpoints: Sequence[Checkpoint]) -> list[int]:
+        """Begin or continue the files of every level; returns how many tensors each has."""
         # a thread whose start is interrupted is one that the pool does not know
         with interrupts.deferred():
-            for target, done in zip(self._targets, there, strict=True):
-                self._opening.append(self._pool.submit(open_level, target, done))
+            for output, done in zip(self._outputs, checkpoints, strict=True):
+                self._opening.append(self._pool.submit(open_level, output, done))
         wait(self._opening)
         self._writers = [opened.result() for opened in self._opening]
         return self._counts()
@@ -72,8 +74,8 @@ class LevelFiles:
             writing.result()
         self._writing = []
 
-    def commit_now_and_then(self, errors: Mapping[str, Errors]) -> None:
-        """Bring what was written to the disk and say so in the journal, meanwhile."""
+    def commit_if_due(self, errors: Mapping[str, Errors]) -> None:
+        """Every few seconds flush the files and update the journal, in the background."""
         busy = self._committing is not None and not self._committing.done()
         if busy or time.monotonic() - self._committed < _COMMIT_SECONDS:
             return
@@ -83,7 +85,7 @@ class LevelFiles:
         self._committing = self._pool.submit(self._commit, self._done(), deepcopy(errors))
 
     def commit(self, errors: Mapping[str, Errors]) -> None:
-        """The same, and wait for it."""
+        """Flush the files and update the journal."""
         self._settle_commit()
         self._settle()
         self._commit(self._done(), errors)
@@ -95,32 +97,42 @@ class LevelFiles:
     def _counts(self) -> list[int]:
         return [writer.tensors_written for writer in self._writers]
 
-    def _done(self) -> dict[str, Done]:
+    def _done(self) -> dict[str, Checkpoint]:
         return {
-            target.planned.level.name: Done(
-                self._identity.fingerprint(target), writer.tensors_written, writer.sha256
+            output.name: Checkpoint(
+                self._inputs.fingerprint(output.recipe), writer.tensors_written, writer.sha256
             )
-            for target, writer in zip(self._targets, self._writers, strict=True)
+            for output, writer in zip(self._outputs, self._writers, strict=True)
         }
 
-    def _commit(self, done: Mapping[str, Done], errors: Mapping[str, Errors]) -> None:
+    def _commit(self, done: Mapping[str, Checkpoint], errors: Mapping[str, Errors]) -> None:
         # only what is on the disk may be in the journal, whatever happens next
         for writer in self._writers:
             writer.sync()
-        self._journal.write(Recorded({**self._others, **done}, dict(errors)))
+        self._journal.write(JournalContent({**self._others, **done}, dict(errors)))
 
-    def finish(self) -> Iterator[tuple[Target, list[str]]]:
-        """Complete the files, level by level; gives the SHA-256 of each level's files."""
+    def finish(self) -> Iterator[list[str]]:
+        """Complete the files level by level; yield the SHA-256 of each level's files.
+
+        Closed early, the files of the levels that follow stay as they are, to be continued.
+        """
         self._pool.shutdown()
-        for target, writer in zip(self._targets, self._writers, strict=True):
-            yield target, writer.finish()
+        unfinished = deque(self._writers)
+        try:
+            while unfinished:
+                hashes = unfinished[0].finish()
+                unfinished.popleft()
+                yield hashes
+        finally:
+            for writer in unfinished:
+                writer.close()
 
     def stop(self, keep: bool, errors: Mapping[str, Errors]) -> None:
-        """Leave what is done to be continued, or nothing."""
+        """Keep what is done, to be continued, or remove everything."""
         self._pool.shutdown()
         # where opening was interrupted, or one of them failed
         self._writers = [opened.result() for opened in self._opening if not opened.exception()]
-        if keep and len(self._writers) == len(self._targets):
+        if keep and len(self._writers) == len(self._outputs):
             try:
                 self._commit(self._done(), errors)
             except Exception:

@@ -1,39 +1,35 @@
-"""One level's files while they are written: the tensors go where they belong, in order."""
+"""The files of one level while they are written, tensor by tensor."""
 
 import hashlib
 from collections.abc import Callable
 
 from minitron_core.errors import Damaged, NotFound
 from minitron_core.gguf import GgufWriter
-from minitron_quant.quantize.encode import Bytes
-from minitron_quant.quantize.journal import Done
-from minitron_quant.quantize.prepare import Target
-
-_NOT_AS_LEFT = (Damaged.exit_code, NotFound.exit_code)
+from minitron_quant.array_backend import Bytes
+from minitron_quant.quantize.journal import Checkpoint
+from minitron_quant.quantize.prepare import LevelOutput
 
 
-def open_level(target: Target, done: Done) -> "LevelWriter":
-    """Go on with the files of an earlier run, or anew where they are not as they were left."""
+def open_level(output: LevelOutput, done: Checkpoint) -> "LevelWriter":
+    """Continue the files of an earlier run; start over if they have changed since."""
     try:
-        writer = LevelWriter(target, done.tensors)
-    except Exception as error:
-        if getattr(error, "exit_code", None) not in _NOT_AS_LEFT:
-            raise
-        return LevelWriter(target)
+        writer = LevelWriter(output, done.tensors)
+    except (Damaged, NotFound):
+        return LevelWriter(output)
     if done.tensors and writer.sha256 != done.sha256:
         writer.close()
-        return LevelWriter(target)
+        return LevelWriter(output)
     return writer
 
 
 class LevelWriter:
     """Writes a level, in one file or in shards; `done` tensors are there from an earlier run."""
 
-    def __init__(self, target: Target, done: int = 0) -> None:
+    def __init__(self, output: LevelOutput, done: int = 0) -> None:
         self._writers: list[GgufWriter] = []
-        self._digests = [hashlib.sha256() for _ in target.files]
+        self._digests = [hashlib.sha256() for _ in output.files]
         start = 0
-        for file, digest in zip(target.files, self._digests, strict=True):
+        for file, digest in zip(output.files, self._digests, strict=True):
             count = len(file.specs)
             there = min(max(done - start, 0), count)
             self._writers.append(

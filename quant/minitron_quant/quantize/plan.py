@@ -1,6 +1,6 @@
-"""The plan: which type each tensor gets at each level. llama.cpp decides, by its own dry run.
+"""The plan: the type of each tensor at each level, as llama.cpp's own dry run decides it.
 
-The rules of the mixes stay llama.cpp's; here its answer is read, checked and kept.
+The rules of the mixes stay in llama.cpp; this module parses and checks its answer.
 """
 
 import re
@@ -21,7 +21,7 @@ _LINE = re.compile(
 )
 _NEEDS_IMATRIX = "will require an imatrix"
 
-# tensor_requires_imatrix of src/llama-quant.cpp; asked only for weights that an imatrix lacks
+# tensor_requires_imatrix of src/llama-quant.cpp, for weights that an imatrix lacks
 _TYPES_NEEDING_IMATRIX = frozenset(
     TYPE_ID[name] for name in ("iq3_xxs", "iq2_xxs", "iq2_xs", "iq2_s", "iq1_m", "iq1_s")
 )
@@ -40,7 +40,7 @@ class LevelPlan:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TypePlan:
     """What to encode: the source's tensors by name, and each level's types for them."""
 
     tensors: dict[str, tuple[Gguf, TensorInfo]]
@@ -48,38 +48,40 @@ class Plan:
 
     @property
     def order(self) -> list[str]:
-        """The names of the tensors as every file has them."""
+        """The names of the tensors in the order of every file."""
         return list(self.levels[0].types)
 
     def specs(self, planned: LevelPlan) -> list[TensorSpec]:
         """The tensors of one level's file or shards, in order."""
         return [
-            TensorSpec(name, self.tensors[name][1].shape, kind)
-            for name, kind in planned.types.items()
+            TensorSpec(name, self.tensors[name][1].shape, ggml_type)
+            for name, ggml_type in planned.types.items()
         ]
 
 
-def requires_imatrix(name: str, kind: int, level: Level) -> bool:
+def requires_imatrix(name: str, ggml_type: int, level: Level) -> bool:
     """Whether llama.cpp refuses to encode this tensor without an importance matrix."""
-    if kind in _ENCODERS_NEEDING_IMATRIX:
+    if ggml_type in _ENCODERS_NEEDING_IMATRIX:
         return True
     if name in ("token_embd.weight", "output.weight"):
         return False
-    return kind in _TYPES_NEEDING_IMATRIX or (kind == TYPE_ID["q2_K"] and level.name == "Q2_K_S")
+    return ggml_type in _TYPES_NEEDING_IMATRIX or (
+        ggml_type == TYPE_ID["q2_K"] and level.name == "Q2_K_S"
+    )
 
 
 def make_plan(
     shards: Sequence[Gguf], levels: Sequence[Level], options: QuantizeOptions, imatrix: bool
-) -> Plan:
+) -> TypePlan:
     """Ask llama.cpp for the types of every level, and check that they can be encoded.
 
     Raises ImatrixNeeded, Unsupported (a type that does not fit a row, a quantized source).
     """
     tensors = {info.name: (shard, info) for shard in shards for info in shard.tensors}
     check_patterns([pattern for pattern, _ in options.tensor_types], [*tensors], "--tensor-type")
-    _check_wanted(tensors, options)
-    wanted = [(level.ftype, _options_for(level, options)) for level in levels]
-    answers = dry_runs(shards[0].path, wanted, imatrix)
+    _check_requested(tensors, options)
+    requests = [(level.ftype, _options_for(level, options)) for level in levels]
+    answers = dry_runs(shards[0].path, requests, imatrix)
     planned = []
     for level, lines in zip(levels, answers, strict=True):
         types = _parse(lines, tensors)
@@ -87,14 +89,14 @@ def make_plan(
             _check_recipe(level, types)
         if not imatrix and any(_NEEDS_IMATRIX in line for line in lines):
             _refuse_without_imatrix(level, shards[0].path)
-        for name, kind in types.items():
-            check_type(tensors[name][1], kind, options, level)
+        for name, ggml_type in types.items():
+            check_type(tensors[name][1], ggml_type, options, level)
         planned.append(LevelPlan(level, types))
-    return Plan(tensors, tuple(planned))
+    return TypePlan(tensors, tuple(planned))
 
 
 def _options_for(level: Level, options: QuantizeOptions) -> QuantizeOptions:
-    # a recipe says the types of all tensors that have a choice
+    # a recipe names the types of all tensors that have a choice
     if not isinstance(level, Recipe):
         return options
     return QuantizeOptions(
@@ -105,11 +107,11 @@ def _options_for(level: Level, options: QuantizeOptions) -> QuantizeOptions:
 
 
 def _check_recipe(recipe: Recipe, types: dict[str, int]) -> None:
-    for name, kind in recipe.types:
-        if types.get(name) != kind:
+    for name, ggml_type in recipe.types:
+        if types.get(name) != ggml_type:
             given = TYPE[types[name]].name if name in types else "no such tensor"
             raise Unsupported(
-                f"{recipe.name} wants {TYPE[kind].name} for {name}; llama.cpp gives {given}"
+                f"{recipe.name} wants {TYPE[ggml_type].name} for {name}; llama.cpp gives {given}"
             )
 
 
@@ -121,11 +123,11 @@ def _refuse_without_imatrix(level: Level, path: Path) -> None:
     )
 
 
-def check_type(info: TensorInfo, kind: int, options: QuantizeOptions, level: Level) -> None:
+def check_type(info: TensorInfo, ggml_type: int, options: QuantizeOptions, level: Level) -> None:
     """Refuse a type that llama.cpp would abort on, and a quantized source without permission."""
-    if kind == info.type:
+    if ggml_type == info.type:
         return
-    _check_rows(info, kind)
+    _check_rows(info, ggml_type)
     if TYPE[info.type].block_elements > 1 and not options.allow_requantize:
         raise Unsupported(
             f"{level.name}: {info.name} is already quantized to {TYPE[info.type].name}",
@@ -133,21 +135,23 @@ def check_type(info: TensorInfo, kind: int, options: QuantizeOptions, level: Lev
         )
 
 
-def _check_rows(info: TensorInfo, kind: int) -> None:
-    if kind not in ENCODABLE or info.shape[0] % TYPE[kind].block_elements:
+def _check_rows(info: TensorInfo, ggml_type: int) -> None:
+    if ggml_type not in ENCODABLE or info.shape[0] % TYPE[ggml_type].block_elements:
         raise Unsupported(
-            f"{info.name} has rows of {info.shape[0]}, which {TYPE[kind].name} cannot hold",
+            f"{info.name} has rows of {info.shape[0]}, which {TYPE[ggml_type].name} cannot hold",
             "choose another type for it with --tensor-type",
         )
 
 
-def _check_wanted(tensors: dict[str, tuple[Gguf, TensorInfo]], options: QuantizeOptions) -> None:
-    """Refuse a --tensor-type that rows do not allow: llama.cpp takes another without a word."""
+def _check_requested(tensors: dict[str, tuple[Gguf, TensorInfo]], options: QuantizeOptions) -> None:
+    """Refuse a --tensor-type that rows do not allow: llama.cpp silently takes another."""
     for name, (_, info) in tensors.items():
-        kinds = (kind for pattern, kind in options.tensor_types if re.search(pattern, name))
-        wanted = next(kinds, None)
-        if wanted is not None and len(info.shape) > 1:
-            _check_rows(info, wanted)
+        ggml_types = (
+            ggml_type for pattern, ggml_type in options.tensor_types if re.search(pattern, name)
+        )
+        requested = next(ggml_types, None)
+        if requested is not None and len(info.shape) > 1:
+            _check_rows(info, requested)
 
 
 def _parse(lines: list[str], tensors: dict[str, tuple[Gguf, TensorInfo]]) -> dict[str, int]:
@@ -159,7 +163,7 @@ def _parse(lines: list[str], tensors: dict[str, tuple[Gguf, TensorInfo]]) -> dic
     if types.keys() != tensors.keys():
         raise MinitronError(
             f"llama.cpp planned {len(types)} of {len(tensors)} tensors",
-            "is the model complete? minitron inspect shows what is in it",
+            "is the model complete? minitron inspect shows its tensors",
         )
     return types
 
@@ -169,7 +173,7 @@ def level_metadata(
 ) -> list[KeyValue]:
     """The metadata of a level's file, in the order in which llama_model_quantize writes it.
 
-    The source's keys without those of its shards, then those that it sets anew at the end.
+    The source's keys without those of its shards; keys that are set again move to the end.
     """
     added = [
         KeyValue.of("general.quantization_version", ValueType.UINT32, 2),
@@ -186,9 +190,9 @@ def level_metadata(
 
 
 def split_metadata(number: int, count: int, tensors: int) -> list[KeyValue]:
-    """What says that a file is shard `number` (from 0) of `count`."""
+    """The metadata of shard `number` (from 0) of `count`."""
     values = ((ValueType.UINT16, number), (ValueType.UINT16, count), (ValueType.INT32, tensors))
     return [
-        KeyValue.of(key, kind, value)
-        for key, (kind, value) in zip(_SPLIT_KEYS, values, strict=True)
+        KeyValue.of(key, value_type, value)
+        for key, (value_type, value) in zip(_SPLIT_KEYS, values, strict=True)
     ]

@@ -1,13 +1,10 @@
-"""A quantization job before it runs: what is asked for, planned and checked."""
+"""A quantization before it runs: its settings, planned and checked."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, Literal, Protocol
 
 from minitron_core.errors import Usage
 from minitron_core.gguf import (
@@ -21,8 +18,10 @@ from minitron_core.gguf import (
     model_stem,
 )
 from minitron_core.hashing import fingerprint
+from minitron_quant.array_backend import Floats
 from minitron_quant.levels import Level
 from minitron_quant.model_files import open_model_files
+from minitron_quant.quantize.encode import RefineRows
 from minitron_quant.quantize.importance import (
     Importance,
     foreign_matrix,
@@ -31,11 +30,13 @@ from minitron_quant.quantize.importance import (
     missing_entries,
 )
 from minitron_quant.quantize.options import QuantizeOptions
-from minitron_quant.quantize.plan import LevelPlan, Plan, level_metadata, make_plan, split_metadata
-
-if TYPE_CHECKING:
-    from minitron_quant.gptq.estimate import PlannedFeedback
-    from minitron_quant.gptq.refinement import Feedback
+from minitron_quant.quantize.plan import (
+    LevelPlan,
+    TypePlan,
+    level_metadata,
+    make_plan,
+    split_metadata,
+)
 
 Replace = Literal["never", "outdated", "always"]
 _FULL_TYPES = ("F16", "BF16", "F32")
@@ -43,13 +44,13 @@ _FULL_TYPES = ("F16", "BF16", "F32")
 
 @dataclass(frozen=True)
 class QuantizeSettings:
-    """What to make of which model. `output` names the file of a single level; else `directory`.
+    """Which levels to make of which model, and where.
 
-    covariance: of the inputs, to choose codes with error feedback; without an imatrix it is one,
-    and without `refine` nothing else. uncollected: the texts of one that is not there yet, for a
-    plan.
-    errors: where to write how much each encoding hurts. replace: what may be overwritten:
-    nothing, files made from something else, or all.
+    output: the file of a single level; otherwise files go to `directory`, or beside the source.
+
+    include, exclude: parts of tensor names, of the importance matrix's entries to use. errors:
+    where to write the encoding errors. replace: what may be overwritten: nothing, files made from
+    something else, or all.
     """
 
     source: Path
@@ -60,17 +61,14 @@ class QuantizeSettings:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     options: QuantizeOptions = QuantizeOptions()
-    covariance: Path | None = None
-    uncollected: tuple[Path, ...] = ()
-    refine: bool = True
     errors: Path | None = None
     threads: int | None = None
     replace: Replace = "never"
 
 
 @dataclass(frozen=True)
-class TargetFile:
-    """One file before it is written: a level's only one, or a shard of it."""
+class OutputFile:
+    """One file before it is written: the only one of a level, or a shard."""
 
     path: Path
     metadata: list[KeyValue]
@@ -83,12 +81,17 @@ class TargetFile:
 
 
 @dataclass(frozen=True)
-class Target:
-    """One level's files before they are written. recipe: a hash over all but the weights' bytes."""
+class LevelOutput:
+    """One level's files before they are written. recipe: a hash of everything but the weights."""
 
     planned: LevelPlan
-    files: tuple[TargetFile, ...]
+    files: tuple[OutputFile, ...]
     recipe: str
+
+    @property
+    def name(self) -> str:
+        """The name of the level."""
+        return self.planned.level.name
 
     @property
     def path(self) -> Path:
@@ -101,40 +104,73 @@ class Target:
         return sum(file.bytes for file in self.files)
 
 
+class CodeRefiner(Protocol):
+    """Improves ggml's codes of a whole model, tensor by tensor, as gptq.encoder does."""
+
+    @property
+    def file(self) -> Path | None:
+        """The file that the codes depend on, hashed as one of the job's inputs."""
+
+    @property
+    def weights(self) -> Mapping[str, Floats]:
+        """The importance of columns by tensor, [1, columns], used without an importance matrix."""
+
+    @property
+    def keys(self) -> tuple[KeyValue, ...]:
+        """Metadata of the files: how the codes were chosen."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know before the work."""
+
+    @property
+    def warning(self) -> str:
+        """What a user should know after the work; empty if nothing."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows are refined at a time."""
+
+    def of(self, name: str) -> RefineRows | None:
+        """What refines the rows of a tensor; None where ggml's codes stay."""
+
+
 @dataclass(frozen=True)
-class Batch:
-    """A job that is planned and checked, ready to run or to be shown."""
+class QuantizeJob:
+    """A quantization that is planned and checked, ready to run or to be shown."""
 
     settings: QuantizeSettings
     shards: list[Gguf]
-    plan: Plan
-    weights: dict[str, NDArray[np.float32]]
-    targets: list[Target]
+    plan: TypePlan
+    weights: dict[str, Floats]
+    outputs: list[LevelOutput]
     notes: tuple[str, ...]
-    feedback: "Feedback | None" = None
+    refiner: CodeRefiner | None = None
 
     @property
     def elements(self) -> int:
         """The number of weights of the model."""
         return sum(info.n_elements for _, info in self.plan.tensors.values())
 
-    def bits_per_weight(self, target: Target) -> float:
-        """Bits that a level spends on a weight, all tensors counted, metadata not."""
-        data = sum(spec.nbytes for spec in self.plan.specs(target.planned))
+    def bits_per_weight(self, output: LevelOutput) -> float:
+        """Bits per weight of a level: all tensors, without metadata."""
+        data = sum(spec.nbytes for spec in self.plan.specs(output.planned))
         return round(8 * data / self.elements, 4)
 
 
 def count_types(planned: LevelPlan) -> dict[str, int]:
-    """How many tensors have which type."""
-    return dict(Counter(TYPE[kind].name for kind in planned.types.values()))
+    """The number of tensors of each type."""
+    return dict(Counter(TYPE[ggml_type].name for ggml_type in planned.types.values()))
 
 
 def options_document(settings: QuantizeSettings) -> dict[str, Any]:
-    """The options that differ from the defaults, for the manifest."""
+    """The options that differ from their defaults, for the manifest."""
     options = settings.options
     given: dict[str, Any] = {
         "pure": options.pure,
-        "tensor_types": [f"{pattern}={TYPE[kind].name}" for pattern, kind in options.tensor_types],
+        "tensor_types": [
+            f"{pattern}={TYPE[ggml_type].name}" for pattern, ggml_type in options.tensor_types
+        ],
         "output_tensor_type": _type_name(options.output_type),
         "token_embedding_type": _type_name(options.embedding_type),
         "leave_output_tensor": options.leave_output,
@@ -147,12 +183,12 @@ def options_document(settings: QuantizeSettings) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value}
 
 
-def _type_name(kind: int | None) -> str | None:
-    return None if kind is None else TYPE[kind].name
+def _type_name(ggml_type: int | None) -> str | None:
+    return None if ggml_type is None else TYPE[ggml_type].name
 
 
 def model_name(path: Path) -> str:
-    """The model's name from that of its full-precision file: no shard number, no type."""
+    """The model's name: that of its full-precision file without shard number and type."""
     stem = model_stem(path)
     for name in _FULL_TYPES:
         for end in (f"-{name}", f".{name}"):
@@ -161,64 +197,51 @@ def model_name(path: Path) -> str:
     return stem
 
 
-def prepare(settings: QuantizeSettings) -> Batch:
-    """Plan a job and check everything that can be checked before the first byte is written."""
+def prepare(settings: QuantizeSettings, refiner: CodeRefiner | None = None) -> QuantizeJob:
+    """TypePlan a job and check everything that can be checked before the first byte is written.
+
+    Raises Usage, ImatrixNeeded, Unsupported, Damaged.
+    """
     if settings.output is not None and len(settings.levels) != 1:
-        raise Usage("-o names one file, but several levels are asked for", "use -d DIR")
+        raise Usage("-o names one file, but there are several levels", "use -d DIR")
     shards = open_model_files(settings.source)
-    feedback = _feedback(settings.covariance, shards) if settings.covariance else None
     importance = load_importance(settings.imatrix, settings.include, settings.exclude)
-    source = feedback or _planned(settings.uncollected, shards)
-    if source is not None:
-        own = importance.weights or source.weights
-        keys = source.keys if settings.refine else ()
-        importance = replace(importance, weights=own, keys=(*importance.keys, *keys))
+    if refiner is not None:
+        weights = importance.weights or refiner.weights
+        importance = replace(importance, weights=weights, keys=(*importance.keys, *refiner.keys))
     plan = make_plan(shards, settings.levels, settings.options, bool(importance.weights))
     tensors = {name: info for name, (_, info) in plan.tensors.items()}
-    weights = match_importance(importance, tensors, plan.levels)
-    targets = [_target(settings, shards, plan, p, importance) for p in plan.levels]
-    notes = missing_entries(weights, tensors, plan.levels) if importance.weights else ()
+    matched = match_importance(importance, tensors, plan.levels)
+    outputs = [_level_output(settings, shards, plan, p, importance) for p in plan.levels]
+    notes = missing_entries(matched, tensors, plan.levels) if importance.weights else ()
     notes += foreign_matrix(importance, shards)
-    notes += feedback.notes if feedback else ()
-    return Batch(settings, shards, plan, weights, targets, notes, feedback)
-
-
-def _feedback(covariance: Path, shards: list[Gguf]) -> "Feedback":
-    # what it needs takes as long to load as all the rest
-    from minitron_quant.gptq.refinement import Feedback
-
-    return Feedback(covariance, shards)
-
-
-def _planned(texts: Sequence[Path], shards: list[Gguf]) -> "PlannedFeedback | None":
-    if not texts:
-        return None
-    from minitron_quant.gptq.estimate import PlannedFeedback
-
-    return PlannedFeedback([text.name for text in texts], shards)
+    notes += refiner.notes if refiner else ()
+    return QuantizeJob(settings, shards, plan, matched, outputs, notes, refiner)
 
 
 def manifest_path(settings: QuantizeSettings) -> Path:
+    """Where the manifest of the finished levels is."""
     return folder_of(settings) / f"{model_name(settings.source)}.manifest.json"
 
 
 def folder_of(settings: QuantizeSettings) -> Path:
+    """The folder that the levels go to."""
     if settings.output is not None:
         return settings.output.parent
     return settings.directory or settings.source.parent
 
 
-def _target(
+def _level_output(
     settings: QuantizeSettings,
     shards: Sequence[Gguf],
-    plan: Plan,
+    plan: TypePlan,
     planned: LevelPlan,
     importance: Importance,
-) -> Target:
+) -> LevelOutput:
     file_name = f"{model_name(settings.source)}-{planned.level.name}.gguf"
     path = settings.output or folder_of(settings) / file_name
     metadata = level_metadata(shards[0], planned.level, settings.options.overrides, importance.keys)
-    files = [TargetFile(path, metadata, plan.specs(planned))]
+    files = [OutputFile(path, metadata, plan.specs(planned))]
     if settings.options.keep_split and len(shards) > 1:
         files = _split_like(shards, files[0])
     sources = {shard.path.resolve() for shard in shards}
@@ -226,11 +249,11 @@ def _target(
         raise Usage(f"{path} is the source itself", "choose another folder with -d")
     headers = [encode_header(file.metadata, file.specs) for file in files]
     chosen = (*settings.include, "-", *settings.exclude)
-    return Target(planned, tuple(files), fingerprint(*headers, *chosen))
+    return LevelOutput(planned, tuple(files), fingerprint(*headers, *chosen))
 
 
-def _split_like(shards: Sequence[Gguf], whole: TargetFile) -> list[TargetFile]:
-    """The shards of a level, each with the tensors that the source's shard has."""
+def _split_like(shards: Sequence[Gguf], whole: OutputFile) -> list[OutputFile]:
+    """The shards of a level, each with the tensors of the source's shard."""
     stem = whole.path.name.removesuffix(".gguf")
     files = []
     for number, shard in enumerate(shards):
@@ -241,5 +264,5 @@ def _split_like(shards: Sequence[Gguf], whole: TargetFile) -> list[TargetFile]:
             *split_metadata(number, len(shards), len(whole.specs)),
         ]
         specs = [spec for spec in whole.specs if spec.name in names]
-        files.append(TargetFile(path, metadata, specs))
+        files.append(OutputFile(path, metadata, specs))
     return files

@@ -1,6 +1,6 @@
-"""A mix of types that is no level of llama.cpp's: how it is named, written down and replayed.
+"""Recipes: mixes of types besides llama.cpp's levels, their names, texts and metadata.
 
-Its text is what llama-quantize reads with --tensor-type-file: one PATTERN=TYPE for each tensor.
+The text of a recipe is a --tensor-type-file of llama-quantize: one PATTERN=TYPE for each tensor.
 """
 
 import re
@@ -9,21 +9,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from minitron_core.gguf import TYPE, KeyValue, TensorInfo, ValueType
-from minitron_quant.levels import LEVELS, Level
+from minitron_quant.levels import LEVEL_KEY, LEVELS, Level
 
-# metadata keys of a file that a recipe made
-LEVEL_KEY, RECIPE_KEY, PREDICTED_KEY = (
-    "minitron.level",
-    "minitron.recipe",
-    "minitron.predicted_kld",
-)
+# metadata keys of a recipe's file
+RECIPE_KEY, PREDICTED_KEY = "minitron.recipe", "minitron.predicted_kld"
 
 
 @dataclass(frozen=True)
 class Recipe(Level):
-    """A level of our own: `types`, (tensor, ggml id), hold for the tensors that they name.
+    """A level of our own. types: (tensor, ggml id), of the tensors that have a choice.
 
-    predicted: the divergence from the full model that is expected, in nats per token.
+    predicted: the divergence from the full model, in nats per token.
     """
 
     types: tuple[tuple[str, int], ...] = ()
@@ -32,16 +28,18 @@ class Recipe(Level):
     @property
     def patterns(self) -> tuple[tuple[str, int], ...]:
         """(regular expression, type) of each tensor, as --tensor-type takes them."""
-        return tuple((f"^{re.escape(name)}$", kind) for name, kind in self.types)
+        return tuple((f"^{re.escape(name)}$", ggml_type) for name, ggml_type in self.types)
 
     @property
     def text(self) -> str:
         """The content of a --tensor-type-file."""
-        return "".join(f"{pattern}={TYPE[kind].name}\n" for pattern, kind in self.patterns)
+        return "".join(
+            f"{pattern}={TYPE[ggml_type].name}\n" for pattern, ggml_type in self.patterns
+        )
 
     @property
     def keys(self) -> tuple[KeyValue, ...]:
-        """The metadata that tells how the file was made."""
+        """The metadata that records how the file was made."""
         return (
             KeyValue.of(LEVEL_KEY, ValueType.STRING, self.name),
             KeyValue.of(RECIPE_KEY, ValueType.STRING, self.text),
@@ -52,7 +50,7 @@ class Recipe(Level):
 def make_recipe(
     types: Mapping[str, int], tensors: Mapping[str, TensorInfo], predicted: float
 ) -> Recipe:
-    """A recipe for a model; it is named after its bits per weight, all tensors counted."""
+    """A recipe for a model, named after its bits per weight over all tensors."""
     elements = {name: info.n_elements for name, info in tensors.items()}
     bits = {name: bits_of(types.get(name, info.type)) for name, info in tensors.items()}
     mean = sum(bits[name] * elements[name] for name in tensors) / sum(elements.values())
@@ -65,19 +63,19 @@ def make_recipe(
     )
 
 
-def bits_of(kind: int) -> float:
-    """Bits that a type spends on a weight."""
-    return 8 * TYPE[kind].block_bytes / TYPE[kind].block_elements
+def bits_of(ggml_type: int) -> float:
+    """Bits per weight of a type."""
+    return 8 * TYPE[ggml_type].block_bytes / TYPE[ggml_type].block_elements
 
 
 def _nearest_ftype(types: Mapping[str, int], elements: Mapping[str, int]) -> int:
-    """What general.file_type says: the level whose type most of the weights have.
+    """general.file_type: the level whose type most of the weights have.
 
-    Q4_K_M where no level has; llama-quantize asks for a level, and heeds the patterns.
+    Q4_K_M if there is none; llama-quantize needs a level, and follows the patterns.
     """
     weights = Counter[int]()
-    for name, kind in types.items():
-        weights[kind] += elements[name]
+    for name, ggml_type in types.items():
+        weights[ggml_type] += elements[name]
     most = TYPE[weights.most_common(1)[0][0]].name.upper()
     preferred = (f"{most}_M", most)
     by_name = {level.name: level.ftype for level in LEVELS}

@@ -1,9 +1,10 @@
-"""The batch job: run what is planned, keep what is finished, record what was made from what."""
+"""Run a quantization: write what is missing, keep what is finished, record its inputs."""
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,33 +16,33 @@ from minitron_core.file_lock import exclusive
 from minitron_core.gguf import TYPE
 from minitron_core.hashing import file_sha256
 from minitron_core.progress import Event, Progress, ignore
+from minitron_quant.provenance import InputHashes, hash_inputs
 from minitron_quant.quantize.encode import Errors
 from minitron_quant.quantize.journal import (
-    NOTHING,
+    NO_CHECKPOINT,
     Journal,
-    Recorded,
+    JournalContent,
     read_manifest,
 )
 from minitron_quant.quantize.prepare import (
-    Batch,
+    LevelOutput,
+    QuantizeJob,
     QuantizeSettings,
-    Target,
     count_types,
     folder_of,
     manifest_path,
     model_name,
     options_document,
 )
-from minitron_quant.quantize.provenance import Identity, identified
-from minitron_quant.quantize.write_levels import Writing
+from minitron_quant.quantize.write_levels import JobWriter
 
 
 @dataclass(frozen=True)
 class LevelResult:
-    """One finished level; `kept` if it was there already.
+    """One finished level. kept: whether it existed already.
 
     path, sha256: of the file, or of the first shard. seconds: from the start of the job that made
-    it, in which all levels are encoded side by side.
+    it; all levels are encoded side by side.
     """
 
     level: str
@@ -54,32 +55,27 @@ class LevelResult:
     kept: bool
 
 
-Listener = Callable[[LevelResult], None]
+def run(job: QuantizeJob, progress: Progress = ignore) -> Iterator[LevelResult]:
+    """Write what is missing and yield each level when it is done, in the order of the job.
 
-
-def run(
-    batch: Batch, progress: Progress = ignore, finished: Listener = lambda _: None
-) -> list[LevelResult]:
-    """Write what is missing; finished files that are up to date are kept.
-
-    finished: called with each level that is written. Ctrl-C, a full disk and kill -9 leave what is
-    done to be continued by the same call; other errors leave nothing behind.
+    Finished files that are up to date are kept. After Ctrl-C, a full disk or kill -9 the same call
+    continues the work; other errors leave nothing behind. Levels that a caller does not iterate to
+    are left to be continued. The folder is locked until the iteration ends.
     """
-    folder = folder_of(batch.settings)
+    folder = folder_of(job.settings)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise from_os_error(error, folder, "write") from error
-    name = model_name(batch.settings.source)
+    name = model_name(job.settings.source)
     journal = Journal(folder / f".{name}.quantize.journal")
     with exclusive(folder / f".{name}.quantize.lock"):
-        results = _run_alone(batch, journal, progress, finished)
-        journal.remove({target.planned.level.name for target in batch.targets})
-        return results
+        yield from _run_locked(job, journal, progress)
+        journal.remove({output.name for output in job.outputs})
 
 
 def discard(settings: QuantizeSettings, names: Sequence[str]) -> None:
-    """Remove finished levels by name: their files, and what the manifest says of them."""
+    """Remove finished levels by name: their files and their manifest entries."""
     path = manifest_path(settings)
     manifest = read_manifest(path)
     for name in names:
@@ -90,89 +86,92 @@ def discard(settings: QuantizeSettings, names: Sequence[str]) -> None:
         write_sealed(path, manifest)
 
 
-def _run_alone(
-    batch: Batch, journal: Journal, progress: Progress, finished: Listener
-) -> list[LevelResult]:
-    manifest = read_manifest(manifest_path(batch.settings))
+def _run_locked(job: QuantizeJob, journal: Journal, progress: Progress) -> Iterator[LevelResult]:
+    manifest = read_manifest(manifest_path(job.settings))
     levels: dict[str, Any] = manifest.get("levels", {})
-    there = levels if batch.settings.replace != "always" else {}
+    there = levels if job.settings.replace != "always" else {}
     recorded = journal.read()
     started = time.monotonic()
-    with identified(batch) as identity:
-        kept = [target for target in batch.targets if _up_to_date(target, there, identity)]
-        kept = _unchanged(batch, kept, there, progress)
-        left = [target for target in batch.targets if target not in kept]
-        # complete but not yet in the manifest: the job before was killed in between
-        complete = [target for target in left if _is_complete(target, recorded, batch, identity)]
-        missing = [target for target in left if target not in complete]
-        _refuse_collisions(batch.settings, missing)
-        for target in complete:
-            levels[target.planned.level.name] = _entry(batch, identity, target, None, 0.0)
-        errors = recorded.errors
-        if missing:
-            writing = Writing(batch, missing, identity, journal, progress)
-            for target, sha256 in writing.run():
-                seconds = round(time.monotonic() - started, 2)
-                entry = _entry(batch, identity, target, sha256, seconds)
-                levels[target.planned.level.name] = entry
-                finished(_result(batch, target, levels, kept=False))
-            errors = writing.errors
-        _write_errors(batch, errors)
+    covariance = job.refiner.file if job.refiner else None
+    with hash_inputs(job.shards, job.settings.imatrix, covariance) as inputs:
+        kept = [output for output in job.outputs if _up_to_date(output, there, inputs)]
+        kept_names = _unchanged(job, kept, there, progress)
+        left = [output for output in job.outputs if output.name not in kept_names]
+        # complete but not in the manifest: the job before was killed in between
+        complete = [output for output in left if _is_complete(output, recorded, job, inputs)]
+        for output in complete:
+            levels[output.name] = _entry(job, inputs, output, None, 0.0)
+        missing = [output for output in left if output not in complete]
+        _refuse_collisions(job.settings, missing)
+        writer = JobWriter(job, missing, inputs, journal, progress)
+        try:
+            with closing(writer.run()) as written:
+                for output in job.outputs:
+                    if output in missing:
+                        sha256 = next(written)
+                        seconds = round(time.monotonic() - started, 2)
+                        levels[output.name] = _entry(job, inputs, output, sha256, seconds)
+                    yield _result(job, output, levels, output.name in kept_names)
+        except GeneratorExit:
+            _record(job, inputs, levels)
+            raise
+        _write_errors(job, writer.errors)
         if left:
-            _record(batch, identity, levels)
-    return [_result(batch, target, levels, target not in left) for target in batch.targets]
+            _record(job, inputs, levels)
 
 
-def _is_complete(target: Target, recorded: Recorded, batch: Batch, identity: Identity) -> bool:
-    done = recorded.levels.get(target.planned.level.name, NOTHING)
-    whole = done.tensors == len(batch.plan.order) and _all_there(target)
+def _is_complete(
+    output: LevelOutput, recorded: JournalContent, job: QuantizeJob, inputs: InputHashes
+) -> bool:
+    done = recorded.levels.get(output.name, NO_CHECKPOINT)
+    whole = done.tensors == len(job.plan.order) and _all_there(output)
     return (
         whole
-        and done.made_from == identity.fingerprint(target)
-        and [file_sha256(file.path) for file in target.files] == list(done.sha256)
+        and done.made_from == inputs.fingerprint(output.recipe)
+        and [file_sha256(file.path) for file in output.files] == list(done.sha256)
     )
 
 
-def _up_to_date(target: Target, finished: dict[str, Any], identity: Identity) -> bool:
-    entry = finished.get(target.planned.level.name, {})
-    names = [file.path.name for file in target.files]
+def _up_to_date(output: LevelOutput, finished: dict[str, Any], inputs: InputHashes) -> bool:
+    entry = finished.get(output.name, {})
+    names = [file.path.name for file in output.files]
     return (
         [file["name"] for file in entry.get("files", [])] == names
-        and _all_there(target)
-        and bool(entry.get("fingerprint") == identity.fingerprint(target))
+        and _all_there(output)
+        and bool(entry.get("fingerprint") == inputs.fingerprint(output.recipe))
     )
 
 
 def _unchanged(
-    batch: Batch, kept: list[Target], finished: dict[str, Any], progress: Progress
-) -> list[Target]:
-    """Those of finished targets whose bytes are still what the manifest says: all are read."""
+    job: QuantizeJob, kept: list[LevelOutput], finished: dict[str, Any], progress: Progress
+) -> set[str]:
+    """The names of finished levels whose bytes still have the manifest's hashes: all are read."""
 
-    def check(target: Target) -> bool:
-        files = finished[target.planned.level.name]["files"]
+    def check(output: LevelOutput) -> bool:
+        files = finished[output.name]["files"]
         return all(
             file_sha256(file.path) == entry["sha256"]
-            for file, entry in zip(target.files, files, strict=True)
+            for file, entry in zip(output.files, files, strict=True)
         )
 
-    found, done = [], 0
-    total = sum(target.bytes for target in kept)
-    with ThreadPoolExecutor(batch.settings.threads or default_threads()) as pool:
-        for target, same in zip(kept, pool.map(check, kept), strict=True):
-            done += target.bytes
-            progress(Event("check", done, total, "bytes", target.path.name))
-            found += [target] if same else []
-    return found
+    names, done = set(), 0
+    total = sum(output.bytes for output in kept)
+    with ThreadPoolExecutor(job.settings.threads or default_threads()) as pool:
+        for output, same in zip(kept, pool.map(check, kept), strict=True):
+            done += output.bytes
+            progress(Event("check", done, total, "bytes", output.path.name))
+            names |= {output.name} if same else set()
+    return names
 
 
-def _all_there(target: Target) -> bool:
+def _all_there(output: LevelOutput) -> bool:
     return all(
-        file.path.is_file() and file.path.stat().st_size == file.bytes for file in target.files
+        file.path.is_file() and file.path.stat().st_size == file.bytes for file in output.files
     )
 
 
-def _refuse_collisions(settings: QuantizeSettings, missing: Sequence[Target]) -> None:
-    existing = [target.path for target in missing if target.path.exists()]
+def _refuse_collisions(settings: QuantizeSettings, missing: Sequence[LevelOutput]) -> None:
+    existing = [output.path for output in missing if output.path.exists()]
     if existing and settings.replace == "never":
         more = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""
         raise MinitronError(
@@ -181,52 +180,58 @@ def _refuse_collisions(settings: QuantizeSettings, missing: Sequence[Target]) ->
         )
 
 
-def _write_errors(batch: Batch, errors: dict[str, Errors]) -> None:
+def _write_errors(job: QuantizeJob, errors: dict[str, Errors]) -> None:
     """Per tensor and type Σ w (decoded − weight)² / Σ w weight², w the importance of the column."""
-    path = batch.settings.errors
+    path = job.settings.errors
     if path is None or not errors:
-        return  # nothing was encoded: what an earlier job measured stays as it is
+        return  # nothing was encoded: keep the measurements of an earlier job
     relative = {
-        name: {TYPE[kind].name: error / weight for kind, (error, weight) in sums.items() if weight}
+        name: {
+            TYPE[ggml_type].name: error / weight
+            for ggml_type, (error, weight) in sums.items()
+            if weight
+        }
         for name, sums in errors.items()
     }
-    document = {"source": batch.settings.source.name, "relative_errors": relative}
+    document = {"source": job.settings.source.name, "relative_errors": relative}
     write_whole(path, json.dumps(document, indent=1) + "\n")
 
 
 def _entry(
-    batch: Batch,
-    identity: Identity,
-    target: Target,
+    job: QuantizeJob,
+    inputs: InputHashes,
+    output: LevelOutput,
     sha256: Sequence[str] | None,
     seconds: float,
 ) -> dict[str, Any]:
-    """What the manifest says of a level; without sha256 its files are read to know."""
-    hashes = sha256 or [file_sha256(file.path) for file in target.files]
+    """The manifest entry of a level; without sha256 its files are hashed."""
+    hashes = sha256 or [file_sha256(file.path) for file in output.files]
     return {
         "files": [
             {"name": file.path.name, "bytes": file.bytes, "sha256": file_hash}
-            for file, file_hash in zip(target.files, hashes, strict=True)
+            for file, file_hash in zip(output.files, hashes, strict=True)
         ],
         "seconds": seconds,
-        "types": count_types(target.planned),
-        "options": options_document(batch.settings),
-        "fingerprint": identity.fingerprint(target),
+        "types": count_types(output.planned),
+        "options": options_document(job.settings),
+        "fingerprint": inputs.fingerprint(output.recipe),
     }
 
 
-def _record(batch: Batch, identity: Identity, levels: dict[str, Any]) -> None:
-    document = {**identity.document, "levels": levels}
-    write_sealed(manifest_path(batch.settings), document)
+def _record(job: QuantizeJob, inputs: InputHashes, levels: dict[str, Any]) -> None:
+    document = {**inputs.document, "levels": levels}
+    write_sealed(manifest_path(job.settings), document)
 
 
-def _result(batch: Batch, target: Target, levels: dict[str, Any], kept: bool) -> LevelResult:
-    entry = levels[target.planned.level.name]
+def _result(
+    job: QuantizeJob, output: LevelOutput, levels: dict[str, Any], kept: bool
+) -> LevelResult:
+    entry = levels[output.name]
     return LevelResult(
-        level=target.planned.level.name,
-        path=target.path,
-        bytes=target.bytes,
-        bits_per_weight=batch.bits_per_weight(target),
+        level=output.name,
+        path=output.path,
+        bytes=output.bytes,
+        bits_per_weight=job.bits_per_weight(output),
         types=entry["types"],
         sha256=entry["files"][0]["sha256"],
         seconds=entry["seconds"],

@@ -1,61 +1,68 @@
-"""The loop over tensors: encode ahead, and give every level's files what they lack, in order."""
+"""The loop over tensors: encode ahead, and write the blocks to every level's files in order."""
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 from minitron_core.cpu_limits import default_threads
 from minitron_core.errors import MinitronError, OutOfResources
 from minitron_core.gguf import Gguf
 from minitron_core.progress import Event, Progress
-from minitron_quant.quantize.encode import ColumnErrors, Errors, Job, Slab, add_errors, encode
-from minitron_quant.quantize.journal import NOTHING, Done, Journal, Recorded
+from minitron_quant.provenance import InputHashes
+from minitron_quant.quantize.encode import (
+    ColumnErrors,
+    EncodeTask,
+    Errors,
+    Slab,
+    add_errors,
+    encode,
+)
+from minitron_quant.quantize.journal import NO_CHECKPOINT, Checkpoint, Journal, JournalContent
 from minitron_quant.quantize.level_files import LevelFiles
-from minitron_quant.quantize.prepare import Batch, Target, folder_of
-from minitron_quant.quantize.provenance import Identity
+from minitron_quant.quantize.prepare import LevelOutput, QuantizeJob, folder_of
 
 # weights that are read before the memory that they fill is given back
 _RELEASE_ELEMENTS = 1 << 26
 
 
-class Writing:
-    """The files of one job while they are written, side by side, tensor after tensor.
+class JobWriter:
+    """Writes the files of a job side by side, tensor by tensor.
 
-    errors: what was measured on the tensors that are done, by type.
+    errors: by tensor and type, of the tensors that are done.
     """
 
     def __init__(
         self,
-        batch: Batch,
-        targets: Sequence[Target],
-        identity: Identity,
+        job: QuantizeJob,
+        outputs: Sequence[LevelOutput],
+        inputs: InputHashes,
         journal: Journal,
         progress: Progress,
     ) -> None:
-        self._batch = batch
-        self._targets = targets
+        self._job = job
+        self._outputs = outputs
         self._progress = progress
-        self._order = {name: index for index, name in enumerate(batch.plan.order)}
-        self._threads = batch.settings.threads or default_threads()
+        self._order = {name: index for index, name in enumerate(job.plan.order)}
+        self._threads = job.settings.threads or default_threads()
         recorded = journal.read()
         self.errors: dict[str, Errors] = recorded.errors
         self._tensor_errors: Errors = {}
-        self._found = [self._resumable(target, identity, recorded) for target in targets]
-        self._there = [done.tensors for done in self._found]
-        self._files = LevelFiles(targets, identity, journal, recorded, self._threads)
+        self._checkpoints = [self._resumable(output, inputs, recorded) for output in outputs]
+        self._tensors_done = [done.tensors for done in self._checkpoints]
+        self._files = LevelFiles(outputs, inputs, journal, recorded, self._threads)
 
-    def run(self) -> Iterator[tuple[Target, list[str]]]:
-        """Write all files; gives each level with its files' SHA-256 as they appear.
+    def run(self) -> Generator[list[str]]:
+        """Write all files; yield the SHA-256 of each level's files as they appear, in order.
 
         Ctrl-C and a full disk leave what is done to be continued; other errors leave nothing.
         """
         self._check_disk()
         try:
-            before = list(map(_version, self._batch.shards))
-            self._there = self._files.open(self._found)
+            before = list(map(_version, self._job.shards))
+            self._tensors_done = self._files.open(self._checkpoints)
             self._write()
             self._refuse_changes(before)
-            # between the renames and the manifest the journal is what tells whose files these are
+            # between the renames and the manifest only the journal knows what files were made from
             self._files.commit(self.errors)
         except BaseException as error:
             self._files.stop(_can_continue(error), self.errors)
@@ -63,7 +70,7 @@ class Writing:
         yield from self._files.finish()
 
     def _refuse_changes(self, before: Sequence[tuple[int, ...] | None]) -> None:
-        for shard, version in zip(self._batch.shards, before, strict=True):
+        for shard, version in zip(self._job.shards, before, strict=True):
             # one that was removed has been read to its end all the same
             if _version(shard) not in (version, None):
                 raise MinitronError(
@@ -71,19 +78,22 @@ class Writing:
                     "run it again once it is complete",
                 )
 
-    def _resumable(self, target: Target, identity: Identity, recorded: Recorded) -> Done:
-        """What is there already of a target, from an interrupted run."""
-        done = recorded.levels.get(target.planned.level.name, NOTHING)
-        partials = (file.path.with_name(f".{file.path.name}.partial") for file in target.files)
+    def _resumable(
+        self, output: LevelOutput, inputs: InputHashes, recorded: JournalContent
+    ) -> Checkpoint:
+        """How far an interrupted run got with a level."""
+        done = recorded.levels.get(output.name, NO_CHECKPOINT)
+        partials = (file.path.with_name(f".{file.path.name}.partial") for file in output.files)
         possible = 0 < done.tensors <= len(self._order) and all(map(Path.is_file, partials))
-        return done if possible and done.made_from == identity.fingerprint(target) else NOTHING
+        same = possible and done.made_from == inputs.fingerprint(output.recipe)
+        return done if same else NO_CHECKPOINT
 
     def _check_disk(self) -> None:
-        folder = folder_of(self._batch.settings)
+        folder = folder_of(self._job.settings)
         needed = 0
-        for target, done in zip(self._targets, self._there, strict=True):
-            specs = self._batch.plan.specs(target.planned)
-            needed += target.bytes - sum(spec.nbytes for spec in specs[:done])
+        for output, done in zip(self._outputs, self._tensors_done, strict=True):
+            specs = self._job.plan.specs(output.planned)
+            needed += output.bytes - sum(spec.nbytes for spec in specs[:done])
         free = shutil.disk_usage(folder).free
         if needed > free:
             raise OutOfResources(
@@ -91,46 +101,47 @@ class Writing:
                 "free some space, choose another folder with -d, or fewer levels",
             )
 
-    def _jobs(self) -> Iterator[Job]:
-        measure = self._batch.settings.errors is not None
+    def _tasks(self) -> Iterator[EncodeTask]:
+        measure, refiner = self._job.settings.errors is not None, self._job.refiner
         for name, index in self._order.items():
             types = {
-                target.planned.types[name]: None
-                for target, done in zip(self._targets, self._there, strict=True)
+                output.planned.types[name]: None
+                for output, done in zip(self._outputs, self._tensors_done, strict=True)
                 if done <= index
             }
             if types:
-                shard, info = self._batch.plan.tensors[name]
-                weights = self._batch.weights.get(name)
+                shard, info = self._job.plan.tensors[name]
+                weights = self._job.weights.get(name)
                 metric = ColumnErrors(weights) if measure else None
-                feedback = self._batch.feedback if self._batch.settings.refine else None
-                refine = feedback.of(name) if feedback else None
-                rows = feedback.arrays.rows if feedback else 0
-                yield Job(info, shard.data(info), tuple(types), weights, metric, refine, rows)
+                refine = refiner.of(name) if refiner else None
+                rows = refiner.rows if refiner else 0
+                yield EncodeTask(
+                    info, shard.data(info), tuple(types), weights, metric, refine, rows
+                )
 
     def _write(self) -> None:
-        total = sum(job.info.n_elements * len(job.types) for job in self._jobs())
+        total = sum(task.info.n_elements * len(task.types) for task in self._tasks())
         done = read = 0
-        for slab in encode(self._jobs(), self._threads):
+        for slab in encode(self._tasks(), self._threads):
             self._write_slab(slab)
             done += slab.elements * len(slab.blocks)
             read += slab.elements
-            self._progress(Event("quantize", done, total, "weights", slab.job.info.name))
+            self._progress(Event("quantize", done, total, "weights", slab.task.info.name))
             if read >= _RELEASE_ELEMENTS:
                 read = 0
-                for shard in self._batch.shards:
+                for shard in self._job.shards:
                     shard.release()
-        feedback = self._batch.feedback
-        if feedback is not None and feedback.raised:
-            self._progress(Event("quantize", done, total, "weights", note=feedback.raised))
+        refiner = self._job.refiner
+        if refiner is not None and refiner.warning:
+            self._progress(Event("quantize", done, total, "weights", note=refiner.warning))
 
     def _write_slab(self, slab: Slab) -> None:
-        name = slab.job.info.name
+        name = slab.task.info.name
         index = self._order[name]
         self._files.write(
             [
-                slab.blocks[target.planned.types[name]] if done <= index else None
-                for target, done in zip(self._targets, self._there, strict=True)
+                slab.blocks[output.planned.types[name]] if done <= index else None
+                for output, done in zip(self._outputs, self._tensors_done, strict=True)
             ]
         )
         add_errors(self._tensor_errors, slab.errors)
@@ -138,7 +149,7 @@ class Writing:
             if self._tensor_errors:
                 self.errors.setdefault(name, {}).update(self._tensor_errors)
                 self._tensor_errors = {}
-            self._files.commit_now_and_then(self.errors)
+            self._files.commit_if_due(self.errors)
 
 
 def _version(shard: Gguf) -> tuple[int, ...] | None:
@@ -150,6 +161,5 @@ def _version(shard: Gguf) -> tuple[int, ...] | None:
 
 
 def _can_continue(error: BaseException) -> bool:
-    # Ctrl-C, or a full disk, which its exit code tells whichever package met it
-    interrupted = not isinstance(error, Exception)
-    return interrupted or getattr(error, "exit_code", None) == OutOfResources.exit_code
+    # Ctrl-C, or a full disk
+    return not isinstance(error, Exception) or isinstance(error, OutOfResources)

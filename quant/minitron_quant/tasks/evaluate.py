@@ -1,27 +1,28 @@
-"""Models on a task: scores with intervals, and what changed from a reference."""
+"""Models on a task: scores with intervals, and the changes from a reference."""
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from minitron_core.progress import Event, Progress, ignore
-from minitron_engine.llama.devices import GpuLayers
-from minitron_engine.llama.model import ModelSettings, open_model
-from minitron_quant.levels import level_of_ftype
+from minitron_engine.llama.settings import GpuLayers, ModelSettings
+from minitron_engine.loading import open_model
+from minitron_quant.levels import level_of
 from minitron_quant.model_files import open_model_files
-from minitron_quant.perplexity.table import MIB
+from minitron_quant.perplexity.measures import Column, columns_of, definition
 from minitron_quant.tasks.answers import Answers
 from minitron_quant.tasks.likelihood import ScoreSettings
-from minitron_quant.tasks.registry import TASKS, Prepared, TaskOptions
-from minitron_quant.tasks.statistics import Flips, compare, wilson
+from minitron_quant.tasks.registry import task_named
+from minitron_quant.tasks.statistics import Flips, compare_answers, wilson_interval
+from minitron_quant.tasks.task import PreparedTask, TaskOptions
 
-_FLIP_KEYS = tuple(field.name for field in fields(Flips))
+_MIB = 1 << 20
 
 
 @dataclass(frozen=True)
 class TasksSettings:
-    """Which files to try on which task; `reference` may be one of the models, or None."""
+    """Which models on which task; `reference` may be one of the models, or None."""
 
     models: tuple[Path, ...]
     task: str
@@ -33,21 +34,21 @@ class TasksSettings:
 
 @dataclass(frozen=True)
 class TaskRow:
-    """One file on a task; scores in percent, the interval is of 95 %.
+    """One file on a task; scores in percent, with their 95 % interval.
 
-    chance_pct: what guessing gives. shortened: questions that lost their beginning, being longer
-    than the trained context. flips: None without a reference and for the reference itself.
+    chance_pct: the score of guessing. shortened: questions that lost their beginning because they
+    are longer than the trained context. flips: None without a reference and for the reference.
     """
 
     model: str
     level: str
-    size_mib: float
-    questions: int
+    size_mib: float = field(metadata=definition("Size (MB)", "mib"))
+    questions: int = field(metadata=definition("Questions", "d"))
     correct: int
-    score_pct: float
-    score_low_pct: float
-    score_high_pct: float
-    chance_pct: float
+    score_pct: float = field(metadata=definition("Score (%)", ".2f"))
+    score_low_pct: float = field(metadata=definition("95 % from", ".2f"))
+    score_high_pct: float = field(metadata=definition("to", ".2f"))
+    chance_pct: float = field(metadata=definition("Chance (%)", ".2f"))
     shortened: int
     device: str
     flips: Flips | None = None
@@ -55,20 +56,27 @@ class TaskRow:
     def document(self) -> dict[str, Any]:
         """The row as one level of keys; those of the flips are null where there are none."""
         document = asdict(self)
-        flips = document.pop("flips") or dict.fromkeys(_FLIP_KEYS)
+        flips = document.pop("flips") or dict.fromkeys(each.name for each in fields(Flips))
         return document | flips
+
+
+def task_columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """The columns of a table of rows, given as documents; those of flips with a reference only."""
+    return columns_of((TaskRow, Flips), rows)
 
 
 def evaluate(
     settings: TasksSettings, progress: Progress = ignore
 ) -> Iterator[tuple[TaskRow, Answers]]:
-    """Try the models one after the other, the reference first, on the same questions."""
-    prepared = TASKS[settings.task].prepare(settings.options)
+    """Evaluate the models one after the other, the reference first, on the same questions."""
+    prepared = task_named(settings.task).prepare(settings.options)
     others = [path for path in settings.models if path != settings.reference]
     paths = [settings.reference, *others] if settings.reference else others
     base: Answers | None = None
     for number, path in enumerate(paths):
-        row, answers = _try(path, prepared, settings, _part_of(progress, number, len(paths)))
+        row, answers = _evaluate_model(
+            path, prepared, settings, _part_of(progress, number, len(paths))
+        )
         if base is not None:
             row = replace(row, flips=_flips(answers, base))
         elif settings.reference:
@@ -84,8 +92,8 @@ def _part_of(progress: Progress, number: int, models: int) -> Progress:
     return listen
 
 
-def _try(
-    path: Path, prepared: Prepared, settings: TasksSettings, progress: Progress
+def _evaluate_model(
+    path: Path, prepared: PreparedTask, settings: TasksSettings, progress: Progress
 ) -> tuple[TaskRow, Answers]:
     shards = open_model_files(path)
 
@@ -96,11 +104,11 @@ def _try(
         answers = prepared.answer(model, settings.score, listen)
         device = model.device
     correct, total = sum(answer.right for answer in answers.answers), len(answers.answers)
-    low, high = wilson(correct, total)
+    low, high = wilson_interval(correct, total)
     row = TaskRow(
         model=path.name,
-        level=level_of_ftype(shards[0].get("general.file_type")),
-        size_mib=sum(shard.size for shard in shards) / MIB,
+        level=level_of(shards[0]),
+        size_mib=sum(shard.size for shard in shards) / _MIB,
         questions=total,
         correct=correct,
         score_pct=100 * correct / total,
@@ -114,7 +122,7 @@ def _try(
 
 
 def _flips(answers: Answers, base: Answers) -> Flips:
-    return compare(
+    return compare_answers(
         [answer.chosen for answer in answers.answers],
         [answer.right for answer in answers.answers],
         [answer.chosen for answer in base.answers],

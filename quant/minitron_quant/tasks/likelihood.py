@@ -1,4 +1,4 @@
-"""How likely a model finds continuations: many in one decode, and only scored rows have logits."""
+"""Likelihoods of continuations: many in one decode, and only scored rows have logits."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,16 +9,12 @@ from numpy.typing import NDArray
 
 from minitron_core.cpu_limits import default_threads
 from minitron_core.errors import MinitronError
-from minitron_engine.llama.context import (
-    MAX_SEQUENCES,
-    Batch,
-    Context,
-    ContextSettings,
-    open_context,
-)
+from minitron_engine.llama.context import MAX_SEQUENCES, Batch, Context, open_context
 from minitron_engine.llama.model import Model
+from minitron_engine.llama.settings import ContextSettings
 from minitron_quant.perplexity.perplexity import normalizers
-from minitron_quant.tasks.prefix_sharing import Continuation, Layout, group, lay_out
+from minitron_quant.tasks.prefix_sharing import CacheLayout, group_by_prefix, lay_out_group
+from minitron_quant.tasks.question import Continuation
 
 # the memory that the logits of one decode may take; llama.cpp computes them in as much again
 _LOGITS_BYTES = 128 << 20
@@ -28,7 +24,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ScoreSettings:
-    """At most n_batch tokens go into a decode, and the longest text and as many into the cache.
+    """At most n_batch tokens are decoded at once, and the cache holds the longest text besides.
 
     On a CPU a large batch gains nothing: every token attends over the whole cache.
     """
@@ -62,16 +58,16 @@ def likelihoods(
         n_outputs=n_outputs,
         threads=threads,
     )
-    # sequence 0 of the cache holds what a group takes over from the one before
+    # sequence 0 of the cache holds what a group reuses of the one before
     sequences = context_settings.n_seq - 1
     with (
         open_context(model, context_settings) as context,
         ThreadPoolExecutor(threads, thread_name_prefix="score") as pool,
     ):
         scorer = _Scorer(context, pool, context_settings)
-        for part in group(items, capacity, sequences):
+        for part in group_by_prefix(items, capacity, sequences):
             members = items[part.first : part.first + len(part.shared)]
-            yield from scorer.score(members, lay_out(members, part.shared))
+            yield from scorer.score(members, lay_out_group(members, part.shared))
 
 
 class _Scorer:
@@ -84,8 +80,8 @@ class _Scorer:
         self._rows = settings.n_outputs or settings.n_batch
         self._last = 0
 
-    def score(self, items: Sequence[Continuation], layout: Layout) -> list[Likelihood]:
-        self._take_over(layout)
+    def score(self, items: Sequence[Continuation], layout: CacheLayout) -> list[Likelihood]:
+        self._reuse_cache(layout)
         cells = [layout.cells[n][item.start - 1 - layout.kept[n] :] for n, item in enumerate(items)]
         targets = np.concatenate([item.tokens[item.start :] for item in items])
         log_p, greedy = self._decode(layout, np.concatenate(cells), targets)
@@ -95,7 +91,7 @@ class _Scorer:
         parts = zip(np.split(log_p, ends), np.split(greedy, ends), strict=True)
         return [Likelihood(values, bool(best.all())) for values, best in parts]
 
-    def _take_over(self, layout: Layout) -> None:
+    def _reuse_cache(self, layout: CacheLayout) -> None:
         # the cache keeps what the first sequence has in common with the last of the group before
         if layout.kept[0]:
             self._context.keep(self._last, layout.kept[0])
@@ -107,7 +103,7 @@ class _Scorer:
         self._last = len(layout.kept)
 
     def _decode(
-        self, layout: Layout, cells: NDArray[np.int64], targets: NDArray[np.int32]
+        self, layout: CacheLayout, cells: NDArray[np.int64], targets: NDArray[np.int32]
     ) -> tuple[Array, NDArray[np.bool_]]:
         """ln p of targets, and whether each is the likeliest, after the entries `cells`."""
         output = np.zeros(len(layout.token), dtype=np.bool_)

@@ -17,16 +17,16 @@ from lm_eval.api.registry import register_model
 from tqdm import tqdm
 
 from minitron_core.errors import Unsupported
-from minitron_engine.llama.devices import GpuLayers
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_engine.llama.settings import GpuLayers, ModelSettings
+from minitron_engine.loading import open_model
 from minitron_quant.model_files import open_model_files
-from minitron_quant.tasks.batch_generate import WriteSettings, complete
+from minitron_quant.tasks.batch_generate import GreedySettings, generate_batch
 from minitron_quant.tasks.likelihood import ScoreSettings
 from minitron_quant.tasks.lm_eval_requests import (
-    Done,
-    pair_likelihoods,
+    OnDone,
+    loglikelihoods,
     prefix_token,
-    text_likelihoods,
+    rolling_loglikelihoods,
 )
 
 _N_PREDICT = 256
@@ -94,7 +94,7 @@ class MinitronLM(TemplateLM):  # type: ignore[misc]
     ) -> list[tuple[float, bool]]:
         pairs = [(context, scored) for _, context, scored in requests]
         with _bar("loglikelihood", len(pairs), disable_tqdm) as done:
-            results = pair_likelihoods(self._model, pairs, self.max_length, self._settings, done)
+            results = loglikelihoods(self._model, pairs, self.max_length, self._settings, done)
         for (arguments, _, _), result in zip(requests, results, strict=True):
             self.cache_hook.add_partial("loglikelihood", arguments, result)
         return results
@@ -103,37 +103,39 @@ class MinitronLM(TemplateLM):  # type: ignore[misc]
         """Σ ln p of whole texts."""
         texts = [request.args[0] for request in requests]
         with _bar("loglikelihood_rolling", len(texts), disable_tqdm) as done:
-            results = text_likelihoods(self._model, texts, self.max_length, self._settings, done)
+            results = rolling_loglikelihoods(
+                self._model, texts, self.max_length, self._settings, done
+            )
         for request, result in zip(requests, results, strict=True):
             self.cache_hook.add_partial("loglikelihood_rolling", request.args, result)
         return results
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Greedy texts up to the first of the stop strings; Unsupported for sampled ones."""
-        alike: dict[WriteSettings, list[int]] = {}
+        alike: dict[GreedySettings, list[int]] = {}
         for number, request in enumerate(requests):
-            alike.setdefault(self._write_settings(request.args[1]), []).append(number)
+            alike.setdefault(self._greedy_settings(request.args[1]), []).append(number)
         results = [""] * len(requests)
         before = 0
         with _bar("generate_until", len(requests), disable_tqdm) as done:
             for settings, numbers in alike.items():
                 prompts = [requests[number].args[0] for number in numbers]
-                texts, _ = complete(self._model, prompts, settings, _after(done, before))
+                texts, _ = generate_batch(self._model, prompts, settings, _after(done, before))
                 before += len(numbers)
                 for number, text in zip(numbers, texts, strict=True):
                     results[number] = text
                     self.cache_hook.add_partial("generate_until", requests[number].args, text)
         return results
 
-    def _write_settings(self, options: dict[str, Any]) -> WriteSettings:
+    def _greedy_settings(self, options: dict[str, Any]) -> GreedySettings:
         if options.get("do_sample") and options.get("temperature", 1.0) > 0:
             raise Unsupported(
-                "this task asks for sampled texts, and only greedy ones are written here",
+                "this task asks for sampled texts; only greedy generation is supported",
                 "override it with --gen_kwargs do_sample=False",
             )
         until = options.get("until") or ()
         stops = (until,) if isinstance(until, str) else tuple(until)
-        return WriteSettings(
+        return GreedySettings(
             stops,
             int(options.get("max_gen_toks") or _N_PREDICT),
             self._settings.n_batch,
@@ -142,12 +144,12 @@ class MinitronLM(TemplateLM):  # type: ignore[misc]
         )
 
 
-def _after(done: Done, before: int) -> Done:
+def _after(done: OnDone, before: int) -> OnDone:
     return lambda count: done(before + count)
 
 
 @contextmanager
-def _bar(title: str, total: int, disable: bool) -> Iterator[Done]:
+def _bar(title: str, total: int, disable: bool) -> Iterator[OnDone]:
     with tqdm(total=total, desc=title, disable=disable) as bar:
         yield lambda done: bar.update(done - bar.n)
 

@@ -1,40 +1,41 @@
-"""What evaluation harnesses ask of a model: likelihoods of given tokens, and of whole texts."""
+"""The requests of lm-evaluation-harness: loglikelihood of continuations and of whole texts."""
 
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from minitron_engine.llama.model import Model, Tokens
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.tokenization import Tokens
 from minitron_quant.tasks.likelihood import ScoreSettings, likelihoods
-from minitron_quant.tasks.prefix_sharing import Continuation
-from minitron_quant.tasks.question import cut
+from minitron_quant.tasks.prefix_sharing import shorten
+from minitron_quant.tasks.question import Continuation
 
 # requests that are in memory as tokens at a time
 _WINDOW = 512
 _TEXTS = 32
 
-Done = Callable[[int], None]
-# a request whose tokens are there already: what comes before, what is scored
-Pair = tuple[Sequence[int], Sequence[int]]
+OnDone = Callable[[int], None]
+# the tokens of a context, and those of the continuation that is scored
+TokenPair = tuple[Sequence[int], Sequence[int]]
 
 
-def pair_likelihoods(
-    model: Model, pairs: Sequence[Pair], n_ctx: int, settings: ScoreSettings, done: Done
+def loglikelihoods(
+    model: Model, pairs: Sequence[TokenPair], n_ctx: int, settings: ScoreSettings, on_done: OnDone
 ) -> list[tuple[float, bool]]:
-    """Σ ln p of each pair's second part, and whether greedy decoding would write it.
+    """Σ ln p of each continuation, and whether greedy decoding would generate it.
 
-    Every pair needs a token before what is scored. Beyond n_ctx tokens it loses its beginning.
+    Every context has a token or more. Beyond n_ctx tokens a pair loses its beginning.
     """
-    # requests that begin alike share what they begin with, wherever they were in the list
+    # requests with a common prefix share it, wherever they were in the list
     order = sorted(range(len(pairs)), key=lambda number: tuple(map(tuple, pairs[number])))
     results = [(0.0, True)] * len(pairs)
     for start in range(0, len(order), _WINDOW):
         window = order[start : start + _WINDOW]
         items = [_continuation(*pairs[number]) for number in window]
-        found = likelihoods(model, [cut(item, n_ctx, 0) for item in items], settings)
+        found = likelihoods(model, [shorten(item, n_ctx, 0) for item in items], settings)
         for count, (number, item) in enumerate(zip(window, found, strict=True), start + 1):
             results[number] = float(item.log_p.sum()), item.greedy
-            done(count)
+            on_done(count)
     return results
 
 
@@ -42,8 +43,8 @@ def _continuation(context: Sequence[int], scored: Sequence[int]) -> Continuation
     return Continuation(np.array([*context, *scored], dtype=np.int32), len(context))
 
 
-def text_likelihoods(
-    model: Model, texts: Sequence[str], n_ctx: int, settings: ScoreSettings, done: Done
+def rolling_loglikelihoods(
+    model: Model, texts: Sequence[str], n_ctx: int, settings: ScoreSettings, on_done: OnDone
 ) -> list[float]:
     """Σ ln p of every token of each text, each text by itself.
 
@@ -59,12 +60,12 @@ def text_likelihoods(
         found = likelihoods(model, [item for items in windows for item in items], settings)
         for items in windows:
             results.append(sum(float(next(found).log_p.sum()) for _ in items))
-            done(len(results))
+            on_done(len(results))
     return results
 
 
 def prefix_token(model: Model) -> int:
-    """What stands before a text that has nothing before it: BOS, or EOS where there is none."""
+    """The token before a text without context: BOS, or EOS where the model has none."""
     return model.bos if model.bos >= 0 else model.eos
 
 

@@ -10,26 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from minitron_engine.llama.model import Tokens
+from minitron_engine.generation.sequence import common_prefix
+from minitron_engine.llama.tokenization import Tokens
+from minitron_quant.tasks.question import Continuation
 
 Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Continuation:
-    """Tokens; those from `start` (1 or more) on are scored, each predicted by all before it."""
-
-    tokens: Tokens
-    start: int
-
-    @property
-    def inputs(self) -> Tokens:
-        """What goes through the model: nothing is asked after the last token."""
-        return self.tokens[:-1]
-
-
-@dataclass(frozen=True)
-class Group:
+class PrefixGroup:
     """Sequences [first, first + len(shared)) of a list; `shared` tokens each has of the one before.
 
     The first shares with the last of the group before it, whose tokens are in the cache.
@@ -40,7 +29,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Layout:
+class CacheLayout:
     """The tokens of a group to decode, one entry each, and where each sequence finds its own.
 
     `sequence`, `sharers`: a token belongs to sequences [sequence, sequence + sharers) of the cache.
@@ -56,43 +45,46 @@ class Layout:
     cells: list[Indices]
 
 
-def common_prefix(a: Tokens, b: Tokens) -> int:
-    """How many tokens two sequences begin with in common."""
-    length = min(len(a), len(b))
-    different = np.flatnonzero(a[:length] != b[:length])
-    return int(different[0]) if len(different) else length
-
-
-def without_middle(tokens: Tokens, most: int, keep: int) -> Tokens:
-    """At most `most` tokens: the first `keep` and the last ones; the same array if none go."""
+def drop_after(tokens: Tokens, most: int, keep: int) -> Tokens:
+    """At most `most` tokens, without those after the first `keep`; the same array if it fits."""
     surplus = len(tokens) - most
     if surplus <= 0:
         return tokens
     return np.concatenate([tokens[:keep], tokens[keep + surplus :]])
 
 
-def group(sequences: Sequence[Continuation], capacity: int, most: int) -> Iterator[Group]:
-    """Up to `most` sequences at a time, as fit into a cache of `capacity` tokens, shared ones once.
+def shorten(item: Continuation, n_ctx: int, keep: int) -> Continuation:
+    """A continuation of at most n_ctx inputs: what is too much goes after the first `keep`."""
+    tokens = drop_after(item.tokens, n_ctx + 1, keep)
+    if tokens is item.tokens:
+        return item
+    return Continuation(tokens, max(1, item.start - (len(item.tokens) - len(tokens))))
 
-    Every sequence alone must fit.
+
+def group_by_prefix(
+    sequences: Sequence[Continuation], capacity: int, most: int
+) -> Iterator[PrefixGroup]:
+    """Groups of up to `most` sequences that fit into a cache of `capacity` tokens.
+
+    Shared tokens count once. Every sequence must fit by itself.
     """
     first, shared, used, kept = 0, list[int](), 0, 0
     for number, item in enumerate(sequences):
         common = common_prefix(sequences[number - 1].inputs, item.inputs) if number else 0
-        # a kept token has no logits any more, so the one before the first scored is computed anew
-        anew = min(common, item.start - 1)
-        own = anew if min(kept, common) >= item.start else common
+        # a kept token has no logits any more, so the one before the first scored is computed again
+        again = min(common, item.start - 1)
+        own = again if min(kept, common) >= item.start else common
         if shared and (used + len(item.inputs) - own > capacity or len(shared) == most):
-            yield Group(first, shared)
-            first, shared, own, kept, used = number, [], anew, anew, anew
+            yield PrefixGroup(first, shared)
+            first, shared, own, kept, used = number, [], again, again, again
         shared.append(own)
         kept = min(kept, own)
         used += len(item.inputs) - own
     if shared:
-        yield Group(first, shared)
+        yield PrefixGroup(first, shared)
 
 
-def lay_out(sequences: Sequence[Continuation], shared: Sequence[int]) -> Layout:
+def lay_out_group(sequences: Sequence[Continuation], shared: Sequence[int]) -> CacheLayout:
     """The entries of a group; shared[0] tokens are in the cache already."""
     inputs = [item.inputs for item in sequences]
     kept, cells, sharers = list[int](), list[Indices](), list[Tokens]()
@@ -107,7 +99,7 @@ def lay_out(sequences: Sequence[Continuation], shared: Sequence[int]) -> Layout:
         sharers.append(_sharers(inputs, shared, number)[own:])
         count += new
     numbers = range(len(inputs))
-    return Layout(
+    return CacheLayout(
         token=np.concatenate([inputs[n][shared[n] :] for n in numbers]),
         position=np.concatenate([np.arange(shared[n], len(inputs[n])) for n in numbers]).astype(
             np.int32

@@ -1,13 +1,15 @@
-"""How sure a score is, and whether two models really differ."""
+"""Intervals of scores, and whether two models really differ."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from minitron_quant.perplexity.measures import definition
 
 _Z = 1.95996398454  # of 95 %
 
 
-def wilson(correct: int, total: int) -> tuple[float, float]:
+def wilson_interval(correct: int, total: int) -> tuple[float, float]:
     """The 95 % interval of a share (Wilson, 1927), as llama-perplexity prints it: [0, 1] twice."""
     share, z = correct / total, _Z**2 / total
     middle = share + z / 2
@@ -17,19 +19,19 @@ def wilson(correct: int, total: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Flips:
-    """Answers beside a reference's: wrong only here (`lost`), right only here (`gained`).
+    """Answers compared with a reference's: only they are wrong (`lost`), or right (`gained`).
 
     flips: questions with another answer, right or not. mcnemar_p: exact and two-sided, of the
     hypothesis that losing is as likely as gaining.
     """
 
-    flips: int
-    lost: int
-    gained: int
-    mcnemar_p: float
+    flips: int = field(metadata=definition("Changed", "d"))
+    lost: int = field(metadata=definition("Lost", "d"))
+    gained: int = field(metadata=definition("Gained", "d"))
+    mcnemar_p: float = field(metadata=definition("McNemar p", ".4f"))
 
 
-def compare(
+def compare_answers(
     answers: Sequence[object],
     right: Sequence[bool],
     base: Sequence[object],
@@ -40,10 +42,10 @@ def compare(
     lost = sum(was and not now for now, was in pairs)
     gained = sum(now and not was for now, was in pairs)
     flips = sum(one != other for one, other in zip(answers, base, strict=True))
-    return Flips(flips, lost, gained, mcnemar(lost, gained))
+    return Flips(flips, lost, gained, mcnemar_p(lost, gained))
 
 
-def mcnemar(lost: int, gained: int) -> float:
+def mcnemar_p(lost: int, gained: int) -> float:
     """Two-sided exact p: the chance that a fair coin falls as unevenly, lost + gained times."""
     total, fewer = lost + gained, min(lost, gained)
     if lost == gained:

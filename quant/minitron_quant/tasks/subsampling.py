@@ -1,14 +1,14 @@
-"""Which questions a limit chooses: the ones that llama-perplexity chooses, in its order.
+"""Which questions a limit takes: the ones that llama-perplexity takes, in its order.
 
 Source: tools/perplexity of llama.cpp 0c1e57098, which draws with mt19937, seed 1.
 """
 
 from collections.abc import Iterator
 
-import numpy as np
-
 
 def _draws() -> Iterator[int]:
+    import numpy as np
+
     # the whole range of uint32 is the generator's own output, as std::mt19937(1) gives it
     generator = np.random.RandomState(1)
     while True:
@@ -28,16 +28,18 @@ def _below(draws: Iterator[int], count: int) -> int:
     return product >> 32
 
 
-def shuffled(count: int, limit: int | None) -> list[int]:
+def sample_shuffled(count: int, limit: int | None) -> list[int]:
     """--hellaswag-tasks: indices of `limit` questions of `count`, or of all; always shuffled."""
     draws, left = _draws(), list(range(count))
     return [left.pop(_below(draws, len(left))) for _ in range(min(limit or count, count))]
 
 
-def drawn(count: int, limit: int | None) -> list[int]:
-    """--winogrande-tasks, --multiple-choice-tasks: all in order where the limit spares none."""
+def sample(count: int, limit: int | None) -> list[int]:
+    """--winogrande-tasks, --multiple-choice-tasks: without a limit below `count` all in order."""
     if limit is None or limit >= count:
         return list(range(count))
+    import numpy as np
+
     draws, left = _draws(), list(range(count))
     chosen = []
     for _ in range(limit):
@@ -48,3 +50,8 @@ def drawn(count: int, limit: int | None) -> list[int]:
         left[place] = left[-1]
         left.pop()
     return chosen
+
+
+def sample_sorted(count: int, limit: int | None) -> list[int]:
+    """The questions of `sample` in the order of the data: neighbours share their examples."""
+    return sorted(sample(count, limit))

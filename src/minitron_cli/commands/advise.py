@@ -1,6 +1,5 @@
-"""minitron advise: which level fits into the memory there is."""
+"""minitron advise: which level fits into memory."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +17,7 @@ def advise(
         Path,
         typer.Argument(
             metavar="MODEL|DIR",
-            help="A folder of levels, or a full-precision file to make them of.",
+            help="A folder of levels, or a full-precision file.",
         ),
     ],
     vram: Annotated[str, typer.Option(metavar="SIZE", help="The GPU's memory: 6G, 512M; 0: none.")],
@@ -33,39 +32,33 @@ def advise(
     ] = None,
     batch: Annotated[int, typer.Option("--batch", "-b", min=1, help="Tokens of a decode.")] = 2048,
     cache_type_k: Annotated[CacheType, typer.Option(help="Type of the KV cache's keys.")] = "f16",
-    cache_type_v: Annotated[CacheType, typer.Option(help="And of its values.")] = "f16",
+    cache_type_v: Annotated[CacheType, typer.Option(help="Type of the KV cache's values.")] = "f16",
     reserve: Annotated[
-        str, typer.Option(metavar="SIZE", help="GPU memory that drivers and others keep.")
-    ] = "512M",
+        str,
+        typer.Option(metavar="SIZE", help="GPU memory to keep free, as auto does."),
+    ] = "1G",
     as_json: Json = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Tell which level fits, with weights, KV cache and compute buffers counted."""
+    """Show which level fits into memory: weights, KV cache and compute buffers counted."""
     from minitron_cli.inputs import model_header
     from minitron_cli.output import Output
     from minitron_cli.units import parse_memory
+    from minitron_cli.views.advise import show_advice
     from minitron_core.cpu_limits import available_memory
-    from minitron_engine.llama.context import ContextSettings
-    from minitron_quant import advise
+    from minitron_engine.llama.settings import ContextSettings
+    from minitron_quant import advise as library
 
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
-    budget = advise.Budget(
+    budget = library.Budget(
         parse_memory(vram),
         available_memory() if ram is None else parse_memory(ram),
         parse_memory(reserve),
     )
     settings = ContextSettings(ctx, batch, cache_type_k=cache_type_k, cache_type_v=cache_type_v)
-    with model_header(model) as path:
-        found = advise.candidates(path)
-        needs = advise.needs_of(path, settings)
     known = table or (model if model.is_dir() else model.parent) / "report.json"
-    quality = advise.measured(known) if table or known.is_file() else {}
-    fits = [
-        replace(advise.fit(each, needs, budget), **quality.get(each.level, {}))
-        for each in sorted(found, key=lambda each: each.bytes)
-    ]
-    if as_json:
-        out.document(advise.document(fits, budget, ctx))
-    else:
-        advise.show(out, fits, budget)
+    quality = library.measured(known) if table or known.is_file() else {}
+    with model_header(model) as path:
+        fits = library.advise(path, settings, budget, quality)
+    show_advice(out, fits, budget, ctx)

@@ -60,7 +60,7 @@ def chat(
     from minitron_cli.inputs import local_model
     from minitron_cli.output import Output
     from minitron_core.errors import Usage
-    from minitron_engine.llama.context import ContextSettings
+    from minitron_engine.llama.settings import ContextSettings
 
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
     if raw and system:

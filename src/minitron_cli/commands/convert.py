@@ -42,15 +42,16 @@ def convert(
     quiet: Quiet = False,
 ) -> None:
     """Convert a Hugging Face checkpoint to GGUF."""
-    from minitron_cli.conversion import convert_to, parse_outtype
+    from minitron import conversion
+    from minitron_cli.inputs import open_checkpoint_source
     from minitron_cli.output import Output
-    from minitron_cli.sources import open_checkpoint_source
     from minitron_cli.units import parse_size
     from minitron_convert.convert import ConvertSettings
 
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
     limit = parse_size(split_max_size) if split_max_size else 0
-    wanted = parse_outtype(outtype, vocab_only)
+    # before anything is downloaded
+    conversion.parse_outtype(outtype, vocab_only=vocab_only)
     with (
         out.progress() as listener,
         open_checkpoint_source(source, revision, listener, headers_only=dry_run) as found,
@@ -58,6 +59,7 @@ def convert(
         settings = ConvertSettings(
             source=found.folder,
             output=output,
+            outtype=outtype,
             metadata=metadata,
             vocab_only=vocab_only,
             split_max_size=limit,
@@ -65,7 +67,7 @@ def convert(
             force=force,
             name=found.name,
         )
-        result = convert_to(settings, wanted, listener)
+        result = conversion.convert(settings, listener)
     for note in result.notes:
         out.note(note)
     _show(out, result)

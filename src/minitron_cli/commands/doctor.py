@@ -37,6 +37,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
         f"{'GPU offload':18} {offload}",
         f"{'CUDA compiler':18} {report['cuda_compiler'] or 'none (nvcc is not on the PATH)'}",
         f"{'threads':18} {report['threads']}",
+        f"{'encoders':18} {_encoders(report['encoders'])}",
         f"{'disk free':18} {show_size(report['disk_free_bytes'])}",
         f"{'hub cache':18} {report['hub_cache']}",
         f"{'hub token':18} {'set' if report['hub_token'] else 'not set'}",
@@ -44,3 +45,11 @@ def _lines(report: dict[str, Any]) -> list[str]:
     lines += [f"{name:18} {value}" for name, value in report["environment"].items()]
     lines += [f"{'problem':18} {problem}" for problem in report["problems"]]
     return lines if report["problems"] else [*lines, "all is well"]
+
+
+def _encoders(report: dict[str, Any]) -> str:
+    if not report["instructions"]:
+        return f"ggml's: {report['reason']}"
+    failed = report["types_of_ggml"]
+    others = f"; ggml's for {', '.join(failed)}, which failed the self-check" if failed else ""
+    return f"{report['instructions']} kernels{others}"

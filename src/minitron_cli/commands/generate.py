@@ -79,7 +79,7 @@ def generate(
     from minitron_cli.generation.generating import Request, answer
     from minitron_cli.inputs import local_model
     from minitron_cli.output import Output
-    from minitron_engine.llama.context import ContextSettings
+    from minitron_engine.llama.settings import ContextSettings
 
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
     request = Request(

@@ -1,5 +1,6 @@
-"""minitron imatrix: what a calibration text says about the importance of weights."""
+"""minitron imatrix: the importance of weights, collected on a calibration text."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,7 +20,7 @@ from minitron_cli.options.parameters import (
 
 EXAMPLES = """minitron imatrix nano-llama-F16.gguf -f examples/calibration.txt
 minitron imatrix model-F16.gguf -f a.txt -f b.txt --chunks 100 -o model.imatrix.gguf
-minitron imatrix model-F16.gguf --self 50000"""
+minitron imatrix model-F16.gguf --synthetic 50000"""
 
 
 def imatrix(
@@ -28,17 +29,15 @@ def imatrix(
         list[Path] | None,
         typer.Option("-f", "--file", help="A calibration text; may be repeated."),
     ] = None,
-    self_tokens: Annotated[
+    synthetic: Annotated[
         int | None,
         typer.Option(
-            "--self",
             metavar="N",
             min=1,
-            help="Without a text: calibrate on N tokens that the model writes itself. They stay "
-            "beside the output, as {output}.txt.",
+            help="Calibrate on N tokens sampled from the model, kept in {output}.txt.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="For --self.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of --synthetic.")] = 1,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="The file to write; {Model}.imatrix.gguf by default."),
@@ -49,10 +48,10 @@ def imatrix(
     ctx: Annotated[int, typer.Option("--ctx", "-c", min=16, help="Tokens of a chunk.")] = 512,
     batch: Annotated[int, typer.Option("--batch", "-b", min=16, help="Tokens of a decode.")] = 2048,
     process_output: Annotated[
-        bool, typer.Option("--process-output", help="Also for output.weight.")
+        bool, typer.Option("--process-output", help="Collect for output.weight too.")
     ] = False,
     parse_special: Annotated[
-        bool, typer.Option("--parse-special", help="Special tokens in the text are tokens.")
+        bool, typer.Option("--parse-special", help="Read special tokens in the text as tokens.")
     ] = False,
     file_format: Annotated[
         Literal["gguf", "dat"], typer.Option("--format", help="llama.cpp's new or old format.")
@@ -61,34 +60,33 @@ def imatrix(
         Literal["float32", "float64"],
         typer.Option(
             "--sums",
-            help="float32 adds as llama-imatrix does, which drifts on long texts (by up to 1.5e-4 "
-            "of a sum on the bundled model); float64 is exact.",
+            help="float32 adds as llama-imatrix does and drifts on long texts, by up to 1.5e-4 of "
+            "a sum on the bundled model; float64 does not.",
         ),
     ] = "float32",
     plain: Annotated[
         bool,
         typer.Option(
             "--plain",
-            help="Only what llama-imatrix writes, to the byte: no means of the inputs, no hashes "
-            "of model and texts.",
+            help="Write llama-imatrix's file to the byte: without the means of the inputs and the "
+            "hashes of model and texts.",
         ),
     ] = False,
     ppl: Annotated[
         bool,
         typer.Option(
             "--ppl",
-            help="Also the perplexity of the text, as llama-perplexity has it; costs the "
-            "vocabulary matrix.",
+            help="Also measure the text's perplexity, as llama-perplexity does; slower.",
         ),
     ] = False,
     save_every: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="CHUNKS", help="Save what is done this often; every minute by default."
+            min=1, metavar="CHUNKS", help="Save progress this often; every minute by default."
         ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where a killed run was; to the same bytes.")
+        bool, typer.Option("--resume", help="Continue a run that was stopped, to the same bytes.")
     ] = False,
     threads: Threads = None,
     layers: GpuLayers = "auto",
@@ -97,26 +95,34 @@ def imatrix(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Calibrate: collect an importance matrix with a text, equal to llama-imatrix's."""
-    from minitron_cli.calibration import SelfText, calibration_texts, describe, refuse_unfinished
+    """Collect an importance matrix on a text, equal to llama-imatrix's."""
     from minitron_cli.inputs import folder_for_results, local_model, open_checked
     from minitron_cli.output import Output
     from minitron_cli.output_checks import refuse_existing
+    from minitron_cli.views.imatrix import show_collected
     from minitron_quant.chunking import ChunkSettings
-    from minitron_quant.imatrix.collect import CollectSettings, Keep, calibrate, forget
+    from minitron_quant.imatrix.collect import (
+        CollectSettings,
+        ResumePolicy,
+        calibrate,
+        remove_state,
+    )
     from minitron_quant.imatrix.files import write_imatrix
-    from minitron_quant.imatrix.synthetic_text import SLOTS, SelfSettings
+    from minitron_quant.imatrix.synthetic_text import (
+        SLOTS,
+        SyntheticTextSettings,
+        write_synthetic_text,
+    )
     from minitron_quant.quantize.prepare import model_name
 
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
     found = local_model(model, out)
     path = output or folder_for_results(model) / f"{model_name(found)}.imatrix.{file_format}"
     refuse_existing(path, force)
-    refuse_unfinished(path, resume or force)
-    own = SelfText(self_tokens, path, resume, force) if self_tokens else None
-    chosen = calibration_texts(texts or [], own)
+    _refuse_unfinished(path, decided=resume or force)
+    written = _synthetic_path(path, keep=resume, force=force) if synthetic else None
     settings = CollectSettings(
-        chosen,
+        _calibration_texts(texts or (), written),
         ChunkSettings(ctx, batch, chunks, threads, parse_special),
         process_output,
         plain or file_format == "dat",
@@ -124,17 +130,50 @@ def imatrix(
         ppl,
     )
     context = settings.chunks.context()
-    if own is not None:
+    if written is not None:
         context = replace(context, n_ctx=max(ctx * SLOTS, context.n_ctx))
-    keep = Keep(path, "continue" if resume else "anew", save_every)
+    keep = ResumePolicy(path, "continue" if resume else "restart", save_every)
     with (
         out.progress() as listener,
         open_checked(found, gpu_layers(layers), context) as loaded,
     ):
-        if own is not None:
-            own.write(loaded, SelfSettings(own.tokens, ctx, seed, threads), listener)
+        if synthetic and written is not None and not (resume and written.exists()):
+            sampling = SyntheticTextSettings(synthetic, ctx, seed, threads)
+            write_synthetic_text(loaded, sampling, written, listener)
         collected = calibrate(loaded, settings, listener, keep)
         device = loaded.device
     write_imatrix(path, collected.matrix, file_format)
-    forget(path)
-    describe(path, collected, device, out)
+    remove_state(path)
+    show_collected(out, path, collected, device)
+
+
+def _refuse_unfinished(path: Path, *, decided: bool) -> None:
+    """Stop before an unfinished run is thrown away without being asked to."""
+    from minitron_core.errors import MinitronError
+    from minitron_quant.imatrix.state import saved_chunks, state_path
+
+    chunks = None if decided else saved_chunks(state_path(path))
+    if chunks is not None:
+        raise MinitronError(
+            f"an earlier run for {path} was stopped after {chunks} chunks",
+            "--resume continues it; --force starts over",
+        )
+
+
+def _synthetic_path(output: Path, *, keep: bool, force: bool) -> Path:
+    """Where the synthetic text is kept; a text that is there is not replaced without --force."""
+    from minitron_core.errors import AlreadyExists
+
+    path = output.with_name(f"{output.name}.txt")
+    if path.exists() and not (keep or force):
+        raise AlreadyExists(f"{path} exists", f"-f {path.name} uses it; --force writes a new one")
+    return path
+
+
+def _calibration_texts(texts: Sequence[Path], written: Path | None) -> tuple[Path, ...]:
+    """All texts in the order of use. Usage: there is none."""
+    from minitron_core.errors import Usage
+
+    if written is None and not texts:
+        raise Usage("there is no text to calibrate on", "give -f TEXT, or --synthetic 50000")
+    return (*texts, *([written] if written else []))

@@ -25,6 +25,7 @@ def imatrix_merge(
     """Merge importance matrices of one model, without the model."""
     from minitron_cli.output import Output
     from minitron_cli.output_checks import refuse_existing
+    from minitron_cli.views.imatrix import show_merged
     from minitron_quant.imatrix.files import write_imatrix
     from minitron_quant.imatrix.merge import merge
 
@@ -32,11 +33,4 @@ def imatrix_merge(
     refuse_existing(output, force)
     matrix = merge(files)
     write_imatrix(output, matrix, "dat" if output.suffix == ".dat" else "gguf")
-    document = {
-        "path": str(output),
-        "entries": len(matrix.entries),
-        "chunks": matrix.chunk_count,
-        "datasets": matrix.datasets,
-    }
-    facts = f"{len(matrix.entries)} entries, {matrix.chunk_count} chunks"
-    out.result(document, f"wrote {output} ({facts})")
+    show_merged(out, output, matrix)

@@ -1,12 +1,20 @@
 """minitron ppl: perplexity of one model, or a table of many."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from minitron_cli.options.completion import complete_model
-from minitron_cli.options.parameters import GpuLayers, Json, Quiet, Threads, Verbose, gpu_layers
+from minitron_cli.options.parameters import (
+    GpuLayers,
+    Json,
+    ModelPaths,
+    Quiet,
+    TableFormat,
+    Threads,
+    Verbose,
+    gpu_layers,
+)
 
 EXAMPLES = """minitron ppl out/nano-llama-Q4_K_M.gguf -f examples/held-out.txt
 minitron ppl out/nano-llama-*.gguf -f examples/held-out.txt --format md
@@ -17,14 +25,7 @@ minitron ppl model-Q4_K_M.gguf -f wiki.test.raw --chunks 50 --json"""
 
 
 def ppl(
-    models: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="MODEL...",
-            help="GGUF files, or owner/name[:LEVEL] on the Hub.",
-            autocompletion=complete_model,
-        ),
-    ],
+    models: ModelPaths,
     text: Annotated[Path, typer.Option("-f", "--file", help="The text to predict.")],
     reference: Annotated[
         Path | None,
@@ -46,9 +47,7 @@ def ppl(
     ] = False,
     threads: Threads = None,
     layers: GpuLayers = "auto",
-    table_format: Annotated[
-        Literal["table", "md", "csv", "json"], typer.Option("--format", help="How to show it.")
-    ] = "table",
+    table_format: TableFormat = "table",
     as_json: Json = False,
     verbose: Verbose = False,
     quiet: Quiet = False,

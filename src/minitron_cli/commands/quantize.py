@@ -1,13 +1,31 @@
 """minitron quantize: one file for every level asked for, from one read of the source."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from minitron_cli.options.completion import complete_level
-from minitron_cli.options.parameters import Force, Json, ModelPath, Quiet, Threads, Verbose
+from minitron_cli.options.groups import expanded
+from minitron_cli.options.parameters import Json, ModelPath, Quiet, Threads, Verbose
+from minitron_cli.options.quantize import (
+    GptqOptions,
+    LevelOptions,
+    MixOptions,
+    OutputOptions,
+    TensorOptions,
+    quantize_settings,
+)
+from minitron_quant.levels import level_help
+
+if TYPE_CHECKING:
+    from minitron_cli.output import Output
+    from minitron_quant.gptq.encoder import GptqEncoder
+    from minitron_quant.mixed_precision.build_mix import MixSettings
+    from minitron_quant.quantize.prepare import CodeRefiner, QuantizeJob, QuantizeSettings
 
 EXAMPLES = """minitron quantize nano-llama-F16.gguf Q4_K_M
 minitron quantize nano-llama-F16.gguf all --imatrix nano-llama.imatrix.gguf -d out
@@ -17,253 +35,152 @@ minitron quantize nvidia/Minitron-4B-Base Q4_K_M Q8_0 --dry-run
 minitron quantize model-F16.gguf --size 1.5G --held-out held-out.txt
 minitron quantize model-F16.gguf --like Q3_K_M --types=-iq1_s,-iq1_m --no-verify
 minitron quantize model-F16.gguf --curve
-minitron quantize model-F16.gguf Q4_K_M IQ2_M --feedback -f calibration.txt --held-out other.txt"""
+minitron quantize model-F16.gguf Q4_K_M --gptq --text calibration.txt --held-out other.txt"""
 
 
+@expanded
 def quantize(
     model: ModelPath,
+    made_with: LevelOptions,
+    mix: MixOptions,
+    gptq: GptqOptions,
+    tensors: TensorOptions,
+    target: OutputOptions,
     levels: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="LEVEL...",
-            autocompletion=complete_level,
-            help="IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ2_M Q2_K_S Q2_K IQ3_XXS IQ3_XS Q3_K_S IQ3_S "
-            "IQ3_M Q3_K_M Q3_K_L IQ4_XS Q4_0 IQ4_NL Q4_K_S Q4_K_M Q4_1 Q5_K_S Q5_0 Q5_K_M Q5_1 "
-            "Q6_K Q8_0, or all of these; also TQ1_0 TQ2_0 MXFP4_MOE Q1_0 Q2_0 F16 BF16 F32.",
-        ),
-    ] = None,
-    directory: Annotated[
-        Path | None, typer.Option("-d", "--directory", help="Where {Model}-{LEVEL}.gguf go.")
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="The file of a single level.")
-    ] = None,
-    imatrix: Annotated[
-        Path | None, typer.Option(help="An importance matrix, as minitron imatrix makes it.")
-    ] = None,
-    pure: Annotated[bool, typer.Option("--pure", help="One type for all, no mix.")] = False,
-    tensor_type: Annotated[
-        list[str] | None, typer.Option(metavar="PATTERN=TYPE", help="Type of matching tensors.")
-    ] = None,
-    output_tensor_type: Annotated[
-        str | None, typer.Option(metavar="TYPE", help="Type of output.weight.")
-    ] = None,
-    token_embedding_type: Annotated[
-        str | None, typer.Option(metavar="TYPE", help="Type of token_embd.weight.")
-    ] = None,
-    leave_output_tensor: Annotated[
-        bool, typer.Option("--leave-output-tensor", help="Do not quantize output.weight.")
-    ] = False,
-    allow_requantize: Annotated[
-        bool, typer.Option("--allow-requantize", help="Accept a source that is quantized.")
-    ] = False,
-    include_weights: Annotated[
-        list[str] | None, typer.Option(metavar="PART", help="Use the imatrix only for these.")
-    ] = None,
-    exclude_weights: Annotated[
-        list[str] | None, typer.Option(metavar="PART", help="Not for these.")
-    ] = None,
-    override_kv: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=TYPE:VALUE", help="Set a metadata key.")
-    ] = None,
-    keep_split: Annotated[
-        bool, typer.Option("--keep-split", help="As many shards as the source has.")
-    ] = False,
-    errors: Annotated[
-        Path | None, typer.Option(metavar="FILE.json", help="Write how much each encoding hurts.")
-    ] = None,
-    size: Annotated[
-        str | None, typer.Option(metavar="1.5G", help="The best mix of types in so many bytes.")
-    ] = None,
-    bpw: Annotated[
-        float | None, typer.Option(min=0, help="The best mix with so many bits per weight.")
-    ] = None,
-    max_kld: Annotated[
-        float | None, typer.Option(min=0, help="The smallest mix that diverges by so much.")
-    ] = None,
-    like: Annotated[
-        str | None, typer.Option(metavar="LEVEL", help="The best mix as large as this level.")
-    ] = None,
-    curve: Annotated[
-        bool, typer.Option("--curve", help="Only show size against predicted divergence.")
-    ] = False,
-    sensitivity: Annotated[
-        Path | None, typer.Option(help="As minitron sensitivity makes it; found beside MODEL.")
-    ] = None,
-    types: Annotated[
-        str | None, typer.Option(metavar="T,...", help="Types to mix, or not to: =-iq1_s,-iq1_m.")
-    ] = None,
-    floor: Annotated[
-        list[str] | None, typer.Option(metavar="PATTERN=TYPE", help="No fewer bits than TYPE has.")
-    ] = None,
-    held_out: Annotated[
-        Path | None, typer.Option(help="A text to prove the mix on; not the calibration's.")
-    ] = None,
-    chunks: Annotated[
-        int | None, typer.Option(min=1, help="At most this many chunks of it.")
-    ] = None,
-    no_verify: Annotated[
-        bool, typer.Option("--no-verify", help="Do not measure what was made.")
-    ] = False,
-    feedback: Annotated[
-        bool, typer.Option("--feedback", help="Codes that pay back the errors of others.")
-    ] = False,
-    texts: Annotated[
-        list[Path] | None, typer.Option("-f", "--file", help="--feedback: a calibration text.")
-    ] = None,
-    covariance: Annotated[
-        Path | None, typer.Option(help="--feedback: a covariance that was collected before.")
-    ] = None,
-    effort: Annotated[
-        Literal["normal", "high"] | None,
-        typer.Option(help="--feedback: high keeps the covariance of all columns, not of blocks."),
+        typer.Argument(metavar="LEVEL...", autocompletion=complete_level, help=level_help()),
     ] = None,
     threads: Threads = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the plan.")] = False,
-    force: Force = False,
     as_json: Json = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
     """Quantize a model to one or many levels; run it again to finish what is missing."""
-    from minitron_cli.inputs import folder_for_results
-    from minitron_cli.options.dial import DialOptions
+    from minitron_cli.inputs import quantize_source
     from minitron_cli.output import Output
-    from minitron_cli.quantizing.feedback import FeedbackOptions, show_proved, with_covariance
-    from minitron_cli.quantizing.planning import quantize_source
-    from minitron_quant.levels import parse_levels
-    from minitron_quant.quantize.options import (
-        QuantizeOptions,
-        parse_override,
-        parse_tensor_type,
-        type_named,
-    )
-    from minitron_quant.quantize.prepare import QuantizeSettings, prepare
-    from minitron_quant.quantize.run import run
 
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
-    correcting = FeedbackOptions(feedback, tuple(texts or ()), covariance, effort)
-    correcting.check()
-    options = QuantizeOptions(
-        pure=pure,
-        tensor_types=tuple(map(parse_tensor_type, tensor_type or ())),
-        output_type=type_named(output_tensor_type) if output_tensor_type else None,
-        embedding_type=type_named(token_embedding_type) if token_embedding_type else None,
-        leave_output=leave_output_tensor,
-        allow_requantize=allow_requantize,
-        keep_split=keep_split,
-        overrides=tuple(map(parse_override, override_kv or ())),
+    gptq.check()
+    settings = quantize_settings(model, levels or (), made_with, tensors, target, threads)
+    solved = mix.requested(levels or ())
+    if solved:
+        target.refuse_dry_run()
+    with quantize_source(model, out, plan_only=target.dry_run) as source:
+        settings = replace(settings, source=source)
+        if solved:
+            covariance = _covariance(out, settings, gptq)
+            _make_mix(out, replace(mix.settings(settings), covariance=covariance), curve=mix.curve)
+        elif gptq.gptq and mix.held_out and not target.dry_run:
+            _make_verified(out, settings, _encoder(out, settings, gptq), mix)
+        elif target.dry_run:
+            _show_plan(out, settings, gptq)
+        else:
+            _make_levels(out, settings, _encoder(out, settings, gptq))
+
+
+def _covariance(out: Output, settings: QuantizeSettings, gptq: GptqOptions) -> Path | None:
+    """The covariance that --gptq needs: the one given, or collected on its text."""
+    if not gptq.gptq or gptq.covariance is not None:
+        return gptq.covariance
+    from minitron_cli.inputs import open_checked
+    from minitron_quant.chunking import ChunkSettings
+    from minitron_quant.covariance.collect import (
+        BLOCK,
+        FULL,
+        CovarianceSettings,
+        collect_covariance,
     )
-    settings = QuantizeSettings(
-        source=model,
-        levels=tuple(parse_levels(levels or ())),
-        directory=directory or folder_for_results(model),
-        output=output,
-        imatrix=imatrix,
-        include=tuple(include_weights or ()),
-        exclude=tuple(exclude_weights or ()),
-        options=options,
-        errors=errors,
-        threads=threads,
-        replace="always" if force else "never",
-    )
-    dial = DialOptions(
-        size,
-        bpw,
-        max_kld,
-        like,
-        curve,
-        sensitivity,
-        types,
-        tuple(floor or ()),
-        held_out,
-        chunks,
-        no_verify,
-    )
-    if dial.asked(levels or ()):
-        from minitron_cli.quantizing.dialing import turn
+    from minitron_quant.quantize.prepare import folder_of, model_name
 
-        with quantize_source(model, out, plan_only=False) as source:
-            turn(out, with_covariance(replace(settings, source=source), correcting, out), dial)
-        return
-    with quantize_source(model, out, plan_only=dry_run) as source:
-        asked = with_covariance(replace(settings, source=source), correcting, out, dry_run)
-        batch = prepare(asked)
-        for note in batch.notes:
-            out.note(note)
-        if dry_run:
-            _show_plan(out, batch)
-            return
-        if correcting.asked and held_out is not None:
-            show_proved(out, batch.settings, dial)
-            return
-        with out.progress() as listener:
-            results = run(batch, listener, lambda result: _show_level(out, result))
-    if errors is not None and all(result.kept for result in results):
-        out.note("nothing was encoded, so no errors were measured; --force encodes anew")
-    _show_results(out, results)
+    chunks = ChunkSettings(threads=settings.threads)
+    full = gptq.effort == "high"
+    name = f"{model_name(settings.source)}.covariance{'-full' if full else ''}.gguf"
+    path = folder_of(settings) / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    collecting = CovarianceSettings(tuple(gptq.text or ()), chunks, FULL if full else BLOCK)
+    with (
+        out.progress() as listener,
+        open_checked(settings.source, "auto", chunks.context()) as model,
+    ):
+        collect_covariance(model, collecting, path, listener)
+    return path
 
 
-def _show_level(out: Any, result: Any) -> None:
-    from minitron_cli.units import show_size, show_time
+def _encoder(out: Output, settings: QuantizeSettings, gptq: GptqOptions) -> GptqEncoder | None:
+    covariance = _covariance(out, settings, gptq)
+    if covariance is None:
+        return None
+    from minitron_quant.gptq.encoder import GptqEncoder
+    from minitron_quant.model_files import open_model_files
 
-    out.detail(
-        f"{result.level}: {show_size(result.bytes)}, {result.bits_per_weight:.2f} bits per weight, "
-        f"{show_time(result.seconds)}"
-    )
-
-
-def _show_results(out: Any, results: list[Any]) -> None:
-    from minitron_cli.units import show_mib
-
-    if out.as_json:
-        out.document({"levels": [_describe(result) for result in results]})
-        return
-    kept = sum(result.kept for result in results)
-    if kept:
-        out.note(f"{kept} of {len(results)} files were there already and up to date")
-    rows = [
-        [r.level, show_mib(r.bytes / 2**20), f"{r.bits_per_weight:.2f}", str(r.path)]
-        for r in results
-    ]
-    out.table(["Level", "MiB", "Bits/weight", "File"], rows)
+    return GptqEncoder(covariance, open_model_files(settings.source))
 
 
-def _describe(result: Any) -> dict[str, Any]:
-    return {
-        "level": result.level,
-        "path": str(result.path),
-        "bytes": result.bytes,
-        "bpw": result.bits_per_weight,
-        "seconds": result.seconds,
-        "sha256": result.sha256,
-        "types": result.types,
-        "kept": result.kept,
-    }
-
-
-def _show_plan(out: Any, batch: Any) -> None:
-    from minitron_cli.units import show_mib, show_size, show_time
+def _show_plan(out: Output, settings: QuantizeSettings, gptq: GptqOptions) -> None:
+    from minitron_cli.views.quantize import show_plan
+    from minitron_quant.gptq.estimate import planned_gptq
+    from minitron_quant.model_files import open_model_files
+    from minitron_quant.quantize.prepare import prepare
     from minitron_quant.quantize.summary import summarize
 
-    summary = summarize(batch)
-    if out.as_json:
-        out.document(summary)
+    refiner: CodeRefiner | None = None
+    if gptq.text:
+        out.note("the covariance is collected when files are made")
+        texts = [text.name for text in gptq.text]
+        refiner = planned_gptq(texts, open_model_files(settings.source))
+    else:
+        refiner = _encoder(out, settings, gptq)
+    job = prepare(settings, refiner)
+    _show_notes(out, job)
+    show_plan(out, summarize(job))
+
+
+def _make_mix(out: Output, settings: MixSettings, *, curve: bool) -> None:
+    from minitron_cli.views.mix import CURVE_POINTS, show_curve, show_mix
+    from minitron_quant.levels import LEVELS
+    from minitron_quant.mixed_precision.build_mix import MixBuilder
+
+    if curve:
+        solver = MixBuilder(settings).solver
+        show_curve(out, solver.curve(CURVE_POINTS), solver.presets(LEVELS))
         return
-    rows = [
-        [
-            entry["level"],
-            show_mib(entry["bytes"] / 2**20),
-            f"{entry['bpw']:.2f}",
-            ", ".join(f"{count} {name}" for name, count in entry["types"].items()),
-        ]
-        for entry in summary["levels"]
-    ]
-    out.table(["Level", "MiB", "Bits/weight", "Types"], rows)
-    saved = f"{summary['work_saved_pct']:.0f} % saved"
-    out.text(
-        f"{show_size(summary['bytes'])} in all, {show_size(summary['free_bytes'])} free; "
-        f"{summary['weights_encoded'] / 1e6:.0f} million weights to encode instead of "
-        f"{summary['weights_without_sharing'] / 1e6:.0f} ({saved}), "
-        f"about {show_time(summary['estimated_seconds'])}"
-    )
+    with out.progress() as listener:
+        made = MixBuilder(settings, listener).make()
+    show_mix(out, made)
+
+
+def _make_verified(
+    out: Output, settings: QuantizeSettings, encoder: GptqEncoder | None, mix: MixOptions
+) -> None:
+    from minitron_cli.views.quantize import show_verified
+    from minitron_quant.gptq.held_out import quantize_verified
+    from minitron_quant.quantize.prepare import prepare
+
+    assert encoder is not None  # --gptq was asked for
+    _show_notes(out, prepare(settings, encoder))
+    with out.progress() as listener:
+        made = quantize_verified(settings, encoder, mix.verification(settings), listener)
+    show_verified(out, made)
+
+
+def _make_levels(out: Output, settings: QuantizeSettings, encoder: GptqEncoder | None) -> None:
+    from minitron_cli.views.quantize import show_level, show_levels
+    from minitron_quant.quantize.prepare import prepare
+    from minitron_quant.quantize.run import run
+
+    job = prepare(settings, encoder)
+    _show_notes(out, job)
+    results = []
+    with out.progress() as listener:
+        for result in run(job, listener):
+            results.append(result)
+            if not result.kept:
+                show_level(out, result)
+    if settings.errors is not None and all(result.kept for result in results):
+        out.note("nothing was encoded, so no errors were measured; --force encodes again")
+    show_levels(out, results)
+
+
+def _show_notes(out: Output, job: QuantizeJob) -> None:
+    for note in job.notes:
+        out.note(note)

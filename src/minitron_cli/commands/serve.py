@@ -69,7 +69,7 @@ def serve(
     from minitron_cli.inputs import local_model
     from minitron_cli.output import Output
     from minitron_cli.server.serving import ServeRequest, serve_model
-    from minitron_engine.llama.context import ContextSettings
+    from minitron_engine.llama.settings import ContextSettings
 
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
     path = local_model(model, out)

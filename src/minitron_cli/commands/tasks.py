@@ -1,47 +1,53 @@
 """minitron tasks: how well models answer questions, and what a level changes in the answers."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from minitron_cli.options.completion import complete_model
+from minitron_cli.options.completion import complete_task
 from minitron_cli.options.parameters import (
     Force,
     GpuLayers,
     Json,
+    ModelPaths,
     Quiet,
+    TableFormat,
     Threads,
     Verbose,
     gpu_layers,
 )
+from minitron_quant.tasks.registry import task_names
 
 EXAMPLES = """minitron tasks model-Q4_K_M.gguf --task hellaswag --data hellaswag_val.txt --limit 400
 minitron tasks out/*.gguf --reference F16.gguf --task winogrande --data winogrande.csv
 minitron tasks model-Q4_K_M.gguf --task mmlu --data mmlu/test --limit 1000 --json
 minitron tasks model-Q4_K_M.gguf --task gsm8k --data test.jsonl --shots-data train.jsonl"""
 
-TaskName = Literal["hellaswag", "winogrande", "arc", "mmlu", "multiple-choice", "gsm8k"]
+
+# choices that the registry knows, which a type checker does not
+if TYPE_CHECKING:
+    TaskName = str
+else:
+    TaskName = Literal[task_names()]
 
 
 def tasks(
-    models: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="MODEL...",
-            help="GGUF files, or owner/name[:LEVEL] on the Hub.",
-            autocompletion=complete_model,
-        ),
+    models: ModelPaths,
+    task: Annotated[
+        TaskName,
+        typer.Option("--task", help="Which questions.", autocompletion=complete_task),
     ],
-    task: Annotated[TaskName, typer.Option("--task", help="Which questions.")],
     data: Annotated[Path, typer.Option("--data", help="The file of questions.")],
     limit: Annotated[
         int | None,
-        typer.Option("--limit", min=1, help="Only so many questions, llama-perplexity's choice."),
+        typer.Option(
+            "--limit", min=1, help="At most so many questions, drawn as by llama-perplexity."
+        ),
     ] = None,
     reference: Annotated[
         Path | None,
-        typer.Option("--reference", help="The full model: adds changed answers and their p."),
+        typer.Option("--reference", help="The full model: adds changed answers and their p-value."),
     ] = None,
     answers: Annotated[
         Path | None, typer.Option("--answers", help="Write every answer here, as JSON lines.")
@@ -49,7 +55,7 @@ def tasks(
     force: Force = False,
     normalize: Annotated[
         Literal["tokens", "characters", "none"] | None,
-        typer.Option("--normalize", help="Divide likelihoods by this, not by the task's usual."),
+        typer.Option("--normalize", help="Divide likelihoods by this, not by the task's default."),
     ] = None,
     shots: Annotated[
         int | None,
@@ -64,14 +70,12 @@ def tasks(
     batch: Annotated[int, typer.Option("--batch", "-b", min=8, help="Tokens of a decode.")] = 512,
     threads: Threads = None,
     layers: GpuLayers = "auto",
-    table_format: Annotated[
-        Literal["table", "md", "csv", "json"], typer.Option("--format", help="How to show it.")
-    ] = "table",
+    table_format: TableFormat = "table",
     as_json: Json = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Score models on questions: as llama-perplexity does, or lm-evaluation-harness."""
+    """Score models on tasks, as llama-perplexity or lm-evaluation-harness does."""
     from minitron_cli.inputs import local_model, local_models
     from minitron_cli.output import Output
     from minitron_cli.output_checks import refuse_existing
@@ -79,7 +83,7 @@ def tasks(
     from minitron_core.atomic_files import write_whole
     from minitron_quant.tasks.evaluate import TasksSettings, evaluate
     from minitron_quant.tasks.likelihood import ScoreSettings
-    from minitron_quant.tasks.registry import TaskOptions
+    from minitron_quant.tasks.task import TaskOptions
 
     as_json = as_json or table_format == "json"
     out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
@@ -99,7 +103,7 @@ def tasks(
     if answers:
         write_whole(answers, answer_lines(found))
     if rows[0].shortened:
-        out.note(f"{rows[0].shortened} questions are longer than the trained context: cut")
+        out.note(f"cut {rows[0].shortened} questions that are longer than the trained context")
     if as_json:
         out.document(tasks_document(task, data, rows))
     else:

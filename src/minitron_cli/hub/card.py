@@ -9,16 +9,20 @@ from typing import Any
 from minitron_cli.hub.recommend import advice_lines
 from minitron_cli.output import markdown_table
 from minitron_cli.units import show_size
+from minitron_cli.views.perplexity import table_cells
 from minitron_core.atomic_files import write_whole
 from minitron_core.errors import Damaged, MinitronError, NotFound
 from minitron_core.gguf import Gguf
 from minitron_quant.levels import level_of_ftype
 from minitron_quant.model_files import is_imatrix, models_in, open_model_files
+from minitron_quant.perplexity.measures import columns
 
 NAME = "README.md"
 _HUB = "https://huggingface.co/"
 _MARK = "<!-- minitron card: made from the files of this folder; edits are lost -->"
 _HEAD_KEYS = ("license", "license_name", "license_link", "language", "tags")
+# the size has a column of its own, and errors tell a reader who chooses a file little
+_NOT_IN_CARD = ("size_mib", "size_pct", "ppl_error", "kld_error", "kld_p99")
 # sections of a source's card that hold for its quantizations as well
 _CARRIED = ("limit", "bias", "ethical", "intended use", "out-of-scope", "responsible")
 
@@ -84,8 +88,9 @@ def _report(folder: Path) -> dict[str, Any]:
         report = json.loads(path.read_text())
         for row in report["rows"]:
             row["model"] = str(row["model"])
-            for key in ("ppl", "accuracy_pct", "kld_mean"):
-                row[key] = None if row[key] is None else float(row[key])
+            row["ppl"] = float(row["ppl"])
+            for key in (column.key for column in columns()):
+                row[key] = None if row.get(key) is None else float(row[key])
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise Damaged(f"{path} is no report of minitron", "minitron run makes one") from error
     found: dict[str, Any] = report
@@ -150,21 +155,13 @@ def _introduction(settings: CardSettings, first: Gguf) -> str:
 
 
 def _files(files: Sequence[File]) -> str:
-    headers, left = ["File", "Level", "Size"], 2
-    keys = [("PPL", "ppl", ".4f"), ("Accuracy (%)", "accuracy_pct", ".2f")]
-    keys += [("KL divergence", "kld_mean", ".5f"), ("Same top token (%)", "same_top_pct", ".2f")]
     rows = [file.row or {} for file in files]
-    shown = [key for key in keys if any(row.get(key[1]) is not None for row in rows)]
+    headers, measures = table_cells(rows, columns(rows), _NOT_IN_CARD)
     cells = [
-        [
-            f"[{file.name}](./{file.name})",
-            file.level,
-            show_size(file.bytes),
-            *("" if row.get(key) is None else f"{row[key]:{form}}" for _, key, form in shown),
-        ]
-        for file, row in zip(files, rows, strict=True)
+        [f"[{file.name}](./{file.name})", file.level, show_size(file.bytes), *line]
+        for file, line in zip(files, measures, strict=True)
     ]
-    return markdown_table([*headers, *(title for title, _, _ in shown)], cells, left).rstrip()
+    return markdown_table(["File", "Level", "Size", *headers], cells, left=2).rstrip()
 
 
 def _how(folder: Path, report: dict[str, Any]) -> str:

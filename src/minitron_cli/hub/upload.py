@@ -21,7 +21,7 @@ from minitron_quant.model_files import models_in
 
 State = Literal["new", "changed", "there"]
 # what a folder of levels holds for others; journals, locks and partial files are hidden
-_PATTERNS = ("*.gguf", "*.manifest.json", card.NAME, "report.*", "*.dat", "*.tensor-types.txt")
+_PATTERNS = ("*.gguf", "*.manifest.json", card.NAME, "report.*", "*.dat", "*.types.txt")
 _PIECE = 1 << 20
 
 

@@ -6,11 +6,17 @@ from pathlib import Path
 
 def complete_level(incomplete: str) -> list[str]:
     """Levels that begin so, in the case that was typed; `all` among them."""
-    from minitron_quant.levels import ALIASES, ALL, LEVELS, OTHER_LEVELS
+    from minitron_quant.levels import level_choices
 
-    names = [ALL, *(level.name for level in LEVELS + OTHER_LEVELS), *ALIASES]
-    found = [name for name in names if name.upper().startswith(incomplete.upper())]
+    found = [name for name in level_choices() if name.upper().startswith(incomplete.upper())]
     return [name.lower() for name in found] if incomplete.islower() else found
+
+
+def complete_task(incomplete: str) -> list[tuple[str, str]]:
+    """Tasks that begin so, with what each one asks."""
+    from minitron_quant.tasks.registry import task_named, task_names
+
+    return [(name, task_named(name).help) for name in task_names() if name.startswith(incomplete)]
 
 
 def complete_model(incomplete: str) -> list[str]:

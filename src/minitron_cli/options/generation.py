@@ -1,52 +1,52 @@
-"""Groups of options of `generate`: adapters, devices, and how to guess ahead."""
+"""Groups of options of `generate`: adapters, devices, speculative decoding."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from minitron_core.errors import Usage
+
 if TYPE_CHECKING:
     from minitron_cli.output import Output
     from minitron_engine.llama.adapters import Adapter
-    from minitron_engine.memory.placement import Placement
+    from minitron_engine.llama.settings import Placement
 
-_DEVICES = "Several devices"
-_GUESSING = "Speculative decoding"
+_device = partial(typer.Option, rich_help_panel="Several devices")
+_draft = partial(typer.Option, rich_help_panel="Speculative decoding")
 
 
 @dataclass(frozen=True)
 class SpeculationOptions:
-    """Where guesses come from, if any."""
+    """Where draft tokens come from, if any."""
 
     draft: Annotated[
         Path | None,
-        typer.Option(
+        _draft(
             metavar="MODEL",
-            help="A smaller model, or a lower level of this one, that guesses ahead.",
-            rich_help_panel=_GUESSING,
+            help="A smaller model, or a lower level of this one, that drafts tokens.",
         ),
     ] = None
     lookup: Annotated[
         bool,
-        typer.Option("--lookup", help="Guess from earlier repetitions.", rich_help_panel=_GUESSING),
+        _draft("--lookup", help="Draft from repetitions in the text."),
     ] = False
     draft_max: Annotated[
-        int, typer.Option(min=1, max=64, help="Guesses at once.", rich_help_panel=_GUESSING)
+        int,
+        _draft(min=1, max=64, help="Drafted tokens at once."),
     ] = 8
     draft_min_p: Annotated[
         float,
-        typer.Option(
-            min=0.0, max=1.0, help="Only guesses this probable.", rich_help_panel=_GUESSING
-        ),
+        _draft(min=0.0, max=1.0, help="Least probability of a drafted token."),
     ] = 0.75
 
     def resolved(self, out: Output) -> SpeculationOptions:
-        """The same with the draft as a file. Raises Usage for two kinds of guesses."""
+        """The same with the draft model as a file. Usage: two sources of drafts."""
         from minitron_cli.inputs import local_model
-        from minitron_core.errors import Usage
 
         if self.draft is None:
             return self
@@ -85,36 +85,29 @@ class DeviceOptions:
 
     device: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME,…",
-            help="GPUs to use, as doctor names them; none: the CPU.",
-            rich_help_panel=_DEVICES,
-        ),
+        _device(metavar="NAME,…", help="GPUs to use, as doctor names them; none: the CPU."),
     ] = None
     split_mode: Annotated[
         Literal["none", "layer", "row", "tensor"],
-        typer.Option(help="How several GPUs share a model.", rich_help_panel=_DEVICES),
+        _device(help="How several GPUs share a model."),
     ] = "layer"
     tensor_split: Annotated[
         str | None,
-        typer.Option(metavar="A,B,…", help="Shares of the GPUs.", rich_help_panel=_DEVICES),
+        _device(metavar="A,B,…", help="Shares of the GPUs."),
     ] = None
-    main_gpu: Annotated[
-        int, typer.Option(min=0, help="The GPU of split mode none.", rich_help_panel=_DEVICES)
-    ] = 0
+    main_gpu: Annotated[int, _device(min=0, help="The GPU of split mode none.")] = 0
     rpc: Annotated[
         str | None,
-        typer.Option(
+        _device(
             metavar="HOST:PORT,…",
             help="Devices of llama.cpp's RPC servers too; in a private network only.",
-            rich_help_panel=_DEVICES,
         ),
     ] = None
 
     def placement(self, out: Output) -> Placement:
         """What the engine takes; RPC servers are known afterwards."""
         from minitron_engine.llama.rpc import RPC_WARNING, add_rpc_servers
-        from minitron_engine.memory.placement import Placement
+        from minitron_engine.llama.settings import Placement
 
         if self.rpc is not None:
             out.note(RPC_WARNING)
@@ -124,7 +117,7 @@ class DeviceOptions:
             shares = tuple(map(float, (self.tensor_split or "").split(",")))
         except ValueError:
             if self.tensor_split is not None:
-                raise typer.BadParameter(f"{self.tensor_split!r} is no list of shares.") from None
+                raise Usage(f"{self.tensor_split!r} is not a list of shares", "write 3,1") from None
             shares = ()
         return Placement(
             self.split_mode, shares, self.main_gpu, () if names == ("none",) else names
@@ -138,4 +131,4 @@ def _scaled(text: str) -> tuple[Path, float]:
             return Path(path), float(scale)
     except ValueError:
         pass
-    raise typer.BadParameter(f"{text!r} is not a file, = and a scale.")
+    raise Usage(f"{text!r} is not a file, = and a scale", "write style.gguf=0.5")

@@ -1,19 +1,24 @@
 """Options that several commands share, and their values."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from minitron_cli.options.completion import complete_model
+from minitron_core.errors import Usage
 
+TableFormat = Annotated[
+    Literal["table", "md", "csv", "json"], typer.Option("--format", help="Form of the result.")
+]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Show llama.cpp's own log.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Only results and errors.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", min=1, help="Threads; the processors allowed by default."),
+    typer.Option("--threads", min=1, help="Threads; by default one per allowed processor."),
 ]
 GpuLayers = Annotated[
     str,
@@ -33,6 +38,14 @@ ModelPath = Annotated[
         autocompletion=complete_model,
     ),
 ]
+ModelPaths = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="MODEL...",
+        help="GGUF files, or owner/name[:LEVEL] on the Hub.",
+        autocompletion=complete_model,
+    ),
+]
 SourceName = Annotated[
     str,
     typer.Argument(
@@ -44,6 +57,28 @@ Revision = Annotated[
 ]
 
 
+_RANGE = re.compile(r"(\d+)(?:-(\d+)(?:([+*])(\d+))?)?")
+_MOST_NUMBERS = 1000
+
+
+def number_list(text: str) -> tuple[int, ...]:
+    """Numbers as llama-bench takes them: 1,2 or 1-4 or 512-4096*2 or 0-1024+256."""
+    found: list[int] = []
+    for part in text.split(","):
+        match = _RANGE.fullmatch(part.strip())
+        if match is None:
+            raise Usage(f"{part!r} is neither a number nor a range such as 1-8*2")
+        first, last = int(match[1]), int(match[2] or match[1])
+        step = int(match[4] or 1)
+        while first <= last and len(found) < _MOST_NUMBERS:
+            found.append(first)
+            following = first * step if match[3] == "*" else first + step
+            if following <= first:
+                raise Usage(f"the range {part} does not advance")
+            first = following
+    return tuple(found)
+
+
 def gpu_layers(text: str) -> int | Literal["auto", "all"]:
     """`auto`, `all`, or a number of layers."""
     if text == "auto":
@@ -51,5 +86,5 @@ def gpu_layers(text: str) -> int | Literal["auto", "all"]:
     if text == "all":
         return "all"
     if not text.isdecimal():
-        raise typer.BadParameter(f"{text!r} is neither auto nor all nor a number of layers.")
+        raise Usage(f"{text!r} is neither auto nor all nor a number of layers")
     return int(text)

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from minitron.level_conversion import header_alone
+from minitron_cli.inputs import open_checkpoint_source
 from minitron_cli.pipeline.job_file import Job
 from minitron_cli.pipeline.run import STAGES
-from minitron_cli.quantizing.direct import header_alone
-from minitron_cli.sources import open_checkpoint_source
 from minitron_cli.units import show_size, show_time
 from minitron_convert.convert import ConvertSettings, plan
 from minitron_convert.plan import PlannedFile
@@ -76,7 +76,8 @@ def _trials(job: Job) -> dict[str, Any]:
 def _levels(job: Job, file: PlannedFile) -> dict[str, Any]:
     levels = parse_levels(job.quantize.levels)
     with header_alone(file) as header:
-        chosen = make_plan([header], levels, QuantizeOptions(), bool(job.calibration.text))
+        options = QuantizeOptions(allow_requantize=job.model.requantizes)
+        chosen = make_plan([header], levels, options, bool(job.calibration.text))
         sizes = {
             f"{model_name(file.path)}-{each.level.name}.gguf": file_size(
                 level_metadata(header, each.level, (), ()), chosen.specs(each)

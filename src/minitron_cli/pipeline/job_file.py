@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from minitron_convert.plan import OUTTYPES
 from minitron_core.errors import NotFound, Usage
+from minitron_quant.tasks.registry import task_names
 
 REPORTS = ("md", "html", "csv", "json")
-TASK_NAMES = ("hellaswag", "winogrande", "arc", "mmlu", "multiple-choice", "gsm8k")
-OUTTYPES = ("auto", "f32", "f16", "bf16")
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,11 @@ class ModelSection:
 
     source: str
     outtype: str = "auto"
+
+    @property
+    def requantizes(self) -> bool:
+        """Whether the levels are made from a quantized file, as choosing this type asks for."""
+        return self.outtype == "q8_0"
 
 
 @dataclass(frozen=True)
@@ -150,7 +155,7 @@ def _section(path: Path, name: str, kind: Callable[..., Any], table: Any) -> Any
         raise Usage(f"{path}: {name} must be a section: [{name}]")
     known = {each.name for each in fields(kind)}  # type: ignore[arg-type]
     if name == "tasks":
-        known = {*TASK_NAMES, "limit"}
+        known = {*task_names(), "limit"}
     _check_names(path, f"key in [{name}]", table, known)
     if name == "model" and "source" not in table:
         raise Usage(f"{path}: [model] needs a source", 'write source = "FOLDER"')
@@ -165,7 +170,7 @@ def _resolved(folder: Path, name: str, kind: Callable[..., Any], values: dict[st
     elif name == "measure" and "text" in values:
         values["text"] = folder / values["text"]
     elif name == "tasks":
-        data = {task: folder / values.pop(task) for task in TASK_NAMES if task in values}
+        data = {task: folder / values.pop(task) for task in task_names() if task in values}
         values["data"] = data
     elif name == "speed" and values:
         # a section that is there times something
@@ -195,7 +200,7 @@ def _value(path: Path, section: str, key: str, value: Any) -> Any:
         "measure.ctx": (_is_count, "a number from 1 on"),
         "measure.chunks": (_is_count, "a number from 1 on"),
         "measure.divergence": (lambda v: isinstance(v, bool), "true or false"),
-        **{f"tasks.{task}": (_is_text, "a text") for task in TASK_NAMES},
+        **{f"tasks.{task}": (_is_text, "a text") for task in task_names()},
         "tasks.limit": (_is_count, "a number from 1 on"),
         **{f"speed.{f.name}": (_is_count, "a number from 1 on") for f in fields(SpeedSection)},
         "output.directory": (_is_text, "a text"),

@@ -5,16 +5,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import typer
-
-from minitron_cli.output import Listener
+from minitron_cli.options.quantize import parse_types
 from minitron_cli.pipeline.job_file import Job
-from minitron_cli.quantizing.dialing import parse_types
 from minitron_cli.units import parse_size
 from minitron_core.atomic_files import write_whole
 from minitron_core.errors import Usage
+from minitron_core.progress import Progress
 from minitron_quant.levels import level_named
-from minitron_quant.mixed_precision.build_mix import Maker, SizeSettings, Wanted, beside
+from minitron_quant.mixed_precision.build_mix import MixBuilder, MixSettings, MixTarget, sibling
 from minitron_quant.mixed_precision.measure import SensitivitySettings, measure_sensitivity
 from minitron_quant.mixed_precision.size_solver import Restrictions
 from minitron_quant.quantize.prepare import QuantizeSettings, model_name, prepare
@@ -22,21 +20,20 @@ from minitron_quant.quantize.recipe import Recipe
 from minitron_quant.quantize.run import LevelResult, run
 
 
-def parse_wanted(text: str) -> Wanted:
+def parse_wanted(text: str) -> MixTarget:
     """What a size in a job file means; Usage where it means nothing."""
     kind, colon, value = text.partition(":")
     if colon and kind.strip() == "like":
-        return Wanted(like=level_named(value.strip()))
+        return MixTarget(like=level_named(value.strip()))
     if colon and kind.strip() == "kld" and re.fullmatch(r"\s*\d{0,15}\.?\d{1,15}\s*", value):
-        return Wanted(max_kld=float(value))
+        return MixTarget(max_kld=float(value))
     bits = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?)\s*bpw", text.strip())
     if bits:
-        return Wanted(bits=float(bits[1]))
+        return MixTarget(bits=float(bits[1]))
     try:
-        return Wanted(size=parse_size(text))
-    except typer.BadParameter as error:
-        hint = "write 1.5G, 3.5bpw, like:Q3_K_M or kld:0.02"
-        raise Usage(f"{text!r} is no size", hint) from error
+        return MixTarget(size=parse_size(text))
+    except Usage as error:
+        raise Usage(str(error), "write 1.5G, 3.5bpw, like:Q3_K_M or kld:0.02") from error
 
 
 def check_sizes(job: Job) -> None:
@@ -48,7 +45,7 @@ def check_sizes(job: Job) -> None:
 
 
 def make_sizes(
-    quantize: QuantizeSettings, text: Path, sizes: Sequence[str], resume: bool, listener: Listener
+    quantize: QuantizeSettings, text: Path, sizes: Sequence[str], resume: bool, listener: Progress
 ) -> list[LevelResult]:
     """Measure the model's sensitivity on a text if need be, and write the sizes in one go.
 
@@ -64,7 +61,7 @@ def make_sizes(
     )
     _, excluded = parse_types(None)
     restrictions = Restrictions(excluded=excluded)
-    maker = Maker(SizeSettings(quantize, output, Wanted(), restrictions), listener)
+    maker = MixBuilder(MixSettings(quantize, output, MixTarget(), restrictions), listener)
     recipes: dict[str, Recipe] = {}
     for size in sizes:
         recipe = maker.solve(parse_wanted(size))
@@ -73,7 +70,8 @@ def make_sizes(
             recipe = replace(recipe, name=f"{recipe.bits:.4f}bpw")
         recipes[recipe.name] = recipe
     levels = tuple(recipes.values())
-    results = run(prepare(replace(quantize, levels=levels, imatrix=maker.imatrix)), listener)
+    job = prepare(replace(quantize, levels=levels, imatrix=maker.imatrix))
+    results = list(run(job, listener))
     for recipe, result in zip(levels, results, strict=True):
-        write_whole(beside(result.path, "types.txt"), recipe.text)
+        write_whole(sibling(result.path, "types.txt"), recipe.text)
     return results

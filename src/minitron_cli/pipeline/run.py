@@ -3,31 +3,35 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from minitron_cli.errors import explain
-from minitron_cli.output import Listener, Output
+from minitron_cli.inputs import open_checkpoint_source
+from minitron_cli.output import Output
 from minitron_cli.pipeline.executors import Executor, Here
 from minitron_cli.pipeline.job_file import Job
 from minitron_cli.pipeline.mixes import check_sizes, make_sizes
 from minitron_cli.pipeline.stages import Document, try_speed, try_tasks
 from minitron_cli.pipeline.state import State
 from minitron_cli.report.write import Findings, write_reports
-from minitron_cli.sources import open_checkpoint_source
-from minitron_convert.convert import ConvertSettings, plan
+from minitron_convert.convert import ConvertSettings
 from minitron_convert.hub.download import Source
 from minitron_core.errors import MinitronError, from_os_error
 from minitron_core.file_lock import exclusive
 from minitron_core.hashing import file_sha256, fingerprint
-from minitron_engine.llama.model import ModelSettings, open_model
+from minitron_core.progress import Progress
+from minitron_engine.llama.settings import ModelSettings
+from minitron_engine.loading import open_model
 from minitron_quant.chunking import ChunkSettings
-from minitron_quant.imatrix.collect import CollectSettings, Keep, calibrate, forget
+from minitron_quant.imatrix.collect import CollectSettings, ResumePolicy, calibrate, remove_state
 from minitron_quant.imatrix.files import write_imatrix
 from minitron_quant.levels import parse_levels
+from minitron_quant.perplexity.measures import Row
 from minitron_quant.perplexity.settings import MeasureSettings
-from minitron_quant.perplexity.table import Row, mark_dominated, relate, sort_by_size
+from minitron_quant.perplexity.table import mark_dominated, relate, sort_by_size
+from minitron_quant.quantize.options import QuantizeOptions
 from minitron_quant.quantize.prepare import QuantizeSettings, model_name, prepare
 from minitron_quant.quantize.run import LevelResult, run
 
@@ -61,7 +65,7 @@ class Finished:
 class Pipeline:
     """One job on its way; what is done is written down in the output folder."""
 
-    def __init__(self, job: Job, out: Output, listener: Listener, executor: Executor) -> None:
+    def __init__(self, job: Job, out: Output, listener: Progress, executor: Executor) -> None:
         self._job = job
         self._executor = executor
         self._out = out
@@ -103,7 +107,7 @@ class Pipeline:
                 self._report(found)
         except Exception as failure:
             if explain(failure) is None:
-                raise  # a mistake of ours is no result
+                raise  # a bug is not a result
             error = failure
         missing = STAGES[len(self._stages) :]
         stages = (*self._stages, *(Stage(name, "skipped", 0.0) for name in missing))
@@ -112,13 +116,14 @@ class Pipeline:
     def _convert(self) -> Path:
         def work(source: Source) -> tuple[Path, Outcome]:
             outtype = self._job.model.outtype
-            settings = ConvertSettings(source=source.folder, outtype=outtype, name=source.name)
-            path = self._folder / plan(settings).files[0].path.name
             key = fingerprint("convert", outtype, *_hashes_of(source.folder))
-            if self._is_done("convert", key, path):
-                return path, "up to date"
-            whole = replace(settings, output=path, force=True)
-            self._executor.convert(whole, self._listener)
+            known = self._folder / (self._state.get("convert") or {}).get("file", "")
+            if self._is_done("convert", key, known):
+                return known, "up to date"
+            settings = ConvertSettings(
+                source.folder, self._folder, outtype=outtype, name=source.name, force=True
+            )
+            path = self._executor.convert(settings, self._listener)
             self._put_done("convert", key, path)
             return path, "done"
 
@@ -143,12 +148,12 @@ class Pipeline:
             n_ctx = chunks.context().n_ctx
             with open_model(ModelSettings(full, n_ctx=n_ctx)) as model:
                 settings = CollectSettings(section.text, chunks)
-                keep = Keep(path, "if possible")
+                keep = ResumePolicy(path, "if possible")
                 matrix = calibrate(model, settings, self._listener, keep).matrix
             # the report travels: it names the texts, not the folders of this machine
             matrix.datasets = [text.name for text in section.text]
             write_imatrix(path, matrix)
-            forget(path)
+            remove_state(path)
             self._put_done("imatrix", key, path)
             return path, "done"
 
@@ -165,11 +170,12 @@ class Pipeline:
                 levels,
                 self._folder,
                 imatrix=imatrix,
+                options=QuantizeOptions(allow_requantize=self._job.model.requantizes),
                 replace="outdated" if ours else "never",
             )
             batch = prepare(settings)
             self._state.put("quantize", [level.name for level in levels])
-            results = run(batch, self._listener) + self._sizes(settings)
+            results = [*run(batch, self._listener), *self._sizes(settings)]
             return results, "up to date" if all(result.kept for result in results) else "done"
 
         return self._stage("quantize", work)
@@ -187,11 +193,11 @@ class Pipeline:
 
     def _measure(
         self, full: Path, results: list[LevelResult]
-    ) -> tuple[list[Row], MinitronError | None]:
+    ) -> tuple[list[Row], Exception | None]:
         """The rows by size; what stopped it midway comes beside those that were done."""
         section = self._job.measure
 
-        def work() -> tuple[tuple[list[Row], MinitronError | None], Outcome]:
+        def work() -> tuple[tuple[list[Row], Exception | None], Outcome]:
             if section.text is None:
                 return ([], None), "skipped"
             hashes = _hashed(full, results)
@@ -260,7 +266,7 @@ class Pipeline:
         return result
 
     def _put_done(self, name: str, key: str, path: Path) -> None:
-        self._state.put(name, {"key": key, "sha256": file_sha256(path)})
+        self._state.put(name, {"key": key, "file": path.name, "sha256": file_sha256(path)})
 
     def _is_done(self, name: str, key: str, path: Path) -> bool:
         """Whether a stage's file was made from the same, and is still what was made."""
@@ -269,22 +275,24 @@ class Pipeline:
             return False
         same = bool(found["sha256"] == file_sha256(path))
         if not same:
-            self._out.note(f"{path.name} was changed since it was made: it is made anew")
+            self._out.note(f"{path.name} was changed since it was made: it is made again")
         return same
 
 
-def _as_far_as_it_goes(rows: Iterator[Row]) -> tuple[list[Row], MinitronError | None]:
+def _as_far_as_it_goes(rows: Iterator[Row]) -> tuple[list[Row], Exception | None]:
     found: list[Row] = []
     try:
         for row in rows:
             found.append(row)
-    except MinitronError as error:
+    except Exception as error:
+        if explain(error) is None:
+            raise  # a bug is not a result
         return found, error
     return found, None
 
 
 def run_jobs(
-    jobs: Sequence[Job], out: Output, listener: Listener, executor: Executor | None = None
+    jobs: Sequence[Job], out: Output, listener: Progress, executor: Executor | None = None
 ) -> list[Finished]:
     """Run jobs one after the other; one that fails does not keep the others from running."""
     finished = []

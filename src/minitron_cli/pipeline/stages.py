@@ -5,14 +5,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from minitron_cli.output import Listener
 from minitron_cli.pipeline.job_file import SpeedSection, TasksSection
 from minitron_core.hashing import file_sha256, fingerprint
-from minitron_engine.llama.context import ContextSettings
+from minitron_core.progress import Progress
+from minitron_engine.llama.settings import ContextSettings
 from minitron_quant.bench.run import BenchPlan, plan_tests
 from minitron_quant.tasks.evaluate import TasksSettings, evaluate
 from minitron_quant.tasks.likelihood import ScoreSettings
-from minitron_quant.tasks.registry import TaskOptions
+from minitron_quant.tasks.task import TaskOptions
 
 Document = dict[str, Any]
 Remember = Callable[[str, Callable[[], list[Document]]], list[Document]]
@@ -24,7 +24,7 @@ def try_tasks(
     files: dict[Path, str],
     reference: Path,
     remember: Remember,
-    listener: Listener,
+    listener: Progress,
 ) -> list[Document]:
     """One document per task: its name, its data, and a row for every file.
 
@@ -40,12 +40,12 @@ def try_tasks(
     return documents
 
 
-def _tried(settings: TasksSettings, listener: Listener) -> list[Document]:
+def _tried(settings: TasksSettings, listener: Progress) -> list[Document]:
     return [row.document() for row, _ in evaluate(settings, listener)]
 
 
 def try_speed(
-    section: SpeedSection, files: dict[Path, str], remember: Remember, listener: Listener
+    section: SpeedSection, files: dict[Path, str], remember: Remember, listener: Progress
 ) -> list[Document]:
     """Tokens per second of every file: a row for the prompt and one for the generation."""
 

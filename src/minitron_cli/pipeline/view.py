@@ -11,7 +11,7 @@ from minitron_cli.pipeline.job_file import Job
 from minitron_cli.pipeline.run import Finished
 from minitron_cli.report.plots import require_matplotlib
 from minitron_cli.units import show_time
-from minitron_cli.views.perplexity import PUBLISHED, measured_document, published_cells, show_notes
+from minitron_cli.views.perplexity import measure_table, measured_document, show_notes
 
 
 def check_needs(jobs: Sequence[Job]) -> None:
@@ -52,7 +52,7 @@ def finish(out: Output, finished: Sequence[Finished]) -> int:
 
 def _show(out: Output, finished: Finished) -> None:
     if finished.rows:
-        out.table(PUBLISHED, [published_cells(row, marked=True) for row in finished.rows])
+        out.table(*measure_table(finished.rows, levels=True, marked=True))
         show_notes(out, finished.rows)
     told = " · ".join(
         f"{stage.name} {stage.outcome}"

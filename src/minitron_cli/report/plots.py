@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from minitron_quant.imatrix.statistics import WeightStatistics
-    from minitron_quant.perplexity.table import Row
+    from minitron_quant.perplexity.measures import Row
 
 # legible on white and on black alike
 _POINT, _LINE = "#3b82c4", "#d9822b"

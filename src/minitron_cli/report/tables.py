@@ -4,54 +4,37 @@ from collections.abc import Sequence
 from typing import Any
 
 from minitron_cli.pipeline.stages import speeds_of
-from minitron_cli.views.perplexity import COMPARED, PUBLISHED, compared_cells, published_cells
-from minitron_quant.perplexity.table import Row
+from minitron_cli.views.perplexity import Cells, format_value, measure_table
+from minitron_cli.views.tasks import task_table
+from minitron_quant.perplexity.measures import Row
 
-Cells = tuple[list[str], list[list[str]]]
-_SCORES = ("score_pct", "score_low_pct", "score_high_pct")
-_FLIPS = ("flips", "lost", "gained")
+# what a task's title or the table of perplexity says
+_IN_TITLE = ("size_mib", "questions", "chance_pct")
 
 
 def main_table(
     rows: Sequence[Row], speed: Sequence[dict[str, Any]] = (), *, marked: bool = False
 ) -> Cells:
-    """The published columns, and those of divergence and speed where they were measured."""
-    headers, cells = list(PUBLISHED), [published_cells(row, marked=marked) for row in rows]
-    if any(row.divergence is not None for row in rows):
-        # size and accuracy are among the published columns
-        headers += COMPARED[2:]
-        cells = [line + compared_cells(row)[2:] for line, row in zip(cells, rows, strict=True)]
+    """Every measure that was measured, with the speed where it was."""
+    headers, cells = measure_table(rows, levels=True, marked=marked)
     if speed:
         speeds = speeds_of(speed)
         headers += ["Prompt t/s", "Generation t/s"]
         cells = [
-            line + [_shown(each, ".1f") for each in speeds.get(row.model, (None, None))]
+            line + [format_value(each, ".1f") for each in speeds.get(row.model, (None, None))]
             for line, row in zip(cells, rows, strict=True)
         ]
     return headers, cells
 
 
-def task_table(task: dict[str, Any]) -> Cells:
-    """A task's scores with their 95 % intervals, and what changed beside the reference."""
-    headers = ["Model", "Score (%)", "95 % from", "to", "Changed", "Lost", "Gained", "McNemar p"]
-    cells = [
-        [
-            row["level"] or row["model"],
-            *(f"{row[key]:.2f}" for key in _SCORES),
-            *(_shown(row[key], "d") for key in _FLIPS),
-            _shown(row["mcnemar_p"], ".4f"),
-        ]
-        for row in task["rows"]
-    ]
-    return headers, cells
+def task_cells(task: dict[str, Any]) -> Cells:
+    """A task's scores with their 95 % intervals, and the changes from the reference."""
+    names = [row["level"] or row["model"] for row in task["rows"]]
+    return task_table(task["rows"], names, skip=_IN_TITLE)
 
 
 def task_title(task: dict[str, Any]) -> str:
-    """What the task was and what guessing would give."""
+    """The name, the questions and the score of guessing."""
     first = task["rows"][0]
     guessed = f"guessing gives {first['chance_pct']:.1f} %"
     return f"{task['task']}: {first['questions']} questions of {task['data']}; {guessed}"
-
-
-def _shown(value: float | None, form: str) -> str:
-    return "" if value is None else f"{value:{form}}"

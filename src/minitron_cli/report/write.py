@@ -12,12 +12,12 @@ from minitron_cli.output import csv_table, markdown_table
 from minitron_cli.pipeline.job_file import Job
 from minitron_cli.pipeline.mixes import parse_wanted
 from minitron_cli.report import html, plots
-from minitron_cli.report.tables import main_table, task_table, task_title
-from minitron_cli.views.perplexity import PUBLISHED, measured_document, notes_of, published_cells
+from minitron_cli.report.tables import main_table, task_cells, task_title
+from minitron_cli.views.perplexity import measured_document, notes_of
 from minitron_core.atomic_files import write_whole
 from minitron_quant.imatrix.files import read_imatrix
 from minitron_quant.imatrix.statistics import weight_statistics
-from minitron_quant.perplexity.table import Row
+from minitron_quant.perplexity.measures import Row
 from minitron_quant.quantize.prepare import model_name
 from minitron_quant.quantize.run import LevelResult
 
@@ -44,7 +44,7 @@ def write_reports(findings: Findings, folder: Path) -> None:
     texts = {
         "md": lambda: _markdown(document, findings),
         "html": lambda: _page(document, findings),
-        "csv": lambda: csv_table(PUBLISHED, [published_cells(row) for row in findings.rows]),
+        "csv": lambda: csv_table(*main_table(findings.rows, findings.speed)),
         "json": lambda: json.dumps(document, indent=1, ensure_ascii=False) + "\n",
     }
     for kind in findings.job.output.report:
@@ -79,12 +79,15 @@ def commands(findings: Findings) -> list[str]:
         ctx = ["--ctx", str(job.calibration.ctx)]
         lines.append(["imatrix", full, *texts, "-o", findings.imatrix.name, *ctx, *limit])
         imatrix = ["--imatrix", findings.imatrix.name]
-    lines.append(["quantize", full, *job.quantize.levels, *imatrix])
+    allowed = ["--allow-requantize"] if job.model.requantizes else []
+    lines.append(["quantize", full, *job.quantize.levels, *imatrix, *allowed])
     if job.quantize.sizes:
         text = ["-f", job.calibration.text[0].name]
         lines.append(["sensitivity", full, *text, *imatrix])
         wanted = [parse_wanted(size).option for size in job.quantize.sizes]
-        lines += [["quantize", full, *option, *imatrix, "--no-verify"] for option in wanted]
+        lines += [
+            ["quantize", full, *option, *imatrix, *allowed, "--no-verify"] for option in wanted
+        ]
     if job.measure.text is not None:
         files = [full, *(result.path.name for result in findings.results)]
         limit = ["--chunks", str(job.measure.chunks)] if job.measure.chunks else []
@@ -110,7 +113,7 @@ def _made_with(document: dict[str, Any]) -> str:
 
 def _markdown(document: dict[str, Any], findings: Findings) -> str:
     rows, tasks = findings.rows, findings.tasks
-    scores = "".join(f"## {task_title(t)}\n\n{markdown_table(*task_table(t))}\n" for t in tasks)
+    scores = "".join(f"## {task_title(t)}\n\n{markdown_table(*task_cells(t))}\n" for t in tasks)
     hashes = "".join(f"{digest}  {name}\n" for name, digest in document["sha256"].items())
     notes = "".join(f"{note}\n\n" for note in notes_of(rows))
     return (
@@ -149,7 +152,7 @@ def _page(document: dict[str, Any], findings: Findings) -> str:
         *(
             part
             for task in findings.tasks
-            for part in (html.heading(task_title(task)), html.table(*task_table(task)))
+            for part in (html.heading(task_title(task)), html.table(*task_cells(task)))
         ),
         html.heading("How it was made"),
         html.listing(document["commands"]),

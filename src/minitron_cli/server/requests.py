@@ -9,29 +9,18 @@ from typing import Any, cast
 import numpy as np
 
 from minitron_core.errors import Usage
-from minitron_engine.generation.generate import GenerationSettings, prompt_tokens
-from minitron_engine.generation.sampling import settings_for
+from minitron_engine.generation.generate import prompt_tokens
+from minitron_engine.generation.sampling import SAMPLING_OPTIONS, settings_for
+from minitron_engine.generation.steps import GenerationSettings
 from minitron_engine.isolation.chat_template import ChatTemplate, Message, chat_tokens
 from minitron_engine.isolation.grammar import check_grammar
 from minitron_engine.isolation.json_schema import schema_grammar
-from minitron_engine.llama.model import Model, Tokens
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.tokenization import Tokens
 
 MOST_CHOICES = 64
 _MOST_STOPS = 64
 _COMPLETION_TOKENS = 16  # OpenAI's default for completions
-# OpenAI's and llama.cpp's names for the engine's settings, with the range of each
-_NUMBERS: dict[str, tuple[str, type, float, float]] = {
-    "temperature": ("temperature", float, 0, 1e6),
-    "top_p": ("top_p", float, 0, 1),
-    "min_p": ("min_p", float, 0, 1),
-    "typical_p": ("typical", float, 0, 1),
-    "top_k": ("top_k", int, 0, 2**31 - 1),
-    "seed": ("seed", int, 0, 2**32 - 2),
-    "presence_penalty": ("presence_penalty", float, -100, 100),
-    "frequency_penalty": ("frequency_penalty", float, -100, 100),
-    "repeat_penalty": ("repeat_penalty", float, 0, 1e6),
-    "repeat_last_n": ("repeat_last_n", int, 0, 2**20),
-}
 # what would change the answer, and is not done: saying so is better than ignoring it
 _NOT_SUPPORTED = ("logprobs", "top_logprobs", "suffix", "tools", "functions", "audio")
 _ROLES = {"developer": "system"} | {
@@ -123,13 +112,8 @@ def _wanted(
 def _settings(
     body: dict[str, Any], model: Model, count: int, *, is_chat: bool
 ) -> tuple[GenerationSettings, ...]:
-    given: dict[str, Any] = {}
-    for name, (setting, kind, low, high) in _NUMBERS.items():
-        value = _number(body, name, kind, low, high)
-        if value is not None:
-            given[setting] = value
+    given = _sampling(body)
     given["logit_bias"] = _biases(body.get("logit_bias"), model.n_vocab)
-    given["ignore_eos"] = _flag(body, "ignore_eos")
     given["grammar"] = _grammar(body, model)
     seed = int(given.pop("seed", secrets.randbelow(2**32 - 1)))
     limit = None
@@ -144,6 +128,28 @@ def _settings(
         )
         for number in range(count)
     )
+
+
+def _sampling(body: dict[str, Any]) -> dict[str, Any]:
+    """The settings of the registry that a body has under llama-server's names for them."""
+    given: dict[str, Any] = {}
+    for row in SAMPLING_OPTIONS:
+        if body.get(row.request) is None or row.name in ("logit_bias", "grammar"):
+            continue
+        if row.numeric:
+            given[row.name] = _number(body, row.request, row.type, row.low, row.high)
+        elif row.type is bool:
+            given[row.name] = _flag(body, row.request)
+        else:
+            given[row.name] = _texts(body, row.request)
+    return given
+
+
+def _texts(body: dict[str, Any], name: str) -> tuple[str, ...]:
+    value = body[name]
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise BadRequest(f"{name} must be a list of texts", name)
+    return tuple(value)
 
 
 def _number(

@@ -12,9 +12,9 @@ from minitron_core.errors import MinitronError, Unsupported, Usage
 from minitron_engine.generation.slots import Slots
 from minitron_engine.isolation.chat_template import ChatTemplate, open_template
 from minitron_engine.llama.adapters import Adapter, apply_adapters
-from minitron_engine.llama.context import ContextSettings, open_context
-from minitron_engine.llama.devices import GpuLayers
+from minitron_engine.llama.context import open_context
 from minitron_engine.llama.model import Model
+from minitron_engine.llama.settings import ContextSettings, GpuLayers
 
 try:
     import uvicorn

@@ -8,8 +8,10 @@ from minitron_cli.output import Output
 from minitron_cli.sanitize import printable
 from minitron_cli.units import show_size
 from minitron_core.hashing import file_sha256
-from minitron_quant.inspect.description import describe, short_value
+from minitron_quant.inspect.description import describe
 from minitron_quant.inspect.difference import compare, same
+
+_LONG_TEXT = 60
 
 
 def show_description(out: Output, model: Path, with_tensors: bool, with_hashes: bool) -> None:
@@ -27,7 +29,7 @@ def show_description(out: Output, model: Path, with_tensors: bool, with_hashes: 
     for name, value in _facts(description):
         out.text(f"{name:16} {printable(value)}")
     out.text("")
-    rows = [[key, short_value(value)] for key, value in description["metadata"].items()]
+    rows = [[key, _short(value)] for key, value in description["metadata"].items()]
     out.table(["Key", "Value"], rows, left=2)
     if with_tensors:
         out.text("")
@@ -92,11 +94,9 @@ def _show_models(out: Output, models: list[dict[str, Any]]) -> None:
 
 
 def _show_metadata(out: Output, metadata: dict[str, Any]) -> None:
-    rows = [
-        [key, short_value(old), short_value(new)] for key, (old, new) in metadata["changed"].items()
-    ]
-    rows += [[key, short_value(value), ""] for key, value in metadata["only_first"].items()]
-    rows += [[key, "", short_value(value)] for key, value in metadata["only_second"].items()]
+    rows = [[key, _short(old), _short(new)] for key, (old, new) in metadata["changed"].items()]
+    rows += [[key, _short(value), ""] for key, value in metadata["only_first"].items()]
+    rows += [[key, "", _short(value)] for key, value in metadata["only_second"].items()]
     if rows:
         out.text("")
         out.table(["Key", "First", "Second"], rows, left=3)
@@ -115,3 +115,11 @@ def _show_tensors(out: Output, tensors: dict[str, Any]) -> None:
         out.text(f"\n{tensors['data']['equal']} tensors of one type and shape hold the same bytes")
         for name in differ:
             out.text(f"{name} differs")
+
+
+def _short(value: Any) -> str:
+    """A value on one line of a terminal."""
+    if isinstance(value, dict):
+        return f"{value['length']:,} values: {_short(value['first'])[:-1]}, …]"
+    text = str(value).replace("\n", "⏎")
+    return text if len(text) <= _LONG_TEXT else text[: _LONG_TEXT - 1] + "…"

@@ -1,6 +1,6 @@
-"""Measured rows as people and programs read them."""
+"""Perplexity and divergence as people and programs read them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,73 +9,68 @@ from minitron_cli.output import Output, TableFormat
 from minitron_cli.units import show_mib
 
 if TYPE_CHECKING:
-    from minitron_quant.perplexity.divergence import Divergence
-    from minitron_quant.perplexity.table import Row
+    from minitron_quant.perplexity.measures import Column, Divergence, Row
 
-# the columns of the published tables of quantized models
-PUBLISHED = ("Quant", "Size (MB)", "PPL", "Size (%)", "Accuracy (%)", "PPL error rate")
+Cells = tuple[list[str], list[list[str]]]
 
 # a sum over a vocabulary in float64 is no better than this
 _ROUNDING = 1e-12
-
-COMPARED = ["Size (%)", "Accuracy (%)", "KLD", "KLD error", "KLD 99 %", "Same top (%)"]
-
-
-def published_cells(row: "Row", *, marked: bool = False) -> list[str]:
-    """One row of the published table; accuracy and size in percent need a reference.
-
-    marked: with a mark at what another level beats, which notes_of explains.
-    """
-    name = row.level or row.model
-    return [
-        _marked(name, row) if marked else name,
-        show_mib(row.size_mib),
-        f"{row.ppl:.4f}",
-        _percent(row.size_pct),
-        _percent(row.accuracy_pct),
-        f"{row.ppl_error:.5f}",
-    ]
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
-
-
 DOMINATED = "\u2020"
 
 
+def measure_table(rows: Sequence["Row"], *, levels: bool = False, marked: bool = False) -> Cells:
+    """Headers and cells of every measure that some row has.
+
+    levels: name files by their level. marked: mark the files that notes_of explains.
+    """
+    from minitron_quant.perplexity.measures import columns
+
+    documents = [row.document() for row in rows]
+    headers, cells = table_cells(documents, columns(documents))
+    names = [row.level or row.model if levels else row.model for row in rows]
+    if marked:
+        marks = (f" {DOMINATED}" if row.dominated_by else "" for row in rows)
+        names = [name + mark for name, mark in zip(names, marks, strict=True)]
+    lines = [[name, *line] for name, line in zip(names, cells, strict=True)]
+    return ["Quant" if levels else "Model", *headers], lines
+
+
+def table_cells(
+    documents: Sequence[Mapping[str, Any]], columns: Iterable["Column"], skip: Collection[str] = ()
+) -> Cells:
+    """Headers and cells of rows as JSON documents have them, without the keys to skip."""
+    shown = [column for column in columns if column.key not in skip]
+    cells = [[format_value(row.get(c.key), c.format) for c in shown] for row in documents]
+    return [column.heading for column in shown], cells
+
+
+def format_value(value: float | None, form: str) -> str:
+    """A number as a format specification, or mib, says; an empty text for None."""
+    if value is None:
+        return ""
+    return show_mib(value) if form == "mib" else f"{value:{form}}"
+
+
 def show_measured(out: Output, rows: Sequence["Row"], table_format: TableFormat) -> None:
-    """The rows of files measured for themselves: the file names tell them apart."""
-    headers = ["Model", "Size (MB)", "PPL", "PPL error rate"]
-    cells = [
-        [row.model, show_mib(row.size_mib), f"{row.ppl:.4f}", f"{row.ppl_error:.5f}"]
-        for row in rows
-    ]
-    if any(row.accuracy_pct is not None for row in rows):
-        headers += COMPARED
-        cells = [line + compared_cells(row) for line, row in zip(cells, rows, strict=True)]
-    if table_format == "csv":
+    """A table of the files with the notes below it; csv has a column instead."""
+    csv = table_format == "csv"
+    headers, cells = measure_table(rows, marked=not csv)
+    if csv:
         headers.append("Dominated by")
         cells = [[*line, row.dominated_by or ""] for line, row in zip(cells, rows, strict=True)]
-    else:
-        cells = [[_marked(line[0], row), *line[1:]] for line, row in zip(cells, rows, strict=True)]
     out.table(headers, cells, table_format)
-    if table_format != "csv":
+    if not csv:
         show_notes(out, rows)
 
 
 def show_notes(out: Output, rows: Sequence["Row"]) -> None:
-    """The notes below a table, after an empty line."""
+    """Print the notes below a table, after an empty line."""
     for number, note in enumerate(notes_of(rows)):
         out.text(note if number else f"\n{note}")
 
 
-def _marked(name: str, row: "Row") -> str:
-    return f"{name} {DOMINATED}" if row.dominated_by else name
-
-
 def notes_of(rows: Sequence["Row"]) -> list[str]:
-    """What belongs below a table: what the mark means, and how large differences by chance are."""
+    """The notes below a table: what the mark means, and which differences are rounding."""
     notes = []
     if any(row.dominated_by for row in rows):
         notes.append(f"{DOMINATED} another model is smaller and has a lower perplexity.")
@@ -84,28 +79,13 @@ def notes_of(rows: Sequence["Row"]) -> list[str]:
 
 
 def _noise_floor(noise: "Divergence") -> str:
-    """How much of a divergence is rounding: of float64 alone where the logits were the same."""
+    """How much of a divergence is rounding; only float64's where the logits are the same."""
     if noise.kld_max < _ROUNDING:
-        return "Noise floor: none (in other batch shapes the reference gives the same logits)."
+        return "Noise floor: none (the reference gives the same logits in batches of any size)."
     return (
         f"Noise floor: KLD {noise.kld_mean:.1e} ± {noise.kld_error:.1e}, at most "
-        f"{noise.kld_max:.1e} (the reference against itself in other batch shapes)."
+        f"{noise.kld_max:.1e} (the reference against itself in batches of another size)."
     )
-
-
-def compared_cells(row: "Row") -> list[str]:
-    """What a row says beside its reference: relative size, accuracy, divergence."""
-    cells = [_percent(row.size_pct), _percent(row.accuracy_pct)]
-    divergence = row.divergence
-    if divergence is None:
-        return [*cells, "", "", "", ""]
-    return [
-        *cells,
-        f"{divergence.kld_mean:.6f}",
-        f"{divergence.kld_error:.6f}",
-        f"{divergence.kld_p99:.4f}",
-        f"{divergence.same_top_pct:.2f}",
-    ]
 
 
 def differences_of(rows: Sequence["Row"]) -> list[dict[str, Any]]:
@@ -130,14 +110,14 @@ def differences_of(rows: Sequence["Row"]) -> list[dict[str, Any]]:
 def show_differences(
     out: Output, differences: Sequence[dict[str, Any]], table_format: TableFormat
 ) -> None:
-    """What differences_of found, below the table of the models."""
-    headers = ["Model", "Beside", "PPL ratio", "from", "to"]
+    """Print what differences_of found, below the table of the models."""
+    headers = ["Model", "Compared with", "PPL ratio", "from", "to"]
     keys = [("ppl_ratio", ".5f"), ("ppl_ratio_low", ".5f"), ("ppl_ratio_high", ".5f")]
     if any(each["kld_difference"] is not None for each in differences):
         headers += ["KLD difference", "from", "to"]
         keys += [(f"kld_difference{end}", "+.6f") for end in ("", "_low", "_high")]
     cells = [
-        [each["a"], each["b"], *("" if each[k] is None else f"{each[k]:{f}}" for k, f in keys)]
+        [each["a"], each["b"], *(format_value(each[key], form) for key, form in keys)]
         for each in differences
     ]
     out.text("")

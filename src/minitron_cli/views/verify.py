@@ -3,10 +3,9 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from minitron_cli.inputs import local_model
+from minitron.verification import verify
+from minitron_cli.inputs import local_model, open_checkpoint_source
 from minitron_cli.output import Output
-from minitron_cli.sources import open_checkpoint_source
-from minitron_cli.verification import verify_model
 from minitron_convert.convert import ConvertSettings
 from minitron_quant.inspect.integrity import check_manifest
 
@@ -23,7 +22,7 @@ def against_checkpoint(
         open_checkpoint_source(source, revision, listener) as found,
     ):
         settings = ConvertSettings(found.folder, name=found.name)
-        result = verify_model(settings, found_model, logits, listener)
+        result = verify(settings, found_model, logits=logits, progress=listener)
     for name, reason in result.skipped.items():
         out.note(f"{name} not compared: {reason}")
     document = {

@@ -6,10 +6,12 @@ from dataclasses import replace
 import numpy as np
 
 from minitron_core.errors import Usage
-from minitron_engine.generation.generate import Generation, GenerationSettings, prompt_tokens
-from minitron_engine.generation.slots import Job, Slots
+from minitron_engine.generation.generate import prompt_tokens
+from minitron_engine.generation.slots import GenerationRequest, Slots
+from minitron_engine.generation.steps import GenerationSettings, GenerationStep
 from minitron_engine.isolation.chat_template import ChatTemplate, Message, chat_tokens
-from minitron_engine.llama.model import Model, Tokens
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.tokenization import Tokens
 from minitron_engine.process import interrupts
 
 _MOST_SEEDS = 2**32 - 1
@@ -40,26 +42,26 @@ class Conversation:
         """The context in tokens, of which `used` are taken."""
         return self._slots.n_ctx
 
-    def say(self, text: str, result: Generation) -> Iterator[str]:
-        """Add a user's message and stream the answer to it. Errors leave the messages as before.
+    def say(self, text: str) -> Iterator[GenerationStep]:
+        """Add a user's message and yield the steps of the answer. Errors leave messages as before.
 
         Ctrl-C ends the answer where it is `interrupts.deferred`.
         """
         self.messages.append({"role": "user", "content": text})
         try:
-            yield from self._answer(result)
+            yield from self._answer()
         except BaseException:
             self.messages.pop()
             raise
 
-    def again(self, result: Generation) -> Iterator[str]:
-        """Stream another answer to the last message of the user, drawn with another seed."""
+    def regenerate(self) -> Iterator[GenerationStep]:
+        """Yield the steps of another answer to the user's last message, drawn with another seed."""
         if not self.messages or self.messages[-1]["role"] != "assistant":
-            raise Usage("there is no answer yet to give again")
+            raise Usage("there is no answer yet to regenerate")
         last = self.messages.pop()
         self._repeated += 1
         try:
-            yield from self._answer(result)
+            yield from self._answer()
         except BaseException:
             self.messages.append(last)
             raise
@@ -71,25 +73,26 @@ class Conversation:
         rest = [message for message in self.messages if message["role"] != "system"]
         self.messages = [{"role": "system", "content": text}] * bool(text) + rest
 
-    def _answer(self, result: Generation) -> Iterator[str]:
+    def _answer(self) -> Iterator[GenerationStep]:
         tokens = self._prompt()
         sampling = self._settings.sampling
         seed = (sampling.seed + self._repeated) % _MOST_SEEDS
-        job = Job(tokens, replace(self._settings, sampling=replace(sampling, seed=seed)), result)
-        self._slots.submit(job)
+        settings = replace(self._settings, sampling=replace(sampling, seed=seed))
+        request = GenerationRequest(tokens, settings)
+        self._slots.submit(request)
         try:
-            while not job.done and not interrupts.pending():
-                for _, text in self._slots.step():
-                    if text:
-                        yield text
-            if job.error is not None:
-                raise job.error
-            if not job.done:
-                result.finish_reason = "interrupted"
+            while not request.done and not interrupts.pending():
+                for _, step in self._slots.step():
+                    if request.error is None:
+                        yield step
+            if request.error is not None:
+                raise request.error
+            if not request.done:
+                yield GenerationStep("", None, "interrupted", request.result.timings)
         finally:
-            self._slots.cancel(job)
-        self.used = len(tokens) + len(result.tokens)
-        self.messages.append({"role": "assistant", "content": result.text})
+            self._slots.cancel(request)
+        self.used = len(tokens) + len(request.result.tokens)
+        self.messages.append({"role": "assistant", "content": request.result.text})
 
     def _prompt(self) -> Tokens:
         """The prompt, without the oldest messages where not all fit with room for an answer."""

@@ -18,7 +18,7 @@ _SAMPLES, _SAMPLE = 256, 1 << 12
 
 
 @dataclass(frozen=True)
-class Identity:
+class CacheKey:
     """What must be the same for a cache to be valid: the model, and how its cache is kept."""
 
     model: str
@@ -48,21 +48,21 @@ def model_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-def dump(sequence: Sequence, identity: Identity) -> bytes:
-    """The bytes of a cache file: magic, identity, checksum, token ids, llama.cpp's state."""
+def dump(sequence: Sequence, key: CacheKey) -> bytes:
+    """The bytes of a cache file: magic, key, checksum, token ids, llama.cpp's state."""
     tokens = np.array(sequence.tokens, dtype="<i4").tobytes()
     body = struct.pack("<q", len(sequence)) + tokens + sequence.state()
-    return _MAGIC + identity.bytes + hashlib.sha256(body).digest() + body
+    return _MAGIC + key.bytes + hashlib.sha256(body).digest() + body
 
 
-def restore(sequence: Sequence, data: bytes, identity: Identity) -> str:
+def restore(sequence: Sequence, data: bytes, key: CacheKey) -> str:
     """Fill an empty sequence from a cache file; returns why not, empty where it is filled."""
     start = len(_MAGIC)
     bound, checksum = data[start : start + 32], data[start + 32 : start + 64]
     body = data[start + 64 :]
     if not data.startswith(_MAGIC):
         return "it is no prompt cache"
-    if bound != identity.bytes:
+    if bound != key.bytes:
         return "it is of another model, or of other settings"
     if hashlib.sha256(body).digest() != checksum:
         return "it is damaged"

@@ -1,10 +1,10 @@
-"""The chain of llama.cpp's samplers, and the grammar beside it."""
+"""What chooses the next token: llama.cpp's chain of samplers with a grammar, or plain greed."""
 
 import ctypes
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,25 @@ from minitron_engine.generation.sampling import SamplingSettings
 from minitron_engine.isolation.grammar import check_grammar
 from minitron_engine.llama import log
 from minitron_engine.llama.binding import api
+from minitron_engine.llama.context import Context
 from minitron_engine.llama.model import Model
 
 _MIROSTAT_CANDIDATES = 100  # of mirostat 1's estimate, as in llama.cpp's tools
+
+
+class TokenSampler(Protocol):
+    """Chooses the token that follows what was decoded."""
+
+    def sample(self, context: Context, output: int = -1) -> int | None:
+        """A token by the logits of one of the last decode's outputs; None where none is left."""
+
+
+class GreedySampler:
+    """Takes the likeliest token, the first of those that are equally likely."""
+
+    def sample(self, context: Context, output: int = -1) -> int:
+        """The token with the largest logit."""
+        return int(context.output_logits(output).argmax())
 
 
 class Sampler:
@@ -26,34 +42,28 @@ class Sampler:
         self._chain = chain
         self._grammar = grammar
         self._ids = np.arange(n_vocab, dtype=np.int32)
-        kind = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
-        self._candidates = np.zeros(n_vocab if grammar else 1, dtype=kind)
-        # llama.cpp writes to the same place again and again; a view of it takes time to make
-        self._logits = np.zeros(0, dtype=np.float32)
-        self._address = 0
+        candidate = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+        self._candidates = np.zeros(n_vocab if grammar else 1, dtype=candidate)
 
     def accept_prompt(self, tokens: Iterable[int]) -> None:
         """Let the penalties know the prompt; a grammar starts after it."""
         for token in tokens:
             api.llama_sampler_accept(self._chain, token)
 
-    def sample(self, context: int, output: int = -1) -> int | None:
+    def sample(self, context: Context, output: int = -1) -> int | None:
         """Choose and accept the token that follows one of the last decode's outputs.
 
-        None where the grammar and the biases together leave no token to choose.
+        None where the grammar and the biases together leave no token to choose. Raises Damaged for
+        logits that are not numbers.
         """
-        pointer: Any = api.llama_get_logits_ith(context, output)
-        address = ctypes.addressof(pointer.contents)
-        if address != self._address:
-            self._logits = np.ctypeslib.as_array(pointer, shape=(len(self._ids),))
-            self._address = address
-        if math.isnan(self._logits.sum()):
+        logits = context.output_logits(output)
+        if math.isnan(logits.sum()):
             # sorting would run out of bounds
             raise Damaged("the model computes no numbers (NaN): its weights are damaged")
         if self._grammar is None:
-            token: int = api.llama_sampler_sample(self._chain, context, output)
+            token: int = api.llama_sampler_sample(self._chain, context.handle, output)
             return token
-        return self._constrained(self._logits)
+        return self._constrained(logits)
 
     def _constrained(self, logits: NDArray[np.float32]) -> int | None:
         # as llama.cpp's tools: the grammar sees one token, and all of them only if it refuses that
@@ -136,11 +146,9 @@ def _parts(model: Model, settings: SamplingSettings) -> Iterator[int]:
         return
     for name in settings.samplers:
         if name != "adaptive_p":
-            yield _part(name, model, settings)
+            yield _CONSTRUCTORS[name](model, seed, *settings.arguments(name))
     if "adaptive_p" in settings.samplers:
-        yield api.llama_sampler_init_adaptive_p(
-            settings.adaptive_target, settings.adaptive_decay, seed
-        )
+        yield api.llama_sampler_init_adaptive_p(*settings.arguments("adaptive_p"), seed)
     else:
         yield api.llama_sampler_init_dist(seed)
 
@@ -148,53 +156,30 @@ def _parts(model: Model, settings: SamplingSettings) -> Iterator[int]:
 def _biases(model: Model, settings: SamplingSettings) -> list[tuple[int, float]]:
     for token, _ in settings.logit_bias:
         if not 0 <= token < model.n_vocab:
-            raise Usage(f"no token {token} to bias: the model has {model.n_vocab}")
+            raise Usage(f"there is no token {token} to bias: the model has {model.n_vocab}")
     never = model.suppressed()
     if settings.ignore_eos:
         never = [*filter(model.is_end, range(model.n_vocab)), *never]
     return [*settings.logit_bias, *((token, -math.inf) for token in never)]
 
 
-def _part(name: str, model: Model, settings: SamplingSettings) -> Any:
-    of = settings
-    match name:
-        case "penalties":
-            return api.llama_sampler_init_penalties(
-                model.n_vocab,
-                of.repeat_last_n,
-                of.repeat_penalty,
-                of.frequency_penalty,
-                of.presence_penalty,
-            )
-        case "dry":
-            return _dry(model, settings)
-        case "top_n_sigma":
-            return api.llama_sampler_init_top_n_sigma(of.top_n_sigma)
-        case "top_k":
-            return api.llama_sampler_init_top_k(of.top_k)
-        case "typ_p":
-            return api.llama_sampler_init_typical(of.typical, 0)
-        case "top_p":
-            return api.llama_sampler_init_top_p(of.top_p, 0)
-        case "min_p":
-            return api.llama_sampler_init_min_p(of.min_p, 0)
-        case "xtc":
-            return api.llama_sampler_init_xtc(of.xtc_probability, of.xtc_threshold, 0, of.seed)
-        case "temperature":
-            return api.llama_sampler_init_temp_ext(
-                of.temperature, of.dynatemp_range, of.dynatemp_exp
-            )
-    raise KeyError(name)
+def _dry(model: Model, *arguments: Any) -> Any:
+    *numbers, texts = arguments
+    breakers = [text.encode() for text in texts]
+    array = (ctypes.c_char_p * len(breakers))(*breakers)
+    return api.llama_sampler_init_dry(model.vocab, *numbers, array, len(breakers))
 
 
-def _dry(model: Model, settings: SamplingSettings) -> Any:
-    breakers = [text.encode() for text in settings.dry_sequence_breakers]
-    return api.llama_sampler_init_dry(
-        model.vocab,
-        settings.dry_multiplier,
-        settings.dry_base,
-        settings.dry_allowed_length,
-        settings.dry_penalty_last_n,
-        (ctypes.c_char_p * len(breakers))(*breakers),
-        len(breakers),
-    )
+# llama.cpp's constructors: (model, seed, the settings of the sampler's rows in their order); a 0
+# among them is the least number of candidates to keep
+_CONSTRUCTORS: dict[str, Callable[..., Any]] = {
+    "penalties": lambda model, seed, *a: api.llama_sampler_init_penalties(model.n_vocab, *a),
+    "dry": lambda model, seed, *a: _dry(model, *a),
+    "top_n_sigma": lambda model, seed, n: api.llama_sampler_init_top_n_sigma(n),
+    "top_k": lambda model, seed, k: api.llama_sampler_init_top_k(k),
+    "typ_p": lambda model, seed, p: api.llama_sampler_init_typical(p, 0),
+    "top_p": lambda model, seed, p: api.llama_sampler_init_top_p(p, 0),
+    "min_p": lambda model, seed, p: api.llama_sampler_init_min_p(p, 0),
+    "xtc": lambda model, seed, *a: api.llama_sampler_init_xtc(*a, 0, seed),
+    "temperature": lambda model, seed, *a: api.llama_sampler_init_temp_ext(*a),
+}

@@ -5,9 +5,18 @@ from collections.abc import Sequence as Tokens
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from minitron_engine.llama.binding import api
 from minitron_engine.llama.context import Context
+
+
+def common_prefix(first: ArrayLike, second: ArrayLike) -> int:
+    """How many tokens two sequences begin with in common."""
+    a, b = np.asarray(first), np.asarray(second)
+    length = min(len(a), len(b))
+    different = np.flatnonzero(a[:length] != b[:length])
+    return int(different[0]) if len(different) else length
 
 
 class Sequence:
@@ -20,8 +29,8 @@ class Sequence:
         self._capacity = context.n_batch
         self._memory = api.llama_get_memory(context.handle)
         self._ids = np.zeros(self._capacity, dtype=np.int32)
-        self._every = np.ones(self._capacity, dtype=np.int8)
-        self._wanted = self._every.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
+        self._ones = np.ones(self._capacity, dtype=np.int8)
+        self._every_output = self._ones.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
         # llama.cpp itself counts positions on, and gives the logits of the last token only
         ids = self._ids.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
         self._batch = api.llama_batch_get_one(ids, 0)
@@ -35,7 +44,7 @@ class Sequence:
         Errors: those of Context.decode.
         """
         batch: Any = self._batch
-        batch.logits = self._wanted if every else None
+        batch.logits = self._every_output if every else None
         for start in range(0, len(tokens), self._capacity):
             part = tokens[start : start + self._capacity]
             self._ids[: len(part)] = part

@@ -4,9 +4,9 @@ A guess counts only where it is what the sampler chooses from the model's own lo
 with the same random numbers as without guesses. So the only difference to plain decoding is that a
 batch rounds the last bits of logits in another way than single tokens do.
 
-Greedy decoding closes that gap too (`Exact`): where the two likeliest tokens are nearer to each
-other than rounding can move them, the tokens since the last such place are computed again one by
-one, as plain decoding does it, and the choice is made from those logits.
+Greedy decoding closes that gap too (`ExactVerifier`): where the two likeliest tokens are nearer to
+each other than rounding can move them, the tokens since the last such place are computed again one
+by one, as plain decoding does it, and the choice is made from those logits.
 """
 
 from collections import Counter
@@ -17,8 +17,8 @@ from typing import Protocol
 import numpy as np
 
 from minitron_core.errors import Unsupported
-from minitron_engine.generation.sampler import Sampler
-from minitron_engine.generation.sequence import Sequence
+from minitron_engine.generation.sampler import TokenSampler
+from minitron_engine.generation.sequence import Sequence, common_prefix
 
 _LONGEST_MATCH = 4
 _SAFETY = 16  # times the rounding that was measured
@@ -35,7 +35,7 @@ class Drafter(Protocol):
 
 
 @dataclass
-class Lookup:
+class PromptLookup:
     """Guesses what followed the same last tokens earlier in the text."""
 
     _seen: dict[tuple[int, ...], int] = field(default_factory=dict)
@@ -96,13 +96,7 @@ class DraftModel:
         return found
 
 
-def common_prefix(first: list[int], second: list[int]) -> int:
-    """How many tokens two sequences begin with in common."""
-    pairs = enumerate(zip(first, second, strict=False))
-    return next((n for n, (a, b) in pairs if a != b), min(len(first), len(second)))
-
-
-class Exact:
+class ExactVerifier:
     """Makes greedy choices from batches as single tokens would make them.
 
     The kernels, and so the rounding, depend on how many tokens are computed at once. So all batches
@@ -156,7 +150,7 @@ class Exact:
         sequence.forget(len(sequence) - width)
         return moved
 
-    def doubtful(self, row: int, rows: int) -> bool:
+    def needs_recheck(self, row: int, rows: int) -> bool:
         """Whether the choice from this row of the last batch could be another one by one."""
         end = len(self._sequence) - rows + row + 1
         if not self._lead or (rows == 1 and self._base == end - 1):
@@ -165,7 +159,7 @@ class Exact:
         second, first = np.partition(self._sequence.context.logits(rows)[row], -2)[-2:]
         return bool(first - second < self._lead)
 
-    def settle(self, row: int, rows: int) -> None:
+    def recheck(self, row: int, rows: int) -> None:
         """Compute the tokens up to this row's one by one; its logits are the context's last."""
         batched = self._sequence.context.logits(rows)[row].copy()
         self._recompute(len(self._sequence) - rows + row + 1)
@@ -186,12 +180,12 @@ class Speculation:
 
     drafter: Drafter
     most: int
-    exact: Exact | None = None
+    verifier: ExactVerifier | None = None
     drafted: int = 0
     accepted: int = 0
 
     def follow(
-        self, sequence: Sequence, sampler: Sampler, token: int, room: int
+        self, sequence: Sequence, sampler: TokenSampler, token: int, room: int
     ) -> Iterator[int | None]:
         """Decode a token and guesses after it; yields what the sampler chooses, at least once.
 
@@ -200,25 +194,25 @@ class Speculation:
         guesses = self._guesses(sequence, token, room)
         kept = len(sequence) + 1
         batch = [token, *guesses]
-        if guesses and self.exact is not None:
-            batch += guesses[-1:] * (self.exact.width - len(batch))
+        if guesses and self.verifier is not None:
+            batch += guesses[-1:] * (self.verifier.width - len(batch))
         sequence.append(batch, every=True)
-        exact = self.exact
-        if exact is not None and guesses and not exact.usable():
+        verifier = self.verifier
+        if verifier is not None and guesses and not verifier.usable():
             guesses, batch = [], [token]
             sequence.append(batch)
         self.drafted += len(guesses)
         try:
             for row in range(len(guesses) + 1):
-                settled = exact is not None and exact.doubtful(row, len(batch))
-                if exact is not None and settled:
-                    exact.settle(row, len(batch))
-                chosen = sampler.sample(sequence.context.handle, -1 if settled else row)
+                rechecked = verifier is not None and verifier.needs_recheck(row, len(batch))
+                if verifier is not None and rechecked:
+                    verifier.recheck(row, len(batch))
+                chosen = sampler.sample(sequence.context, -1 if rechecked else row)
                 hit = row < len(guesses) and chosen == guesses[row]
                 self.accepted += hit
-                kept += hit and not settled
+                kept += hit and not rechecked
                 yield chosen
-                if settled or not hit:
+                if rechecked or not hit:
                     return
         finally:
             sequence.forget(kept)
@@ -226,7 +220,7 @@ class Speculation:
     def _guesses(self, sequence: Sequence, token: int, room: int) -> list[int]:
         left = sequence.context.n_ctx - len(sequence) - 2
         most = min(self.most, room - 1, left)
-        if self.exact is not None:
-            fits = left >= self.exact.width and self.exact.fits()
-            most = min(most, self.exact.width - 1) if fits else 0
+        if self.verifier is not None:
+            fits = left >= self.verifier.width and self.verifier.fits()
+            most = min(most, self.verifier.width - 1) if fits else 0
         return self.drafter.propose([*sequence.tokens, token], most) if most > 0 else []

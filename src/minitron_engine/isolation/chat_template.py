@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from minitron_core.errors import Damaged, Unsupported, Usage
-from minitron_engine.llama.model import Model, Tokens
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.tokenization import Tokens
 
 Message = dict[str, Any]
 

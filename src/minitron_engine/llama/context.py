@@ -3,7 +3,6 @@
 import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from minitron_core.errors import MinitronError, OutOfResources
 from minitron_engine.llama import log
 from minitron_engine.llama.binding import api
 from minitron_engine.llama.model import Model
+from minitron_engine.llama.settings import CACHE_TYPES, FLASH_ATTENTION, ContextSettings
 from minitron_engine.process import interrupts
 from minitron_engine.process.aborts import no_memory
 
@@ -21,40 +21,6 @@ Logits = NDArray[np.float32]
 
 _NO_MEMORY = -2  # of llama_decode: GGML_STATUS_ALLOC_FAILED
 MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ of llama.cpp
-
-FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
-# the types that llama.cpp's tools accept for the KV cache, by their ggml ids
-CACHE_TYPES = {
-    "f32": 0,
-    "f16": 1,
-    "bf16": 30,
-    "q8_0": 8,
-    "q4_0": 2,
-    "q4_1": 3,
-    "iq4_nl": 20,
-    "q5_0": 6,
-    "q5_1": 7,
-}
-
-
-@dataclass(frozen=True)
-class ContextSettings:
-    """n_ctx is the size of the whole cache, shared by n_seq sequences; sizes in tokens.
-
-    unified: sequences take what they need and may share tokens; otherwise each has an even part.
-    n_outputs: the most rows of logits of a decode, at least n_seq, which bounds their memory.
-    """
-
-    n_ctx: int
-    n_batch: int
-    n_ubatch: int = 512
-    n_seq: int = 1
-    unified: bool = False
-    n_outputs: int | None = None
-    threads: int | None = None
-    flash_attention: str = "auto"
-    cache_type_k: str = "f16"
-    cache_type_v: str = "f16"
 
 
 class Batch:
@@ -137,6 +103,9 @@ class Context:
         self.n_ctx: int = api.llama_n_ctx(handle)
         self.n_batch: int = api.llama_n_batch(handle)  # at most what was asked for
         self._memory = api.llama_get_memory(handle)
+        # llama.cpp writes to the same places again and again, and a view takes time to make: as
+        # much as 2 % of a small model's token
+        self._views: dict[int, Logits] = {}
 
     def use_threads(self, threads: int) -> None:
         """Decode with so many threads from now on."""
@@ -192,6 +161,20 @@ class Context:
         """
         pointer: Any = api.llama_get_logits(self.handle)
         return np.ctypeslib.as_array(pointer, shape=(rows, self.model.n_vocab))
+
+    def output_logits(self, output: int = -1) -> Logits:
+        """The logits of one output of the last decode, [n_vocab]: a view, gone with the next one.
+
+        output: the place of a token in the batch, counted from the end where it is negative. Waits
+        for the device.
+        """
+        pointer: Any = api.llama_get_logits_ith(self.handle, output)
+        address = ctypes.addressof(pointer.contents)
+        if address not in self._views:
+            if len(self._views) >= MAX_SEQUENCES:
+                self._views.clear()
+            self._views[address] = np.ctypeslib.as_array(pointer, shape=(self.model.n_vocab,))
+        return self._views[address]
 
 
 @contextmanager

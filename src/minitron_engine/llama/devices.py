@@ -1,20 +1,18 @@
-"""The devices of this build of llama.cpp, and what this process may use of the machine."""
+"""The devices of this build of llama.cpp, and those that a placement selects."""
 
 import ctypes
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from minitron_core.errors import Usage
 from minitron_engine.llama import log
 from minitron_engine.llama.binding import api
 from minitron_engine.llama.library import ggml, registry
+from minitron_engine.llama.settings import Placement
 from minitron_engine.process import aborts
 
-GpuLayers = int | Literal["auto", "all"]
-
 _KINDS = {0: "cpu", 1: "gpu", 2: "igpu", 3: "accelerator"}
-ALL_LAYERS = 999
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,31 @@ def devices() -> list[Device]:
 def gpus() -> list[Device]:
     """The devices that layers can be offloaded to."""
     return [device for device in devices() if device.kind in ("gpu", "igpu")]
+
+
+def select_gpus(placement: Placement) -> list[Device]:
+    """The GPUs that layers may go to. Raises Usage for a name or a number that does not exist."""
+    found = _in_llama_cpp_order(gpus())
+    if placement.names is not None:
+        by_name = {gpu.name: gpu for gpu in found}
+        for name in placement.names:
+            if name not in by_name:
+                raise Usage(
+                    f"there is no device {name}",
+                    f"the devices are {', '.join(by_name) or 'the CPU alone'}",
+                )
+        found = [by_name[name] for name in placement.names]
+    number = placement.main_gpu
+    if number and number >= len(found):
+        raise Usage(f"there is no GPU {number}: there are {len(found)}, counted from 0")
+    return found[number : number + 1] if placement.split_mode == "none" else found
+
+
+def _in_llama_cpp_order(found: list[Device]) -> list[Device]:
+    """RPC servers first, so that the output is computed here; integrated GPUs only alone."""
+    remote = [gpu for gpu in found if gpu.name.startswith("RPC")]
+    local = [gpu for gpu in found if not gpu.name.startswith("RPC")]
+    return remote + ([gpu for gpu in local if gpu.kind == "gpu"] or local)
 
 
 def missing_gpu() -> str:

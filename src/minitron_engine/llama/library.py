@@ -76,6 +76,7 @@ _BASE_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "ggml_bf16_to_fp32_row": (None, [c_void_p, c_void_p, c_int64]),
     "ggml_tensor_overhead": (c_size_t, []),
     "ggml_op_name": (c_char_p, [c_int]),
+    "ggml_version": (c_char_p, []),
     "ggml_nbytes": (c_size_t, [c_void_p]),
     "ggml_backend_buffer_is_host": (c_bool, [c_void_p]),
     "ggml_backend_tensor_get": (None, [c_void_p, c_void_p, c_size_t, c_size_t]),
@@ -128,6 +129,11 @@ def ggml() -> ctypes.CDLL:
     base = _declared(_BASE_FUNCTIONS)
     check_layout(base)
     return base
+
+
+def ggml_version() -> str:
+    """The version that is compiled into libggml-base."""
+    return str(ggml().ggml_version().decode())
 
 
 @cache

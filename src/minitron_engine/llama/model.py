@@ -1,64 +1,46 @@
-"""A loaded model: its weights, its vocabulary, its facts."""
+"""A loaded model: its weights, its vocabulary, its metadata."""
 
 import ctypes
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from minitron_core.errors import Damaged, MinitronError, NotFound, OutOfResources, Unsupported
+from minitron_core.errors import Damaged, MinitronError, OutOfResources, Unsupported, Usage
 from minitron_engine.llama import devices, log, overrides
 from minitron_engine.llama.binding import api
-from minitron_engine.memory.placement import EVERY_GPU, Placement
+from minitron_engine.llama.library import registry
+from minitron_engine.llama.settings import ModelSettings, Offload, Placement
+from minitron_engine.llama.tokenization import Tokenizer, Tokens
 from minitron_engine.process import aborts, interrupts
 
-if TYPE_CHECKING:
-    from minitron_engine.llama.context import ContextSettings
-
-Tokens = NDArray[np.int32]
 LoadProgress = Callable[[float], None]
 
-
-@dataclass(frozen=True)
-class ModelSettings:
-    """What to load and where; the KV cache of `n_ctx` tokens must fit beside the weights.
-
-    context: the context to be opened, which `auto` then measures; one of n_ctx tokens otherwise.
-    writable: in memory of its own and laid out as in the file, so that weights can be replaced.
-    beside: a model that stays open longer, with the same architecture and the same vocabulary,
-    which is used for this one too: to build another is most of a small model's load.
-    """
-
-    path: Path
-    gpu_layers: devices.GpuLayers = "auto"
-    n_ctx: int = 4096
-    vocab_only: bool = False
-    writable: bool = False
-    placement: Placement = EVERY_GPU
-    context: "ContextSettings | None" = None
-    beside: "Model | None" = None
+_SPLIT_MODES = {"none": 0, "layer": 1, "row": 2, "tensor": 3}
 
 
 class Model:
-    """A model held by llama.cpp; made by `open_model`, which also frees it."""
+    """A model held by llama.cpp, as `load_model` yields it.
+
+    offloaded: layers on GPUs, the output counts as one more; reason: why that many.
+    """
 
     def __init__(
         self,
         handle: int,
         path: Path,
-        offloaded: int,
+        offload: Offload,
         gpus: Sequence[devices.Device] = (),
-        beside: "Model | None" = None,
+        vocabulary_of: "Model | None" = None,
     ) -> None:
         self.handle = handle
         self.path = path
-        self.vocab: Any = beside.vocab if beside else api.llama_model_get_vocab(handle)
+        self.vocab: Any = (
+            vocabulary_of.vocab if vocabulary_of else api.llama_model_get_vocab(handle)
+        )
         self.n_vocab: int = api.llama_vocab_n_tokens(self.vocab)
+        self._tokenizer = Tokenizer(self.vocab)
         self.n_layers: int = api.llama_model_n_layer(handle)
         self.n_ctx_train: int = api.llama_model_n_ctx_train(handle)
         self.add_bos: bool = api.llama_vocab_get_add_bos(self.vocab)
@@ -67,9 +49,9 @@ class Model:
         self.eos: int = api.llama_vocab_eos(self.vocab)
         self.size: int = api.llama_model_size(handle)
         self.n_params: int = api.llama_model_n_params(handle)
-        self.offloaded = min(offloaded, self.n_layers + 1)
+        self.offloaded = min(offload.layers, self.n_layers + 1)
+        self.reason = offload.reason
         self._gpus = gpus
-        self.reason = ""  # why that many layers are on GPUs, for the user
 
     @property
     def device(self) -> str:
@@ -99,22 +81,8 @@ class Model:
         return self.piece(token, special=True).decode(errors="replace") if token >= 0 else ""
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> Tokens:
-        """Token ids of a text, as llama.cpp's tools get them."""
-        data = text.encode("utf-8", errors="surrogateescape")
-        ids = np.empty(len(data) + 8, dtype=np.int32)
-        count = self._tokenize(data, ids, add_special, parse_special)
-        if count < 0:
-            ids = np.empty(-count, dtype=np.int32)
-            count = self._tokenize(data, ids, add_special, parse_special)
-        return ids[:count].copy()
-
-    def _tokenize(self, data: bytes, ids: Tokens, add_special: bool, parse_special: bool) -> int:
-        pointer = ids.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
-        return int(
-            api.llama_tokenize(
-                self.vocab, data, len(data), pointer, len(ids), add_special, parse_special
-            )
-        )
+        """Token ids of a text, as llama.cpp's tools get them. Errors: those of Tokenizer."""
+        return self._tokenizer.tokenize(text, add_special=add_special, parse_special=parse_special)
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
         """The bytes of one token; a multi-byte character may be spread over several tokens."""
@@ -142,79 +110,85 @@ class Model:
 
     def metadata(self, key: str) -> str:
         """A value of the file's metadata as text, empty where the key is missing."""
-        return _metadata(self.handle, key)
+        buffer = ctypes.create_string_buffer(256)
+        count = api.llama_model_meta_val_str(self.handle, key.encode(), buffer, len(buffer))
+        return buffer.value.decode() if count >= 0 else ""
 
 
 @contextmanager
-def open_model(settings: ModelSettings, progress: LoadProgress | None = None) -> Iterator[Model]:
-    """Load a GGUF file (a first shard stands for all) and free it at the end of the block.
+def load_model(
+    settings: ModelSettings,
+    offload: Offload,
+    gpus: Sequence[devices.Device] = (),
+    progress: LoadProgress | None = None,
+    vocabulary_of: Model | None = None,
+) -> Iterator[Model]:
+    """Load a file with so many layers on GPUs; `minitron_engine.loading.open_model` chooses them.
 
-    Raises NotFound, and Damaged with llama.cpp's own reason where it refuses the file.
+    gpus: the devices that `offload` names, for the user. Errors: those of open_model.
     """
-    devices.start()
-    if not settings.path.is_file():
-        raise NotFound(f"{settings.path} does not exist")
-    gpus = settings.placement.chosen()
-    layers, placement, reason = 0, settings.placement, ""
-    if gpus and settings.gpu_layers != 0 and not settings.vocab_only:
-        from minitron_engine.memory.gpu_layers import (
-            choose_layers,  # it measures with a model of its own
-        )
-
-        choice = choose_layers(settings, gpus)
-        layers, placement, reason = choice.layers, choice.placement, choice.reason
     parameters = api.llama_model_default_params()
-    parameters.n_gpu_layers = layers
+    parameters.n_gpu_layers = offload.layers
     parameters.vocab_only = settings.vocab_only
     if settings.writable:
         parameters.load_mode = api.LLAMA_LOAD_MODE_NONE
         parameters.use_extra_bufts = False
-    kept = placement.apply(parameters)
-    if settings.beside:
-        kept.append(overrides.as_array(_no_vocabulary(settings.beside)))
+    kept = apply_placement(offload.placement, parameters)
+    if vocabulary_of:
+        kept.append(overrides.as_array(_no_vocabulary(vocabulary_of)))
         parameters.kv_overrides = kept[-1]
-    with _loaded(settings.path, parameters, progress=progress) as handle:
+    with _loaded(settings.path, parameters, progress) as handle:
         kept.clear()
-        model = Model(handle, settings.path, layers, gpus, settings.beside)
-        model.reason = reason
-        yield model
-
-
-def _no_vocabulary(beside: Model) -> list[overrides.Override]:
-    """What makes llama.cpp build as many tokens as another model has, without names and rules."""
-    family = beside.metadata("general.architecture")
-    return [("tokenizer.ggml.model", "no_vocab"), (f"{family}.vocab_size", beside.n_vocab)]
+        yield Model(handle, settings.path, offload, gpus, vocabulary_of)
 
 
 @contextmanager
-def measured_model(
-    path: Path, layers: int = devices.ALL_LAYERS, placement: Placement = EVERY_GPU
-) -> Iterator[Model]:
-    """A model without its weights: for sizes only, it cannot decode. Errors: as open_model."""
-    devices.start()
-    if not path.is_file():
-        raise NotFound(f"{path} does not exist")
+def open_without_weights(path: Path, offload: Offload) -> Iterator[Model]:
+    """A model without its weights: it has sizes and cannot decode. Errors: those of open_model."""
     parameters = api.llama_model_default_params()
-    parameters.n_gpu_layers = layers
-    kept = placement.apply(parameters)
-    with _loaded(path, parameters, measure=True) as handle:
+    parameters.n_gpu_layers = offload.layers
+    parameters.no_alloc = True
+    # llama.cpp aborts where a file is mapped that must not be allocated
+    parameters.load_mode = api.LLAMA_LOAD_MODE_NONE
+    kept = apply_placement(offload.placement, parameters)
+    with _loaded(path, parameters) as handle:
         kept.clear()
-        yield Model(handle, path, 0)
+        yield Model(handle, path, Offload())
+
+
+def apply_placement(placement: Placement, parameters: Any) -> list[Any]:
+    """Fill in llama.cpp's model parameters; returns what they point to, to be kept alive."""
+    parameters.split_mode = _SPLIT_MODES[placement.split_mode]
+    parameters.main_gpu = placement.main_gpu
+    kept: list[Any] = []
+    if placement.tensor_split:
+        most = api.llama_max_devices()
+        if len(placement.tensor_split) > most:
+            raise Usage(f"llama.cpp splits a model between at most {most} devices")
+        shares = (ctypes.c_float * most)(*placement.tensor_split)
+        parameters.tensor_split = ctypes.cast(shares, ctypes.POINTER(ctypes.c_float))
+        kept.append(shares)
+    if placement.names is not None:
+        find = registry().ggml_backend_dev_by_name
+        handles = [find(name.encode()) for name in placement.names]
+        array = (ctypes.c_void_p * (len(handles) + 1))(*handles, None)
+        parameters.devices = ctypes.cast(array, ctypes.c_void_p)
+        kept.append(array)
+    return kept
+
+
+def _no_vocabulary(other: Model) -> list[overrides.Override]:
+    """What makes llama.cpp build as many tokens as another model has, without names and rules."""
+    architecture = other.metadata("general.architecture")
+    return [("tokenizer.ggml.model", "no_vocab"), (f"{architecture}.vocab_size", other.n_vocab)]
 
 
 @contextmanager
 def _loaded(
     path: Path,
     parameters: api.llama_model_params,
-    *,
-    measure: bool = False,
     progress: LoadProgress | None = None,
 ) -> Iterator[int]:
-    # `measure` reads only the metadata: enough for sizes and numbers of layers
-    if measure:
-        parameters.no_alloc = True
-        # llama.cpp aborts where a file is mapped that must not be allocated
-        parameters.load_mode = api.LLAMA_LOAD_MODE_NONE
     interrupted: list[BaseException] = []
 
     def advance(share: float, _data: object) -> bool:
@@ -239,12 +213,6 @@ def _loaded(
     finally:
         if handle:
             api.llama_model_free(handle)
-
-
-def _metadata(handle: int, key: str) -> str:
-    buffer = ctypes.create_string_buffer(256)
-    count = api.llama_model_meta_val_str(handle, key.encode(), buffer, len(buffer))
-    return buffer.value.decode() if count >= 0 else ""
 
 
 def _refusal(path: Path, reason: str) -> MinitronError:

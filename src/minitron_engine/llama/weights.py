@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from minitron_core.errors import MinitronError
 from minitron_engine.llama.binding import api
-from minitron_engine.llama.context import Batch, ContextSettings, open_context
+from minitron_engine.llama.context import Batch, open_context
 from minitron_engine.llama.library import Tensor, ggml
 from minitron_engine.llama.model import Model
+from minitron_engine.llama.settings import ContextSettings
 
 _OP_NONE = 0
 Bytes = NDArray[np.uint8]

@@ -1,16 +1,20 @@
-"""How many layers go to the GPUs: as asked, or the most whose weights, cache and buffers fit."""
+"""How many layers go to the GPUs: as given, or the most whose weights, cache and buffers fit."""
 
 import itertools
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from minitron_core.gguf import iterate_tensors, layer_bytes, open_shards
-from minitron_engine.llama.context import ContextSettings
-from minitron_engine.llama.devices import ALL_LAYERS, Device
-from minitron_engine.llama.model import ModelSettings
-from minitron_engine.memory.estimate import Needs, measure_needs
-from minitron_engine.memory.placement import Placement
+from minitron_engine.llama.devices import Device
+from minitron_engine.llama.settings import (
+    ALL_LAYERS,
+    ContextSettings,
+    ModelSettings,
+    Offload,
+    Placement,
+)
+from minitron_engine.memory.estimate import MemoryEstimate, estimate_memory
 
 # what CUDA's context, its pools and fragmentation take besides all that is measured; llama.cpp's
 # own fit keeps as much free on every device
@@ -18,55 +22,46 @@ MARGIN = 1 << 30
 _GIB = 1 << 30
 
 
-@dataclass(frozen=True)
-class Choice:
-    """Layers for the GPUs, the output counted as one more, how they are spread, and why so."""
-
-    layers: int
-    placement: Placement
-    reason: str
-
-
-def choose_layers(settings: ModelSettings, gpus: Sequence[Device]) -> Choice:
-    """As many layers as asked for; for `auto`, llama.cpp is asked what a dry load would take.
+def choose_layers(settings: ModelSettings, gpus: Sequence[Device]) -> Offload:
+    """As many layers as the settings say; for `auto`, the most that fit by llama.cpp's own sizes.
 
     Errors: those of open_model and open_context.
     """
-    wanted, placement = settings.gpu_layers, settings.placement
-    if wanted != "auto":
-        layers = ALL_LAYERS if wanted == "all" else wanted
-        return Choice(layers, placement, f"--gpu-layers {wanted}")
+    asked, placement = settings.gpu_layers, settings.placement
+    if asked != "auto":
+        layers = ALL_LAYERS if asked == "all" else asked
+        return Offload(layers, placement, f"--gpu-layers {asked}")
     context = settings.context or ContextSettings(settings.n_ctx, min(settings.n_ctx, 2048))
     tensors = iterate_tensors(open_shards(settings.path))
     weights = layer_bytes((info.name, info.nbytes) for _, info in tensors)
-    needs = measure_needs(settings.path, context, ALL_LAYERS, placement)
-    buffers = [needs.buffer(gpu) for gpu in gpus]
-    layers, spread = most_layers(weights, needs, buffers, gpus, placement)
+    needed = estimate_memory(settings.path, context, Offload(ALL_LAYERS, placement))
+    buffers = [needed.buffer(gpu) for gpu in gpus]
+    layers, spread = most_layers(weights, needed, buffers, gpus, placement)
     if 0 < layers < len(weights):
         # the rest on the CPU makes another graph, with other buffers
-        divided = measure_needs(settings.path, context, layers, spread)
+        divided = estimate_memory(settings.path, context, Offload(layers, spread))
         buffers = [max(size, divided.buffer(gpu)) for size, gpu in zip(buffers, gpus, strict=True)]
-        layers, spread = most_layers(weights, needs, buffers, gpus, placement)
-    sizes = (sum(weights), needs.cache, sum(buffers), sum(gpu.free for gpu in gpus))
-    told = "{:.1f} GiB of weights, {:.1f} of KV cache, {:.1f} of buffers; {:.1f} free".format(
+        layers, spread = most_layers(weights, needed, buffers, gpus, placement)
+    sizes = (sum(weights), needed.cache, sum(buffers), sum(gpu.free for gpu in gpus))
+    reason = "{:.1f} GiB of weights, {:.1f} of KV cache, {:.1f} of buffers; {:.1f} free".format(
         *(size / _GIB for size in sizes)
     )
-    return Choice(ALL_LAYERS if layers == len(weights) else layers, spread, told)
+    return Offload(ALL_LAYERS if layers == len(weights) else layers, spread, reason)
 
 
 def most_layers(
     weights: Sequence[int],
-    needs: Needs,
+    needed: MemoryEstimate,
     buffers: Sequence[int],
     gpus: Sequence[Device],
     placement: Placement,
 ) -> tuple[int, Placement]:
     """The most layers, counted from the output backwards, with which no GPU overflows.
 
-    weights: bytes of each layer, the output last. buffers: those to compute with, of each GPU.
-    Several GPUs get layers in proportion to the room they have, unless the placement says else.
+    weights: bytes of each layer, the output last. buffers: bytes of each GPU's compute buffers.
+    Several GPUs get layers in proportion to their free memory, unless the placement has shares.
     """
-    cache = needs.cache / needs.layers
+    cache = needed.cache / needed.layers
     sizes = [size + cache for size in weights[:-1]] + [float(weights[-1])]
     rooms = [max(gpu.free - MARGIN - size, 0) for gpu, size in zip(gpus, buffers, strict=True)]
     if len(gpus) > 1 and placement.split_mode == "layer" and not placement.tensor_split:

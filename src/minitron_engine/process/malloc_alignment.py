@@ -10,8 +10,10 @@ import ctypes
 from functools import cache
 from typing import Any
 
-from minitron_engine.llama.binding import api
-
+# ggml_backend_sched_eval_callback of ggml-backend.h: (node, asked before it is computed, data)
+_EvaluationCallback = ctypes.CFUNCTYPE(
+    ctypes.c_bool, ctypes.c_void_p, ctypes.c_bool, ctypes.c_void_p
+)
 _LINE = 64
 _LARGE = 31 << 20  # glibc maps pages of its own for every block of 32 MiB
 _HEADER = 8  # what a block of malloc's takes beside its bytes
@@ -31,7 +33,7 @@ def aligning_hook(past: int = 0) -> Any:
             align(past)
         return False
 
-    return api.ggml_backend_sched_eval_callback(called)
+    return _EvaluationCallback(called)
 
 
 def align(past: int = 0) -> None:

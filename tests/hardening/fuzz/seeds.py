@@ -18,12 +18,13 @@ from helpers.torch_archive import ORDERED, Global, Reduce, pickled, tensor, writ
 from minitron_convert.vocab.pretokenizers import KNOWN
 from minitron_core.gguf import F16, F32, TYPE_ID, GgufWriter, KeyValue, TensorSpec, ValueType
 from minitron_quant.imatrix.files import write_imatrix
-from minitron_quant.imatrix.matrix import Entry, ImportanceMatrix, Origin
+from minitron_quant.imatrix.matrix import Entry, ImportanceMatrix
 from minitron_quant.mixed_precision.sensitivity_file import (
     Sensitivity,
     TensorSensitivity,
     write_sensitivity,
 )
+from minitron_quant.provenance import CalibrationOrigin
 
 SMALL = {
     "hidden_size": 8,
@@ -227,7 +228,7 @@ def matrix() -> ImportanceMatrix:
         ),
         "blk.0.ffn_up_exps.weight": Entry(np.ones((2, 4), np.float32), np.array([3, 0])),
     }
-    origin = Origin("f" * 64, ("a" * 64,))
+    origin = CalibrationOrigin("f" * 64, ("a" * 64,))
     return ImportanceMatrix(entries, ["text.txt"], 2, 512, origin)
 
 

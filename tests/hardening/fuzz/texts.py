@@ -28,9 +28,12 @@ from minitron_engine.isolation import chat_template_worker, json_schema_worker
 from minitron_engine.isolation.grammar import check_grammar
 from minitron_engine.isolation.json_schema import conversion_module
 from minitron_engine.llama.binding import api
-from minitron_engine.llama.model import Model, ModelSettings, open_model
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.settings import ModelSettings
+from minitron_engine.loading import open_model
 from minitron_quant.advise import measured
-from minitron_quant.tasks.registry import TASKS, TaskOptions
+from minitron_quant.tasks.registry import task_named
+from minitron_quant.tasks.task import TaskOptions
 
 _OPEN = ExitStack()  # for as long as the process lives
 _ENDINGS = {b"\x1f": ".gz", b"B": ".bz2", b"\xfd": ".xz"}
@@ -49,7 +52,7 @@ def _jobs(folder: Path) -> Opener:
 def _task(task: str, folder: Path) -> Opener:
     def read(path: Path) -> object:
         examples = 0 if task == "mmlu" else None
-        return TASKS[task].prepare(TaskOptions(path, shots=examples))
+        return task_named(task).prepare(TaskOptions(path, shots=examples))
 
     return through("data", read, folder)
 
@@ -58,7 +61,7 @@ def _packed(folder: Path) -> Opener:
     def open_input(data: bytes) -> object:
         path = folder / f"data{_ENDINGS.get(data[:1], '.gz')}"
         path.write_bytes(data)
-        return TASKS["hellaswag"].prepare(TaskOptions(path))
+        return task_named("hellaswag").prepare(TaskOptions(path))
 
     return open_input
 

@@ -1,0 +1,12 @@
+// The encoders with 8 lanes.
+#pragma GCC target("avx2")
+#include "codebook.h"
+#include "simd.h"
+#include "types.h"
+
+namespace {
+typedef Avx2 V;
+}
+#include "encoders.h"
+
+Encoder avx2_encoder(int type) { return encoder_of(type); }

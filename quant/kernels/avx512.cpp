@@ -1,0 +1,13 @@
+// The encoders with 16 lanes.
+#define KERNELS_AVX512
+#pragma GCC target("avx2,avx512f,avx512bw,avx512vl,avx512dq")
+#include "codebook.h"
+#include "simd.h"
+#include "types.h"
+
+namespace {
+typedef Avx512 V;
+}
+#include "encoders.h"
+
+Encoder avx512_encoder(int type) { return encoder_of(type); }

@@ -1,0 +1,50 @@
+"""Encode rows with GPTQ; a row that it does not improve keeps ggml's encoding."""
+
+from minitron_core.gguf import TYPE
+from minitron_quant.array_backend import NUMPY, Arrays, Bytes, Floats
+from minitron_quant.blocks import are_valid, decode_blocks
+from minitron_quant.gptq.cholesky import BlockFactor, error_of
+from minitron_quant.gptq.codebook_coder import CodebookCoder
+from minitron_quant.gptq.codebook_types import CODEBOOKS
+from minitron_quant.gptq.column_solver import solve
+from minitron_quant.gptq.scalar_coder import ScalarCoder
+from minitron_quant.gptq.scalar_layouts import LAYOUTS
+
+
+def supports(ggml_type: int) -> bool:
+    """Whether GPTQ can choose the codes of a type (its ggml id)."""
+    return TYPE[ggml_type].name in LAYOUTS or TYPE[ggml_type].name in CODEBOOKS
+
+
+def coder_of(
+    ggml_type: int, plain: Bytes, rows: int, arrays: Arrays = NUMPY
+) -> ScalarCoder | CodebookCoder:
+    """What chooses the codes of rows that ggml has encoded."""
+    name, blocks = TYPE[ggml_type].name, plain.reshape(-1, TYPE[ggml_type].block_bytes)
+    if name in LAYOUTS:
+        return ScalarCoder(LAYOUTS[name], blocks, rows, arrays)
+    return CodebookCoder(name, blocks, rows, arrays)
+
+
+def encode_rows(
+    ggml_type: int, values: Floats, plain: Bytes, blocks: list[BlockFactor], arrays: Arrays = NUMPY
+) -> Bytes:
+    """The rows [rows, columns] encoded with GPTQ, as bytes.
+
+    plain: the same rows as ggml encodes them. The search starts at their scales, and a row whose
+    error e H eᵀ does not get smaller keeps them.
+    """
+    with arrays.active():
+        coder = coder_of(ggml_type, plain, len(values), arrays)
+        solve(coder, values, blocks, arrays)
+        packed = coder.pack().reshape(len(values), -1)
+    kept = plain.reshape(len(values), -1)
+    before, after = (
+        error_of(decode_blocks(ggml_type, data, values.shape) - values, blocks)
+        for data in (kept, packed)
+    )
+    # written so that an error which is not a number keeps the plain row
+    packed[~(after < before)] = kept[~(after < before)]
+    if not are_valid(ggml_type, packed):
+        return plain
+    return packed.reshape(-1)

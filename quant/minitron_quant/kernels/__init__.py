@@ -1,0 +1,1 @@
+"""Encoders in place of ggml's: the same bytes, several times faster (docs/kernels.md)."""

@@ -1,0 +1,103 @@
+"""Calibrate a model and quantize it: importance matrices, covariances, levels, and mixes."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from minitron.loading import load
+from minitron_core.progress import Progress, ignore
+from minitron_engine.llama.settings import GpuLayers, ModelSettings
+from minitron_quant.covariance.collect import CovarianceSettings, collect_covariance
+from minitron_quant.gptq.encoder import GptqEncoder
+from minitron_quant.imatrix.collect import (
+    Collected,
+    CollectSettings,
+    ResumePolicy,
+    calibrate,
+    remove_state,
+)
+from minitron_quant.imatrix.files import write_imatrix
+from minitron_quant.mixed_precision.build_mix import BuiltMix, MixBuilder, MixSettings
+from minitron_quant.mixed_precision.measure import SensitivitySettings, measure_sensitivity
+from minitron_quant.mixed_precision.sensitivity_file import Sensitivity
+from minitron_quant.model_files import open_model_files
+from minitron_quant.quantize.prepare import QuantizeSettings, prepare
+from minitron_quant.quantize.run import LevelResult
+from minitron_quant.quantize.run import run as run_quantization
+
+
+def imatrix(
+    model: Path,
+    output: Path,
+    settings: CollectSettings,
+    *,
+    gpu_layers: GpuLayers = "auto",
+    file_format: Literal["gguf", "dat"] = "gguf",
+    progress: Progress = ignore,
+) -> Collected:
+    """Collect the importance matrix of a model on texts and write it; the result also holds it.
+
+    A call that was stopped leaves its state beside `output`; the same call continues it, and
+    writes the bytes of a single one.
+    Raises Usage for texts that are too short, MinitronError for inputs that are not finite, and
+    as `load` does.
+    """
+    context = settings.chunks.context()
+    with load(ModelSettings(model, gpu_layers, context=context)) as loaded:
+        policy = ResumePolicy(output, "if possible")
+        collected = calibrate(loaded, settings, progress, policy)
+    write_imatrix(output, collected.matrix, file_format)
+    remove_state(output)
+    return collected
+
+
+def covariance(
+    model: Path,
+    output: Path,
+    settings: CovarianceSettings,
+    *,
+    gpu_layers: GpuLayers = "auto",
+    progress: Progress = ignore,
+) -> Path:
+    """Collect the covariance of every input that GPTQ needs, and return its file, `output`.
+
+    A file that was made from the same model and texts is kept; a partial one is continued.
+    Raises Usage for texts that are too short, OutOfResources for too little memory or disk.
+    """
+    with load(ModelSettings(model, gpu_layers, context=settings.chunks.context())) as loaded:
+        collect_covariance(loaded, settings, output, progress)
+    return output
+
+
+def quantize(
+    settings: QuantizeSettings, *, covariance: Path | None = None, progress: Progress = ignore
+) -> Iterator[LevelResult]:
+    """Write the levels of a model and yield each when it is done, in the order of the settings.
+
+    covariance: the file of `covariance()`; codes are then chosen with GPTQ.
+    All levels are encoded side by side from one read of the source. Finished files are kept when
+    they were made from the same; the same call continues a job that was stopped.
+    Raises Usage, NotFound, Unsupported, ImatrixNeeded or Damaged before anything is written.
+    """
+    encoder = None
+    if covariance is not None:
+        encoder = GptqEncoder(covariance, open_model_files(settings.source))
+    return run_quantization(prepare(settings, encoder), progress)
+
+
+def sensitivity(settings: SensitivitySettings, progress: Progress = ignore) -> Sensitivity:
+    """Measure each tensor's sensitivity to quantization error; writes `settings.output`.
+
+    The cost of a type for a tensor is a divergence (KLD) from the full model in nats per token.
+    Raises Usage for a text that is too short, Damaged for an importance matrix of another model.
+    """
+    return measure_sensitivity(settings, progress)
+
+
+def build_mix(settings: MixSettings, progress: Progress = ignore) -> BuiltMix:
+    """Write the mix of types of least predicted divergence for a size, and verify it.
+
+    Raises NotFound or Usage where `settings.sensitivity` is missing or unfinished, Usage for a
+    size out of reach.
+    """
+    return MixBuilder(settings, progress).make()

@@ -1,1 +1,0 @@
-"""What `minitron quantize` asks of the size dial, error feedback, and a checkpoint's header."""

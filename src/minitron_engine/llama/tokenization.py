@@ -1,0 +1,113 @@
+"""Tokenizing text that strangers send: no text may end the process.
+
+Two things in llama.cpp would. Most pre-tokenizers are a std::regex, whose recursion takes up to
+420 bytes of stack for each character of a match (benchmarks/results/tokenization.md): a run of
+26,000 characters overflows a usual stack of 8 MiB. And a SentencePiece vocabulary without byte
+tokens throws for a character that it lacks.
+"""
+
+import ctypes
+import re
+import threading
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minitron_core.errors import OutOfResources, Unsupported
+from minitron_engine.llama.binding import api
+
+Tokens = NDArray[np.int32]
+
+# no pre-tokenizer has a match with a line break before an ASCII letter or digit inside of it
+_BETWEEN_MATCHES = re.compile(rb"\n(?=[0-9A-Za-z])")
+_STACK_PER_BYTE = 1 << 10
+_SHORT_MATCH = 2000  # bytes for which every thread's stack is large enough
+_MARGIN = 1 << 20
+_starting_thread = threading.Lock()
+_FIRST_BYTE_TOKEN = 3  # where SentencePiece puts <0x00>, after <unk>, <s> and </s>
+
+
+class Tokenizer:
+    """The tokenizer of a vocabulary; token ids as llama.cpp's tools get them."""
+
+    def __init__(self, vocab: int) -> None:
+        self._vocab = vocab
+        self._is_bpe = api.llama_vocab_type(vocab) == api.LLAMA_VOCAB_TYPE_BPE
+        is_spm = api.llama_vocab_type(vocab) == api.LLAMA_VOCAB_TYPE_SPM
+        self._pieces = self._all_pieces() if is_spm and not self._has_byte_tokens() else None
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> Tokens:
+        """Token ids of a text.
+
+        Raises Unsupported for a character that the vocabulary cannot spell, OutOfResources where
+        there is no memory for the stack that a long match needs.
+        """
+        data = text.encode("utf-8", errors="surrogateescape")
+        if self._pieces is not None:
+            _refuse_unknown(text, self._pieces)
+
+        def run() -> Tokens:
+            return self._run(data, add_special, parse_special)
+
+        longest = max(map(len, _BETWEEN_MATCHES.split(data))) if self._is_bpe else 0
+        return run() if longest <= _SHORT_MATCH else _with_stack(run, longest * _STACK_PER_BYTE)
+
+    def _run(self, data: bytes, add_special: bool, parse_special: bool) -> Tokens:
+        ids = np.empty(len(data) + 8, dtype=np.int32)
+        count = self._call(data, ids, add_special, parse_special)
+        if count < 0:
+            ids = np.empty(-count, dtype=np.int32)
+            count = self._call(data, ids, add_special, parse_special)
+        return ids[:count].copy()
+
+    def _call(self, data: bytes, ids: Tokens, add_special: bool, parse_special: bool) -> int:
+        pointer = ids.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+        return int(
+            api.llama_tokenize(
+                self._vocab, data, len(data), pointer, len(ids), add_special, parse_special
+            )
+        )
+
+    def _text(self, token: int) -> bytes:
+        return bytes(api.llama_vocab_get_text(self._vocab, token) or b"")
+
+    def _has_byte_tokens(self) -> bool:
+        count = api.llama_vocab_n_tokens(self._vocab)
+        return count >= _FIRST_BYTE_TOKEN + 256 and all(
+            self._text(_FIRST_BYTE_TOKEN + byte) == b"<0x%02X>" % byte for byte in range(256)
+        )
+
+    def _all_pieces(self) -> frozenset[bytes]:
+        return frozenset(map(self._text, range(api.llama_vocab_n_tokens(self._vocab))))
+
+
+def _refuse_unknown(text: str, pieces: frozenset[bytes]) -> None:
+    """Unsupported for what llama.cpp would throw on: neither the character nor its bytes exist."""
+    for character in sorted(set(text.replace(" ", "\u2581"))):
+        data = character.encode("utf-8", errors="surrogateescape")
+        spelled = all(b"<0x%02X>" % byte in pieces or bytes([byte]) in pieces for byte in data)
+        if data not in pieces and not spelled:
+            raise Unsupported(
+                f"the vocabulary cannot spell {character!r}: it has no token for each byte",
+                "leave the character out, or convert the model with byte tokens",
+            )
+
+
+def _with_stack(run: Callable[[], Tokens], stack: int) -> Tokens:
+    """What `run` returns, in a thread with so many bytes of stack; they are taken when used."""
+    results: list[Tokens] = []
+    thread = threading.Thread(target=lambda: results.append(run()), name="tokenize")
+    with _starting_thread:
+        usual = threading.stack_size(stack + _MARGIN)
+        try:
+            thread.start()
+        except (RuntimeError, MemoryError, ValueError) as error:
+            raise OutOfResources(
+                f"there is no memory for the {stack >> 20} MiB of stack that this text needs",
+                "break it into lines",
+            ) from error
+        finally:
+            threading.stack_size(usual)
+    thread.join()
+    return results[0]

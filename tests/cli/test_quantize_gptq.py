@@ -1,0 +1,76 @@
+"""quantize --gptq: which options go together, and one run from a text to a file."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.support import EXAMPLES, fails
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (("--gptq",), "--text TEXT"),
+        (("--gptq", "--text", "a.txt", "--covariance", "c.gguf"), "either a text or a covariance"),
+        (("--text", "a.txt"), "--gptq"),
+        (("--effort", "high"), "--gptq"),
+        (("--gptq", "--covariance", "c.gguf", "--effort", "high"), "collecting"),
+    ],
+)
+def test_quantize_refuses_gptq_options_that_exclude_each_other(
+    options: tuple[str, ...], words: str, minitron: Any, short_llama: Path, tmp_path: Path
+) -> None:
+    fails(minitron("quantize", short_llama, "Q4_0", "-d", tmp_path, *options), 2, words)
+
+
+def test_quantize_names_a_covariance_that_does_not_exist(
+    minitron: Any, short_llama: Path, tmp_path: Path
+) -> None:
+    ran = minitron(
+        "quantize", short_llama, "Q4_0", "-d", tmp_path, "--gptq", "--covariance", "c.gguf"
+    )
+    fails(ran, 3, "c.gguf does not exist")
+
+
+def test_quantize_gptq_collects_once_and_verifies(
+    minitron: Any, short_llama: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "short.txt"
+    text.write_text((EXAMPLES / "calibration.txt").read_text()[:9000])
+    folder = tmp_path / "out"
+    given = ("quantize", short_llama, "Q4_0", "-d", folder, "--gptq", "--text", text, "--json")
+    plan = minitron(*given, "--dry-run")
+    assert "collected when files are made" in plan.err and not folder.exists()
+    ran = minitron(*given)
+    assert ran.code == 0, ran.err
+    assert "tokens are few" in ran.err
+    assert [v["bytes"] for v in ran.document["levels"]] == [
+        v["bytes"] for v in plan.document["levels"]
+    ]
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "nano-llama-Q4_0.gguf",
+        "nano-llama.covariance.gguf",
+        "nano-llama.manifest.json",
+    ]
+    (level,) = ran.document["levels"]
+    assert not level["kept"]
+    assert minitron(*given).document["levels"][0]["kept"]
+    held_out = ("--held-out", EXAMPLES / "held-out.txt", "--chunks", 2)
+    (proved,) = minitron(*given, *held_out).document["levels"]
+    assert proved["kept"] in ("gptq", "plain")
+    assert proved["change_pct"] == pytest.approx(
+        100 * (proved["gptq_kld"] / proved["plain_kld"] - 1)
+    )
+    low, high = proved["difference"][1:]
+    assert low <= proved["difference"][0] <= high
+
+
+def test_quantize_gptq_dry_run_needs_no_importance_matrix(
+    minitron: Any, short_llama: Path, tmp_path: Path
+) -> None:
+    given = ("quantize", short_llama, "IQ2_XXS", "-d", tmp_path, "--dry-run")
+    fails(minitron(*given), 5, "importance matrix")
+    ran = minitron(*given, "--gptq", "--text", "none.txt")
+    assert ran.code == 0, ran.err
+    assert not any(tmp_path.iterdir())

@@ -1,0 +1,89 @@
+"""Tokenizing never ends the process, and long matches change no token."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helpers.support import with_entry
+from minitron_core.errors import OutOfResources, Unsupported
+from minitron_core.gguf import ValueType, open_gguf
+from minitron_engine.llama import tokenization
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.settings import ModelSettings
+from minitron_engine.loading import open_model
+
+LONG = 100_000
+
+
+def ids(model: Model, text: str) -> list[int]:
+    return model.tokenize(text, add_special=True, parse_special=True).tolist()
+
+
+@pytest.fixture(scope="module")
+def tekken(nano_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    """nano-llama with Mistral-NeMo's pre-tokenizer, which is a std::regex."""
+    path = tmp_path_factory.mktemp("tekken") / "tekken.gguf"
+    with_entry(nano_llama, path, "tokenizer.ggml.pre", ValueType.STRING, "tekken")
+    with open_model(ModelSettings(path, vocab_only=True)) as model:
+        yield model
+
+
+@pytest.mark.parametrize("part", ["=", " ", "A", "a", "\n", "日", "😀", "/\n", "\u3000", "\x01"])
+def test_tokenizer_survives_a_long_run(tekken: Model, part: str) -> None:
+    text = "A table\n" + part * (LONG // len(part)) + "\nend"
+    spelled = b"".join(map(tekken.piece, ids(tekken, text)[tekken.add_bos :]))
+    assert spelled.decode() == text
+
+
+def test_tokenizer_gives_the_same_ids_on_any_stack(
+    tekken: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "The old house, 1234 stairs.\n\n  Über-\tall   ===== ÉTÉ\n" * 50
+    usual = ids(tekken, text)
+    monkeypatch.setattr(tokenization, "_SHORT_MATCH", 0)
+    assert ids(tekken, text) == usual
+
+
+def test_tokenizer_without_room_for_a_stack_says_so(
+    tekken: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenization, "_STACK_PER_BYTE", 1 << 40)
+    with pytest.raises(OutOfResources, match="of stack"):
+        ids(tekken, "=" * LONG)
+
+
+@pytest.fixture(scope="module")
+def no_bytes(nano_nemotron: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    """nano-nemotron whose byte tokens are called something else."""
+    tokens = open_gguf(nano_nemotron).metadata["tokenizer.ggml.tokens"].value
+    assert isinstance(tokens, list)
+    renamed = [re.sub(r"^<0x(..)>$", r"<_x\1>", token) for token in tokens]
+    path = tmp_path_factory.mktemp("no-bytes") / "no-bytes.gguf"
+    key = "tokenizer.ggml.tokens"
+    with_entry(nano_nemotron, path, key, ValueType.ARRAY, renamed)
+    with open_model(ModelSettings(path, vocab_only=True)) as model:
+        yield model
+
+
+@given(st.text(max_size=20))
+def test_tokenizer_without_byte_tokens_refuses_or_answers(no_bytes: Model, text: str) -> None:
+    try:
+        found = ids(no_bytes, text)
+    except Unsupported as error:
+        assert "cannot spell" in str(error)
+    else:
+        assert all(0 <= token < no_bytes.n_vocab for token in found)
+
+
+def test_tokenizer_without_byte_tokens_reads_what_it_can_spell(
+    no_bytes: Model, nano_nemotron: Path
+) -> None:
+    text = "The old house stood"
+    with open_model(ModelSettings(nano_nemotron, vocab_only=True)) as whole:
+        assert ids(no_bytes, text) == ids(whole, text)
+    with pytest.raises(Unsupported, match="日"):
+        ids(no_bytes, "Tokyo: 日")
