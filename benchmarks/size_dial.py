@@ -22,9 +22,8 @@ from minitron_quant.gptq.encoder import GptqEncoder
 from minitron_quant.imatrix.collect import CollectSettings, collect
 from minitron_quant.imatrix.files import write_imatrix
 from minitron_quant.levels import parse_levels
-from minitron_quant.mixed_precision.gptq_costs import with_gptq
 from minitron_quant.mixed_precision.measure import SensitivitySettings, measure_sensitivity
-from minitron_quant.mixed_precision.predict_kld import predict_kld
+from minitron_quant.mixed_precision.predict_kld import predict_kld, with_gptq
 from minitron_quant.mixed_precision.sensitivity_file import Sensitivity
 from minitron_quant.mixed_precision.size_solver import Restrictions, SizeSolver
 from minitron_quant.model_files import open_model_files

@@ -14,13 +14,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from minitron_engine.generation.generate import (
-    Generation,
-    GenerationSettings,
-    generate,
-    prompt_tokens,
-)
+from minitron_engine.generation.generate import generate, prompt_tokens
 from minitron_engine.generation.sampling import SamplingSettings
+from minitron_engine.generation.steps import GenerationSettings
 from minitron_engine.llama.context import Context, open_context
 from minitron_engine.llama.settings import ContextSettings, ModelSettings
 from minitron_engine.loading import open_model
@@ -38,7 +34,7 @@ def passages(context: Context, seed: int) -> Iterator[str]:
         context.clear()
         tokens = prompt_tokens(context.model, "")
         settings = GenerationSettings(sampling, n_predict=PASSAGE_TOKENS)
-        text = "".join(generate(context, tokens, settings, Generation())).strip()
+        text = "".join(step.text for step in generate(context, tokens, settings)).strip()
         number += 1
         if text and "\ufffd" not in text:
             yield text

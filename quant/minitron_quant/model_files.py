@@ -1,19 +1,27 @@
-"""Model files before llama.cpp sees them: it aborts on some that are damaged, or no models."""
+"""Model files before llama.cpp reads them: it aborts on some that are damaged, or hold no model."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeGuard
 
 from minitron_core.errors import Damaged, NotFound, Unsupported
-from minitron_core.gguf import Gguf, open_gguf, open_shards, parse_shard_name
+from minitron_core.gguf import Gguf, TensorInfo, open_gguf, open_shards, parse_shard_name
+
+EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
+# tensors by name, each with its shard
+Tensors = dict[str, tuple[Gguf, TensorInfo]]
 
 _IMATRIX = "imatrix"
-_FAMILIES = ("llama", "nemotron")  # those that are converted here
-_MOST_LAYERS = 512  # LLAMA_MAX_LAYERS of llama.cpp
+_MAX_LAYERS = 512  # LLAMA_MAX_LAYERS of llama.cpp
 
 
 def open_model_files(path: Path) -> list[Gguf]:
-    """The checked shards of a model; Unsupported for a GGUF file that holds no model."""
+    """The checked shards of a model.
+
+    Raises Unsupported for a GGUF file that holds no model, Damaged for one on which llama.cpp would
+    abort the process, or compute without end.
+    """
     shards = open_shards(path)
     if shards[0].get("general.type") == _IMATRIX:
         raise Unsupported(
@@ -23,32 +31,39 @@ def open_model_files(path: Path) -> list[Gguf]:
     return shards
 
 
+def tensors_of(shards: Sequence[Gguf]) -> Tensors:
+    """The tensors of all shards by name."""
+    return {info.name: (shard, info) for shard in shards for info in shard.tensors}
+
+
 def _check_numbers(file: Gguf) -> None:
-    """Damaged where llama.cpp would abort the process over a number, or compute without end."""
-    family = file.get("general.architecture")
-    if family not in _FAMILIES:
-        return
-    layers, epsilons = file.get(f"{family}.block_count"), [*map(file.get, _epsilons(family))]
-    if not _is_count(layers) or layers > _MOST_LAYERS:
-        raise Damaged(f"{file.path} is damaged: it gives {layers!r:.40} layers")
-    for epsilon in epsilons:
+    """Check the numbers that every architecture has, by the keys that llama.cpp gives them."""
+    architecture = file.get("general.architecture")
+    if not isinstance(architecture, str):
+        return  # llama.cpp says so itself
+
+    def number(key: str) -> object:
+        return file.get(f"{architecture}.{key}")
+
+    layers = number("block_count")
+    # where it is missing llama.cpp refuses the file itself
+    if layers is not None and not (_is_count(layers) and layers <= _MAX_LAYERS):
+        raise Damaged(f"{file.path} is damaged: block_count is {layers!r:.40}")
+    for key in ("attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon"):
+        epsilon = number(key)
         if epsilon is not None and not (isinstance(epsilon, float) and 0 <= epsilon < math.inf):
-            raise Damaged(f"{file.path} is damaged: its norms have an epsilon of {epsilon!r:.40}")
-    heads, hidden = (
-        file.get(f"{family}.{key}") for key in ("attention.head_count", "embedding_length")
-    )
-    rotated = file.get(f"{family}.rope.dimension_count")
+            raise Damaged(f"{file.path} is damaged: {key} is {epsilon!r:.40}")
+    rotated = number("rope.dimension_count")
+    heads, hidden = number("attention.head_count"), number("embedding_length")
     if rotated is None or not _is_count(heads) or not _is_count(hidden):
-        return  # what llama.cpp tells by itself
-    size = file.get(f"{family}.attention.key_length", hidden // heads)
+        return  # no rotation, heads that differ by layer, or what llama.cpp refuses itself
+    size = number("attention.key_length")
+    size = hidden // heads if size is None else size
     if not _is_count(rotated) or rotated % 2 or not _is_count(size) or rotated > size:
         raise Damaged(
-            f"{file.path} is damaged: it turns {rotated!r:.40} of {size!r:.40} numbers of a head"
+            f"{file.path} is damaged: rope.dimension_count {rotated!r:.40} does not fit a head "
+            f"of {size!r:.40}"
         )
-
-
-def _epsilons(family: str) -> list[str]:
-    return [f"{family}.attention.layer_norm{kind}_epsilon" for kind in ("", "_rms")]
 
 
 def _is_count(value: object) -> TypeGuard[int]:
@@ -61,7 +76,7 @@ def is_imatrix(path: Path) -> bool:
 
 
 def models_in(folder: Path) -> list[Path]:
-    """The models of a folder by name, the first shard for all; NotFound if there is none."""
+    """The models of a folder by name, sharded ones by their first shard; NotFound if none."""
     paths = [path for path in sorted(folder.glob("*.gguf")) if not is_imatrix(path)]
     shards = {path: parse_shard_name(path.name) for path in paths}
     firsts = [path for path, shard in shards.items() if shard is None or shard.number == 1]

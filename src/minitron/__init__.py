@@ -1,8 +1,8 @@
 """The Python API of Minitron: whatever a command does, for programs.
 
 `__init__.pyi` names what there is and where it lives. A name is loaded when it is first used, so
-that `import minitron` loads nothing (https://scientific-python.org/specs/spec-0001/). docs/python.md has
-examples.
+that `import minitron` loads nothing (https://scientific-python.org/specs/spec-0001/).
+docs/python.md has examples.
 """
 
 from functools import cache

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,20 @@ import typer
 from helpers.instruction_sets import recorded, same_answer
 from helpers.support import fails
 from minitron_cli.main import app
-from minitron_cli.options.sampling import SamplingOptions
+from minitron_cli.options.groups import expanded
+from minitron_cli.options.sampling import SamplingOptions, with_options
 from minitron_core.errors import Damaged, Usage
-from minitron_engine.generation.generate import (
-    Generation,
-    GenerationSettings,
-    generate,
-    prompt_tokens,
-)
+from minitron_engine.generation.generate import generate, prompt_tokens
 from minitron_engine.generation.sampler import open_sampler
-from minitron_engine.generation.sampling import SAMPLERS, SamplingSettings, settings_for
+from minitron_engine.generation.sampling import (
+    SAMPLERS,
+    SAMPLING_OPTIONS,
+    SamplingOption,
+    SamplingSettings,
+    sampling_options,
+    settings_for,
+)
+from minitron_engine.generation.steps import Generation, GenerationSettings, collect
 from minitron_engine.llama.context import Context, open_context
 from minitron_engine.llama.settings import ContextSettings, ModelSettings
 from minitron_engine.loading import open_model
@@ -57,16 +62,13 @@ def given(*words: str) -> dict[str, Any]:
 
 def replay(context: Context, sampling: SamplingSettings, prompt: str, length: int) -> Generation:
     context.clear()
-    result = Generation()
     tokens = prompt_tokens(context.model, prompt)
-    for _ in generate(context, tokens, GenerationSettings(sampling, length), result):
-        pass
-    return result
+    return collect(generate(context, tokens, GenerationSettings(sampling, length)))
 
 
 @pytest.mark.parametrize("setting", RECORDED["models"][MODELS[0]]["settings"])
 @pytest.mark.parametrize("name", MODELS)
-def test_output_equals_llama_completion(
+def test_sampling_equals_llama_completion(
     name: str, setting: str, contexts: Contexts, tmp_path: Path
 ) -> None:
     entry = RECORDED["models"][name]["settings"][setting]
@@ -78,7 +80,7 @@ def test_output_equals_llama_completion(
     same_answer(contexts[name], settings, prompt_tokens(model, entry["prompt"]), entry)
 
 
-def test_a_grammar_that_leaves_nothing_ends_the_answer(contexts: Contexts) -> None:
+def test_generate_ends_when_the_grammar_leaves_nothing(contexts: Contexts) -> None:
     context = contexts["nano-llama"]
     # after yes only the end is allowed, and the end is forbidden
     sampling = SamplingSettings(seed=1, grammar='root ::= "yes"', ignore_eos=True)
@@ -88,7 +90,7 @@ def test_a_grammar_that_leaves_nothing_ends_the_answer(contexts: Contexts) -> No
     assert replay(context, sampling, "Answer:", 8).finish_reason == "grammar"
 
 
-def test_a_bias_decides(contexts: Contexts) -> None:
+def test_logit_bias_decides(contexts: Contexts) -> None:
     model = contexts["nano-llama"].model
     (token,) = model.tokenize(" Zz"[:2], add_special=False, parse_special=False)[-1:].tolist()
     sampling = SamplingSettings(seed=1, logit_bias=((token, 1000.0),))
@@ -100,7 +102,9 @@ def test_a_bias_decides(contexts: Contexts) -> None:
         pass
 
 
-def test_a_model_recommends_settings(monkeypatch: pytest.MonkeyPatch, contexts: Contexts) -> None:
+def test_settings_for_takes_what_a_model_recommends(
+    monkeypatch: pytest.MonkeyPatch, contexts: Contexts
+) -> None:
     model = contexts["nano-llama"].model
     said = {"general.sampling.temp": "0.3", "general.sampling.sequence": "top-k;temperature"}
     monkeypatch.setattr(model, "metadata", lambda key: said.get(key, ""))
@@ -124,13 +128,57 @@ def test_a_model_recommends_settings(monkeypatch: pytest.MonkeyPatch, contexts: 
         {"samplers": ("top_k", "magic")},
     ],
 )
-def test_impossible_values_are_refused(wrong: dict[str, Any]) -> None:
+def test_sampling_settings_refuse_impossible_values(wrong: dict[str, Any]) -> None:
     with pytest.raises(Usage):
         SamplingSettings(seed=1, **wrong)
 
 
-def test_options_say_what_they_mean(tmp_path: Path) -> None:
-    assert given("--seed", "0") == {"seed": 0, "grammar": "", "ignore_eos": False}
+def test_sampling_options_need_one_row_for_a_new_one() -> None:
+    @dataclass(frozen=True)
+    class More(SamplingSettings):
+        dummy: float = field(
+            default=0.5,
+            metadata={"type": float, "help": "A new one.", "high": 1, "sampler": "dummy"},
+        )
+
+    row = sampling_options(More)[-1]
+    assert (row.name, row.request, row.shown_default, row.sampler) == (
+        *("dummy", "dummy", "0.5", "dummy"),
+    )
+
+    @with_options(row)
+    class Options:
+        pass
+
+    command: Any = typer.main.get_command(app_of(expanded(command_with(Options))))
+    (option,) = [each for each in command.params if each.name == "dummy"]
+    assert (option.opts, option.help, option.type.max) == (["--dummy"], "A new one.", 1)
+
+
+def command_with(group: Any) -> Any:
+    def command(options: Any) -> None:
+        pass
+
+    command.__annotations__["options"] = group
+    return command
+
+
+def app_of(command: Any) -> typer.Typer:
+    found = typer.Typer()
+    found.command()(command)
+    return found
+
+
+@pytest.mark.parametrize("row", SAMPLING_OPTIONS, ids=lambda row: row.name)
+def test_sampling_options_reach_the_command_line(row: SamplingOption) -> None:
+    command: Any = typer.main.get_command(app)
+    (option,) = [each for each in command.commands["generate"].params if each.name == row.name]
+    assert row.help in option.help
+    assert set(row.flags) <= set(option.opts)
+
+
+def test_sampling_options_become_settings(tmp_path: Path) -> None:
+    assert given("--seed", "0") == {"seed": 0, "ignore_eos": False}
     assert given("-l", "15043+1", "--logit-bias", "7-inf")["logit_bias"] == (
         (15043, 1.0),
         (7, float("-inf")),
@@ -138,11 +186,11 @@ def test_options_say_what_they_mean(tmp_path: Path) -> None:
     assert given("--dry-sequence-breaker", "none")["dry_sequence_breakers"] == ()
     schema = tmp_path / "schema.json"
     schema.write_text('{"type": "object", "properties": {"a": {"type": "integer"}}}')
-    assert "root ::=" in given("--json-schema", str(schema))["grammar"]
+    assert given("--json-schema", str(schema))["json_schema"] == schema.read_text()
     settings = SamplingSettings(**given("--samplers", ";".join(SAMPLERS)))
     assert settings.samplers == SAMPLERS
     for words in (("-l", "x+1"), ("-l", "5"), ("--mirostat", "3"), ("--temp", "-1")):
-        with pytest.raises(typer.BadParameter):
+        with pytest.raises((typer.BadParameter, Usage)):
             given(*words)
 
 

@@ -16,9 +16,7 @@ import pytest
 
 from helpers.instruction_sets import certain
 from helpers.support import Served, fails, with_template
-from minitron_engine.generation.generate import (
-    prompt_tokens,
-)
+from minitron_engine.generation.generate import prompt_tokens
 from minitron_engine.llama.context import open_context
 from minitron_engine.llama.settings import ContextSettings, ModelSettings
 from minitron_engine.loading import open_model

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from minitron_cli.server import requests
 from minitron_core.errors import MinitronError
+from minitron_engine.generation.sampling import SamplingSettings
 from minitron_engine.isolation.chat_template import ChatTemplate
 from minitron_engine.llama.model import Model
 from minitron_engine.llama.settings import ModelSettings
@@ -51,6 +52,9 @@ FIELDS = [
     "presence_penalty",
     "repeat_penalty",
     "repeat_last_n",
+    "samplers",
+    "dry_sequence_breakers",
+    "xtc_threshold",
     "ignore_eos",
     "chat_template_kwargs",
     "tools",
@@ -82,6 +86,41 @@ def test_completions(model: Model, prompt: Any, fields: dict[str, Any]) -> None:
     assert found.prompts and all(len(tokens) for tokens in found.prompts)
     assert len(found.settings) * len(found.prompts) <= requests.MOST_CHOICES
     assert len(found.echoed) == len(found.prompts)
+
+
+def test_completion_takes_every_sampling_option_of_llama_server(model: Model) -> None:
+    body = {
+        "prompt": "The",
+        **{"typical_p": 0.5, "dynatemp_exponent": 2, "mirostat": 2, "mirostat_tau": 3.5},
+        **{"mirostat_eta": 0.2, "xtc_probability": 0.1, "dry_multiplier": 0.8, "seed": 7},
+        **{"samplers": ["top_k", "temperature"], "dry_sequence_breakers": [";"]},
+        **{"temperature": 0.9, "top_p": 0.8},
+    }
+    sampling = requests.completion(body, model).settings[0].sampling
+    expected = SamplingSettings(
+        seed=7,
+        temperature=0.9,
+        top_p=0.8,
+        typical=0.5,
+        dynatemp_exp=2.0,
+        mirostat=2,
+        mirostat_ent=3.5,
+        mirostat_lr=0.2,
+        xtc_probability=0.1,
+        dry_multiplier=0.8,
+        samplers=("top_k", "temperature"),
+        dry_sequence_breakers=(";",),
+    )
+    assert sampling == expected
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"samplers": "top_k"}, {"samplers": [1]}, {"mirostat": 3}, {"typical_p": "0.5"}]
+)
+def test_completion_refuses_a_wrong_sampling_option(model: Model, wrong: dict[str, Any]) -> None:
+    with pytest.raises(requests.BadRequest) as caught:
+        requests.completion({"prompt": "The", **wrong}, model)
+    assert caught.value.parameter in wrong
 
 
 @QUIETLY

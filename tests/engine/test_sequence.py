@@ -9,15 +9,11 @@ import pytest
 from helpers.instruction_sets import recorded, same_answer
 from minitron_core.errors import Damaged, NotFound
 from minitron_core.gguf import F32, GgufWriter, KeyValue, TensorSpec, ValueType, open_gguf
-from minitron_engine.generation.generate import (
-    Generation,
-    GenerationSettings,
-    generate,
-    prompt_tokens,
-)
-from minitron_engine.generation.prompt_cache import Identity, dump, model_hash, restore
+from minitron_engine.generation.generate import generate, prompt_tokens
+from minitron_engine.generation.prompt_cache import CacheKey, dump, model_hash, restore
 from minitron_engine.generation.sampling import SamplingSettings, settings_for
 from minitron_engine.generation.sequence import Sequence
+from minitron_engine.generation.steps import GenerationSettings, collect
 from minitron_engine.llama.adapters import Adapter, apply_adapters
 from minitron_engine.llama.context import open_context
 from minitron_engine.llama.settings import ContextSettings, ModelSettings
@@ -27,9 +23,7 @@ SETTINGS = ContextSettings(n_ctx=256, n_batch=64)
 TARGET = "blk.1.attn_q.weight"
 
 
-def test_a_shifted_context_gives_llama_completions_text(
-    nano_llama: Path, nano_nemotron: Path
-) -> None:
+def test_shift_equals_llama_completion(nano_llama: Path, nano_nemotron: Path) -> None:
     models = recorded("sampling.json")["models"]
     for entry, path in zip(models.values(), (nano_llama, nano_nemotron), strict=True):
         shift = entry["shift"]
@@ -42,41 +36,42 @@ def test_a_shifted_context_gives_llama_completions_text(
             same_answer(context, settings, prompt_tokens(model, shift["prompt"]), shift)
 
 
-def test_a_prompt_is_not_computed_twice(nano_llama: Path, nano_nemotron: Path) -> None:
+def test_prompt_cache_restores_or_says_why_not(nano_llama: Path, nano_nemotron: Path) -> None:
     with open_model(ModelSettings(nano_llama)) as model, open_context(model, SETTINGS) as context:
         tokens = prompt_tokens(model, "The old house stood in the room, and the door")
-        identity = Identity(model_hash(nano_llama), "f16 f16")
+        key = CacheKey(model_hash(nano_llama), "f16 f16")
         settings = GenerationSettings(SamplingSettings(seed=4), 8)
-        first, second = Generation(), Generation()
         sequence = Sequence(context)
-        list(generate(context, tokens, settings, first, sequence=sequence))
-        data = dump(sequence, identity)
+        first = collect(generate(context, tokens, settings, sequence=sequence))
+        data = dump(sequence, key)
         sequence = Sequence(context)
-        assert restore(sequence, data, identity) == ""
+        assert restore(sequence, data, key) == ""
         assert sequence.tokens == [*tokens.tolist(), *first.tokens[:-1]]
-        list(generate(context, tokens, settings, second, sequence=sequence))
-        assert (second.reused_tokens, second.tokens) == (len(tokens) - 1, first.tokens)
+        second = collect(generate(context, tokens, settings, sequence=sequence))
+        assert (second.timings.reused_tokens, second.tokens) == (len(tokens) - 1, first.tokens)
 
-        other = Identity(model_hash(nano_nemotron), "f16 f16")
+        other = CacheKey(model_hash(nano_nemotron), "f16 f16")
         for wrong, reason in (
             (restore(Sequence(context), data, other), "another model"),
-            (restore(Sequence(context), data[:-1], identity), "damaged"),
-            (restore(Sequence(context), b"GGUF" + data, identity), "no prompt cache"),
-            (restore(Sequence(context), b"", identity), "no prompt cache"),
+            (restore(Sequence(context), data[:-1], key), "damaged"),
+            (restore(Sequence(context), b"GGUF" + data, key), "not a prompt cache"),
+            (restore(Sequence(context), b"", key), "not a prompt cache"),
         ):
             assert reason in wrong
 
 
-def test_a_model_hash_sees_every_byte_of_a_small_file(tmp_path: Path) -> None:
+def test_model_hash_sees_every_byte_of_a_small_file(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(bytes(1000))
     before = model_hash(path)
     path.write_bytes(bytes(999) + b"\1")
     assert model_hash(path) != before
-    (tmp_path / "m-00001-of-00002.gguf").write_bytes(b"a")
-    alone = model_hash(tmp_path / "m-00001-of-00002.gguf")
-    (tmp_path / "m-00002-of-00002.gguf").write_bytes(b"b")
-    assert model_hash(tmp_path / "m-00001-of-00002.gguf") != alone
+    first, second = (tmp_path / f"m-0000{n}-of-00002.gguf" for n in (1, 2))
+    first.write_bytes(b"a")
+    second.write_bytes(b"b")
+    before = model_hash(first)
+    second.write_bytes(b"c")
+    assert model_hash(first) != before
 
 
 def write_adapter(path: Path, a: Any, b: Any, alpha: float, architecture: str = "llama") -> Path:
@@ -104,7 +99,7 @@ def last_logits(path: Path, *adapters: Adapter) -> Any:
         return context.logits(1)[0].copy()
 
 
-def test_adapters_equal_merged_weights(nano_llama: Path, tmp_path: Path) -> None:
+def test_apply_adapters_equals_merged_weights(nano_llama: Path, tmp_path: Path) -> None:
     file = open_gguf(nano_llama)
     info = next(info for info in file.tensors if info.name == TARGET)
     columns, rows = info.shape
@@ -126,7 +121,7 @@ def test_adapters_equal_merged_weights(nano_llama: Path, tmp_path: Path) -> None
     assert np.abs(last_logits(nano_llama) - of_merged).max() > 0.5
 
 
-def test_an_adapter_of_another_model_is_refused(nano_llama: Path, tmp_path: Path) -> None:
+def test_apply_adapters_refuses_another_models(nano_llama: Path, tmp_path: Path) -> None:
     ones = np.ones((2, 8), np.float32)
     for path, error in (
         (write_adapter(tmp_path / "a.gguf", ones, ones.T.copy(), 1.0), Damaged),

@@ -7,12 +7,10 @@ import pytest
 
 from helpers.instruction_sets import certain
 from minitron_core.errors import Usage
-from minitron_engine.generation.generate import (
-    GenerationSettings,
-    prompt_tokens,
-)
+from minitron_engine.generation.generate import prompt_tokens
 from minitron_engine.generation.sampling import SamplingSettings
-from minitron_engine.generation.slots import Job, Slots
+from minitron_engine.generation.slots import GenerationRequest, Slots
+from minitron_engine.generation.steps import GenerationSettings
 from minitron_engine.llama.context import Context, open_context
 from minitron_engine.llama.settings import ContextSettings, ModelSettings
 from minitron_engine.loading import open_model
@@ -38,22 +36,22 @@ def slots(context: Context) -> Iterator[Slots]:
     found.close()
 
 
-def job(context: Context, prompt: str, settings: GenerationSettings = GREEDY) -> Job:
-    return Job(prompt_tokens(context.model, prompt), settings)
+def job(context: Context, prompt: str, settings: GenerationSettings = GREEDY) -> GenerationRequest:
+    return GenerationRequest(prompt_tokens(context.model, prompt), settings)
 
 
-def finish(slots: Slots, *jobs: Job) -> dict[Job, str]:
+def finish(slots: Slots, *jobs: GenerationRequest) -> dict[GenerationRequest, str]:
     told = dict.fromkeys(jobs, "")
     for one in jobs:
         slots.submit(one)
     while not slots.idle:
-        for one, text in slots.step():
-            told[one] += text
+        for one, step in slots.step():
+            told[one] += step.text
     assert all(one.done for one in jobs)
     return told
 
 
-def test_together_as_alone(context: Context, slots: Slots) -> None:
+def test_slots_answer_as_generate_does(context: Context, slots: Slots) -> None:
     """Five prompts on three sequences: no answer is another one than rounding may make of it."""
     jobs = [job(context, prompt) for prompt in PROMPTS]
     told = finish(slots, *jobs)
@@ -65,7 +63,7 @@ def test_together_as_alone(context: Context, slots: Slots) -> None:
         assert (len(one.result.tokens), one.result.finish_reason) == (24, "length")
 
 
-def test_a_seed_gives_the_same_in_the_same_company(context: Context) -> None:
+def test_slots_repeat_with_a_seed_in_the_same_batches(context: Context) -> None:
     def answers(seed: int) -> list[tuple[list[int], str, str]]:
         context.clear()
         settings = GenerationSettings(SamplingSettings(seed=seed), 24, (" the",))
@@ -79,20 +77,20 @@ def test_a_seed_gives_the_same_in_the_same_company(context: Context) -> None:
     assert "stop" in {reason for _, _, reason in first}
 
 
-def test_what_is_cached_is_not_computed_again(context: Context, slots: Slots) -> None:
+def test_slots_reuse_what_is_cached(context: Context, slots: Slots) -> None:
     first, other = job(context, PROMPTS[0]), job(context, PROMPTS[1])
     finish(slots, first, other)
     again = job(context, PROMPTS[0] + first.result.text + " and")
     longer = job(context, PROMPTS[1])
     finish(slots, again, longer)
-    assert again.result.reused_tokens >= len(first.tokens) + 12
-    assert longer.result.reused_tokens == len(longer.tokens) - 1
+    assert again.result.timings.reused_tokens >= len(first.tokens) + 12
+    assert longer.result.timings.reused_tokens == len(longer.tokens) - 1
     wanted = certain(context, longer.tokens.tolist(), 24)
     assert len(wanted) > 10
     assert longer.result.tokens[: len(wanted)] == wanted == other.result.tokens[: len(wanted)]
 
 
-def test_a_failure_ends_one_job_only(context: Context, slots: Slots) -> None:
+def test_slots_fail_one_request_only(context: Context, slots: Slots) -> None:
     broken = GenerationSettings(SamplingSettings(seed=1, grammar="root ::= ("), 8)
     good, bad = job(context, PROMPTS[0]), job(context, PROMPTS[1], broken)
     finish(slots, bad, good)
@@ -100,7 +98,7 @@ def test_a_failure_ends_one_job_only(context: Context, slots: Slots) -> None:
     assert good.error is None and len(good.result.tokens) == 24
 
 
-def test_a_job_can_be_given_up(context: Context, slots: Slots) -> None:
+def test_slots_cancel_a_request(context: Context, slots: Slots) -> None:
     gone = job(context, PROMPTS[0], GenerationSettings(GREEDY.sampling, -1))
     queued = [job(context, prompt) for prompt in PROMPTS[1:]]
     for one in (gone, *queued):
@@ -116,7 +114,7 @@ def test_a_job_can_be_given_up(context: Context, slots: Slots) -> None:
     assert all(len(one.result.tokens) == 24 for one in queued[:-1])
 
 
-def test_the_room_of_a_sequence(context: Context, slots: Slots) -> None:
+def test_slots_limit_the_room_of_a_sequence(context: Context, slots: Slots) -> None:
     with pytest.raises(Usage, match="takes 256"):
         slots.submit(job(context, "word " * 300))
     endless = job(context, "The", GenerationSettings(GREEDY.sampling, -1))

@@ -18,13 +18,14 @@ import numpy as np
 import pytest
 
 from helpers.support import RECORDED
-from minitron_engine.generation.generate import Generation, GenerationSettings, generate
+from minitron_engine.generation.generate import generate
 from minitron_engine.generation.sampler import open_sampler
 from minitron_engine.generation.sampling import SamplingSettings
 from minitron_engine.generation.sequence import Sequence
+from minitron_engine.generation.steps import GenerationSettings, collect
 from minitron_engine.llama.binding import api
 from minitron_engine.llama.context import Context
-from minitron_engine.llama.model import Tokens
+from minitron_engine.llama.tokenization import Tokens
 from minitron_quant.perplexity.measures import Row
 
 T = TypeVar("T")
@@ -84,9 +85,7 @@ def same_answer(
     of the sampler changed half or less. Where no ids were recorded, the text's beginning.
     """
     context.clear()
-    result = Generation()
-    for _ in generate(context, prompt, settings, result):
-        pass
+    result = collect(generate(context, prompt, settings))
     text, tokens, length = entry["text"], entry["tokens"], settings.n_predict
     if length < entry["length"]:
         # the last character may have been cut
@@ -109,7 +108,7 @@ def followed(
         sequence, hits = Sequence(context), 0
         sequence.append(prompt)
         for token in tokens:
-            hits += sampler.sample(context.handle) == token
+            hits += sampler.sample(context) == token
             sequence.append([token])
     return hits / len(tokens)
 

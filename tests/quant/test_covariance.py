@@ -1,4 +1,4 @@
-"""Input covariance: what is summed, how it is kept, and that it survives interruption."""
+"""Input covariance: sums, files, and resumed runs."""
 
 import shutil
 from pathlib import Path
@@ -44,7 +44,9 @@ def blocks(short_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Covar
     return collected(short_llama, tmp_path_factory.mktemp("covariance") / "blocks.gguf")
 
 
-def test_the_diagonal_is_the_importance_matrix(short_llama: Path, blocks: Covariance) -> None:
+def test_covariance_diagonal_is_the_importance_matrix(
+    short_llama: Path, blocks: Covariance
+) -> None:
     with open_model(ModelSettings(short_llama, n_ctx=128)) as model:
         matrix = collect(model, CollectSettings((TEXT,), CHUNKS, process_output=True))
     weights = matrix.weights()
@@ -56,14 +58,14 @@ def test_the_diagonal_is_the_importance_matrix(short_llama: Path, blocks: Covari
         np.testing.assert_allclose(diagonal, mean.reshape(-1), rtol=1e-4)
 
 
-def test_shared_inputs_are_kept_once(blocks: Covariance) -> None:
+def test_find_inputs_keeps_shared_inputs_once(blocks: Covariance) -> None:
     sharing = {w for w, i in blocks.taken_by.items() if i == blocks.taken_by["blk.1.attn_k.weight"]}
     assert sharing == {f"blk.1.attn_{kind}.weight" for kind in "qkv"}
     assert blocks.taken_by["blk.1.ffn_up.weight"] == blocks.taken_by["blk.1.ffn_gate.weight"]
     assert blocks.origin.tokens == (128, 128)
 
 
-def test_blocks_are_those_of_the_full_matrix(
+def test_collect_covariance_blocks_equal_the_full_matrix(
     short_llama: Path, blocks: Covariance, tmp_path: Path
 ) -> None:
     full = collected(short_llama, tmp_path / "full.gguf", block=FULL)
@@ -77,7 +79,7 @@ def test_blocks_are_those_of_the_full_matrix(
         np.testing.assert_allclose(part, whole[start:end, start:end], rtol=1e-4, atol=1e-5)
 
 
-def test_little_memory_means_more_runs_and_the_same_sums(
+def test_collect_covariance_with_little_memory_gives_the_same_sums(
     short_llama: Path, blocks: Covariance, tmp_path: Path
 ) -> None:
     stages: list[float] = []
@@ -95,7 +97,7 @@ class Stop(Exception):
     pass
 
 
-def test_an_interrupted_run_goes_on_with_the_next_part(
+def test_collect_covariance_resumes_with_the_next_part(
     short_llama: Path, blocks: Covariance, tmp_path: Path
 ) -> None:
     path = tmp_path / "c.gguf"
@@ -114,7 +116,7 @@ def test_an_interrupted_run_goes_on_with_the_next_part(
     assert [file.name for file in tmp_path.iterdir()] == ["c.gguf"]
 
 
-def test_a_file_made_from_the_same_is_kept_and_another_replaced(
+def test_collect_covariance_keeps_a_file_of_the_same_inputs_and_replaces_others(
     short_llama: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "c.gguf"
@@ -134,14 +136,16 @@ def test_a_file_made_from_the_same_is_kept_and_another_replaced(
     assert collected(short_llama, path).origin.tokens == (128, 128)
 
 
-def test_a_block_that_cannot_be_held_is_refused(short_llama: Path, tmp_path: Path) -> None:
+def test_collect_covariance_refuses_a_block_larger_than_the_memory(
+    short_llama: Path, tmp_path: Path
+) -> None:
     with pytest.raises(OutOfResources, match="memory"):
         collected(short_llama, tmp_path / "c.gguf", memory=1000)
-    with pytest.raises(Usage, match="too little text"):
+    with pytest.raises(Usage, match="fewer than two chunks"):
         collected(short_llama, tmp_path / "c.gguf", chunks=ChunkSettings(n_ctx=64, limit=1))
 
 
-def test_a_disk_that_is_too_full_is_told_before_anything_runs(
+def test_collect_covariance_checks_the_disk_first(
     short_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = shutil.disk_usage(tmp_path)._replace(free=1000)
@@ -152,19 +156,19 @@ def test_a_disk_that_is_too_full_is_told_before_anything_runs(
 
 
 @pytest.mark.parametrize(("block", "runs"), [(BLOCK, 1), (FULL, 3)])
-def test_the_sums_of_width_s_shape_stay_within_the_memory(block: int, runs: int) -> None:
+def test_collect_covariance_of_a_4b_model_stays_within_the_memory(block: int, runs: int) -> None:
     inputs = ModelInputs()
     for layer in range(32):
         for name, columns in (("q", 3072), ("o", 4096), ("up", 3072), ("down", 9216)):
             inputs.columns[f"blk.{layer}.{name}"] = columns
     wanted = CovarianceSettings((), block=block)
-    units = list(_passes(wanted, inputs))
-    sizes = [sum(spec.nbytes for spec in unit.specs) for unit in units]
-    assert len(units) == PARTS * runs and max(sizes) <= wanted.memory == 6 << 30
-    assert [n for unit in units if unit.part == 0 for n in unit.blocks] == [*inputs.columns]
+    passes = list(_passes(wanted, inputs))
+    sizes = [sum(spec.nbytes for spec in each.specs) for each in passes]
+    assert len(passes) == PARTS * runs and max(sizes) <= wanted.memory == 6 << 30
+    assert [n for each in passes if each.part == 0 for n in each.blocks] == [*inputs.columns]
 
 
-def test_blocks_are_even_and_whole_super_blocks() -> None:
+def test_block_edges_are_even_and_whole_super_blocks() -> None:
     assert block_edges(9216, 1024) == [(k * 1024, (k + 1) * 1024) for k in range(9)]
     assert block_edges(1280, 1024) == [(0, 512), (512, 1280)]
     assert block_edges(100, 1024) == [(0, 100)]
@@ -172,7 +176,7 @@ def test_blocks_are_even_and_whole_super_blocks() -> None:
     assert block_edges(100, 64) == [(0, 50), (50, 100)]
 
 
-def test_inputs_that_are_not_finite_are_named() -> None:
+def test_gram_sums_name_inputs_that_are_not_finite() -> None:
     sums = GramSums({"x.weight": [(0, 2)]})
     sums.add("x.weight", np.array([[1, np.nan]], np.float32))
     with pytest.raises(MinitronError, match=r"x\.weight"):
@@ -180,22 +184,22 @@ def test_inputs_that_are_not_finite_are_named() -> None:
     sums.close()
 
 
-def test_files_that_are_no_covariance_are_refused(blocks: Covariance, tmp_path: Path) -> None:
+def test_open_covariance_refuses_other_files(blocks: Covariance, tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         open_covariance(tmp_path / "none.gguf")
     path = tmp_path / "other.gguf"
     entry = KeyValue.of("general.type", ValueType.STRING, "imatrix")
     with GgufWriter(path, [entry], [TensorSpec("x", (1,), F32)]) as writer:
         writer.write(np.ones(1, np.float32))
-    with pytest.raises(Damaged, match="no covariance"):
+    with pytest.raises(Damaged, match="not a covariance"):
         open_covariance(path)
     with pytest.raises(Damaged, match="no covariance of 512 columns"):
         blocks.edges("blk.0.attn_q.weight", 512)
-    with pytest.raises(Damaged, match="no covariance"):
+    with pytest.raises(Damaged, match="no covariance of 256 columns"):
         blocks.edges("blk.9.attn_q.weight", 256)
 
 
-def test_sums_that_are_not_finite_are_refused(blocks: Covariance, tmp_path: Path) -> None:
+def test_covariance_refuses_sums_that_are_not_finite(blocks: Covariance, tmp_path: Path) -> None:
     file = open_gguf(blocks.file.path)
     data = bytearray(file.path.read_bytes())
     info = file.tensor("blk.0.ffn_down.weight.0.256")

@@ -78,7 +78,7 @@ def same_file(matrix: ImportanceMatrix, name: str, file: str, path: Path) -> Non
         ("nano-nemotron", "nano-nemotron-10.imatrix.gguf"),
     ],
 )
-def test_files_equal_llama_imatrix_to_the_byte(
+def test_write_imatrix_equals_llama_imatrix_to_the_byte(
     name: str,
     file: str,
     llama_matrix: ImportanceMatrix,
@@ -100,7 +100,9 @@ def test_the_whole_text_equals_llama_imatrix(
     same_file(matrix, name, file, tmp_path / file)
 
 
-def test_means_are_those_of_the_inputs(nano_llama: Path, llama_matrix: ImportanceMatrix) -> None:
+def test_collect_gives_the_means_of_the_inputs(
+    nano_llama: Path, llama_matrix: ImportanceMatrix
+) -> None:
     for name, entry in llama_matrix.entries.items():
         mean = entry.mean()
         assert mean is not None and mean.shape == entry.sums.shape
@@ -111,7 +113,7 @@ def test_means_are_those_of_the_inputs(nano_llama: Path, llama_matrix: Importanc
             np.testing.assert_array_equal(mean, llama_matrix.entries[query].mean())
 
 
-def test_the_mean_of_the_first_layers_input_is_known(nano_llama: Path) -> None:
+def test_collect_gives_the_known_mean_of_the_first_input(nano_llama: Path) -> None:
     # attention sees the normalized embedding: x · norm / sqrt(E[x²] + ε)
     file = open_gguf(nano_llama)
     tensors = {info.name: info for info in file.tensors}
@@ -130,7 +132,7 @@ def test_the_mean_of_the_first_layers_input_is_known(nano_llama: Path) -> None:
     np.testing.assert_allclose(mean[0], rows[chunks.ravel()].mean(axis=0), atol=1e-6)
 
 
-def test_what_llama_cpp_reads_is_the_same_with_means_and_without(
+def test_write_imatrix_keeps_what_llama_cpp_reads_with_means_and_without(
     llama_matrix: ImportanceMatrix, tmp_path: Path
 ) -> None:
     full, plain = tmp_path / "full.gguf", tmp_path / "plain.gguf"
@@ -151,7 +153,7 @@ def test_what_llama_cpp_reads_is_the_same_with_means_and_without(
         assert found[0].get(key) == found[1].get(key)
 
 
-def test_collecting_plainly_gives_the_same_sums(nano_llama: Path) -> None:
+def test_collect_plain_gives_the_same_sums(nano_llama: Path) -> None:
     chunks = ChunkSettings(n_ctx=128, limit=3)
     full = collected(nano_llama, CollectSettings((CALIBRATION,), chunks))
     plain = collected(nano_llama, CollectSettings((CALIBRATION,), chunks, plain=True))
@@ -162,7 +164,7 @@ def test_collecting_plainly_gives_the_same_sums(nano_llama: Path) -> None:
         np.testing.assert_array_equal(entry.sums, full.entries[name].sums)
 
 
-def test_the_origin_is_that_of_every_level_of_the_model(
+def test_calibration_origin_is_the_same_for_every_level_of_a_model(
     nano_llama: Path, nano_nemotron: Path, tmp_path: Path
 ) -> None:
     origin = calibration_origin(nano_llama, [CALIBRATION])
@@ -179,7 +181,7 @@ def test_the_origin_is_that_of_every_level_of_the_model(
         elements=st.floats(-1e3, 1e3, width=32),
     )
 )
-def test_sums_in_both_precisions(rows: np.ndarray) -> None:
+def test_accumulator_sums_in_both_precisions(rows: np.ndarray) -> None:
     exact = np.array([math.fsum(float(x) ** 2 for x in column) for column in rows.T])
     single, double = Accumulator("float32", means=True), Accumulator("float64", means=True)
     ours = single.entry(1, rows.shape[1], 1), double.entry(1, rows.shape[1], 1)
@@ -196,7 +198,7 @@ def test_sums_in_both_precisions(rows: np.ndarray) -> None:
     np.testing.assert_allclose(ours[0].totals[0], rows.sum(axis=0, dtype=np.float64), atol=error)
 
 
-def test_float64_sums_are_close_to_float32_ones(nano_llama: Path) -> None:
+def test_collect_float64_sums_are_close_to_float32_sums(nano_llama: Path) -> None:
     chunks = ChunkSettings(n_ctx=128, limit=3)
     single = collected(nano_llama, CollectSettings((CALIBRATION,), chunks))
     double = collected(nano_llama, CollectSettings((CALIBRATION,), chunks, sums="float64"))
@@ -205,7 +207,7 @@ def test_float64_sums_are_close_to_float32_ones(nano_llama: Path) -> None:
         np.testing.assert_allclose(single.entries[name].sums, entry.sums, rtol=1e-5)
 
 
-def test_quantize_says_that_a_matrix_is_of_another_model(
+def test_prepare_notes_a_matrix_of_another_model(
     nano_llama: Path, llama_matrix: ImportanceMatrix, tmp_path: Path
 ) -> None:
     notes = []
@@ -217,7 +219,7 @@ def test_quantize_says_that_a_matrix_is_of_another_model(
     assert notes == [(), ("the importance matrix was made on another model than this one",)]
 
 
-def test_output_weight_only_when_asked(nano_llama: Path) -> None:
+def test_collect_output_weight_only_on_request(nano_llama: Path) -> None:
     chunks = ChunkSettings(n_ctx=128, limit=3)
     plain = collected(nano_llama, CollectSettings((CALIBRATION,), chunks))
     settings = CollectSettings((CALIBRATION,), chunks, process_output=True)
@@ -231,7 +233,7 @@ def test_output_weight_only_when_asked(nano_llama: Path) -> None:
     np.testing.assert_array_equal(full.entries["output.weight"].sums, sums)
 
 
-def test_several_texts_add_up_and_the_limit_is_for_all(nano_llama: Path) -> None:
+def test_collect_adds_up_texts_within_one_limit(nano_llama: Path) -> None:
     chunks = ChunkSettings(n_ctx=128, n_batch=128, limit=5)
     texts = (CALIBRATION, EXAMPLES / "held-out.txt")
     matrix = collected(nano_llama, CollectSettings(texts, chunks))
@@ -239,14 +241,14 @@ def test_several_texts_add_up_and_the_limit_is_for_all(nano_llama: Path) -> None
     assert len(matrix.datasets) == 2
 
 
-def test_a_text_too_short_is_refused(nano_llama: Path, tmp_path: Path) -> None:
+def test_collect_refuses_a_text_that_is_too_short(nano_llama: Path, tmp_path: Path) -> None:
     short = tmp_path / "short.txt"
     short.write_text("Too short to say anything.")
     with pytest.raises(Usage, match=r"short.txt has \d+ tokens"):
         collected(nano_llama, CollectSettings((short,)))
 
 
-def test_an_error_inside_the_callback_is_not_lost() -> None:
+def test_collector_raises_the_error_of_a_callback() -> None:
     collector = Collector(Accumulator("float32", means=True), {})
     assert collector.hook(0, True, None) is False  # no tensor is there
     with pytest.raises(TypeError, match="unsupported operand"):
@@ -254,7 +256,7 @@ def test_an_error_inside_the_callback_is_not_lost() -> None:
 
 
 @pytest.mark.parametrize(("number", "seconds"), [("INT", 0.5), ("TERM", 0.8), ("INT", 1.1)])
-def test_a_signal_is_never_lost(
+def test_collect_ends_at_a_signal(
     number: str, seconds: float, nano_llama: Path, tmp_path: Path
 ) -> None:
     target = tmp_path / "m.gguf"
@@ -286,7 +288,7 @@ sums = hnp.arrays(
     entries=st.dictionaries(names, sums, min_size=1, max_size=4),
     datasets=st.lists(st.text(max_size=20), max_size=3),
 )
-def test_gguf_files_come_back_as_they_went(
+def test_read_imatrix_returns_what_was_written(
     entries: dict[str, np.ndarray], datasets: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     matrix = ImportanceMatrix(
@@ -313,7 +315,7 @@ def test_gguf_files_come_back_as_they_went(
 @given(
     data=st.binary(max_size=200), prefix=st.sampled_from([b"", b"GGUF\x03\0\0\0", b"\x01\0\0\0"])
 )
-def test_damaged_files_give_one_sentence(
+def test_read_imatrix_refuses_damaged_files(
     data: bytes, prefix: bytes, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.mktemp("imatrix") / "broken"
@@ -327,7 +329,7 @@ def test_damaged_files_give_one_sentence(
         assert matrix.entries
 
 
-def test_cut_recordings_are_damaged(tmp_path: Path) -> None:
+def test_read_imatrix_refuses_truncated_files(tmp_path: Path) -> None:
     for name in ("nano-llama.imatrix.gguf", "nano-llama.imatrix.dat"):
         data = (RECORDED / name).read_bytes()
         cut = tmp_path / name
@@ -337,20 +339,20 @@ def test_cut_recordings_are_damaged(tmp_path: Path) -> None:
         assert getattr(caught.value, "exit_code", None) == Damaged.exit_code
 
 
-def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
+def test_read_imatrix_hints_how_to_make_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(NotFound) as caught:
         read_imatrix(tmp_path / "none.gguf")
     assert "minitron imatrix" in caught.value.hint
 
 
-def test_experts_that_no_token_reached_count_as_ones() -> None:
+def test_weights_are_ones_for_experts_that_no_token_reached() -> None:
     matrix = ImportanceMatrix(
         {"w": Entry(np.array([[4.0, 8.0], [0.0, 0.0]], np.float32), np.array([2, 0]))}
     )
     np.testing.assert_array_equal(matrix.weights()["w"], [[2.0, 4.0], [1.0, 1.0]])
 
 
-def test_infinite_statistics_are_refused(tmp_path: Path) -> None:
+def test_read_imatrix_refuses_infinite_statistics(tmp_path: Path) -> None:
     sums = np.array([[1.0, np.inf]], np.float32)
     matrix = ImportanceMatrix({"w": Entry(sums, np.array([1]))}, ["t"], 1, 512)
     write_imatrix(tmp_path / "m.gguf", matrix)

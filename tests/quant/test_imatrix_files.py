@@ -20,15 +20,13 @@ FILES = recorded("imatrix-files.json")
 
 
 @pytest.mark.parametrize("paths", [(GGUF, GGUF), (GGUF, DAT)], ids=["gguf", "dat"])
-def test_merged_files_equal_llama_imatrix_to_the_byte(
-    paths: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_merge_equals_llama_imatrix_to_the_byte(paths: tuple[Path, Path], tmp_path: Path) -> None:
     write_imatrix(tmp_path / "merged.gguf", merge(paths))
     expected = FILES["merged"][" ".join(path.name for path in paths)]
     assert hashlib.sha256((tmp_path / "merged.gguf").read_bytes()).hexdigest() == expected["sha256"]
 
 
-def test_statistics_of_weights_equal_llama_imatrix() -> None:
+def test_weight_statistics_equal_llama_imatrix() -> None:
     rows = {row.name: asdict(row) for row in weight_statistics(read_imatrix(GGUF))}
     assert rows.keys() == FILES["weights"].keys()
     for name, expected in FILES["weights"].items():
@@ -37,7 +35,7 @@ def test_statistics_of_weights_equal_llama_imatrix() -> None:
             assert rows[name][key] == pytest.approx(value, rel=1e-4, abs=0.0051), (name, key)
 
 
-def test_statistics_of_layers_equal_llama_imatrix() -> None:
+def test_layer_statistics_equal_llama_imatrix() -> None:
     rows = layer_statistics(weight_statistics(read_imatrix(GGUF)))
     assert [str(row.layer) for row in rows] == list(FILES["layers"])
     for row in rows:
@@ -46,7 +44,7 @@ def test_statistics_of_layers_equal_llama_imatrix() -> None:
         assert got == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
-def test_models_of_other_sizes_do_not_merge(tmp_path: Path) -> None:
+def test_merge_refuses_models_of_other_sizes(tmp_path: Path) -> None:
     paths = []
     for columns in (4, 8):
         entry = Entry(np.ones((1, columns), np.float32), np.array([3]))
@@ -59,14 +57,14 @@ def test_models_of_other_sizes_do_not_merge(tmp_path: Path) -> None:
         merge(paths[:1])
 
 
-def test_experts_without_data_are_left_out_of_the_statistics() -> None:
+def test_weight_statistics_leave_out_experts_without_data() -> None:
     entry = Entry(np.array([[2.0, 4.0], [0.0, 0.0]], np.float32), np.array([2, 0]))
     (row,) = weight_statistics(ImportanceMatrix({"blk.0.ffn_up_exps.weight": entry}))
     assert (row.total, row.least, row.most, row.columns) == (3.0, 1.0, 2.0, 2)
     assert row.coverage_pct == 50
 
 
-def test_totals_and_origin_stay_where_every_file_has_them(tmp_path: Path) -> None:
+def test_merge_keeps_totals_and_origin_if_every_file_has_them(tmp_path: Path) -> None:
     paths = []
     for number, origin in enumerate(
         [CalibrationOrigin("m", ("a",)), CalibrationOrigin("m", ("b",)), None]
@@ -83,7 +81,7 @@ def test_totals_and_origin_stay_where_every_file_has_them(tmp_path: Path) -> Non
     assert merged.origin is None and merged.entries["blk.0.w.weight"].mean() is None
 
 
-def test_files_of_different_models_do_not_merge(tmp_path: Path) -> None:
+def test_merge_refuses_files_of_different_models(tmp_path: Path) -> None:
     entry = Entry(np.ones((1, 4), np.float32), np.array([3]))
     paths = [tmp_path / "one.gguf", tmp_path / "two.gguf"]
     for path in paths:

@@ -61,7 +61,7 @@ def calibrated(
         return calibrate(model, settings, progress, keep)
 
 
-def test_perplexity_on_the_way_equals_llama_imatrix(nano_llama: Path, tmp_path: Path) -> None:
+def test_calibrate_gives_the_perplexity_of_llama_imatrix(nano_llama: Path, tmp_path: Path) -> None:
     chunks = ChunkSettings(limit=4, threads=2)
     settings = CollectSettings((CALIBRATION,), chunks, perplexity=True)
     found = calibrated(nano_llama, settings, ResumePolicy(tmp_path / "m.gguf"))
@@ -82,7 +82,7 @@ def test_perplexity_on_the_way_equals_llama_imatrix(nano_llama: Path, tmp_path: 
     ],
     ids=["as-llama-imatrix", "float64-perplexity-two-texts"],
 )
-def test_going_on_gives_the_bytes_of_one_run(
+def test_calibrate_resumed_gives_the_bytes_of_one_run(
     settings: CollectSettings, nano_llama: Path, tmp_path: Path
 ) -> None:
     whole = calibrated(nano_llama, settings, ResumePolicy(tmp_path / "whole.gguf"))
@@ -100,7 +100,7 @@ def test_going_on_gives_the_bytes_of_one_run(
     assert not state_path(path).exists()
 
 
-def test_a_state_of_something_else_is_refused_or_dropped(
+def test_calibrate_refuses_or_drops_the_state_of_another_run(
     nano_llama: Path, nano_nemotron: Path, tmp_path: Path
 ) -> None:
     settings = CollectSettings((CALIBRATION,), SMALL)
@@ -110,7 +110,7 @@ def test_a_state_of_something_else_is_refused_or_dropped(
     other = CollectSettings((HELD_OUT,), ChunkSettings(n_ctx=32, n_batch=128, limit=4))
     with pytest.raises(MinitronError, match="had another text, --ctx, --chunks") as caught:
         calibrated(nano_llama, other, ResumePolicy(path, "continue"))
-    assert "start anew" in caught.value.hint
+    assert "start again" in caught.value.hint
     with pytest.raises(MinitronError, match="had another model"):
         calibrated(nano_nemotron, settings, ResumePolicy(path, "continue"))
     assert calibrated(nano_llama, other, ResumePolicy(path, "if possible")).resumed == 0
@@ -121,7 +121,7 @@ def test_a_state_of_something_else_is_refused_or_dropped(
         assert calibrated(nano_llama, other, ResumePolicy(path, "if possible")).resumed == 0
 
 
-def test_kill_9(nano_llama: Path, tmp_path: Path) -> None:
+def test_imatrix_command_continues_after_kill_9(nano_llama: Path, tmp_path: Path) -> None:
     minitron = [sys.executable, "-m", "minitron_cli", "imatrix", nano_llama, "-f", CALIBRATION]
     minitron += ["-c", "64", "-b", "64", "--chunks", "30", "--threads", "2", "-q", "-o"]
     whole, path = tmp_path / "whole.gguf", tmp_path / "killed.gguf"
@@ -140,7 +140,7 @@ def test_kill_9(nano_llama: Path, tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == [path, whole]
 
 
-def test_experts_are_counted_one_by_one(nano_llama: Path, tmp_path: Path) -> None:
+def test_collect_counts_experts_one_by_one(nano_llama: Path, tmp_path: Path) -> None:
     mixture = write_mixture(nano_llama, tmp_path / "mixture.gguf")
     with open_model(ModelSettings(mixture)) as model:
         matrix = collect(model, CollectSettings((CALIBRATION,), SMALL))
@@ -166,7 +166,9 @@ def test_experts_are_counted_one_by_one(nano_llama: Path, tmp_path: Path) -> Non
     assert unreached_experts(matrix) == {name: [2, 3] for name in names}
 
 
-def test_inputs_that_are_not_finite_are_named(nano_llama: Path, tmp_path: Path) -> None:
+def test_collect_names_the_weight_of_inputs_that_are_not_finite(
+    nano_llama: Path, tmp_path: Path
+) -> None:
     file = open_gguf(nano_llama)
     specs = [TensorSpec(info.name, info.shape, info.type) for info in file.tensors]
     path = tmp_path / "broken.gguf"
@@ -181,13 +183,16 @@ def test_inputs_that_are_not_finite_are_named(nano_llama: Path, tmp_path: Path) 
         calibrated(path, CollectSettings((CALIBRATION,), SMALL), ResumePolicy(tmp_path / "m.gguf"))
 
 
-def test_a_product_that_shares_the_last_input_is_counted_in_every_decode(
+def test_collector_counts_products_that_share_the_last_input_in_every_decode(
     nano_llama: Path, tmp_path: Path
 ) -> None:
     # without its last ffn_down being wanted, the last input is one that gate and up share
     chunks = ChunkSettings(n_ctx=64, n_batch=64, limit=6, threads=2)
-    collector = Collector(Accumulator("float32", means=True), {})
-    collector._wants = lambda name: name.startswith("blk.5.ffn_") and "down" not in name  # type: ignore[method-assign]
+    collector = Collector(
+        Accumulator("float32", means=True),
+        {},
+        lambda name: name.startswith("blk.5.ffn_") and "down" not in name,
+    )
     with open_model(ModelSettings(nano_llama)) as model:
         tokens = chunk_text(model, read_text(CALIBRATION), chunks, "")
         with open_context(model, chunks.context(), collector.hook) as context:
@@ -197,7 +202,7 @@ def test_a_product_that_shares_the_last_input_is_counted_in_every_decode(
     assert counts == {"blk.5.ffn_gate.weight": 384, "blk.5.ffn_up.weight": 384}
 
 
-def test_the_product_of_the_last_input_is_not_computed(nano_llama: Path) -> None:
+def test_collector_ends_a_decode_before_the_product_of_the_last_input(nano_llama: Path) -> None:
     chunks = ChunkSettings(n_ctx=64, n_batch=64, limit=6, threads=2)
     collector = Collector(Accumulator("float32", means=True), {})
     computed: list[str] = []
@@ -206,7 +211,7 @@ def test_the_product_of_the_last_input_is_not_computed(nano_llama: Path) -> None
         if not ask:
             node = Tensor.from_address(address)
             computed.append(weight_name(node) if node.op == OP_MUL_MAT else "")
-        return bool(collector._called(address, ask, data))
+        return bool(collector.observe(address, ask, data))
 
     with open_model(ModelSettings(nano_llama)) as model:
         tokens = chunk_text(model, read_text(CALIBRATION), chunks, "")
@@ -220,14 +225,14 @@ def test_the_product_of_the_last_input_is_not_computed(nano_llama: Path) -> None
     assert collector.entries[last].counts[0] == 384
 
 
-def test_products_that_shared_an_input_share_sums_to_the_end(nano_llama: Path) -> None:
+def test_collector_shares_sums_of_a_shared_input_to_the_end(nano_llama: Path) -> None:
     chunks = ChunkSettings(n_ctx=64, n_batch=64, limit=6, threads=2)
     collector = Collector(Accumulator("float32", means=True), {})
 
     def part(address: int, ask: bool, data: object) -> bool:
         if not collector._learning:
             collector._shared = None  # as if no input had been reduced before
-        return bool(collector._called(address, ask, data))
+        return bool(collector.observe(address, ask, data))
 
     def run(model: Model, hook: object) -> None:
         tokens = chunk_text(model, read_text(CALIBRATION), chunks, "")

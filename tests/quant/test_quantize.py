@@ -38,7 +38,7 @@ def expected_hashes(entry: dict[str, Any], table: dict[str, Any]) -> dict[str, t
 
 @pytest.mark.parametrize("level", [level.name for level in LEVELS])
 @pytest.mark.parametrize("model", ["llama", "nemotron"])
-def test_every_tensor_equals_llama_quantize(
+def test_run_makes_every_tensor_as_llama_quantize(
     model: str,
     level: str,
     llama_levels: dict[str, LevelResult],
@@ -50,7 +50,9 @@ def test_every_tensor_equals_llama_quantize(
     assert hashes(open_gguf(results[level].path)) == wanted
 
 
-def test_without_an_imatrix_too(nano_llama: Path, tmp_path: Path) -> None:
+def test_run_without_imatrix_makes_every_tensor_as_llama_quantize(
+    nano_llama: Path, tmp_path: Path
+) -> None:
     recording = recorded("quantize-nano-llama.json")
     plain = {k: v for k, v in recording["levels_without_imatrix"].items() if "refused" not in v}
     names = [name for name in plain if name in ("Q2_K", "IQ4_XS", "Q3_K_M", "Q4_0", "Q6_K")]
@@ -69,7 +71,7 @@ def guided(short_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 
 @pytest.mark.parametrize("level", GUIDED)
-def test_tensors_equal_the_installed_library(
+def test_run_makes_tensors_as_the_installed_library(
     level: str, short_llama: Path, guided: dict[str, LevelResult], tmp_path: Path
 ) -> None:
     library_quantize(short_llama, tmp_path / "theirs.gguf", level, LLAMA_IMATRIX)
@@ -77,7 +79,7 @@ def test_tensors_equal_the_installed_library(
 
 
 @pytest.mark.parametrize("level", ["Q4_0", "Q3_K_L", "BF16", "F32", "TQ2_0"])
-def test_whole_files_equal_the_installed_library(
+def test_run_makes_whole_files_as_the_installed_library(
     level: str, nano_nemotron: Path, tmp_path: Path
 ) -> None:
     ours = quantize(nano_nemotron, tmp_path, level)[level].path
@@ -86,14 +88,16 @@ def test_whole_files_equal_the_installed_library(
 
 
 @pytest.mark.parametrize("level", [level for level in LEVELS if level.needs_imatrix])
-def test_levels_that_need_an_imatrix_say_so(level: Any, short_llama: Path, tmp_path: Path) -> None:
+def test_prepare_refuses_levels_that_need_an_imatrix(
+    level: Any, short_llama: Path, tmp_path: Path
+) -> None:
     with pytest.raises(ImatrixNeeded) as caught:
         prepare(QuantizeSettings(short_llama, (level,), tmp_path))
     assert caught.value.exit_code == 5
     assert "minitron imatrix" in caught.value.hint
 
 
-def test_an_imatrix_that_lacks_a_tensor_is_noticed(short_llama: Path, tmp_path: Path) -> None:
+def test_prepare_refuses_an_imatrix_that_lacks_a_tensor(short_llama: Path, tmp_path: Path) -> None:
     matrix = read_imatrix(LLAMA_IMATRIX)
     del matrix.entries["blk.1.ffn_up.weight"]
     write_imatrix(tmp_path / "holes.gguf", matrix)
@@ -104,12 +108,12 @@ def test_an_imatrix_that_lacks_a_tensor_is_noticed(short_llama: Path, tmp_path: 
         prepare(settings)
 
 
-def test_an_imatrix_of_another_model_is_noticed(short_llama: Path, tmp_path: Path) -> None:
+def test_prepare_refuses_the_imatrix_of_another_model(short_llama: Path, tmp_path: Path) -> None:
     with pytest.raises(Damaged, match=r"made for another model|values for"):
         quantize(short_llama, tmp_path, "Q4_K_M", imatrix=RECORDED / "nano-nemotron.imatrix.gguf")
 
 
-def test_options_of_types(short_llama: Path, tmp_path: Path) -> None:
+def test_run_applies_options_of_types(short_llama: Path, tmp_path: Path) -> None:
     options = QuantizeOptions(
         pure=True, output_type=TYPE_ID["q8_0"], embedding_type=TYPE_ID["q5_0"]
     )
@@ -120,7 +124,7 @@ def test_options_of_types(short_llama: Path, tmp_path: Path) -> None:
     assert {kinds[name] for name in matrices} == {"q4_0"}
 
 
-def test_overrides_keep_the_sign(short_llama: Path, tmp_path: Path) -> None:
+def test_parse_override_keeps_the_sign(short_llama: Path, tmp_path: Path) -> None:
     overrides = tuple(
         map(parse_override, ("a.int=int:-3", "a.big=int:7", "a.flag=bool:true", "a.text=str:x y"))
     )
@@ -130,18 +134,18 @@ def test_overrides_keep_the_sign(short_llama: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "a", "a=b", "a=int", "a=int:x", "a=bool:yes", "=int:1"])
-def test_overrides_that_make_no_sense(text: str) -> None:
+def test_parse_override_refuses_malformed_text(text: str) -> None:
     with pytest.raises(Usage):
         parse_override(text)
 
 
 @pytest.mark.parametrize("text", ["attn_v", "=q8_0", "attn_v=", "attn_v=q99", "(=q8_0"])
-def test_tensor_types_that_make_no_sense(text: str) -> None:
+def test_parse_tensor_type_refuses_malformed_text(text: str) -> None:
     with pytest.raises(Usage):
         parse_tensor_type(text)
 
 
-def test_patterns_that_match_nothing_are_refused(short_llama: Path, tmp_path: Path) -> None:
+def test_prepare_refuses_patterns_that_match_nothing(short_llama: Path, tmp_path: Path) -> None:
     options = QuantizeOptions(tensor_types=(("atn_v", TYPE_ID["q8_0"]),))
     with pytest.raises(Usage, match="matches no tensor"):
         quantize(short_llama, tmp_path, "Q4_0", options=options)
@@ -149,7 +153,7 @@ def test_patterns_that_match_nothing_are_refused(short_llama: Path, tmp_path: Pa
         quantize(short_llama, tmp_path, "Q4_0", imatrix=LLAMA_IMATRIX, exclude=("atn_v",))
 
 
-def test_excluded_weights_are_encoded_without_importance(short_llama: Path, tmp_path: Path) -> None:
+def test_run_encodes_excluded_weights_without_importance(short_llama: Path, tmp_path: Path) -> None:
     folder = tmp_path / "excluded"
     path = quantize(short_llama, folder, "Q4_K_M", imatrix=LLAMA_IMATRIX, exclude=("ffn_up",))[
         "Q4_K_M"
@@ -160,7 +164,7 @@ def test_excluded_weights_are_encoded_without_importance(short_llama: Path, tmp_
     assert ours["blk.1.ffn_gate.weight"] != without["blk.1.ffn_gate.weight"]
 
 
-def test_a_quantized_source_needs_permission(
+def test_prepare_refuses_a_quantized_source_without_permission(
     llama_levels: dict[str, LevelResult], tmp_path: Path
 ) -> None:
     source = llama_levels["Q8_0"].path
@@ -175,7 +179,7 @@ def test_a_quantized_source_needs_permission(
     assert hashes(open_gguf(result.path)) == hashes(open_gguf(library))
 
 
-def test_a_wanted_type_that_rows_do_not_allow(
+def test_prepare_refuses_a_requested_type_that_rows_do_not_allow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiny_gguf, "FFN", 160)
@@ -190,7 +194,7 @@ def test_a_wanted_type_that_rows_do_not_allow(
 
 
 @pytest.mark.parametrize("level", ["Q4_K_M", "Q2_K", "MXFP4_MOE"])
-def test_experts_equal_the_installed_library(level: str, tmp_path: Path) -> None:
+def test_run_makes_experts_as_the_installed_library(level: str, tmp_path: Path) -> None:
     source = tiny_gguf.write_tiny(tmp_path / "moe-F16.gguf", experts=3)
     random = np.random.default_rng(3)
     entries = {}
@@ -217,18 +221,18 @@ def test_experts_equal_the_installed_library(level: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("kind", ["q4_K", "iq2_xs", "q8_K"])
-def test_a_type_that_a_row_cannot_hold(
+def test_check_type_refuses_a_type_that_a_row_cannot_hold(
     kind: str,
 ) -> None:
     # llama.cpp falls back by itself; a type forced on the embedding or output it does not check
     odd = TensorInfo("token_embd.weight", (100 if kind != "q8_K" else 256, 4), 1, 0, 800)
     with pytest.raises(Unsupported, match="cannot hold"):
         plan.check_type(odd, TYPE_ID[kind], QuantizeOptions(), level_named("Q4_0"))
-    with pytest.raises(Usage, match="no tensor can be given"):
+    with pytest.raises(Usage, match="tensors cannot be encoded"):
         parse_tensor_type("attn_v=q8_k")
 
 
-def test_small_slabs_give_the_same_bytes(
+def test_run_with_small_slabs_gives_the_same_bytes(
     short_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = quantize(short_llama, tmp_path / "a", *CHEAP)
@@ -246,11 +250,11 @@ def test_small_slabs_give_the_same_bytes(
         ("Thing-Q8_0.gguf", "Thing-Q8_0"),
     ],
 )
-def test_model_names(name: str, expected: str) -> None:
+def test_model_name_drops_shard_and_type(name: str, expected: str) -> None:
     assert model_name(Path(name)) == expected
 
 
-def test_level_names() -> None:
+def test_parse_levels_in_any_case_once_each() -> None:
     assert len(parse_levels(["all"])) == 27
     assert [level.name for level in parse_levels(["q4_k", "Q4_K_M", "iq1_s"])] == [
         "Q4_K_M",
@@ -262,7 +266,7 @@ def test_level_names() -> None:
     assert "Q4_K" in caught.value.hint and caught.value.exit_code == 4
 
 
-def test_importance_is_by_expert(tmp_path: Path) -> None:
+def test_encode_takes_the_importance_of_each_expert(tmp_path: Path) -> None:
     rows, columns, experts = 4, 256, 3
     values = np.random.default_rng(1).standard_normal((experts, rows, columns)).astype(np.float32)
     weights = np.random.default_rng(2).random((experts, columns)).astype(np.float32)
@@ -281,14 +285,14 @@ def test_importance_is_by_expert(tmp_path: Path) -> None:
         np.testing.assert_array_equal(got, expected.blocks[kind])
 
 
-def test_keyvalue_overrides_come_last(short_llama: Path, tmp_path: Path) -> None:
+def test_level_metadata_puts_overrides_last(short_llama: Path, tmp_path: Path) -> None:
     override = KeyValue.of("general.name", 8, "Renamed")
     options = QuantizeOptions(overrides=(override,))
     file = open_gguf(quantize(short_llama, tmp_path, "Q4_0", options=options)["Q4_0"].path)
     assert list(file.metadata)[-1] == "general.name" and file.get("general.name") == "Renamed"
 
 
-def test_layers_without_an_entry_are_named(short_llama: Path, tmp_path: Path) -> None:
+def test_prepare_notes_layers_without_an_entry(short_llama: Path, tmp_path: Path) -> None:
     matrix = read_imatrix(LLAMA_IMATRIX)
     del matrix.entries["blk.1.ffn_up.weight"]
     write_imatrix(tmp_path / "holes.gguf", matrix)

@@ -1,5 +1,6 @@
 """Quantization jobs: what a change of the inputs invalidates, and what a power failure leaves."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -42,14 +43,14 @@ def kept(results: dict[str, LevelResult]) -> list[str]:
     return [name for name, result in results.items() if result.kept]
 
 
-def test_a_source_with_another_time_is_the_same(source: Path, tmp_path: Path) -> None:
+def test_run_keeps_files_of_a_source_with_another_time(source: Path, tmp_path: Path) -> None:
     quantize(source, tmp_path / "out", *LEVELS)
     os.utime(source)
     again = quantize(source, tmp_path / "out", *LEVELS, threads=1)
     assert kept(again) == list(LEVELS)
 
 
-def test_a_changed_source_makes_all_anew(source: Path, tmp_path: Path) -> None:
+def test_run_replaces_all_files_of_a_changed_source(source: Path, tmp_path: Path) -> None:
     before = quantize(source, tmp_path / "out", *LEVELS)
     alter(source)
     with pytest.raises(MinitronError, match="made from something else"):
@@ -59,7 +60,7 @@ def test_a_changed_source_makes_all_anew(source: Path, tmp_path: Path) -> None:
     assert all(after[name].sha256 != before[name].sha256 for name in LEVELS)
 
 
-def test_an_option_invalidates_the_levels_that_it_changes(source: Path, tmp_path: Path) -> None:
+def test_run_replaces_only_the_levels_that_an_option_changes(source: Path, tmp_path: Path) -> None:
     quantize(source, tmp_path / "out", *LEVELS)
     # attn_v is q8_0 at Q8_0 anyway
     options = QuantizeOptions(tensor_types=(parse_tensor_type("attn_v=q8_0"),))
@@ -67,7 +68,7 @@ def test_an_option_invalidates_the_levels_that_it_changes(source: Path, tmp_path
     assert kept(again) == ["Q8_0"]
 
 
-def test_a_changed_imatrix_makes_all_anew(nano_llama: Path, tmp_path: Path) -> None:
+def test_run_replaces_all_files_of_a_changed_imatrix(nano_llama: Path, tmp_path: Path) -> None:
     path = tmp_path / "imatrix.gguf"
     shutil.copy(RECORDED / "nano-llama.imatrix.gguf", path)
     quantize(nano_llama, tmp_path / "out", "Q4_0", imatrix=path)
@@ -94,7 +95,7 @@ def interrupted(source: Path, folder: Path, share: float) -> None:
 
 
 @pytest.mark.parametrize("keep_time", [False, True])
-def test_an_interrupted_job_notices_a_changed_source(
+def test_run_resumed_notices_a_changed_source(
     keep_time: bool, source: Path, tmp_path: Path
 ) -> None:
     interrupted(source, tmp_path / "out", 0.7)
@@ -105,7 +106,7 @@ def test_an_interrupted_job_notices_a_changed_source(
     assert {n: r.sha256 for n, r in resumed.items()} == {n: r.sha256 for n, r in whole.items()}
 
 
-def test_other_levels_between_lose_nothing(
+def test_run_resumed_after_other_levels_loses_nothing(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encode, "SLAB_ELEMENTS", 1 << 15)
@@ -121,7 +122,9 @@ def test_other_levels_between_lose_nothing(
     assert {path.name for path in folder.iterdir()} == {*names, "tiny.manifest.json"}
 
 
-def test_power_fails(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_resumed_after_a_power_failure(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What was not brought to the disk before a journal was written is lost with the power."""
     on_disk: dict[str, int] = {}
     states: list[tuple[JournalContent, dict[str, int]]] = []
@@ -150,3 +153,24 @@ def test_power_fails(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     resumed = quantize(source, folder, *LEVELS)
     whole = quantize(source, tmp_path / "whole", *LEVELS)
     assert {n: r.sha256 for n, r in resumed.items()} == {n: r.sha256 for n, r in whole.items()}
+
+
+def test_run_yields_levels_as_they_are_done_and_continues_where_iteration_stopped(
+    source: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    job = prepare(QuantizeSettings(source, tuple(parse_levels(LEVELS)), folder))
+    results = run(job)
+    first = next(results)
+    assert first.level == LEVELS[0] and not first.kept
+    assert [path.name for path in folder.glob("[!.]*.gguf")] == [first.path.name]
+    results.close()  # type: ignore[attr-defined]
+    manifest = json.loads((folder / "tiny.manifest.json").read_text())
+    assert list(manifest["levels"]) == [first.level]
+    again = list(run(job))
+    assert [result.level for result in again] == list(LEVELS)
+    assert [result.kept for result in again] == [True] + [False] * (len(LEVELS) - 1)
+    whole = quantize(source, tmp_path / "whole", *LEVELS)
+    assert {r.level: r.sha256 for r in again} == {n: r.sha256 for n, r in whole.items()}
+    names = {f"tiny-{level}.gguf" for level in LEVELS} | {"tiny.manifest.json"}
+    assert {path.name for path in folder.iterdir()} == names

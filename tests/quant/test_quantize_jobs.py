@@ -34,7 +34,7 @@ LLAMA_IMATRIX = RECORDED / "nano-llama.imatrix.gguf"
 CHEAP = ("Q4_0", "Q8_0", "Q4_K_M")
 
 
-def test_running_again_does_only_what_is_missing(short_llama: Path, tmp_path: Path) -> None:
+def test_run_again_writes_only_what_is_missing(short_llama: Path, tmp_path: Path) -> None:
     first = quantize(short_llama, tmp_path, *CHEAP)
     times = {name: result.path.stat().st_mtime_ns for name, result in first.items()}
     first["Q8_0"].path.unlink()
@@ -49,7 +49,7 @@ def test_running_again_does_only_what_is_missing(short_llama: Path, tmp_path: Pa
     assert again["Q8_0"].sha256 == first["Q8_0"].sha256
 
 
-def test_a_file_made_from_something_else_is_not_touched(short_llama: Path, tmp_path: Path) -> None:
+def test_run_refuses_a_file_made_from_something_else(short_llama: Path, tmp_path: Path) -> None:
     foreign = tmp_path / "nano-llama-Q4_0.gguf"
     foreign.write_text("mine")
     with pytest.raises(MinitronError, match="made from something else"):
@@ -59,7 +59,9 @@ def test_a_file_made_from_something_else_is_not_touched(short_llama: Path, tmp_p
     assert open_gguf(foreign).size == result.bytes
 
 
-def test_another_option_makes_the_file_anew(short_llama: Path, tmp_path: Path) -> None:
+def test_run_with_another_option_replaces_the_file_only_on_request(
+    short_llama: Path, tmp_path: Path
+) -> None:
     quantize(short_llama, tmp_path, "Q4_0")
     options = QuantizeOptions(tensor_types=(parse_tensor_type("attn_v=Q8_0"),))
     with pytest.raises(MinitronError, match="made from something else"):
@@ -68,7 +70,9 @@ def test_another_option_makes_the_file_anew(short_llama: Path, tmp_path: Path) -
     assert open_gguf(path).tensor("blk.0.attn_v.weight").type == TYPE_ID["q8_0"]
 
 
-def test_values_that_are_no_numbers_leave_nothing_behind(short_llama: Path, tmp_path: Path) -> None:
+def test_run_leaves_nothing_behind_for_values_that_are_not_finite(
+    short_llama: Path, tmp_path: Path
+) -> None:
     broken = tmp_path / "broken-F16.gguf"
     shutil.copy(short_llama, broken)
     file = open_gguf(broken)
@@ -95,7 +99,7 @@ def interrupt_after(share: float) -> Any:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.999])
-def test_an_interrupted_job_continues(
+def test_run_continues_after_an_interruption(
     share: float, short_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encode, "SLAB_ELEMENTS", 1 << 16)
@@ -114,7 +118,7 @@ def test_an_interrupted_job_continues(
     assert left == {r.path.name for r in results} | {"nano-llama.manifest.json"}
 
 
-def test_killed_between_the_files_and_the_manifest(
+def test_run_keeps_files_after_a_kill_before_the_manifest(
     short_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(*_: object) -> None:
@@ -145,7 +149,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_disk_that_fills_up_midway(
+def test_run_continues_after_a_full_disk(
     short_llama: Path, tmp_path: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     roomy = shutil.disk_usage(tmp_path)._replace(free=1 << 40)
@@ -162,7 +166,7 @@ def test_a_disk_that_fills_up_midway(
     assert {n: r.sha256 for n, r in results.items()} == {n: r.sha256 for n, r in whole.items()}
 
 
-def test_a_full_disk_is_said_before_the_work(
+def test_run_checks_the_disk_first(
     short_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
@@ -172,7 +176,7 @@ def test_a_full_disk_is_said_before_the_work(
     assert list((tmp_path / "full").iterdir()) == []
 
 
-def test_two_jobs_on_one_folder(short_llama: Path, tmp_path: Path) -> None:
+def test_run_locks_the_folder(short_llama: Path, tmp_path: Path) -> None:
     import fcntl
 
     with (tmp_path / ".nano-llama.quantize.lock").open("w") as lock:
@@ -182,19 +186,19 @@ def test_two_jobs_on_one_folder(short_llama: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_cannot_be_written(short_llama: Path, tmp_path: Path) -> None:
+def test_run_refuses_a_folder_that_cannot_be_written(short_llama: Path, tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(Exception) as caught:
         quantize(short_llama, tmp_path / "out", "Q4_0")
     assert getattr(caught.value, "exit_code", None) == 7
 
 
-def test_the_source_is_never_the_target(short_llama: Path) -> None:
+def test_prepare_refuses_the_source_as_output(short_llama: Path) -> None:
     with pytest.raises(Usage, match="the source itself"):
         quantize(short_llama, short_llama.parent, "F16")
 
 
-def test_the_summary_counts_shared_work(nano_llama: Path, tmp_path: Path) -> None:
+def test_summarize_counts_shared_work(nano_llama: Path, tmp_path: Path) -> None:
     levels = tuple(parse_levels(["all"]))
     job = QuantizeSettings(nano_llama, levels, tmp_path, imatrix=LLAMA_IMATRIX)
     summary = summarize(prepare(job))
@@ -208,7 +212,7 @@ def test_the_summary_counts_shared_work(nano_llama: Path, tmp_path: Path) -> Non
         assert entry["bpw"] == pytest.approx(sizes[entry["level"]]["bpw"], abs=0.01)
 
 
-def test_predicted_sizes_are_exact(llama_levels: dict[str, LevelResult]) -> None:
+def test_level_result_has_the_exact_size_and_hash(llama_levels: dict[str, LevelResult]) -> None:
     for result in llama_levels.values():
         assert result.path.stat().st_size == result.bytes
         assert hashlib.sha256(result.path.read_bytes()).hexdigest() == result.sha256
@@ -224,7 +228,7 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return convert(settings).paths[0]
 
 
-def test_shards_become_one_file(sharded: Path, nano_llama: Path, tmp_path: Path) -> None:
+def test_run_joins_shards_into_one_file(sharded: Path, nano_llama: Path, tmp_path: Path) -> None:
     joined = quantize(sharded, tmp_path, "Q4_0")["Q4_0"]
     assert joined.path.name == "nano-llama-Q4_0.gguf"
     whole = quantize(nano_llama, tmp_path / "whole", "Q4_0")["Q4_0"]
@@ -232,7 +236,9 @@ def test_shards_become_one_file(sharded: Path, nano_llama: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("level", ["Q4_0", "Q4_K_M"])
-def test_kept_shards_equal_the_installed_library(level: str, sharded: Path, tmp_path: Path) -> None:
+def test_run_keep_split_makes_shards_as_the_installed_library(
+    level: str, sharded: Path, tmp_path: Path
+) -> None:
     options = QuantizeOptions(keep_split=True)
     ours = quantize(sharded, tmp_path / "ours", level, options=options)[level]
     devices.start()
@@ -249,7 +255,7 @@ def test_kept_shards_equal_the_installed_library(level: str, sharded: Path, tmp_
     assert quantize(sharded, tmp_path / "ours", level, options=options)[level].kept
 
 
-def test_interrupted_shards_continue(
+def test_run_keep_split_continues_after_an_interruption(
     sharded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encode, "SLAB_ELEMENTS", 1 << 16)
@@ -264,7 +270,7 @@ def test_interrupted_shards_continue(
         assert path.read_bytes() == (tmp_path / "parts" / path.name).read_bytes()
 
 
-def test_errors_tell_how_much_each_type_hurts(
+def test_run_writes_the_encoding_errors(
     short_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encode, "SLAB_ELEMENTS", 1 << 16)
@@ -297,7 +303,7 @@ def test_errors_tell_how_much_each_type_hurts(
     assert errors[name]["q2_K"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_manifest_tells_what_was_made_from_what(short_llama: Path, tmp_path: Path) -> None:
+def test_run_writes_a_manifest_of_the_inputs(short_llama: Path, tmp_path: Path) -> None:
     options = QuantizeOptions(leave_output=True)
     result = quantize(short_llama, tmp_path, "Q4_0", imatrix=LLAMA_IMATRIX, options=options)["Q4_0"]
     manifest = json.loads((tmp_path / "nano-llama.manifest.json").read_text())

@@ -38,7 +38,7 @@ def check(results: list[dict[str, Any]]) -> None:
         assert result["resumed"].keys() == whole["resumed"].keys(), result["line"]
 
 
-def test_killed_at_20_random_moments(tmp_path: Path) -> None:
+def test_run_continues_after_kill_9_at_20_random_moments(tmp_path: Path) -> None:
     results = kill(tmp_path, 20, seed=1)
     check(results)
     ends = [{name.rpartition(".")[2] for name in result["killed"]} for result in results]

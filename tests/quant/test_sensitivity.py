@@ -16,7 +16,7 @@ from minitron_engine.loading import open_model
 from minitron_quant.chunking import ChunkSettings, chunk_text, read_text
 from minitron_quant.imatrix.files import read_imatrix
 from minitron_quant.mixed_precision import costs as costs_module
-from minitron_quant.mixed_precision.costs import CostInputs, InputMoments, OutputErrors, costs
+from minitron_quant.mixed_precision.costs import CostInputs, InputMoments, OutputErrors, type_costs
 from minitron_quant.mixed_precision.measure import SensitivitySettings, measure_sensitivity
 from minitron_quant.mixed_precision.probe import open_prober, probe_of, round_trip
 from minitron_quant.mixed_precision.sensitivity_file import Sensitivity, read_sensitivity
@@ -27,7 +27,7 @@ CHUNKS = ChunkSettings(n_ctx=64, n_batch=64)
 Q3_K, Q4_0, IQ4_NL = (TYPE_ID[name] for name in ("q3_K", "q4_0", "iq4_nl"))
 
 
-def test_the_cost_is_the_expected_squared_error_of_what_is_computed() -> None:
+def test_output_errors_are_the_expected_squared_error_of_the_output() -> None:
     random = np.random.default_rng(0)
     inputs = random.standard_normal((5000, 8)) * random.random(8) + random.standard_normal(8)
     weights, errors = random.standard_normal((2, 4, 8)).astype(np.float32)
@@ -43,7 +43,7 @@ def test_the_cost_is_the_expected_squared_error_of_what_is_computed() -> None:
     assert signal == pytest.approx(((inputs @ weights.T) ** 2).sum(axis=1).mean(), rel=1e-4)
 
 
-def test_costs_of_all_rows_and_of_the_tokens_that_occur(
+def test_type_costs_of_sampled_rows_and_of_frequent_tokens(
     nano_nemotron: Path, few_types: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(costs_module, "_ROWS", 4096)
@@ -52,7 +52,7 @@ def test_costs_of_all_rows_and_of_the_tokens_that_occur(
     tensors = {name: (shard, shard.tensor(name)) for name in names}
     frequency = np.zeros(4096)
     frequency[[5, 300, 301]] = 1024, 2048, 1024
-    found = costs(CostInputs(tensors, {}, {}, frequency))
+    found = type_costs(CostInputs(tensors, {}, {}, frequency))
     kind = TYPE_ID["q4_0"]
     for name in names:
         info = shard.tensor(name)
@@ -67,24 +67,24 @@ def test_costs_of_all_rows_and_of_the_tokens_that_occur(
     assert TYPE_ID["q2_K"] in found[names[1]]
 
 
-def test_an_encoding_that_loses_too_much_is_no_choice(
+def test_type_costs_leave_out_types_that_lose_too_much(
     nano_nemotron: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kinds = [TYPE_ID[name] for name in ("q1_0", "q2_0", "q4_0")]
     monkeypatch.setattr(costs_module, "ENCODABLE", frozenset(kinds))
     shard = open_gguf(nano_nemotron)
     name = "blk.0.attn_q.weight"
-    found = costs(CostInputs({name: (shard, shard.tensor(name))}, {}, {}, np.ones(1)))
+    found = type_costs(CostInputs({name: (shard, shard.tensor(name))}, {}, {}, np.ones(1)))
     assert kinds[0] not in found[name] and kinds[2] in found[name]
 
 
-def test_a_tensor_is_probed_with_a_type_that_it_can_have() -> None:
+def test_probe_of_is_a_type_that_the_tensor_can_have() -> None:
     assert probe_of({IQ4_NL: 1.0, Q4_0: 2.0, Q3_K: 3.0}) == Q3_K
     assert probe_of({IQ4_NL: 1.0, Q4_0: 2.0}) == Q4_0
     assert probe_of({TYPE_ID["q5_1"]: 0.5, IQ4_NL: 1.0}) == TYPE_ID["q5_1"]
 
 
-def test_a_replaced_tensor_shows_and_is_put_back_bit_by_bit(nano_nemotron: Path) -> None:
+def test_prober_restores_a_replaced_tensor_bit_by_bit(nano_nemotron: Path) -> None:
     shard = open_gguf(nano_nemotron)
     with open_model(ModelSettings(nano_nemotron, n_ctx=64, writable=True)) as model:
         chunks = chunk_text(model, read_text(CALIBRATION), CHUNKS, "text")[:2]
@@ -98,7 +98,7 @@ def test_a_replaced_tensor_shows_and_is_put_back_bit_by_bit(nano_nemotron: Path)
     assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-def test_divergence_of_a_probe_is_that_of_a_file_with_the_tensor(
+def test_divergences_equal_those_of_a_file_with_the_tensor(
     nano_nemotron: Path, tmp_path: Path
 ) -> None:
     """The same number comes from a file in which this tensor's bytes are exchanged."""
@@ -124,7 +124,7 @@ def test_divergence_of_a_probe_is_that_of_a_file_with_the_tensor(
     assert probed == [pytest.approx(float(whole), rel=1e-9)]
 
 
-def test_what_was_measured_is_kept_and_gone_on_with(
+def test_measure_sensitivity_resumes_from_its_file(
     settings: SensitivitySettings,
     measured: Sensitivity,
     few_types: None,
@@ -145,7 +145,7 @@ def test_what_was_measured_is_kept_and_gone_on_with(
     assert resumed.tensors == measured.tensors == read_sensitivity(again.output).tensors
 
 
-def test_the_importance_matrix_beside_it_has_the_output_and_the_embedding(
+def test_measure_sensitivity_completes_the_importance_matrix(
     settings: SensitivitySettings, measured: Sensitivity
 ) -> None:
     matrix = read_imatrix(settings.imatrix_output)
@@ -153,14 +153,14 @@ def test_the_importance_matrix_beside_it_has_the_output_and_the_embedding(
     assert set(matrix.weights()["token_embd.weight"].ravel()) == {1.0}
 
 
-def test_no_time_is_left_for_more_than_is_there(
+def test_measure_sensitivity_stops_at_its_time_budget(
     settings: SensitivitySettings, measured: Sensitivity
 ) -> None:
     hurried = replace(settings, tokens=None, budget=1e-9, resume=True)
     assert measure_sensitivity(hurried).chunks == 2
 
 
-def test_another_model_text_or_matrix_is_refused(
+def test_measure_sensitivity_refuses_another_model_text_or_matrix(
     settings: SensitivitySettings, nano_llama: Path, measured: Sensitivity
 ) -> None:
     again = replace(settings, resume=True)
@@ -182,7 +182,7 @@ def test_another_model_text_or_matrix_is_refused(
 
 
 @pytest.mark.parametrize("change", ["{", "[]", '{"format": 1}', "tensors", "nan"])
-def test_a_damaged_file_is_told(
+def test_read_sensitivity_refuses_damaged_files(
     settings: SensitivitySettings, measured: Sensitivity, tmp_path: Path, change: str
 ) -> None:
     document = json.loads(settings.output.read_text())

@@ -1,7 +1,7 @@
 """Collect input covariance: run a text through a model and write Σ xᵀx of every input to a file.
 
 Memory is bounded: where the sums of all inputs do not fit, the text runs once for each group of
-inputs that do, and a decode ends with the last of them. What is complete is on disk, and the same
+inputs that fits, and a decode ends with the last of them. Complete groups are on disk, and the same
 call continues after an interruption.
 """
 
@@ -34,16 +34,16 @@ from minitron_quant.covariance.gram import GramSums, block_edges
 from minitron_quant.covariance.input_hook import InputHook, ModelInputs, find_inputs
 from minitron_quant.provenance import calibration_origin
 
-# columns of a diagonal block: benchmarks/results/feedback_width.md has what wider ones gain
+# columns of a diagonal block: benchmarks/results/feedback_width.md shows the gain of wider ones
 BLOCK = 1024
 FULL = 1 << 20
-# chunks that are kept to measure on; a divergence is then known to about 3 %
+# chunks to keep for measuring: they give a divergence to about 3 %
 _SAMPLED = 16
 
 
 @dataclass(frozen=True)
 class CovarianceSettings:
-    """What to run, and how much memory the sums may take.
+    """What to run, and how much memory the sums may use.
 
     block: the widest block of columns whose covariance is kept. memory: bytes.
     """
@@ -57,7 +57,7 @@ class CovarianceSettings:
 def collect_covariance(
     model: Model, settings: CovarianceSettings, path: Path, progress: Progress = ignore
 ) -> Covariance:
-    """Write the file unless it is there already, made from the same; continue a partial one.
+    """Write the file unless it exists, made from the same inputs; continue a partial one.
 
     Raises Usage (too short a text), OutOfResources (memory, disk), MinitronError (inputs that are
     not finite).
@@ -89,12 +89,14 @@ def _parts(model: Model, settings: CovarianceSettings) -> list[Tokens]:
         raise Usage("a covariance needs a text", "-f TEXT")
     chunks = np.concatenate(each)[: settings.chunks.limit]
     if len(chunks) < PARTS:
-        raise Usage("one chunk is too little text to calibrate", "allow more --chunks")
+        raise Usage(
+            "the text has fewer than two chunks, too few to calibrate", "allow more --chunks"
+        )
     return list(np.array_split(chunks, PARTS))
 
 
 def _sample(chunks: Tokens) -> Tokens:
-    """Some chunks from all over a part of the text."""
+    """Chunks from all over a part of the text."""
     count = min(len(chunks), _SAMPLED)
     sample: Tokens = chunks[np.linspace(0, len(chunks) - 1, count).astype(int)]
     return sample
@@ -102,7 +104,7 @@ def _sample(chunks: Tokens) -> Tokens:
 
 @dataclass(frozen=True)
 class _CollectionPass:
-    """What is collected in one run over a part of the text: some inputs, all their blocks."""
+    """One pass over a part of the text: some inputs with all their blocks."""
 
     part: int
     blocks: dict[str, list[tuple[int, int]]]
@@ -113,7 +115,7 @@ class _CollectionPass:
 
 
 class _Collection:
-    """One file on its way, unit after unit."""
+    """The collection of one file, pass by pass."""
 
     def __init__(
         self,
@@ -125,15 +127,15 @@ class _Collection:
         self._settings, self._path = settings, path
         self._passes = list(_passes(settings, inputs))
         self._keys = origin.keys(inputs, settings.block)
-        self._specs = [spec for unit in self._passes for spec in unit.specs]
+        self._specs = [spec for step in self._passes for spec in step.specs]
         self._state = path.with_name(f".{path.name}.state")
         self._made_from = fingerprint(*(entry.encoded() for entry in self._keys))
 
     def finished(self) -> bool:
-        """Whether the file is there and made from the same."""
+        """Whether the file exists and was made from the same inputs."""
         if not self._path.exists():
             return False
-        # not as a covariance: one of an earlier version is replaced like any other
+        # a covariance of another version is replaced, so do not open it as one
         keys = open_gguf(self._path).metadata
         return [entry.encoded() for entry in keys.values()] == [k.encoded() for k in self._keys]
 
@@ -154,14 +156,14 @@ class _Collection:
     def run(self, model: Model, parts: list[Tokens], progress: Progress) -> None:
         """Collect what is missing, and finish the file."""
         done = self._done()
-        first = sum(len(unit.specs) for unit in self._passes[:done])
+        first = sum(len(step.specs) for step in self._passes[:done])
         writer = GgufWriter(self._path, self._keys, self._specs, resume_tensors=first)
         try:
             for number in range(done, len(self._passes)):
-                unit = self._passes[number]
-                self._collect(model, unit, parts[unit.part], writer, number, progress)
+                step = self._passes[number]
+                self._collect(model, step, parts[step.part], writer, number, progress)
                 writer.sync()
-                state = {"made_from": self._made_from, "units": number + 1}
+                state = {"made_from": self._made_from, "passes": number + 1}
                 write_whole(self._state, json.dumps(state))
         except BaseException:
             writer.close()
@@ -170,25 +172,25 @@ class _Collection:
         self._state.unlink(missing_ok=True)
 
     def _done(self) -> int:
-        """How many units an interrupted run has left complete."""
+        """How many passes an interrupted run has completed."""
         try:
             state = json.loads(self._state.read_text())
             fits = state["made_from"] == self._made_from and self._partial_bytes() > 0
-            return int(state["units"]) if fits else 0
+            return int(state["passes"]) if fits else 0
         except (OSError, ValueError, KeyError, TypeError):
             return 0
 
     def _collect(
         self,
         model: Model,
-        unit: _CollectionPass,
+        step: _CollectionPass,
         chunks: Tokens,
         writer: GgufWriter,
         number: int,
         progress: Progress,
     ) -> None:
-        sums = GramSums(unit.blocks, best_arrays())
-        watch = InputHook([*unit.blocks], sums.add)
+        sums = GramSums(step.blocks, best_arrays())
+        watch = InputHook([*step.blocks], sums.add)
         how = self._settings.chunks
         try:
             with open_context(model, how.context(), watch.hook) as context:

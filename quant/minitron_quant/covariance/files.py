@@ -1,7 +1,7 @@
-"""Covariance files: GGUF with the sums of every input, in two parts of the text.
+"""Covariance files: GGUF with the sums of every input, for each of two parts of the text.
 
-Two parts, so that what is fitted to one can be judged on the other. Tensors are called
-INPUT.PART.COLUMN, after the weight that names the input and the first column of a block.
+Codes fitted to one part can be measured on the other. Tensors are named INPUT.PART.COLUMN, after
+the weight that names the input and the first column of a block.
 """
 
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class CovarianceOrigin(CalibrationOrigin):
     sample: tuple[int, ...] = ()
 
     def keys(self, inputs: ModelInputs, block: int) -> list[KeyValue]:
-        """The metadata of a file; `block`: the largest width of a block of columns."""
+        """The metadata of a file. block: the largest width of a block of columns."""
         strings = {
             "text_sha256": self.texts,
             "texts": self.names,
@@ -66,7 +66,7 @@ def specs_of(name: str, edges: list[tuple[int, int]], part: int) -> list[TensorS
 
 @dataclass(frozen=True)
 class Covariance:
-    """An open file; sums stay on disk until asked for."""
+    """An open file; sums stay on disk until they are read."""
 
     file: Gguf
 
@@ -81,7 +81,7 @@ class Covariance:
 
     @cached_property
     def taken_by(self) -> dict[str, str]:
-        """{weight: the input that it takes}."""
+        """The input of each weight."""
         weights, inputs = (self.file.get(_PREFIX + key) for key in ("weights", "inputs"))
         return dict(zip(map(str, weights), map(str, inputs), strict=True))
 
@@ -91,7 +91,7 @@ class Covariance:
         return int(self.file.get(_PREFIX + "block"))
 
     def edges(self, name: str, columns: int) -> list[tuple[int, int]]:
-        """Where the blocks of an input begin and end; Damaged where it has other columns."""
+        """Where the blocks of an input begin and end; Damaged if it has other columns."""
         edges = block_edges(columns, self.block)
         sizes = {info.name: info.shape for info in self.file.tensors}
         for part in range(PARTS):
@@ -119,9 +119,9 @@ class Covariance:
             )
 
     def mean(self, name: str, start: int, parts: tuple[int, ...]) -> Doubles:
-        """Σ xᵀx / tokens of one block over the parts of the text named, [columns, columns].
+        """Σ xᵀx / tokens of one block over some parts of the text, [columns, columns].
 
-        Damaged where it is not finite.
+        Damaged if it is not finite.
         """
         tensors = [self.file.tensor(f"{name}.{part}.{start}") for part in parts]
         width = tensors[0].shape[0]
@@ -136,14 +136,14 @@ class Covariance:
 def open_covariance(path: Path) -> Covariance:
     """Open a file and check that it is a covariance; NotFound, Damaged."""
     if not path.exists():
-        raise NotFound(f"{path} does not exist", "--feedback -f TEXT collects a covariance itself")
+        raise NotFound(f"{path} does not exist", "--gptq --text TEXT collects a covariance")
     file = open_gguf(path)
     keys = ("block", "context", "inputs", "model", "sample", "text_sha256", "texts", "tokens")
     if file.get("general.type") == _TYPE and file.get(_PREFIX + "version") != _VERSION:
-        raise Damaged(f"{path} is of another version of minitron", "collect it again")
+        raise Damaged(f"{path} was made by another version of minitron", "collect it again")
     if file.get("general.type") != _TYPE or any(_PREFIX + k not in file.metadata for k in keys):
-        raise Damaged(f"{path} is no covariance file", "minitron quantize --feedback makes one")
+        raise Damaged(f"{path} is not a covariance file", "minitron quantize --gptq makes one")
     covariance = Covariance(file)
     if len(covariance.origin.tokens) != PARTS or covariance.block < 1:
-        raise Damaged(f"{path} is no covariance file", "minitron quantize --feedback makes one")
+        raise Damaged(f"{path} is not a covariance file", "minitron quantize --gptq makes one")
     return covariance

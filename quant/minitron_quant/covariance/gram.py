@@ -1,4 +1,4 @@
-"""Σ xᵀx of inputs, block by block, added up by BLAS in a thread of its own."""
+"""Σ xᵀx of inputs, block by block, summed by BLAS in its own thread."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ import numpy as np
 from minitron_core.errors import MinitronError
 from minitron_quant.array_backend import NUMPY, Arrays, Floats, to_numpy
 
-# inputs that wait to be added; more would hold memory without being faster
+# inputs waiting to be added; more would use memory without a gain
 _AHEAD = 4
 
 
@@ -27,8 +27,8 @@ def block_edges(columns: int, largest: int) -> list[tuple[int, int]]:
 
 
 def _begin_blas() -> None:
-    # OpenBLAS takes memory of its own at the first product, and ends the process where there is
-    # none: rather now than in the middle of llama.cpp's work in other threads
+    # OpenBLAS allocates memory at the first product and ends the process if there is none: better
+    # now than while llama.cpp works in other threads
     square = np.zeros((256, 256), np.float32)
     square.T @ square
 
@@ -47,7 +47,7 @@ class GramSums:
         self._waiting: deque[Future[None]] = deque()
 
     def add(self, name: str, rows: Floats) -> None:
-        """Count an input [tokens, columns]; raises what went wrong with earlier ones."""
+        """Add an input [tokens, columns]; raises the errors of earlier ones."""
         self._waiting.append(self._pool.submit(self._add, name, rows))
         while len(self._waiting) > _AHEAD:
             self._waiting.popleft().result()
@@ -63,7 +63,7 @@ class GramSums:
                 )
 
     def take(self) -> Iterable[Floats]:
-        """All sums in order, once everything is counted; they start again from zero."""
+        """All sums in order, after everything is added; then they start from zero."""
         while self._waiting:
             self._waiting.popleft().result()
         for totals in self._sums.values():
@@ -72,5 +72,5 @@ class GramSums:
                 total[:] = 0
 
     def close(self) -> None:
-        """Drop what waits and end the thread."""
+        """Cancel what waits and end the thread."""
         self._pool.shutdown(wait=True, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""See the inputs of a model's matrix products: which weights share one, and what it holds."""
+"""Observe the inputs of a model's matrix products: which weights share one, and its values."""
 
 import ctypes
 from collections.abc import Callable
@@ -14,15 +14,15 @@ from minitron_engine.llama.settings import ContextSettings
 from minitron_engine.process import interrupts
 from minitron_quant.array_backend import Floats
 from minitron_quant.matmul_hook import activations, weight_name
+from minitron_quant.model_files import EMBEDDING, OUTPUT
 
 _F32 = 0
 _PROBE_TOKENS = 16
-_OUTPUTS = ("output.weight", "token_embd.weight")
 
 
 @dataclass
 class ModelInputs:
-    """The inputs of a model's dense products, each named by the first weight that takes it.
+    """The inputs of a model's dense products, each named by its first weight.
 
     columns: how wide each is. taken_by: {weight: input}.
     """
@@ -32,9 +32,9 @@ class ModelInputs:
 
 
 def find_inputs(model: Model) -> ModelInputs:
-    """Run a few tokens through the model and see which of its weights share an input.
+    """Run a few tokens through the model to find which of its weights share an input.
 
-    Weights of mixtures of experts are left out: each expert sees inputs of its own.
+    Weights of experts are left out: each expert has its own inputs.
     """
     found = ModelInputs()
     first_at: dict[int, str] = {}
@@ -43,7 +43,7 @@ def find_inputs(model: Model) -> ModelInputs:
         node = Tensor.from_address(address)
         if ask and _is_product(node):
             source, name = node.src[1].contents, weight_name(node)
-            # one graph: a tensor of it keeps its address, and no other one has the same
+            # within one graph addresses are unique
             first = first_at.setdefault(ctypes.addressof(source), name)
             found.taken_by.setdefault(name, first)
             found.columns.setdefault(first, source.ne[0])
@@ -63,11 +63,11 @@ def _is_product(node: Tensor) -> bool:
     if node.op != OP_MUL_MAT or node.src[1].contents.type != _F32:
         return False
     name = weight_name(node)
-    return name.endswith(".weight") and (name.startswith("blk.") or name in _OUTPUTS)
+    return name.endswith(".weight") and (name.startswith("blk.") or name in (OUTPUT, EMBEDDING))
 
 
 class InputHook:
-    """The callback that hands the rows [tokens, columns] of chosen inputs to `take`.
+    """The callback that passes the rows [tokens, columns] of chosen inputs to `take`.
 
     inputs: the weights that name them, in the order of the model. A decode ends after the last.
     """
@@ -80,7 +80,7 @@ class InputHook:
         self._error: BaseException | None = None
 
     def check(self) -> None:
-        """Raise what went wrong inside the callback, which itself must not raise."""
+        """Raise the error of a callback, which itself must not raise."""
         if self._error is not None:
             raise self._error
 

@@ -1,4 +1,4 @@
-"""Lattice types: codewords eight columns at a time, the group's scale searched near ggml's own."""
+"""Codebook types: codewords for eight columns at a time; the scale is searched near ggml's."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from minitron_quant.gptq.bitfields import read, write
 from minitron_quant.gptq.codebook_search import VectorSearch
 from minitron_quant.gptq.codebook_types import CODEBOOKS, codewords, factors, read_d
 
-# the steps of the scale that are tried
+# steps of the scale to try
 _STEPS = (0, -1, 1)
 
 
@@ -34,7 +34,7 @@ class CodebookCoder:
         self._bits = xp.zeros((rows, groups, self.group // 8), dtype=xp.int32)
 
     def choose(self, index: int, weights: Floats, targets: Floats, upper: Floats) -> Floats:
-        """Codewords, signs and scale of one group: of all scales tried, that of the least error."""
+        """Choose codewords, signs and scale of one group: the scale of the least error."""
         most = (1 << self._layout.scale_bits) - 1
         xp, tries = self._xp, len(self._tried)
         moves = xp.asarray([s for s, _ in self._tried], dtype=xp.int32)[:, None]
@@ -42,9 +42,9 @@ class CodebookCoder:
         scaled = factors(self._d[:, index], xp.asarray(scales, dtype=xp.float32), self._layout.unit)
         shifts = xp.asarray([int(d) for _, d in self._tried], dtype=xp.int32)
         down = (shifts[:, None] + xp.zeros_like(scales)).reshape(-1)
-        owed = (targets - weights) * upper.diagonal()[:, None]
-        errors, words, bits, loss = self._choose_octets(
-            xp.tile(weights, (tries,)), xp.tile(owed, (tries,)), upper, scaled.reshape(-1), down
+        carried = (targets - weights) * upper.diagonal()[:, None]
+        errors, words, bits, loss = self._choose_vectors(
+            xp.tile(weights, (tries,)), xp.tile(carried, (tries,)), upper, scaled.reshape(-1), down
         )
         rows = xp.arange(weights.shape[1])
         best = loss.reshape(tries, -1).argmin(0)
@@ -55,12 +55,12 @@ class CodebookCoder:
         chosen: Floats = errors[:, flat]
         return chosen
 
-    def _choose_octets(
-        self, weights: Floats, owed: Floats, upper: Floats, scaled: Floats, down: Ints
+    def _choose_vectors(
+        self, weights: Floats, carried: Floats, upper: Floats, scaled: Floats, down: Ints
     ) -> tuple[Floats, Ints, Ints, Floats]:
-        """Octet after octet: errors [columns, n], codewords, signs or shifts, and losses [n].
+        """Octet after search: errors [columns, n], codewords, signs or shifts, and losses [n].
 
-        owed: what the errors of the columns before the group ask for, times R's diagonal.
+        carried: what the errors of the columns before the group ask for, times R's diagonal.
         """
         xp = self._xp
         errors = xp.empty_like(weights)
@@ -68,18 +68,18 @@ class CodebookCoder:
         words, bits = [], []
         for start in range(0, self.group, 8):
             columns = slice(start, start + 8)
-            octet = VectorSearch(self._arrays, self._layout, self._table, upper[columns, columns])
-            due = owed[columns] + upper[:start, columns].T @ errors[:start]
-            wanted = weights[columns] + octet.inverse.T @ due
-            values, index, signs = octet.nearest(wanted, scaled, down)
+            search = VectorSearch(self._arrays, self._layout, self._table, upper[columns, columns])
+            correction = carried[columns] + upper[:start, columns].T @ errors[:start]
+            goals = weights[columns] + search.inverse.T @ correction
+            values, index, signs = search.nearest(goals, scaled, down)
             errors[columns] = weights[columns] - values
-            loss += octet.loss(wanted, values)
+            loss += search.loss(goals, values)
             words.append(index)
             bits.append(signs)
         return errors, xp.concatenate(words), xp.stack(bits), loss
 
     def pack(self) -> Bytes:
-        """The blocks with everything that was chosen."""
+        """The blocks with the chosen codes and scales."""
         blocks, layout = self._blocks.copy(), self._layout
         count = len(blocks)
         write(blocks, layout.index, to_numpy(self._index).reshape(count, -1))

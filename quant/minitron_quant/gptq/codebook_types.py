@@ -19,7 +19,7 @@ SHIFT = 0.125  # of the IQ1 types
 
 @dataclass(frozen=True)
 class CodebookLayout:
-    """How one type lays out its blocks of 256 weights.
+    """The layout of one type's blocks of 256 weights.
 
     vector: weights of a codeword. group: weights that share a scale. d: the f16 factor as bits.
     signs: eight weights' minus signs as bits, None where codewords have signs of their own; with
@@ -110,7 +110,7 @@ CODEBOOKS: dict[str, CodebookLayout] = {
 
 
 def factors(d: Floats, scales: Floats, unit: float) -> Floats:
-    """What codewords are multiplied with: d · (2 · scale + 1) · unit."""
+    """The factor of codewords: d · (2 · scale + 1) · unit."""
     product: Floats = d * (2 * scales + 1) * unit
     return product
 

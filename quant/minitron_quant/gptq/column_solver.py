@@ -1,4 +1,4 @@
-"""The walk over columns: a group of them is chosen, its errors go to the groups after it."""
+"""The GPTQ loop over columns: choose a group, then correct the targets of the groups after it."""
 
 from typing import Protocol
 
@@ -7,7 +7,7 @@ import numpy as np
 from minitron_quant.array_backend import NUMPY, Arrays, Floats, to_numpy
 from minitron_quant.gptq.cholesky import BlockFactor
 
-# columns whose feedback is brought up to date by one large product
+# columns whose targets are corrected by one large product
 _STRIP = 128
 
 
@@ -30,8 +30,8 @@ class GroupCoder(Protocol):
 def solve(
     coder: GroupCoder, values: Floats, blocks: list[BlockFactor], arrays: Arrays = NUMPY
 ) -> Floats:
-    """Choose all codes of the rows [rows, columns] of a run; returns rows − values chosen."""
-    remains = np.empty_like(values)
+    """Choose all codes of rows [rows, columns]; returns rows − chosen values."""
+    left = np.empty_like(values)
     for block in blocks:
         part = values[:, block.start : block.end]
         weights = arrays.put(np.ascontiguousarray(part.T[block.order]))
@@ -45,11 +45,11 @@ def solve(
                 targets = targets + unit[:start, start:end].T @ errors[:start]
             for first in range(start, end, coder.group):
                 columns = slice(first, first + coder.group)
-                wanted = targets[first - start : columns.stop - start]
+                corrected = targets[first - start : columns.stop - start]
                 if first > start:
-                    wanted = wanted + unit[start:first, columns].T @ errors[start:first]
+                    corrected = corrected + unit[start:first, columns].T @ errors[start:first]
                 errors[columns] = coder.choose(
-                    int(groups[first]), weights[columns], wanted, upper[columns, columns]
+                    int(groups[first]), weights[columns], corrected, upper[columns, columns]
                 )
-        remains[:, block.start + block.order] = to_numpy(errors).T
-    return remains
+        left[:, block.start + block.order] = to_numpy(errors).T
+    return left

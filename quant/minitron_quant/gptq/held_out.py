@@ -9,98 +9,86 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from minitron_core.atomic_files import write_whole
-from minitron_core.errors import Usage
 from minitron_core.hashing import file_sha256, fingerprint, model_fingerprint
 from minitron_core.progress import Progress, ignore
 from minitron_quant.gptq.encoder import GptqEncoder
 from minitron_quant.levels import Level
 from minitron_quant.model_files import open_model_files
-from minitron_quant.perplexity.measures import Row
-from minitron_quant.perplexity.paired import Difference, paired_difference
+from minitron_quant.perplexity.held_out import (
+    KldComparison,
+    compare_kld,
+    measure_divergence,
+    read_stored,
+    refuse_calibration_text,
+)
 from minitron_quant.perplexity.settings import MeasureSettings
-from minitron_quant.perplexity.table import measure
 from minitron_quant.quantize.prepare import QuantizeSettings, folder_of, model_name, prepare
 from minitron_quant.quantize.run import LevelResult, run
 
 
 @dataclass(frozen=True)
-class Proof:
-    """One level's divergence from the full model, in nats per token, plain and with GPTQ.
+class GptqComparison(KldComparison):
+    """One level with GPTQ beside its plain file.
 
-    difference: GPTQ less plain, with its 95 % interval over the same chunks. made_from: a hash over
-    the inputs of both files and of the measurement.
+    made_from: a hash over the inputs of both files and of the measurement.
     """
 
     made_from: str
     text: str
     chunks: int
-    plain: float
-    gptq: float
-    difference: Difference
-
-    @property
-    def better(self) -> bool:
-        """Whether GPTQ diverges less."""
-        return self.difference.mean < 0
-
-    @property
-    def change_pct(self) -> float:
-        """The difference in percent of the plain divergence."""
-        return 100 * self.difference.mean / self.plain
 
 
 @dataclass(frozen=True)
-class Proved:
-    """A finished level: with GPTQ, or plain where the proof says so."""
+class VerifiedLevel:
+    """A finished level: with GPTQ, or plain where that is no worse."""
 
     result: LevelResult
-    proof: Proof
+    comparison: GptqComparison
 
 
-def make_proved(
+def quantize_verified(
     settings: QuantizeSettings,
     gptq: GptqEncoder,
     held_out: MeasureSettings,
     progress: Progress = ignore,
-) -> list[Proved]:
+) -> list[VerifiedLevel]:
     """Make levels with GPTQ, measure them beside plain ones, keep the better file of each.
 
-    held_out: text and reference. Proofs are stored beside the files, and a second call uses them.
-    Raises Usage if the text is the calibration text.
+    held_out: text and reference. Comparisons are stored beside the files, and a second call uses
+    them. Raises Usage if the text is a calibration text.
     """
-    if file_sha256(held_out.text) in gptq.covariance.origin.texts:
-        raise Usage(
-            f"{held_out.text.name} is the calibration text itself, which proves nothing",
-            "give another text with --held-out",
-        )
+    refuse_calibration_text(
+        held_out.text, gptq.covariance.origin.texts, "give another text with --held-out"
+    )
     made_from = _made_from(settings, gptq, held_out)
-    proofs = {level: _stored(settings, level, made_from) for level in settings.levels}
-    results = _make(settings, gptq, proofs, progress)
-    missing = [level for level, proof in proofs.items() if proof is None]
+    known = {level: _stored(settings, level, made_from) for level in settings.levels}
+    results = _make(settings, gptq, known, progress)
+    missing = [level for level, comparison in known.items() if comparison is None]
     if missing:
-        found = _measure(settings, gptq, held_out, missing, results, made_from, progress)
-        for level, proof in found.items():
-            write_whole(_path(settings, level), json.dumps(asdict(proof), indent=1) + "\n")
-        proofs |= found
-        worse: dict[Level, Proof | None] = {k: p for k, p in found.items() if not p.better}
+        found = _compare(settings, gptq, held_out, missing, results, made_from, progress)
+        for level, comparison in found.items():
+            write_whole(_path(settings, level), json.dumps(asdict(comparison), indent=1) + "\n")
+        known |= found
+        worse: dict[Level, GptqComparison | None] = {
+            level: comparison for level, comparison in found.items() if not comparison.better
+        }
         results |= _make(replace(settings, replace="always"), gptq, worse, progress)
-    return [Proved(results[level], proof) for level, proof in proofs.items() if proof]
+    return [VerifiedLevel(results[level], each) for level, each in known.items() if each]
 
 
 def _make(
     settings: QuantizeSettings,
     gptq: GptqEncoder,
-    proofs: dict[Level, Proof | None],
+    known: dict[Level, GptqComparison | None],
     progress: Progress,
 ) -> dict[Level, LevelResult]:
-    """Every level as its proof says; with GPTQ where there is no proof yet."""
+    """Every level as its comparison says; with GPTQ where there is none yet."""
     made: dict[Level, LevelResult] = {}
     for better, refiner in ((True, gptq), (False, gptq.without_gptq())):
         levels = tuple(
-            level for level, proof in proofs.items() if (not proof or proof.better) == better
+            level for level, each in known.items() if (each is None or each.better) == better
         )
         if levels:
             job = prepare(replace(settings, levels=levels), refiner)
@@ -108,7 +96,7 @@ def _make(
     return made
 
 
-def _measure(
+def _compare(
     settings: QuantizeSettings,
     gptq: GptqEncoder,
     held_out: MeasureSettings,
@@ -116,33 +104,29 @@ def _measure(
     results: dict[Level, LevelResult],
     made_from: str,
     progress: Progress,
-) -> dict[Level, Proof]:
+) -> dict[Level, GptqComparison]:
+    """Make the plain files for a while and measure the levels beside them."""
     scratch = folder_of(settings) / f".{model_name(settings.source)}.plain"
     plain = replace(
-        settings,
-        levels=tuple(levels),
-        directory=scratch,
-        output=None,
-        replace="always",
+        settings, levels=tuple(levels), directory=scratch, output=None, replace="always"
     )
     try:
-        files = [result.path for result in run(prepare(plain, gptq.without_gptq()), progress)]
-        ours = [results[level].path for level in levels]
-        rows = list(measure(replace(held_out, models=(*files, *ours)), progress))
+        job = prepare(plain, gptq.without_gptq())
+        files = [result.path for result in run(job, progress)]
+        files += [results[level].path for level in levels]
+        rows = measure_divergence(held_out, files, progress)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    compared = [row for row in rows if row.chunk_kld]
-    pairs = zip(compared[: len(levels)], compared[len(levels) :], strict=True)
-    name = held_out.text.name
+    pairs = zip(levels, rows[len(levels) :], rows[: len(levels)], strict=True)
     return {
-        level: _proof(made_from, name, *pair) for level, pair in zip(levels, pairs, strict=True)
+        level: GptqComparison(
+            **vars(compare_kld(ours, baseline)),
+            made_from=made_from,
+            text=held_out.text.name,
+            chunks=ours.chunks,
+        )
+        for level, ours, baseline in pairs
     }
-
-
-def _proof(made_from: str, text: str, plain: Row, ours: Row) -> Proof:
-    before, after = (sum(row.chunk_kld) / row.chunks for row in (plain, ours))
-    difference = paired_difference(ours.chunk_kld, plain.chunk_kld)
-    return Proof(made_from, text, ours.chunks, before, after, difference)
 
 
 def _made_from(settings: QuantizeSettings, gptq: GptqEncoder, held_out: MeasureSettings) -> str:
@@ -158,12 +142,7 @@ def _path(settings: QuantizeSettings, level: Level) -> Path:
     return folder_of(settings) / name
 
 
-def _stored(settings: QuantizeSettings, level: Level, made_from: str) -> Proof | None:
-    """The proof of an earlier run, if it is of the same."""
-    try:
-        document: dict[str, Any] = json.loads(_path(settings, level).read_text())
-        difference = Difference(**document.pop("difference"))
-        proof = Proof(**document, difference=difference)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    return proof if proof.made_from == made_from else None
+def _stored(settings: QuantizeSettings, level: Level, made_from: str) -> GptqComparison | None:
+    """The comparison of an earlier run, if its inputs are the same."""
+    found = read_stored(_path(settings, level), GptqComparison.from_document)
+    return found if found and found.made_from == made_from else None

@@ -1,4 +1,4 @@
-"""Scalar types: codes column by column, the group's scale searched near the encoder's own."""
+"""Scalar types: codes column by column; the group's scale is searched near ggml's."""
 
 from functools import cache
 
@@ -11,17 +11,16 @@ from minitron_quant.blocks import decode_blocks
 from minitron_quant.gptq.bitfields import read, write
 from minitron_quant.gptq.scalar_layouts import ScalarLayout
 
-# how far an f16 scale is moved by one step of the search
+# the relative step of an f16 scale
 _STEP = 0.02
 _LEVELS = 256  # levels are whole numbers from −128 to 127
 
-
-# the steps that are tried; wider ones find scales that suit a group and cost those after it
+# steps to try; wider ones suit a group and cost those after it
 _STEPS = (0, -1, 1, -2, 2)
 
 
 class ScalarCoder:
-    """The blocks of a run of rows in one scalar type, and what is chosen for them."""
+    """The blocks of a run of rows in one scalar type, and the codes chosen for them."""
 
     def __init__(
         self, layout: ScalarLayout, blocks: Bytes, rows: int, arrays: Arrays = NUMPY
@@ -34,13 +33,15 @@ class ScalarCoder:
         self._low, self._high = float(self._levels.min()), float(self._levels.max())
         table = _nearest_table(self._levels) if layout.levels is None else None
         self._nearest = None if table is None else arrays.put(table)
-        self._scales = _Factor(layout, blocks, rows, False, arrays)
-        self._mins = None if layout.dmin is None else _Factor(layout, blocks, rows, True, arrays)
+        self._scales = _ScaleField(layout, blocks, rows, False, arrays)
+        self._mins = (
+            None if layout.dmin is None else _ScaleField(layout, blocks, rows, True, arrays)
+        )
         shape = (rows, self._scales.values.shape[1], self.group)
         self._chosen = self._xp.zeros(shape, dtype=self._xp.int8)
 
     def choose(self, index: int, weights: Floats, targets: Floats, upper: Floats) -> Floats:
-        """Codes and scale of one group: of all scales tried, that of the least error."""
+        """Choose codes and scale of one group: the scale of the least error."""
         moves = [(s, m) for s in _STEPS for m in (_STEPS if self._mins else (0,))]
         scales, factors = self._scales.tried(index, [s for s, _ in moves])
         mins, bases = None, self._xp.zeros((1, 1), dtype=self._xp.float32)
@@ -58,7 +59,7 @@ class ScalarCoder:
     def _try(
         self, weights: Floats, targets: Floats, upper: Floats, factors: Floats, bases: Floats
     ) -> tuple[Floats, Floats, NDArray[np.int8]]:
-        """Round column after column with every scale: losses [tried, rows], errors and levels."""
+        """Round column by column with every scale: losses [tried, rows], errors and levels."""
         xp, shape = self._xp, (len(weights), *factors.shape)
         errors = xp.empty(shape, dtype=xp.float32)
         levels = xp.empty(shape, dtype=xp.int8)
@@ -94,7 +95,7 @@ class ScalarCoder:
         return nearest
 
     def pack(self) -> Bytes:
-        """The blocks with everything that was chosen."""
+        """The blocks with the chosen codes and scales."""
         blocks = self._blocks.copy()
         codes = np.zeros(_LEVELS, np.int32)
         codes[self._levels.astype(np.int64) + 128] = np.arange(len(self._levels))
@@ -106,10 +107,10 @@ class ScalarCoder:
         return blocks
 
 
-class _Factor:
+class _ScaleField:
     """The scales or the minimums of a run: f16 times an integer of a few bits, or f16 alone.
 
-    values: the integers as they are multiplied, or the f16 themselves, [rows, groups].
+    values: the integers less their centre, or the f16 themselves, [rows, groups].
     """
 
     def __init__(
@@ -138,7 +139,7 @@ class _Factor:
         self._low, self._high = -centre, (1 << bits) - 1 - centre
 
     def tried(self, index: int, steps: list[int]) -> tuple[Floats, Floats]:
-        """What is tried for a group, and the factors that it gives: [steps, rows] each."""
+        """Values to try for a group and their factors, [steps, rows] each."""
         xp = self._arrays.module
         moves = xp.asarray(steps, dtype=xp.float32)[:, None]
         now = self.values[:, index]
@@ -160,7 +161,7 @@ class _Factor:
 
 
 def levels_of(layout: ScalarLayout) -> Floats:
-    """What each code of a type stands for, before scale and minimum."""
+    """The value of each code of a type, before scale and minimum."""
     if layout.levels is not None:
         return np.array(layout.levels, np.float32)
     return _table_of_iq4()

@@ -1,10 +1,10 @@
-"""The scalar types: each weight has a code of its own, and groups of weights share a scale.
+"""The scalar types: each weight has its own code, and groups of weights share a scale.
 
 value = d · (scale − centre) · level[code] − dmin · min. Formulas: dequantize_row_* of
 ggml-quants.c (llama.cpp 0c1e57098).
 
-The ternary types are left out, since they gain nothing: with feedback and their best scales they
-still err more at 1.7 and 2.1 bits than IQ1_S at 1.6 (benchmarks/results/feedback.md).
+The ternary types are left out, since they gain nothing: with GPTQ and their best scales they still
+err more at 1.7 and 2.1 bits than IQ1_S at 1.6 (benchmarks/results/feedback.md).
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from minitron_quant.gptq.bitfields import Field, Plane, spread
 
 @dataclass(frozen=True)
 class ScalarLayout:
-    """How one type lays out its blocks.
+    """The layout of one type's blocks.
 
     d, dmin: byte offsets of the f16 factors (None: there is none). group: weights that share a
     scale. scales, mins: the fields of a block's groups, None where a block has only d (and m).

@@ -1,1 +1,1 @@
-"""Importance matrices: what a calibration text tells about the inputs of each weight."""
+"""Importance matrices: statistics of the inputs of each weight on a calibration text."""

@@ -1,4 +1,4 @@
-"""Sums over the rows of a product's input."""
+"""Sums over the rows of a matrix product's input."""
 
 from typing import Any, Literal
 
@@ -13,11 +13,10 @@ _BLOCK_VALUES = 1 << 17
 
 
 class Accumulator:
-    """Adds rows to entries; keeps memory for the squares, since asking for it costs as much.
+    """Adds rows to entries; reuses the memory of the squares, since allocating it costs as much.
 
-    float32: one row after the other, in llama-imatrix's order and to its bits; on long texts such
-    sums drift from the true ones, on the bundled model by up to 1.5e-4 of the sum. float64: squares
-    and sums are right to the last bit that a file's F32 keeps.
+    float32: row by row, in llama-imatrix's order and to its bits; on long texts such sums drift,
+    on the bundled model by up to 1.5e-4 of the sum. float64: exact to the last bit of a file's F32.
     """
 
     def __init__(self, precision: Precision, means: bool) -> None:
@@ -27,7 +26,7 @@ class Accumulator:
         self._squares = np.empty(0, self._dtype)
 
     def entry(self, matrices: int, columns: int, counts: int) -> Entry:
-        """Sums of nothing yet."""
+        """An entry of zeros."""
         return Entry(
             np.zeros((matrices, columns), self._dtype),
             np.zeros(counts, np.int64),
@@ -35,7 +34,7 @@ class Accumulator:
         )
 
     def another(self) -> "Accumulator":
-        """One that adds up in the same way, with memory of its own."""
+        """An accumulator of the same kind, for another thread."""
         return Accumulator(self._precision, self._means)
 
     def add_rows(self, entry: Entry, matrix: int, rows: NDArray[np.float32]) -> None:

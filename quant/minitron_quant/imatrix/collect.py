@@ -1,4 +1,4 @@
-"""Collect an importance matrix: run texts through a model and watch every matrix product."""
+"""Collect an importance matrix: run texts through a model and sum the input of every product."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,20 +17,20 @@ from minitron_engine.llama.model import Model
 from minitron_engine.llama.tokenization import Tokens
 from minitron_quant.chunking import ChunkSettings, chunk_text, groups, read_text
 from minitron_quant.imatrix.accumulator import Accumulator, Precision
-from minitron_quant.imatrix.collector import MIN_TOKENS, Collector
+from minitron_quant.imatrix.collector import MIN_TOKENS, Collector, is_layer_weight
 from minitron_quant.imatrix.matrix import ImportanceMatrix
-from minitron_quant.imatrix.parallel_contexts import Lanes, open_decoder
-from minitron_quant.imatrix.state import Identity, Resume, StateFile, state_path
-from minitron_quant.model_files import open_model_files
+from minitron_quant.imatrix.parallel_contexts import ChunkDecoder, open_decoder
+from minitron_quant.imatrix.state import Dependencies, Resume, StateFile, state_path
+from minitron_quant.model_files import OUTPUT, open_model_files
 from minitron_quant.perplexity.perplexity import negative_log_likelihood, summarize
 from minitron_quant.provenance import calibration_origin
 
 
 @dataclass(frozen=True)
 class CollectSettings:
-    """What to run; texts are used one after the other, each chunked for itself.
+    """What to run; texts are used one after the other, each chunked on its own.
 
-    plain: only what llama-imatrix collects, neither means nor an origin. sums: see `Accumulator`.
+    plain: only what llama-imatrix collects, without means and origin. sums: see `Accumulator`.
     perplexity: also score the texts as llama-perplexity does; costs the vocabulary matrix.
     """
 
@@ -44,21 +44,21 @@ class CollectSettings:
 
 @dataclass(frozen=True)
 class ResumePolicy:
-    """Where the state of an unfinished run is kept, beside `output`, and whether to go on with it.
+    """Where to save the state of an unfinished run, beside `output`, and whether to continue it.
 
     every: chunks between two saves; None for a minute.
     """
 
     output: Path
-    resume: Resume = "anew"
+    resume: Resume = "restart"
     every: int | None = None
 
 
 @dataclass(frozen=True)
 class Collected:
-    """The matrix, and where asked for the perplexity of the texts with its error.
+    """The matrix, and the perplexity of the texts with its error, if requested.
 
-    resumed: chunks that an earlier run had done.
+    resumed: chunks that an earlier run had finished.
     """
 
     matrix: ImportanceMatrix
@@ -79,10 +79,10 @@ def calibrate(
     progress: Progress = ignore,
     keep: ResumePolicy | None = None,
 ) -> Collected:
-    """`collect`, with the perplexity of the texts and saves on the way where asked for.
+    """`collect` with perplexity and saved state, as requested.
 
-    With `keep` a killed run can go on; its state stays until `remove_state`. Raises Usage (text too
-    short), MinitronError (inputs that are not finite, a state of something else).
+    With `keep` a killed run can continue; its state stays until `remove_state`. Raises Usage (text
+    too short), MinitronError (inputs that are not finite, the state of another run).
     """
     run = _Run(model, settings, keep)
     resumed = run.saved.chunks
@@ -108,55 +108,54 @@ def calibrate(
 
 
 def remove_state(output: Path) -> None:
-    """The output is on disk: remove the state of its making."""
+    """Remove the state of an output that is finished."""
     state_path(output).unlink(missing_ok=True)
 
 
 class _Run:
-    """The texts' way through the model, from where an earlier run was."""
+    """One run over the texts, from where an earlier run stopped."""
 
     def __init__(self, model: Model, settings: CollectSettings, keep: ResumePolicy | None) -> None:
         self._model, self._settings = model, settings
         self._texts = _chunk_texts(model, settings)
         self._state = StateFile(
             state_path(keep.output) if keep else None,
-            lambda: _identity(model, settings),
+            lambda: _dependencies(model, settings),
             keep.every if keep else None,
         )
-        self.saved = self._state.load(keep.resume if keep else "anew")
+        self.saved = self._state.load(keep.resume if keep else "restart")
 
     def all_chunks(self, progress: Progress) -> None:
-        """Decode what is left, group after group, and save on the way."""
+        """Decode the rest group by group; save from time to time."""
         settings = self._settings
-        reducer = Accumulator(settings.sums, means=not settings.plain)
-        collector = Collector(
-            reducer, self.saved.entries, settings.process_output, settings.perplexity
-        )
+        accumulator = Accumulator(settings.sums, means=not settings.plain)
+        selects = _with_output if settings.process_output else is_layer_weight
+        collector = Collector(accumulator, self.saved.entries, selects, settings.perplexity)
         total = sum(len(chunks) for chunks in self._texts)
         threads = settings.chunks.threads or default_threads()
         with (
             ThreadPoolExecutor(threads, thread_name_prefix="score") as pool,
             open_decoder(
                 self._model, settings.chunks, self._texts, collector, settings.perplexity
-            ) as lanes,
+            ) as decoder,
         ):
-            for name, tokens, logits in self._groups(lanes):
+            for name, tokens, logits in self._groups(decoder):
                 if settings.perplexity:
                     self._score(pool, tokens, logits)
                 self.saved.chunks += len(tokens)
                 if self._state.due(self.saved):
-                    lanes.settle()
+                    decoder.wait()
                     self._state.save(self.saved)
                 progress(Event("imatrix", self.saved.chunks, total, "chunks", name))
-            lanes.settle()
+            decoder.wait()
 
-    def _groups(self, lanes: Lanes) -> Iterator[tuple[str, Tokens, list[Logits]]]:
-        """Name of the text, and of each group its tokens [chunks, n_ctx] and logits."""
+    def _groups(self, decoder: ChunkDecoder) -> Iterator[tuple[str, Tokens, list[Logits]]]:
+        """Of each group the name of its text, its tokens [chunks, n_ctx] and its logits."""
         before = 0
         for path, chunks in zip(self._settings.texts, self._texts, strict=True):
             first = min(max(self.saved.chunks - before, 0), len(chunks))
             for start, group in groups(self._model, chunks, self._settings.chunks, first):
-                yield path.name, chunks[start : start + len(group)], lanes.decode(group)
+                yield path.name, chunks[start : start + len(group)], decoder.decode(group)
             before += len(chunks)
 
     def _score(self, pool: ThreadPoolExecutor, tokens: Tokens, logits: list[Logits]) -> None:
@@ -166,8 +165,12 @@ class _Run:
             self.saved.nll.append(nll)
 
 
-def _identity(model: Model, settings: CollectSettings) -> Identity:
-    """Everything that the sums depend on, by words that a user knows."""
+def _with_output(name: str) -> bool:
+    return is_layer_weight(name) or name == OUTPUT
+
+
+def _dependencies(model: Model, settings: CollectSettings) -> Dependencies:
+    """Everything that the sums depend on, named as a user knows it."""
     return {
         "llama.cpp": LLAMA_CPP_COMMIT,
         "model": [file_sha256(shard.path) for shard in open_model_files(model.path)],
@@ -194,6 +197,6 @@ def _chunk_texts(model: Model, settings: CollectSettings) -> list[Tokens]:
         chunks = chunk_text(model, read_text(path), settings.chunks, path.name)[:left]
         left = None if left is None else left - len(chunks)
         chunked.append(chunks)
-    # texts that the limit leaves no chunk for count as empty
+    # texts beyond the limit count as empty
     chunked += [chunked[0][:0]] * (len(settings.texts) - len(chunked))
     return chunked

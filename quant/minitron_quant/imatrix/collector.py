@@ -1,12 +1,12 @@
-"""The callback that sees every matrix product of a decode, and what it has summed.
+"""The callback that sees every matrix product of a decode and sums its input.
 
-Which products count, and how: IMatrixCollector of tools/imatrix (llama.cpp 0c1e57098), to the
-bit. What is saved is work: products with the same input share one reduction, and a decode ends at
-the last input that is to be seen, without the product that it goes into.
+Which products count, and how: IMatrixCollector of tools/imatrix (llama.cpp 0c1e57098), to the bit.
+It does less work: products with the same input share one sum, and a decode ends at the last input
+that counts, without the product that uses it.
 """
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -28,55 +28,63 @@ _PRODUCTS = (OP_MUL_MAT, OP_MUL_MAT_ID)
 MIN_TOKENS = 16  # llama-imatrix ignores smaller products
 
 
-def first_half(together: int) -> int:
-    """How many of the chunks that are decoded together are the first half of them."""
-    return (together + 1) // 2
+def first_half(group_size: int) -> int:
+    """How many chunks of a group are its first half."""
+    return (group_size + 1) // 2
+
+
+def is_layer_weight(name: str) -> bool:
+    """Whether a weight counts by default: those of the layers, not the output."""
+    return name.startswith("blk.")
 
 
 class Collector:
     """The callback that llama.cpp's scheduler calls for every node; it adds to `entries`.
 
-    whole: let decodes run to the end, because their logits are wanted. together: how many chunks
-    are in the decode. number: that of the decode, where two collectors take turns.
+    selects: whether the dense weight of a name counts. keep_logits: let decodes run to the end.
+    group_size: chunks in the decode. decode_number: of the decode, where two collectors add in
+    order.
     """
 
     def __init__(
         self,
-        reducer: Accumulator,
+        accumulator: Accumulator,
         entries: dict[str, Entry],
-        process_output: bool = False,
-        whole: bool = False,
+        selects: Callable[[str], bool] = is_layer_weight,
+        keep_logits: bool = False,
     ) -> None:
         self.entries = entries
-        self.together = 1
-        self.number = 0
-        self.turns: AccumulationOrder | None = None
-        self.hook = api.ggml_backend_sched_eval_callback(self._called)
-        self._process_output = process_output
-        self._whole = whole
-        self._reducer = reducer
+        self.group_size = 1
+        self.decode_number = 0
+        self.order: AccumulationOrder | None = None
+        self.hook = api.ggml_backend_sched_eval_callback(self.observe)
+        self._selects = selects
+        self._keep_logits = keep_logits
+        self._accumulator = accumulator
         self._error: BaseException | None = None
         self._leader = self
-        self._shared: _Reduction | None = None
-        self._credited: set[str] = set()
-        # the wanted weights in the order of the first graph; None where they were credited
-        self._order: dict[str, _End | None] = {}
+        self._shared: _SharedInput | None = None
+        self._sharing: set[str] = set()
+        # the selected weights in the order of the first graph; None for a shared input
+        self._graph_order: dict[str, _LastInput | None] = {}
         self._learning = True
-        self._end = _End()
+        self._last = _LastInput()
 
-    def second(self, turns: AccumulationOrder) -> "Collector":
-        """One for a decode beside this one's: it adds to the entries that this one has made.
+    def partner(self, order: AccumulationOrder) -> "Collector":
+        """A collector for a second context, which adds to the same entries in a fixed order.
 
-        What goes wrong in either is told by this one.
+        This one's `check` raises the errors of both.
         """
-        other = Collector(self._reducer.another(), self.entries, self._process_output, self._whole)
-        other._leader, other._credited = self, self._credited
-        self.turns = other.turns = turns
+        accumulator = self._accumulator.another()
+        other = Collector(accumulator, self.entries, self._selects, self._keep_logits)
+        other._leader, other._sharing = self, self._sharing
+        self.order = other.order = order
         return other
 
     def check(self) -> None:
-        """Raise what went wrong inside the callback, which itself must not raise; name a weight
-        whose inputs are not finite.
+        """Raise the error of a callback, which itself must not raise.
+
+        MinitronError names a weight whose inputs are not finite.
         """
         if self._error is not None:
             raise self._error
@@ -87,57 +95,55 @@ class Collector:
                     "check the model with minitron verify, or use F32 or BF16 weights",
                 )
 
-    def _called(self, address: int, ask: bool, _data: object) -> bool:
+    def observe(self, address: int, ask: bool, _data: object) -> bool:
+        """ggml_backend_sched_eval_callback: whether to compute up to this node, or to go on."""
         # an exception here would be swallowed by ctypes and give garbage: keep it for `check`
         try:
-            # most nodes are no products: one look has to do for them
+            # most nodes are not products: look at them only once
             product = ctypes.c_int.from_address(address + _OP).value in _PRODUCTS
-            if ask and not product and address != self._end.address:
+            if ask and not product and address != self._last.address:
                 return False
             if self._leader._error is not None or interrupts.pending():
                 return False
             node = Tensor.from_address(address)
             if ask:
-                wanted = self._wanted(node) if product else self._ends_with(node)
-                if wanted and self._learning:
+                selected = self._is_selected(node) if product else self._is_last_input(node)
+                if selected and self._learning:
                     malloc_alignment.align()
-                return wanted
-            name = weight_name(node) if product else self._end.name
-            with self.turns.adding(name, self.number) if self.turns else nullcontext():
+                return selected
+            name = weight_name(node) if product else self._last.name
+            with self.order.adding(name, self.decode_number) if self.order else nullcontext():
                 self._add(node, name)
-            return name != self._end.name
+            return name != self._last.name
         except BaseException as error:
             self._leader._error = error
-            if self.turns:
-                self.turns.stop()
+            if self.order:
+                self.order.stop()
             return False
 
-    def _wanted(self, node: Tensor) -> bool:
-        name, credited = weight_name(node), False
+    def _is_selected(self, node: Tensor) -> bool:
+        name, shares = weight_name(node), False
         if node.op == OP_MUL_MAT:
             source = node.src[1].contents
-            if source.ne[1] < MIN_TOKENS or source.type != _F32 or not self._wants(name):
+            if source.ne[1] < MIN_TOKENS or source.type != _F32 or not self._selects(name):
                 return False
-            credited = self._credit(node, ctypes.addressof(source), name)
+            shares = self._share(node, ctypes.addressof(source), name)
         if self._learning:
-            self._learn(name, None if credited else _End.of(node, name))
-        return not credited
+            self._learn(name, None if shares else _LastInput.of(node, name))
+        return not shares
 
-    def _ends_with(self, node: Tensor) -> bool:
-        """Whether a node is the last input to be seen: the product with it need not be computed."""
-        same: bool = node.name == self._end.input
+    def _is_last_input(self, node: Tensor) -> bool:
+        """Whether a node is the last input that counts; its product need not be computed."""
+        same: bool = node.name == self._last.input
         return same and node.ne[1] >= MIN_TOKENS and node.type == _F32
 
-    def _wants(self, name: str) -> bool:
-        return name.startswith("blk.") or (self._process_output and name == "output.weight")
-
-    def _credit(self, node: Tensor, source: int, name: str) -> bool:
-        """Whether a product's input was just reduced for another one; it need not be awaited.
+    def _share(self, node: Tensor, source: int, name: str) -> bool:
+        """Whether a product's input was just summed for another product.
 
         q, k and v share their input and so their sums, as one entry; so do gate and up.
         """
         shared = self._shared
-        # a name that comes again means that the graph runs anew in the same memory
+        # a repeated name means that the graph runs again in the same memory
         if shared is None or source != shared.address or name in shared.names:
             return False
         if self.entries.get(name) is not shared.entry:
@@ -145,23 +151,23 @@ class Collector:
             if not shared.begins_as(self._entry(name, weight.ne[2] * weight.ne[3], columns, 1)):
                 return False
             self.entries[name] = shared.entry
-            self._credited.add(name)
+            self._sharing.add(name)
         shared.names.add(name)
         return True
 
-    def _learn(self, name: str, end: "_End | None") -> None:
-        """Find the last wanted product: decodes end there, without the vocabulary matrix.
+    def _learn(self, name: str, last: "_LastInput | None") -> None:
+        """Find the last selected product: decodes end there, without the vocabulary matrix.
 
-        A name that comes again begins the second graph. Where the last one is only credited, the
-        one before must not end the decode.
+        A repeated name begins the second graph. Where the last product shares its input, the one
+        before must not end the decode.
         """
-        if name not in self._order:
-            self._order[name] = end
+        if name not in self._graph_order:
+            self._graph_order[name] = last
             return
         self._learning = False
-        last = list(self._order.values())[-1]
-        if last is not None and not self._whole:
-            self._end = last
+        last = list(self._graph_order.values())[-1]
+        if last is not None and not self._keep_logits:
+            self._last = last
 
     def _add(self, node: Tensor, name: str) -> None:
         if node.op == OP_MUL_MAT_ID:
@@ -170,10 +176,10 @@ class Collector:
             weight = node.src[0].contents
             self._add_dense(name, (weight.ne[2], weight.ne[3]), node.src[1].contents)
         else:
-            self._add_dense(name, self._end.matrices, node)
+            self._add_dense(name, self._last.matrices, node)
 
     def _add_dense(self, name: str, shape: tuple[int, int], source: Tensor) -> None:
-        if name in self._credited:  # the rows would count for others too
+        if name in self._sharing:  # the rows would count for others too
             raise MinitronError(f"llama.cpp gave {name} inputs of its own, which it had not before")
         matrices = shape[0] * shape[1]
         entry = self._entry(name, matrices, source.ne[0], counts=1)
@@ -183,15 +189,15 @@ class Collector:
             for inner in range(inputs.shape[1]):
                 matrix = (outer % shape[1]) * shape[0] + inner % shape[0]
                 for rows in self._halves(inputs[outer, inner]):
-                    self._reducer.add_rows(entry, matrix, rows)
+                    self._accumulator.add_rows(entry, matrix, rows)
         entry.counts += inputs.size // inputs.shape[-1] // matrices
-        self._shared = _Reduction(ctypes.addressof(source), before, entry, {name})
+        self._shared = _SharedInput(ctypes.addressof(source), before, entry, {name})
 
     def _halves(self, rows: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
-        """Rows as two collectors would see them: totals, unlike sums, round by what is added at
-        once, and are not to depend on the number of threads.
+        """Rows as two collectors would see them: totals, unlike sums, depend on what is added at
+        once, and must not depend on the number of threads.
         """
-        cut = first_half(self.together) * (len(rows) // self.together)
+        cut = first_half(self.group_size) * (len(rows) // self.group_size)
         yield rows[:cut]
         if cut < len(rows):
             yield rows[cut:]
@@ -207,18 +213,18 @@ class Collector:
             values = inputs[:, slot % inputs.shape[1]]
             for expert in np.unique(chosen[:, slot]):
                 rows = values[chosen[:, slot] == expert]
-                self._reducer.add_rows(entry, int(expert), rows)
+                self._accumulator.add_rows(entry, int(expert), rows)
                 entry.counts[expert] += len(rows)
 
     def _entry(self, name: str, matrices: int, columns: int, counts: int) -> Entry:
         if name not in self.entries:
-            self.entries[name] = self._reducer.entry(matrices, columns, counts)
+            self.entries[name] = self._accumulator.entry(matrices, columns, counts)
         return self.entries[name]
 
 
 @dataclass(frozen=True)
-class _End:
-    """The last wanted product: its weight's name and numbers of matrices, and its input's node."""
+class _LastInput:
+    """The input of the last selected product: the weight's name and matrices, the input's node."""
 
     name: str = ""
     matrices: tuple[int, int] = (1, 1)
@@ -226,17 +232,17 @@ class _End:
     input: bytes = b""
 
     @classmethod
-    def of(cls, node: Tensor, name: str) -> "_End":
+    def of(cls, node: Tensor, name: str) -> "_LastInput":
         if node.op == OP_MUL_MAT_ID:
-            return cls(name)  # which experts an input goes to is not known before
+            return cls(name)  # the experts of an input are not known before
         weight, source = node.src[0].contents, node.src[1].contents
         shape = weight.ne[2], weight.ne[3]
         return cls(name, shape, ctypes.addressof(source), source.name)
 
 
 @dataclass(frozen=True)
-class _Reduction:
-    """The input that was reduced last, its entry, and the products that are counted with it.
+class _SharedInput:
+    """The input that was summed last, its entry, and the products that share it.
 
     before: the entry without these rows, in the first graph only.
     """
@@ -247,7 +253,7 @@ class _Reduction:
     names: set[str]
 
     def begins_as(self, other: Entry) -> bool:
-        """Whether another product has seen the same until these rows: it can share the entry."""
+        """Whether another product has had the same inputs so far: it can share the entry."""
         if self.before is None or not np.array_equal(self.before.sums, other.sums):
             return False
         return np.array_equal(self.before.counts, other.counts)

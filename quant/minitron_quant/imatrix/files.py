@@ -1,8 +1,8 @@
-"""Importance matrix files: llama.cpp's GGUF format and the older .dat, read and written.
+"""Importance matrix files: read and write llama.cpp's GGUF format and the older .dat.
 
-Layouts: tools/imatrix/imatrix.cpp and common/imatrix-loader.cpp (llama.cpp 0c1e57098). Two things
-in our GGUF files are not llama.cpp's, which passes over them: sums of x as `{weight}.in_sum`, the
-name that llama.cpp's pull request 14891 gives them, and the origin under `minitron.imatrix.*`.
+Layouts: tools/imatrix/imatrix.cpp and common/imatrix-loader.cpp (llama.cpp 0c1e57098). Our GGUF
+files add two things that llama.cpp ignores: sums of x as `{weight}.in_sum`, as in llama.cpp's pull
+request 14891, and the origin under `minitron.imatrix.*`.
 """
 
 import struct
@@ -57,7 +57,7 @@ def read_imatrix(path: Path) -> ImportanceMatrix:
 def _from_gguf(file: Gguf) -> ImportanceMatrix:
     missing = [key for key in (_DATASETS, _CHUNKS, _CHUNK_SIZE) if key not in file.metadata]
     if missing:
-        raise Damaged(f"{file.path} is no importance matrix: it lacks {', '.join(missing)}")
+        raise Damaged(f"{file.path} is not an importance matrix: it lacks {', '.join(missing)}")
     matrix = ImportanceMatrix(
         datasets=[str(name) for name in file.get(_DATASETS)],
         chunk_count=int(file.get(_CHUNKS)),
@@ -128,7 +128,7 @@ def _from_dat(path: Path) -> ImportanceMatrix:
 
 
 class _DatReader:
-    """Little-endian fields of a .dat file, with every length checked before it is believed."""
+    """Little-endian fields of a .dat file; every length is checked before it is used."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -141,7 +141,7 @@ class _DatReader:
 
     def _take(self, size: int, what: str) -> bytes:
         if not 0 <= size <= self.left:
-            raise Damaged(f"{self._path} is no importance matrix, or is cut off at {what}")
+            raise Damaged(f"{self._path} is not an importance matrix, or is cut off at {what}")
         self._at += size
         return self._data[self._at - size : self._at]
 
@@ -152,13 +152,13 @@ class _DatReader:
     def text(self, what: str) -> str:
         size = self.integer(what)
         if size > _MAX_NAME:
-            raise Damaged(f"{self._path} is no importance matrix: {what} of {size} bytes")
+            raise Damaged(f"{self._path} is not an importance matrix: {what} of {size} bytes")
         return self._take(size, what).decode("utf-8", errors="replace")
 
     def floats(self, what: str) -> NDArray[np.float32]:
         count = self.integer(what)
         if count < 1:
-            raise Damaged(f"{self._path} is no importance matrix: {count} {what}")
+            raise Damaged(f"{self._path} is not an importance matrix: {count} {what}")
         return np.frombuffer(self._take(4 * count, what), dtype="<f4")
 
 

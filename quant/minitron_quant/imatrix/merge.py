@@ -1,4 +1,4 @@
-"""Several importance matrices of one model become one: sums and counts add up."""
+"""Merge importance matrices of one model: sums and counts add up."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from minitron_quant.imatrix.files import read_imatrix
 from minitron_quant.imatrix.matrix import Entry, ImportanceMatrix
 from minitron_quant.provenance import CalibrationOrigin
 
-# the old format tells calls, not tokens; its sums become sums over tokens by this factor
+# the old format counts calls, not tokens; this factor makes its sums sums over tokens
 _DEFAULT_CHUNK = 512
 
 
@@ -21,7 +21,7 @@ def merge(paths: Sequence[Path]) -> ImportanceMatrix:
     Damaged where sizes or origins show that the models differ.
     """
     if len(paths) < 2:
-        raise Usage("there is nothing to merge: give two files or more")
+        raise Usage("merging needs at least two files")
     matrices = [read_imatrix(path) for path in paths]
     sizes = [matrix.chunk_size for matrix in matrices if matrix.chunk_size]
     merged = ImportanceMatrix(chunk_size=sizes[0] if sizes else _DEFAULT_CHUNK)

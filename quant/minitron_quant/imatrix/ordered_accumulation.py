@@ -1,4 +1,4 @@
-"""Whose rows are added next, where two lanes add to the same sums."""
+"""The order in which two contexts add rows to the same sums."""
 
 import threading
 from collections.abc import Iterator
@@ -6,22 +6,22 @@ from contextlib import contextmanager
 
 
 class AccumulationOrder:
-    """The order of decodes that two threads make: 2i is the first lane's, 2i + 1 the second's.
+    """Orders the decodes of two threads: the first makes those of even number, the second the odd.
 
     Every sum gets the rows of a decode after those of the decode before it, as if one thread made
-    them all; a lane waits for no more than that.
+    all decodes. A thread waits for nothing else.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._added: dict[str, int] = {}  # whose rows a sum got last
-        self._ended = [-1, -1]  # the last decode of either lane
+        self._added: dict[str, int] = {}  # the last decode that added to a sum
+        self._ended = [-1, -1]  # the last decode of each thread
         self.stopped = False
 
     def begin(self, number: int) -> bool:
-        """Wait until a decode may begin; False where the work is to end.
+        """Wait until a decode may begin; False once the work has stopped.
 
-        The very first one is made alone: it finds out what there is to add up.
+        The very first decode runs alone: it finds the sums that there are.
         """
         with self._changed:
             self._changed.wait_for(lambda: self.stopped or number == 0 or self._ended[0] >= 0)
@@ -29,7 +29,7 @@ class AccumulationOrder:
 
     @contextmanager
     def adding(self, name: str, number: int) -> Iterator[None]:
-        """Around the addition of a decode's rows to a sum: waits for its turn."""
+        """Wait until a decode may add its rows to a sum; the block adds them."""
         with self._changed:
             self._changed.wait_for(lambda: self.stopped or self._is_next(name, number))
         yield
@@ -38,13 +38,13 @@ class AccumulationOrder:
             self._changed.notify_all()
 
     def end(self, number: int) -> None:
-        """A decode has ended: what it has not added by now it has nothing to add to."""
+        """A decode has ended; it adds nothing to the sums that it has not added to."""
         with self._changed:
             self._ended[number % 2] = number
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """Let nobody wait any longer: the work is to end, and its sums are not used."""
+        """Release all waiting threads; the sums are incomplete and must not be used."""
         with self._changed:
             self.stopped = True
             self._changed.notify_all()

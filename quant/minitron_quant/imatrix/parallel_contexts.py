@@ -1,7 +1,7 @@
-"""How groups of chunks go through a model whose inputs are summed: in one context, or in two.
+"""Decode chunks through a model whose inputs are summed, in one context or in two.
 
-While a callback adds up rows, the threads of its decode wait. So on a processor there are two
-lanes, each with half of every group and half of the threads: one computes while the other adds up.
+While a callback adds up rows, the threads of its decode wait. So on a processor two contexts each
+take half of every group and half of the threads: one computes while the other adds up.
 """
 
 from collections import deque
@@ -23,21 +23,21 @@ from minitron_quant.chunking import ChunkSettings, decode_group, decode_part
 from minitron_quant.imatrix.collector import MIN_TOKENS, Collector, first_half
 from minitron_quant.imatrix.ordered_accumulation import AccumulationOrder
 
-# tokens that ggml-cpu multiplies with a repacked weight at once; those left over it takes alone
+# tokens that ggml-cpu multiplies with a repacked weight at once; the rest one by one
 _ROWS = 4
 
 
-class Lanes(Protocol):
-    """The way of groups of chunks through a model."""
+class ChunkDecoder(Protocol):
+    """Decodes groups of chunks; a collector sums what it sees."""
 
     def decode(self, group: Tokens) -> list[Logits]:
-        """Decode chunks together; the logits of every token, empty where nobody reads them.
+        """Decode chunks in one batch; returns the logits of every token, empty if unread.
 
-        Raises what went wrong in a callback. Some rows may still be on their way to the sums.
+        Raises the errors of callbacks. Some rows may not be in the sums yet.
         """
 
-    def settle(self) -> None:
-        """Wait until all rows are added, and raise what went wrong."""
+    def wait(self) -> None:
+        """Wait until all rows are in the sums; raises the errors of callbacks."""
 
 
 @contextmanager
@@ -47,39 +47,39 @@ def open_decoder(
     texts: Sequence[Tokens],
     collector: Collector,
     read_logits: bool,
-) -> Iterator[Lanes]:
-    """Contexts for a collector and the chunks of some texts: two where that gives the same sums."""
+) -> Iterator[ChunkDecoder]:
+    """A decoder for the chunks of some texts: of two contexts where that gives the same sums."""
     sizes = {size for text in texts for size in _group_sizes(len(text), chunks.n_seq)}
     with ExitStack() as stack:
         if read_logits or not _fits_two(model, chunks, sizes):
             context = stack.enter_context(open_context(model, chunks.context(), collector.hook))
-            yield _One(context, chunks, collector, read_logits)
+            yield _OneContext(context, chunks, collector, read_logits)
             return
-        # a signal that ended the contexts would find a lane at work in them
+        # a signal must not close the contexts while the second thread works in one
         stack.enter_context(interrupts.deferred())
-        turns, settings = AccumulationOrder(), _half_context(chunks, sizes)
-        lanes = [
-            _Lane(stack.enter_context(open_context(model, settings, each.hook)), each)
-            for each in (collector, collector.second(turns))
+        order, settings = AccumulationOrder(), _half_context(chunks, sizes)
+        contexts = [
+            _CollectingContext(stack.enter_context(open_context(model, settings, each.hook)), each)
+            for each in (collector, collector.partner(order))
         ]
-        pool = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="lane"))
-        stack.callback(turns.stop)
-        yield _Two(lanes, chunks, turns, pool)
+        pool = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="imatrix"))
+        stack.callback(order.stop)
+        yield _TwoContexts(contexts, chunks, order, pool)
 
 
 def _group_sizes(total: int, n_seq: int) -> set[int]:
-    """How many chunks of a text are decoded together: in most groups, and in the last one."""
+    """How many chunks the groups of a text have: most of them, and the last one."""
     return {min(total, n_seq), total % n_seq} - {0}
 
 
 def _fits_two(model: Model, chunks: ChunkSettings, sizes: set[int]) -> bool:
-    """Whether halves of all groups give the sums of the whole, and threads can be halved.
+    """Whether halves of all groups give the sums of whole groups, and threads can be halved.
 
-    Experts get their rows slot by slot of the whole. On GPUs a decode has no threads to wait.
+    Experts get their rows slot by slot of the whole group. On GPUs no threads wait.
     """
     threads = chunks.threads or default_threads()
-    family = model.metadata("general.architecture")
-    experts = int(model.metadata(f"{family}.expert_count") or 0)
+    architecture = model.metadata("general.architecture")
+    experts = int(model.metadata(f"{architecture}.expert_count") or 0)
     return (
         model.offloaded == 0
         and experts == 0
@@ -89,14 +89,14 @@ def _fits_two(model: Model, chunks: ChunkSettings, sizes: set[int]) -> bool:
     )
 
 
-def _halves_alike(together: int, chunks: ChunkSettings) -> bool:
+def _halves_alike(group_size: int, chunks: ChunkSettings) -> bool:
     """Whether llama.cpp computes the halves of a group as it computes the whole.
 
     The same products are too small to count, and the same rows are the last of four.
     """
-    length, half = chunks.part_of(together), first_half(together)
+    length, half = chunks.part_of(group_size), first_half(group_size)
     for tokens in {length, chunks.n_ctx % length} - {0}:
-        first, second = half * tokens, (together - half) * tokens
+        first, second = half * tokens, (group_size - half) * tokens
         counts = first + second >= MIN_TOKENS
         if second and (first % _ROWS or (second >= MIN_TOKENS) != counts):
             return False
@@ -104,7 +104,7 @@ def _halves_alike(together: int, chunks: ChunkSettings) -> bool:
 
 
 def _half_context(chunks: ChunkSettings, sizes: set[int]) -> ContextSettings:
-    """The context that takes the larger half of every group, a part at a time."""
+    """The settings of a context for the larger half of every group, a part at a time."""
     whole = chunks.context()
     most = max(first_half(size) * chunks.part_of(size) for size in sizes)
     n_seq = first_half(max(sizes))
@@ -119,7 +119,7 @@ def _half_context(chunks: ChunkSettings, sizes: set[int]) -> ContextSettings:
 
 
 @dataclass(frozen=True)
-class _One:
+class _OneContext:
     """All chunks in one context."""
 
     context: Context
@@ -128,71 +128,71 @@ class _One:
     read_logits: bool
 
     def decode(self, group: Tokens) -> list[Logits]:
-        self.collector.together = len(group)
+        self.collector.group_size = len(group)
         # logits of every token: without them llama.cpp drops rows before the last layer's FFN
         logits = decode_group(self.context, group, self.chunks, 0, self.read_logits)
         self.collector.check()
         return logits
 
-    def settle(self) -> None:
+    def wait(self) -> None:
         self.collector.check()
 
 
 @dataclass(frozen=True)
-class _Lane:
+class _CollectingContext:
     context: Context
     collector: Collector
 
 
-class _Two:
-    """The first half of every group in one context, the second half in another, by turns."""
+class _TwoContexts:
+    """The first half of every group in one context, the second half in another thread's."""
 
     def __init__(
         self,
-        lanes: list[_Lane],
+        contexts: list[_CollectingContext],
         chunks: ChunkSettings,
-        turns: AccumulationOrder,
+        order: AccumulationOrder,
         pool: ThreadPoolExecutor,
     ) -> None:
-        self._lanes, self._chunks, self._turns, self._pool = lanes, chunks, turns, pool
-        self._decodes = 0  # of each lane
-        self._behind: deque[Future[None]] = deque()  # what the second lane has to do
+        self._contexts, self._chunks, self._order, self._pool = contexts, chunks, order, pool
+        self._decodes = 0  # of each context
+        self._pending: deque[Future[None]] = deque()  # of the second context
 
     def decode(self, group: Tokens) -> list[Logits]:
         half, length = first_half(len(group)), self._chunks.part_of(len(group))
         first = self._decodes
         self._decodes += -(-self._chunks.n_ctx // length)
-        self._behind.append(self._pool.submit(self._run, 1, group[half:], length, first))
+        self._pending.append(self._pool.submit(self._run, 1, group[half:], length, first))
         self._run(0, group[:half], length, first)
-        while self._behind and self._behind[0].done():
-            self._behind.popleft().result()
-        if self._turns.stopped or interrupts.pending():
-            self.settle()
-        self._lanes[0].collector.check()
+        while self._pending and self._pending[0].done():
+            self._pending.popleft().result()
+        if self._order.stopped or interrupts.pending():
+            self.wait()
+        self._contexts[0].collector.check()
         return [np.empty((0, 0), np.float32)] * len(group)
 
-    def settle(self) -> None:
-        while self._behind:
-            self._behind.popleft().result()
+    def wait(self) -> None:
+        while self._pending:
+            self._pending.popleft().result()
         if interrupts.pending():
-            raise KeyboardInterrupt  # whichever signal it was comes at the end of `deferred`
-        self._lanes[0].collector.check()
+            raise KeyboardInterrupt  # the signal itself is raised at the end of `deferred`
+        self._contexts[0].collector.check()
 
     def _run(self, number: int, group: Tokens, length: int, first: int) -> None:
-        """Decode half a group in one of the lanes, part after part; `first` decodes were before."""
-        lane, turns = self._lanes[number], self._turns
+        """Decode half a group in one of the contexts, part by part, after `first` decodes."""
+        context, order = self._contexts[number], self._order
         try:
-            lane.context.clear()
+            context.context.clear()
             for index, start in enumerate(range(0, self._chunks.n_ctx, length)):
-                turn = 2 * (first + index) + number
+                decode_number = 2 * (first + index) + number
                 if interrupts.pending():
-                    turns.stop()
-                if not turns.begin(turn):
+                    order.stop()
+                if not order.begin(decode_number):
                     return
                 if len(group):
-                    lane.collector.number = turn
-                    decode_part(lane.context, group, start, length)
-                turns.end(turn)
+                    context.collector.decode_number = decode_number
+                    decode_part(context.context, group, start, length)
+                order.end(decode_number)
         except BaseException:
-            turns.stop()
+            order.stop()
             raise

@@ -1,4 +1,4 @@
-"""An unfinished collection on disk: exact sums, so that going on gives the bytes of one run."""
+"""The state of an unfinished collection: exact sums, so that a resumed run gives the same bytes."""
 
 import hashlib
 import io
@@ -17,9 +17,10 @@ from minitron_core.atomic_files import write_whole
 from minitron_core.errors import Denied, MinitronError
 from minitron_quant.imatrix.matrix import Entry
 
-# "anew" starts over; "continue" refuses a state made from something else, "if possible" drops it
-Resume = Literal["anew", "continue", "if possible"]
-Identity = Mapping[str, Any]
+# "restart" ignores a state; "continue" refuses the state of another run, "if possible" drops it
+Resume = Literal["restart", "continue", "if possible"]
+# everything that the sums depend on, by name
+Dependencies = Mapping[str, Any]
 _SECONDS = 60.0
 _DIGEST_BYTES = 32
 _UNREADABLE = (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile)
@@ -32,7 +33,7 @@ def state_path(output: Path) -> Path:
 
 @dataclass
 class Saved:
-    """Sums over the first `chunks` chunks, and −log p of their scored tokens where asked for."""
+    """Sums over the first `chunks` chunks, and −log p of their scored tokens if requested."""
 
     chunks: int = 0
     entries: dict[str, Entry] = field(default_factory=dict)
@@ -41,35 +42,34 @@ class Saved:
 
 @dataclass
 class StateFile:
-    """Saves at most every `every` chunks, or every minute; None as path saves nothing.
+    """Saves every `every` chunks, or every minute; without a path it saves nothing.
 
-    identity: everything that the result depends on; asked for when it is first needed, since it
-    hashes the model.
+    dependencies: computed when first needed, since it hashes the model.
     """
 
     path: Path | None
-    identity: Callable[[], Identity]
+    dependencies: Callable[[], Dependencies]
     every: int | None = None
-    _known: Identity | None = None
+    _known: Dependencies | None = None
     _last_chunks: int = 0
     _last_time: float = field(default_factory=time.monotonic)
 
     def load(self, resume: Resume) -> Saved:
-        """What was saved, or nothing; MinitronError where it belongs to something else."""
-        if self.path is None or resume == "anew" or not self.path.exists():
+        """What was saved, or nothing; MinitronError for the state of another run."""
+        if self.path is None or resume == "restart" or not self.path.exists():
             return Saved()
         try:
             found, saved = _read(self.path)
         except _UNREADABLE as error:
             if resume == "if possible":
                 return Saved()
-            raise Denied(f"{self.path} cannot be read", "remove it and start anew") from error
-        now = self._identity()
+            raise Denied(f"{self.path} cannot be read", "remove it and start again") from error
+        now = self._dependencies()
         others = [key for key, value in now.items() if found.get(key) != value]
         if others and resume == "continue":
             raise MinitronError(
                 f"the unfinished run had another {', '.join(others)}",
-                f"run it with the same, or remove {self.path} and start anew",
+                f"use the same, or remove {self.path} and start again",
             )
         if others:
             return Saved()
@@ -87,24 +87,24 @@ class StateFile:
     def save(self, saved: Saved) -> None:
         """Replace the file."""
         if self.path is not None:
-            write_whole(self.path, _encoded(saved, self._identity()))
+            write_whole(self.path, _encoded(saved, self._dependencies()))
             self._last_chunks, self._last_time = saved.chunks, time.monotonic()
 
-    def _identity(self) -> Identity:
+    def _dependencies(self) -> Dependencies:
         if self._known is None:
-            self._known = self.identity()
+            self._known = self.dependencies()
         return self._known
 
 
 def saved_chunks(path: Path) -> int | None:
-    """How many chunks an unfinished run has done; None where there is none that can be read."""
+    """How many chunks an unfinished run has done; None if there is no readable state."""
     try:
         return _read(path)[1].chunks
     except _UNREADABLE:
         return None
 
 
-def _encoded(saved: Saved, identity: Identity) -> bytes:
+def _encoded(saved: Saved, dependencies: Dependencies) -> bytes:
     arrays: dict[str, NDArray[Any]] = {}
     for name, entry in saved.entries.items():
         arrays[f"sums/{name}"], arrays[f"counts/{name}"] = entry.sums, entry.counts
@@ -112,7 +112,7 @@ def _encoded(saved: Saved, identity: Identity) -> bytes:
             arrays[f"totals/{name}"] = entry.totals
     if saved.nll:
         arrays["nll"] = np.stack(saved.nll)
-    header = json.dumps({"chunks": saved.chunks, "identity": identity})
+    header = json.dumps({"chunks": saved.chunks, "dependencies": dependencies})
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, header=np.array(header), **arrays)
     data = buffer.getvalue()
@@ -138,4 +138,4 @@ def _read(path: Path) -> tuple[dict[str, Any], Saved]:
                     arrays[f"counts/{name}"],
                     arrays.get(totals),
                 )
-        return dict(header["identity"]), saved
+        return dict(header["dependencies"]), saved

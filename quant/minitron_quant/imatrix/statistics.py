@@ -1,4 +1,4 @@
-"""What an importance matrix says about each weight's input.
+"""Statistics of each weight's input, from an importance matrix.
 
 Definitions: compute_statistics() and compute_cossim() of tools/imatrix (llama.cpp 0c1e57098), on
 a = sums / counts, the mean square of every input column. Experts that no token reached are left
@@ -52,7 +52,7 @@ class LayerStatistics:
 
 
 def weight_statistics(matrix: ImportanceMatrix) -> list[WeightStatistics]:
-    """Every weight that any token reached, by layer and name."""
+    """Statistics of every weight that a token reached, by layer and name."""
     rows = [
         _of_weight(name, entry, _similarity(matrix, name, entry))
         for name, entry in matrix.entries.items()
@@ -62,7 +62,7 @@ def weight_statistics(matrix: ImportanceMatrix) -> list[WeightStatistics]:
 
 
 def layer_statistics(rows: list[WeightStatistics]) -> list[LayerStatistics]:
-    """The weights' statistics by layer."""
+    """Statistics by layer."""
     result = []
     for layer in sorted({row.layer for row in rows if row.layer is not None}):
         part = [row for row in rows if row.layer == layer]
@@ -74,7 +74,7 @@ def layer_statistics(rows: list[WeightStatistics]) -> list[LayerStatistics]:
 
 
 def unreached_experts(matrix: ImportanceMatrix) -> dict[str, list[int]]:
-    """The experts that no token reached, by the name of the weight, where there are any."""
+    """The experts that no token reached, by the name of the weight."""
     found = {
         name: np.flatnonzero(entry.counts == 0).tolist() for name, entry in matrix.entries.items()
     }

@@ -1,7 +1,6 @@
-"""A calibration text written by the model itself, for users who have none."""
+"""A calibration text that the model writes itself, for users who have none."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,19 +9,23 @@ from numpy.typing import NDArray
 from minitron_core.atomic_files import write_whole
 from minitron_core.errors import Unsupported
 from minitron_core.progress import Event, Progress, ignore
-from minitron_engine.llama.context import Batch, Context, open_context
+from minitron_engine.generation.sampling import SamplingSettings
+from minitron_engine.generation.slots import GenerationRequest, Slots
+from minitron_engine.generation.steps import GenerationSettings
+from minitron_engine.llama.context import Context, open_context
 from minitron_engine.llama.model import Model
 from minitron_engine.llama.settings import ContextSettings
 
-# sequences that are written side by side: weights are read once for all of them
+# sequences decoded in one batch: weights are read once for all of them
 SLOTS = 16
+_ENDLESS = GenerationSettings(SamplingSettings(seed=0), n_predict=-1)
 
 
 @dataclass(frozen=True)
 class SyntheticTextSettings:
-    """`tokens` in all, drawn from the model's own distribution (temperature 1, nothing cut off).
+    """`tokens` in all, drawn from the model's distribution (temperature 1, no truncation).
 
-    A sequence begins with BOS and ends where the model ends it, or after n_ctx tokens.
+    A sequence begins with BOS and ends at an end-of-generation token, or after n_ctx tokens.
     """
 
     tokens: int
@@ -31,71 +34,61 @@ class SyntheticTextSettings:
     threads: int | None = None
 
 
-@dataclass
-class _Sequence:
-    position: int = 0
-    token: int = -1
-    text: list[bytes] = field(default_factory=list)
-
-
 def write_synthetic_text(
     model: Model, settings: SyntheticTextSettings, path: Path, progress: Progress = ignore
 ) -> None:
-    """Sample the text and write it, a line break between two sequences.
+    """Sample the text and write it, a line break between sequences.
 
-    Raises Unsupported for a model without BOS: it has nothing to begin with.
+    Raises Unsupported for a model without a BOS token to begin with.
     """
     if model.bos < 0:
         raise Unsupported(f"{model.path.name} has no token to begin a text with", "give -f TEXT")
-    sequences = list(_sample(model, settings, progress))
-    write_whole(path, b"\n".join(b"".join(sequence.text) for sequence in sequences) + b"\n")
+    texts = (map(model.piece, tokens) for tokens in _sample(model, settings, progress))
+    write_whole(path, b"\n".join(map(b"".join, texts)) + b"\n")
 
 
-def _sample(
-    model: Model, settings: SyntheticTextSettings, progress: Progress
-) -> Iterator[_Sequence]:
-    """The sequences, in the order in which they began."""
-    slots = min(SLOTS, -(-settings.tokens // settings.n_ctx))
+def _sample(model: Model, settings: SyntheticTextSettings, progress: Progress) -> list[list[int]]:
+    """The tokens of the sequences, in the order in which they began."""
+    count = min(SLOTS, -(-settings.tokens // settings.n_ctx))
     context_settings = ContextSettings(
-        n_ctx=slots * settings.n_ctx, n_batch=slots, n_seq=slots, threads=settings.threads
+        n_ctx=count * settings.n_ctx, n_batch=count, n_seq=count, threads=settings.threads
     )
-    random = np.random.default_rng(settings.seed)
-    active = [_begun(model) for _ in range(slots)]
-    done = list(active)
-    sampled = 0
+    sampler = _Draw(np.random.default_rng(settings.seed))
+    requests: list[GenerationRequest] = []
     with open_context(model, context_settings) as context:
-        batch = Batch(slots)
-        while sampled < settings.tokens:
-            logits = _step(context, batch, active)
-            for slot, sequence in enumerate(active):
-                sequence.token = draw(logits[slot], random)
-                sequence.text.append(model.piece(sequence.token))
-                if model.is_end(sequence.token) or sequence.position == settings.n_ctx:
-                    context.forget(slot)
-                    active[slot] = _begun(model)
-                    done.append(active[slot])
-            sampled += slots
-            progress(Event("self", min(sampled, settings.tokens), settings.tokens, "tokens"))
-    yield from (sequence for sequence in done if sequence.text)
+        slots = Slots(context, count, settings.n_ctx)
+
+        def begin() -> None:
+            bos = np.array([model.bos], dtype=np.int32)
+            requests.append(GenerationRequest(bos, _ENDLESS, sampler))
+            slots.submit(requests[-1])
+
+        for _ in range(count):
+            begin()
+        for sampled in range(count, settings.tokens + count, count):
+            for request, _ in slots.step():
+                if request.error is not None:
+                    raise request.error
+                if request.done:
+                    begin()
+            done = min(sampled, settings.tokens)
+            progress(Event("synthetic text", done, settings.tokens, "tokens"))
+    return [request.result.tokens for request in requests if request.done or request.result.tokens]
 
 
-def _begun(model: Model) -> _Sequence:
-    return _Sequence(token=model.bos)
+class _Draw:
+    """Draws from the model's own distribution."""
 
+    def __init__(self, random: np.random.Generator) -> None:
+        self._random = random
 
-def _step(context: Context, batch: Batch, active: list[_Sequence]) -> NDArray[np.float32]:
-    """Decode the newest token of every sequence; logits [sequences, n_vocab]."""
-    batch.clear()
-    for slot, sequence in enumerate(active):
-        token = np.array([sequence.token], dtype=np.int32)
-        batch.add(token, sequence.position, slot, np.ones(1, dtype=np.bool_))
-        sequence.position += 1
-    context.decode(batch)
-    return context.logits(len(active))
+    def sample(self, context: Context, output: int = -1) -> int:
+        """A token with the probability that softmax gives it."""
+        return draw(context.output_logits(output), self._random)
 
 
 def draw(logits: NDArray[np.float32], random: np.random.Generator) -> int:
-    """A token with the probability that softmax gives it."""
+    """Draw a token with its softmax probability."""
     sums = np.cumsum(np.exp(logits - logits.max()), dtype=np.float64)
     drawn = int(np.searchsorted(sums, random.random() * sums[-1], side="right"))
     return min(drawn, len(sums) - 1)

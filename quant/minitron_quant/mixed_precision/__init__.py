@@ -1,1 +1,1 @@
-"""The size dial: what each tensor's error costs, measured, and the best mix of types for a size."""
+"""Mixed precision for a size: from the sensitivity of each tensor to the best mix of types."""

@@ -28,7 +28,7 @@ _CHEAP = TYPE_ID["q8_0"]
 
 
 def block_of(ggml_type: int, device: str) -> int:
-    """The block of inputs that a kernel for weights of this type scales together."""
+    """How many inputs a kernel for weights of this type scales together."""
     large = TYPE[ggml_type].block_elements == LARGE and device == "CPU"
     return LARGE if large else SMALL
 
@@ -36,7 +36,7 @@ def block_of(ggml_type: int, device: str) -> int:
 def rounding_noise(
     model: Model, chunks: Tokens, settings: ChunkSettings
 ) -> dict[str, dict[int, Doubles]]:
-    """By weight and size of block, the variance of the noise of each input column."""
+    """The variance of the noise of each input column, by weight and size of block."""
     inputs = find_inputs(model)
     sums: dict[str, dict[int, Doubles]] = defaultdict(dict)
     rows_seen: dict[str, int] = defaultdict(int)
@@ -82,7 +82,7 @@ class RoundedInputs:
 def rounding_costs(
     tasks: Iterable[tuple[EncodeTask, float]], noise: dict[str, dict[int, Doubles]], threads: int
 ) -> dict[str, dict[int, float]]:
-    """By tensor and size of block; tasks are of sampled rows, each with its scale."""
+    """Costs by tensor and size of block; tasks are of sampled rows, each with its factor."""
     known = [(task, scale) for task, scale in tasks if noise.get(task.info.name)]
     scales = {task.info.name: scale for task, scale in known}
     found: dict[str, dict[int, tuple[float, float]]] = defaultdict(dict)

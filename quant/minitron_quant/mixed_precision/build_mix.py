@@ -13,13 +13,18 @@ from minitron_core.hashing import file_sha256
 from minitron_core.progress import Progress, ignore
 from minitron_quant.gptq.encoder import GptqEncoder
 from minitron_quant.levels import LEVELS, Level, level_named
-from minitron_quant.mixed_precision.gptq_costs import with_gptq
-from minitron_quant.mixed_precision.held_out import Proof, divergence_rows, prove
+from minitron_quant.mixed_precision.held_out import Verification, verify_mix
 from minitron_quant.mixed_precision.measure import check_model
-from minitron_quant.mixed_precision.predict_kld import predict_kld
+from minitron_quant.mixed_precision.predict_kld import predict_kld, with_gptq
 from minitron_quant.mixed_precision.sensitivity_file import Sensitivity, read_sensitivity
 from minitron_quant.mixed_precision.size_solver import Restrictions, SizeSolver
 from minitron_quant.model_files import open_model_files
+from minitron_quant.perplexity.held_out import (
+    mean_kld,
+    measure_divergence,
+    read_stored,
+    refuse_calibration_text,
+)
 from minitron_quant.perplexity.settings import MeasureSettings
 from minitron_quant.quantize.importance import load_importance
 from minitron_quant.quantize.options import QuantizeOptions
@@ -34,7 +39,7 @@ _NEAR = 0.9
 
 @dataclass(frozen=True)
 class MixTarget:
-    """What a file is to be; exactly one is given. size: bytes of the file; bits: per weight.
+    """What a mix is built for; exactly one is given. size: bytes of the file. bits: per weight.
 
     like: as large as this level's file. max_kld: as small as this divergence allows.
     """
@@ -46,7 +51,7 @@ class MixTarget:
 
     @property
     def option(self) -> list[str]:
-        """The option of `minitron quantize` that asks for it."""
+        """The option of `minitron quantize` for it."""
         if self.like is not None:
             return ["--like", self.like.name]
         if self.bits is not None:
@@ -64,7 +69,7 @@ class MixSettings:
 
     quantize: QuantizeSettings
     sensitivity: Path
-    wanted: MixTarget
+    target: MixTarget
     restrictions: Restrictions = Restrictions()
     held_out: MeasureSettings | None = None
     covariance: Path | None = None
@@ -72,33 +77,33 @@ class MixSettings:
 
 @dataclass(frozen=True)
 class BuiltMix:
-    """What was made. kept: the preset instead of the solved file, which was no better.
+    """A finished mix. kept: the preset that replaced it, because it was no better.
 
-    met: whether a divergence that was asked for was reached, as far as it was measured.
+    met: whether max_kld was reached, as far as it was measured.
     """
 
     recipe: Recipe
     result: LevelResult
-    proof: Proof | None = None
+    verification: Verification | None = None
     kept: LevelResult | None = None
     met: bool = True
 
     @property
     def recipe_file(self) -> Path:
         """The recipe as llama-quantize reads it with --tensor-type-file."""
-        return beside(self.result.path, "types.txt")
+        return sibling(self.result.path, "types.txt")
 
 
-def beside(path: Path, ending: str) -> Path:
-    """A file that belongs to a .gguf file."""
+def sibling(path: Path, ending: str) -> Path:
+    """The path of a file that belongs to a .gguf file."""
     return path.with_name(f"{path.name.removesuffix('.gguf')}.{ending}")
 
 
 class MixBuilder:
-    """Solves and writes files of one model."""
+    """Builds mixes of one model."""
 
     def __init__(self, settings: MixSettings, progress: Progress = ignore) -> None:
-        """Check that model, sensitivity, importance matrix and text belong together."""
+        """Raises Damaged, NotFound or Usage if model, sensitivity, matrix and text do not match."""
         self._settings = settings
         self._progress = progress
         source = settings.quantize.source
@@ -109,10 +114,10 @@ class MixBuilder:
                 f"{settings.sensitivity} has not measured every tensor yet",
                 "finish it: minitron sensitivity MODEL -f TEXT --resume",
             )
-        held = settings.held_out
-        if held is not None and file_sha256(held.text) == self.sensitivity.text["sha256"]:
-            raise Usage(
-                f"{held.text.name} is the calibration text itself: it proves nothing",
+        if settings.held_out is not None:
+            refuse_calibration_text(
+                settings.held_out.text,
+                (self.sensitivity.text["sha256"],),
                 "give another text with --held-out, or --no-verify",
             )
         self.imatrix = find_imatrix(settings, self.sensitivity)
@@ -123,39 +128,41 @@ class MixBuilder:
             self._gptq = GptqEncoder(settings.covariance, open_model_files(source))
             self.sensitivity = with_gptq(self.sensitivity, self._gptq, progress)
             keys = self._gptq.keys
-        self.dial = SizeSolver(source, self.sensitivity, self.imatrix, settings.restrictions, keys)
+        self.solver = SizeSolver(
+            source, self.sensitivity, self.imatrix, settings.restrictions, keys
+        )
 
-    def solve(self, wanted: MixTarget | None = None) -> Recipe:
-        """The recipe that the settings want, or another one, by what is predicted."""
-        wanted = wanted or self._settings.wanted
-        budget = self._budget(wanted)
+    def solve(self, target: MixTarget | None = None) -> Recipe:
+        """The recipe for the settings' target, or for another one, by predicted divergence."""
+        target = target or self._settings.target
+        budget = self._budget(target)
         if budget is not None:
-            return self.dial.for_size(budget)
-        if wanted.bits is not None:
-            return self.dial.for_bits(wanted.bits)
-        return self.dial.for_divergence(wanted.max_kld or 0.0)
+            return self.solver.for_size(budget)
+        if target.bits is not None:
+            return self.solver.for_bits(target.bits)
+        return self.solver.for_divergence(target.max_kld or 0.0)
 
-    def _budget(self, wanted: MixTarget) -> int | None:
-        """The bytes that were asked for, if a size was."""
-        if wanted.like is not None:
-            return self._preset_sizes((wanted.like,))[wanted.like]
-        return wanted.size
+    def _budget(self, target: MixTarget) -> int | None:
+        """The bytes of the target, if it is a size."""
+        if target.like is not None:
+            return self._preset_sizes((target.like,))[target.like]
+        return target.size
 
     def make(self) -> BuiltMix:
-        """Solve, write and prove."""
-        if self._settings.wanted.max_kld is not None and self._settings.held_out is not None:
-            made = self._correct(self._settings.wanted.max_kld, self._settings.held_out)
+        """Solve, write and verify."""
+        if self._settings.target.max_kld is not None and self._settings.held_out is not None:
+            made = self._correct(self._settings.target.max_kld, self._settings.held_out)
         else:
             recipe = self._predicted(self.solve())
             made = BuiltMix(recipe, self._write(recipe))
         write_whole(made.recipe_file, made.recipe.text)
         held = self._settings.held_out
-        return made if held is None else self._prove(made, held)
+        return made if held is None else self._verify(made, held)
 
     def _predicted(self, recipe: Recipe) -> Recipe:
-        """The recipe with what its file is expected to diverge, where feedback chooses the codes.
+        """The recipe with the divergence that is predicted for its file, where GPTQ chooses codes.
 
-        A file of the same recipe that is there already says it.
+        A file of the same recipe that exists already holds it.
         """
         if self._gptq is None:
             return recipe
@@ -179,16 +186,16 @@ class MixBuilder:
         return result
 
     def _correct(self, most: float, held: MeasureSettings) -> BuiltMix:
-        """Solve again with what the measured divergence tells of the predicted one."""
+        """Solve again, the prediction corrected by the measured divergence."""
         tried: dict[str, tuple[BuiltMix, float]] = {}
         target = most
         for _ in range(1 + _CORRECTIONS):
-            recipe = self.dial.for_divergence(target)
+            recipe = self.solver.for_divergence(target)
             if recipe.name in tried:
                 break
             result = self._write(recipe)
-            row = divergence_rows(held, [result.path], self._progress)[0]
-            kld = sum(row.chunk_kld) / row.chunks
+            (row,) = measure_divergence(held, [result.path], self._progress)
+            kld = mean_kld(row)
             tried[recipe.name] = BuiltMix(recipe, result, met=kld <= most), kld
             if _NEAR * most <= kld <= most:
                 break
@@ -202,27 +209,29 @@ class MixBuilder:
         discard(self._quantize, [name for name in tried if name != best.recipe.name])
         return best
 
-    def _prove(self, made: BuiltMix, held: MeasureSettings) -> BuiltMix:
-        stored = beside(made.result.path, "proof.json")
-        proof = _stored(stored, made.result, held)
-        if proof is None:
-            proof = self._measure_beside(made.result, held)
-            write_whole(stored, json.dumps(proof.document(), indent=1) + "\n")
-        if proof.better or proof.preset is None:
-            return replace(made, proof=proof)
-        preset = self._as_preset((level_named(proof.preset.level),), self._quantize.directory)
+    def _verify(self, made: BuiltMix, held: MeasureSettings) -> BuiltMix:
+        stored = sibling(made.result.path, "verification.json")
+        verification = _stored(stored, made.result, held)
+        if verification is None:
+            verification = self._measure_baselines(made.result, held)
+            write_whole(stored, json.dumps(verification.document(), indent=1) + "\n")
+        if verification.better or verification.preset is None:
+            return replace(made, verification=verification)
+        preset = self._as_preset(
+            (level_named(verification.preset.level),), self._quantize.directory
+        )
         kept = self._run(preset)
         discard(self._quantize, [made.recipe.name])
         made.recipe_file.unlink(missing_ok=True)
-        return replace(made, proof=proof, kept=kept)
+        return replace(made, verification=verification, kept=kept)
 
-    def _measure_beside(self, solved: LevelResult, held: MeasureSettings) -> Proof:
-        """Make the preset and the random mix, measure, and remove them again."""
-        scratch = beside(solved.path, "proof")
+    def _measure_baselines(self, solved: LevelResult, held: MeasureSettings) -> Verification:
+        """Make the preset and the random mix, measure, and remove both."""
+        scratch = sibling(solved.path, "verification")
         sizes = self._preset_sizes(LEVELS)
-        budget = self._budget(self._settings.wanted) or solved.bytes
+        budget = self._budget(self._settings.target) or solved.bytes
         smaller = [level for level, size in sizes.items() if size <= budget]
-        random = self.dial.random(budget)
+        random = self.solver.random(budget)
         try:
             settings = replace(self._quantize, directory=scratch, replace="always")
             drawn = self._run(replace(settings, levels=(random,)), self._gptq)
@@ -230,7 +239,7 @@ class MixBuilder:
             if smaller:
                 nearest = max(smaller, key=sizes.__getitem__)
                 preset = self._run(self._as_preset((nearest,), scratch))
-            return prove(held, solved, preset, drawn, self._progress)
+            return verify_mix(held, solved, preset, drawn, self._progress)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -240,7 +249,7 @@ class MixBuilder:
         return {output.planned.level: output.bytes for output in job.outputs}
 
     def _as_preset(self, levels: Sequence[Level], directory: Path | None) -> QuantizeSettings:
-        """Levels as a user would make them: with the importance matrix that was given, if any."""
+        """Levels as a user would make them: with the importance matrix given, if any."""
         given = self._settings.quantize.imatrix or self.imatrix
         return replace(
             self._quantize,
@@ -253,31 +262,31 @@ class MixBuilder:
 
 
 def find_imatrix(settings: MixSettings, sensitivity: Sensitivity) -> Path:
-    """The importance matrix that costs were computed with: beside the sensitivity, or the given.
+    """The completed importance matrix of the sensitivity: beside it, or the one given.
 
-    Raises Damaged where another one was given, NotFound where there is none.
+    Raises Damaged if another one was given, NotFound if there is none.
     """
-    given = settings.quantize.imatrix
-    wanted = sensitivity.imatrix
-    if given is not None and file_sha256(given) not in (wanted["sha256"], wanted.get("given")):
+    given, used = settings.quantize.imatrix, sensitivity.imatrix
+    if given is not None and not sensitivity.used_imatrix(given):
         raise Damaged(
             f"{settings.sensitivity.name} was not measured with {given.name}",
             "measure with it: minitron sensitivity MODEL -f TEXT --imatrix FILE",
         )
-    for path in (settings.sensitivity.with_name(wanted.get("name", "")), given):
-        if path is not None and path.is_file() and file_sha256(path) == wanted["sha256"]:
+    for path in (settings.sensitivity.with_name(used.get("name", "")), given):
+        if path is not None and path.is_file() and file_sha256(path) == used["sha256"]:
             return path
     raise NotFound(
-        f"{wanted.get('name')} belongs to {settings.sensitivity} and is not beside it",
+        f"{used.get('name')} belongs to {settings.sensitivity} and is not beside it",
         "put it back there, or measure again: minitron sensitivity MODEL -f TEXT",
     )
 
 
-def _stored(path: Path, result: LevelResult, held: MeasureSettings) -> Proof | None:
-    """The proof of an earlier run, if it is of this file on this text."""
-    try:
-        proof = Proof.of_document(json.loads(path.read_text()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+def _stored(path: Path, result: LevelResult, held: MeasureSettings) -> Verification | None:
+    """The verification of an earlier run, if it was of this file on this text."""
+    verification = read_stored(path, Verification.from_document)
+    if verification is None:
         return None
-    same = proof.file_sha256 == result.sha256 and proof.text_sha256 == file_sha256(held.text)
-    return proof if same and held.chunks.limit in (None, proof.chunks) else None
+    same = verification.file_sha256 == result.sha256 and verification.text_sha256 == file_sha256(
+        held.text
+    )
+    return verification if same and held.chunks.limit in (None, verification.chunks) else None

@@ -1,4 +1,4 @@
-"""The costs of types: how far each encoding of a tensor moves what the tensor computes.
+"""The costs of types: how much each encoding of a tensor changes what the tensor computes.
 
 For inputs x with E[x²] = v and E[x] = a, column by column and otherwise uncorrelated, the expected
 squared error of e·x is Σ_j (v_j − a_j²) e_j² + (Σ_j a_j e_j)², e being decoded − weight; the cost
@@ -13,17 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minitron_core.cpu_limits import default_threads
-from minitron_core.gguf import TYPE, Gguf, TensorInfo
+from minitron_core.gguf import TYPE, TensorInfo
 from minitron_core.progress import Event, Progress, ignore
 from minitron_quant.array_backend import Floats
 from minitron_quant.levels import level_named
+from minitron_quant.model_files import EMBEDDING, Tensors
 from minitron_quant.quantize.encode import EncodeTask, Errors, add_errors, encode
 from minitron_quant.quantize.options import ENCODABLE
 from minitron_quant.quantize.plan import requires_imatrix
 from minitron_quant.quantize.recipe import bits_of
 
-EMBEDDING = "token_embd.weight"
-# rows of a matrix that are encoded to know its cost: spread at random they tell all of it to ~1 %
+# rows of a matrix to encode: a random sample gives the cost to about 1 %
 _ROWS = 1024
 # up to a quarter of a tensor's effect lost, divergence grows as the cost does; beyond (one bit a
 # weight loses more than a third) it grew up to 90 times faster on the bundled models
@@ -33,26 +33,26 @@ _ANY_LEVEL = level_named("Q4_K_M")
 
 @dataclass(frozen=True)
 class InputMoments:
-    """What a tensor's inputs are like: E[x²] and E[x], both [matrices, columns]."""
+    """The moments of a tensor's inputs: E[x²] and E[x], both [matrices, columns]."""
 
     squares: Floats
     means: Floats
 
     @classmethod
     def of(cls, squares: Floats, means: NDArray[np.float64] | None) -> "InputMoments":
-        """Mean squares by column, and means where they were collected."""
+        """Moments from mean squares by column, and from means where they were collected."""
         shaped = np.zeros_like(squares) if means is None else means.astype(np.float32)
         return cls(squares, shaped.reshape(squares.shape))
 
     @classmethod
     def unknown(cls, columns: int) -> "InputMoments":
-        """Where nothing was seen: all columns alike."""
+        """Moments for a tensor without statistics: all columns alike."""
         return cls(np.ones((1, columns), np.float32), np.zeros((1, columns), np.float32))
 
 
 @dataclass(frozen=True)
 class OutputErrors:
-    """The cost of rows, and that of leaving them out altogether; see ErrorMetric."""
+    """The cost of rows, and the cost of rows of zeros; see ErrorMetric."""
 
     inputs: InputMoments
 
@@ -71,31 +71,31 @@ class OutputErrors:
 
 @dataclass(frozen=True)
 class CostInputs:
-    """What costs are computed from.
+    """The inputs of the computation of costs.
 
-    weights: the importance that the encoders get, by tensor, [matrices, columns]. inputs: by
-    tensor. frequency: how often each token occurs, [n_vocab].
+    weights: the importance for the encoders, by tensor, [matrices, columns]. inputs: by tensor.
+    frequency: of each token in the text, [n_vocab].
     """
 
-    tensors: Mapping[str, tuple[Gguf, TensorInfo]]
+    tensors: Tensors
     weights: Mapping[str, Floats]
     inputs: Mapping[str, InputMoments]
     frequency: NDArray[np.float64]
 
 
-def costs(
-    material: CostInputs, threads: int | None = None, progress: Progress = ignore
+def type_costs(
+    given: CostInputs, threads: int | None = None, progress: Progress = ignore
 ) -> dict[str, dict[int, float]]:
-    """The cost of each type for each tensor, without the types that lose too much of it."""
+    """The cost of each type for each tensor, without the types that lose too much."""
     found: dict[str, dict[int, float]] = {}
     errors: Errors = {}
-    total = sum(info.n_elements for _, info in material.tensors.values())
+    total = sum(info.n_elements for _, info in given.tensors.values())
     done = 0
-    for slab in encode((task for task, _ in sampled_tasks(material)), threads or default_threads()):
+    for slab in encode((task for task, _ in sampled_tasks(given)), threads or default_threads()):
         add_errors(errors, slab.errors)
         if slab.last:
             name = slab.task.info.name
-            info = material.tensors[name][1]
+            info = given.tensors[name][1]
             scale = _scale(info, slab.task.info.rows)
             found[name] = {
                 ggml_type: scale * error
@@ -109,7 +109,7 @@ def costs(
 
 
 def candidate_types(info: TensorInfo, importance: bool) -> list[int]:
-    """The types that the tensor's rows can be encoded to, smaller than it is now."""
+    """The types smaller than the tensor's own that its rows can be encoded to."""
     return [
         ggml_type
         for ggml_type in sorted(ENCODABLE)
@@ -124,12 +124,12 @@ def _scale(info: TensorInfo, sampled: int) -> float:
     return 1 / _ROWS if info.name == EMBEDDING else info.rows / sampled
 
 
-def sampled_tasks(material: CostInputs) -> Iterator[tuple[EncodeTask, float]]:
-    """Every tensor's sampled rows in all types, and by what to multiply what they give."""
-    for name, (shard, info) in material.tensors.items():
-        weights = material.weights.get(name)
-        inputs = material.inputs.get(name) or InputMoments.unknown(info.shape[0])
-        rows = _sample(info, material.frequency)
+def sampled_tasks(given: CostInputs) -> Iterator[tuple[EncodeTask, float]]:
+    """Sampled rows of every tensor for all types, and the factor from their error to the cost."""
+    for name, (shard, info) in given.tensors.items():
+        weights = given.weights.get(name)
+        inputs = given.inputs.get(name) or InputMoments.unknown(info.shape[0])
+        rows = _sample(info, given.frequency)
         data = shard.data(info).reshape(info.rows, info.row_size)[rows]
         matrices = info.rows // info.shape[1]
         shape = (info.shape[0], len(rows) // matrices, matrices)
@@ -140,7 +140,7 @@ def sampled_tasks(material: CostInputs) -> Iterator[tuple[EncodeTask, float]]:
 
 
 def _sample(info: TensorInfo, frequency: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Rows by number, of every matrix equally many; of the embedding as the tokens occur."""
+    """Numbers of sampled rows, equally many of every matrix; the embedding's by token frequency."""
     if info.name == EMBEDDING:
         cumulated = np.cumsum(frequency) / frequency.sum()
         places = (np.arange(_ROWS) + 0.5) / _ROWS

@@ -1,4 +1,4 @@
-"""The importance matrix of the size dial: with entries for the output and the embedding too.
+"""The importance matrix for mixed precision: with entries for the output and the embedding too.
 
 llama-imatrix leaves the output out by default, and the embedding always; llama-quantize uses both
 where a file has them. The output gains most of all tensors from it. The embedding's rows are looked
@@ -14,8 +14,7 @@ from minitron_core.progress import Progress
 from minitron_engine.llama.model import Model
 from minitron_quant.imatrix.collect import CollectSettings, collect
 from minitron_quant.imatrix.matrix import Entry, ImportanceMatrix
-
-EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
+from minitron_quant.model_files import EMBEDDING, OUTPUT
 
 
 def complete(
@@ -25,7 +24,7 @@ def complete(
     settings: CollectSettings,
     progress: Progress,
 ) -> ImportanceMatrix:
-    """The matrix with the entries that it lacks; what is missing is collected from the texts."""
+    """Complete the matrix; missing entries are collected from the texts."""
     if matrix is None or (OUTPUT in tensors and OUTPUT not in matrix.entries):
         collected = collect(model, replace(settings, process_output=True), progress)
         collected.datasets = [path.name for path in settings.texts]

@@ -1,7 +1,7 @@
-"""Measure a model's sensitivity: what its inputs are like, what types cost, what errors do.
+"""Measure a model's sensitivity: the moments of inputs, the costs of types, the effect of errors.
 
-Chunks are taken from all over the text, in rounds: every tensor is measured on some chunks before
-any is on more. So a run can be stopped at any time, and gone on with.
+Chunks come from all over the text, in rounds: every tensor is measured on some chunks before any is
+measured on more. So a run can stop at any time and continue later.
 """
 
 import time
@@ -12,7 +12,7 @@ import numpy as np
 
 from minitron_core.cpu_limits import default_threads
 from minitron_core.errors import Damaged
-from minitron_core.gguf import TYPE, Gguf, TensorInfo
+from minitron_core.gguf import TYPE, Gguf
 from minitron_core.hashing import file_sha256, fingerprint, model_fingerprint
 from minitron_core.progress import Event, Progress, ignore
 from minitron_engine.llama.model import Model
@@ -29,7 +29,7 @@ from minitron_quant.mixed_precision.activation_quantization import (
     rounding_costs,
     rounding_noise,
 )
-from minitron_quant.mixed_precision.costs import CostInputs, InputMoments, costs, sampled_tasks
+from minitron_quant.mixed_precision.costs import CostInputs, InputMoments, sampled_tasks, type_costs
 from minitron_quant.mixed_precision.importance import complete
 from minitron_quant.mixed_precision.probe import PROBES, Prober, open_prober, probe_of
 from minitron_quant.mixed_precision.sensitivity_file import (
@@ -38,16 +38,15 @@ from minitron_quant.mixed_precision.sensitivity_file import (
     read_sensitivity,
     write_sensitivity,
 )
-from minitron_quant.model_files import open_model_files
+from minitron_quant.model_files import Tensors, open_model_files
+from minitron_quant.provenance import named_sha256
 from minitron_quant.quantize.importance import Importance, match_importance
 from minitron_quant.quantize.options import QuantizeOptions
 from minitron_quant.quantize.plan import make_plan
 
 DEFAULT_TOKENS = 2048
 
-Tensors = dict[str, tuple[Gguf, TensorInfo]]
-
-# a first chunk of every tensor tells most; after it several are measured at each replacement
+# the first chunk of every tensor tells most; later rounds measure several per replacement
 _ROUND = 4
 _SAVE_SECONDS = 2.0
 
@@ -77,9 +76,9 @@ class SensitivitySettings:
 
 
 def measure_sensitivity(settings: SensitivitySettings, progress: Progress = ignore) -> Sensitivity:
-    """Measure, and write what is known every few seconds.
+    """Measure; write the file every few seconds.
 
-    Raises Usage for a text too short, Damaged for an importance matrix of another model.
+    Raises Usage for a text that is too short, Damaged for an importance matrix of another model.
     """
     until = time.monotonic() + settings.budget if settings.budget else float("inf")
     shards = open_model_files(settings.model)
@@ -93,24 +92,24 @@ def measure_sensitivity(settings: SensitivitySettings, progress: Progress = igno
             matrix = _importance(settings, shards, model, tensors, progress)
             write_imatrix(settings.imatrix_output, matrix)
         matrix = read_imatrix(settings.imatrix_output)
-        material = _material(matrix, tensors, chunks, model.n_vocab)
+        inputs = _cost_inputs(matrix, tensors, chunks, model.n_vocab)
         order = np.random.default_rng(0).permutation(len(chunks))
         if known is None:
             noise = rounding_noise(model, chunks[order[:_ROUND]], settings.chunks)
-            known = _begun(settings, shards, material, noise, progress)
+            known = _begun(settings, shards, inputs, noise, progress)
         sensitivity = known
         sensitivity.device = model.device
         tokens = chunks.size if settings.tokens is None else settings.tokens
-        wanted = max(1, tokens // settings.chunks.n_ctx)
-        with open_prober(model, settings.chunks, material.weights) as prober:
-            run = Run(settings, sensitivity, tensors, prober, until, progress)
-            run.measure(chunks[order[:wanted]])
+        count = max(1, tokens // settings.chunks.n_ctx)
+        with open_prober(model, settings.chunks, inputs.weights) as prober:
+            measurement = _Measurement(settings, sensitivity, tensors, prober, until, progress)
+            measurement.measure(chunks[order[:count]])
     sensitivity.complete = True
     write_sensitivity(settings.output, sensitivity)
     return sensitivity
 
 
-def _material(
+def _cost_inputs(
     matrix: ImportanceMatrix, tensors: Tensors, chunks: Tokens, n_vocab: int
 ) -> CostInputs:
     infos = {name: info for name, (_, info) in tensors.items()}
@@ -121,7 +120,7 @@ def _material(
 
 
 def quantizable(shards: list[Gguf]) -> Tensors:
-    """The tensors that llama.cpp encodes at all, in the order of a quantized file."""
+    """The tensors that llama.cpp quantizes, in the order of a quantized file."""
     plan = make_plan(shards, [level_named("Q8_0")], QuantizeOptions(), imatrix=False)
     return {
         name: plan.tensors[name]
@@ -131,7 +130,7 @@ def quantizable(shards: list[Gguf]) -> Tensors:
 
 
 @dataclass(frozen=True)
-class Run:
+class _Measurement:
     """The measuring of all tensors on some chunks."""
 
     settings: SensitivitySettings
@@ -142,7 +141,7 @@ class Run:
     progress: Progress
 
     def measure(self, chunks: Tokens) -> None:
-        """Go on where every tensor's chunks end; the first chunk is not cut short by time."""
+        """Continue after each tensor's last chunk; the time budget does not cut the first chunk."""
         saved = time.monotonic()
         total = len(chunks) * len(self.tensors)
         while (first := self.sensitivity.chunks) < len(chunks):
@@ -170,7 +169,7 @@ class Run:
 
 
 def _resumed(settings: SensitivitySettings, shards: list[Gguf]) -> Sensitivity | None:
-    """What an earlier run has measured, if it is to be gone on with and fits."""
+    """The measurements of an earlier run to resume; Damaged if they do not match."""
     if not (settings.resume and settings.output.is_file()):
         return None
     known = read_sensitivity(settings.output)
@@ -179,19 +178,18 @@ def _resumed(settings: SensitivitySettings, shards: list[Gguf]) -> Sensitivity |
     if (known.text["sha256"], known.ctx, known.probe) != asked:
         raise Damaged(
             f"{settings.output} was measured on another text, or with another --ctx or probe",
-            "--force measures anew",
+            "--force measures again",
         )
-    given = file_sha256(settings.imatrix) if settings.imatrix else None
-    if given and given not in (known.imatrix["sha256"], known.imatrix.get("given")):
+    if settings.imatrix and not known.used_imatrix(settings.imatrix):
         raise Damaged(
             f"{settings.output} was measured with another importance matrix",
-            "--force measures anew",
+            "--force measures again",
         )
     return known
 
 
 def check_model(sensitivity: Sensitivity, shards: list[Gguf], path: Path) -> None:
-    """Raise Damaged where a file was measured on another model."""
+    """Raise Damaged if a file was measured on another model."""
     if sensitivity.model["sha256"] != model_sha256(shards):
         raise Damaged(
             f"{path.name} was measured on {sensitivity.model.get('name', 'another model')}, "
@@ -230,18 +228,17 @@ def _importance(
 def _begun(
     settings: SensitivitySettings,
     shards: list[Gguf],
-    material: CostInputs,
+    inputs: CostInputs,
     noise: dict[str, dict[int, Doubles]],
     progress: Progress,
 ) -> Sensitivity:
     threads = settings.chunks.threads or default_threads()
-    found = costs(material, threads, progress)
-    rounding = rounding_costs(sampled_tasks(material), noise, threads)
+    found = type_costs(inputs, threads, progress)
+    rounding = rounding_costs(sampled_tasks(inputs), noise, threads)
     return Sensitivity(
         model={"name": settings.model.name, "sha256": model_sha256(shards)},
-        text={"name": settings.text.name, "sha256": file_sha256(settings.text)},
-        imatrix={"name": settings.imatrix_output.name}
-        | {"sha256": file_sha256(settings.imatrix_output)}
+        text=named_sha256(settings.text),
+        imatrix=named_sha256(settings.imatrix_output)
         | ({"given": file_sha256(settings.imatrix)} if settings.imatrix else {}),
         ctx=settings.chunks.n_ctx,
         probe=TYPE[PROBES[0]].name,

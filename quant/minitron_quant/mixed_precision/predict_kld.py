@@ -1,15 +1,17 @@
-"""What a mix with feedback will diverge: fitted to one half of the text, measured on the other.
+"""Mixes with GPTQ: the costs of types, and the divergence to predict for a whole mix.
 
-Feedback fits the text that it was given, and at few bits the damages of tensors no longer only add
-up. So the whole mix is put into the loaded full-precision model, with codes that know only the
-first half of the calibration text, and measured on chunks of the second.
+GPTQ fits its text, and at few bits the costs of tensors do not simply add up. So a whole mix
+replaces the weights of the loaded full-precision model, with codes fitted to the first half of the
+calibration text, and is measured on chunks of the second half.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from minitron_core.gguf import TYPE
 from minitron_core.progress import Event, Progress, ignore
 from minitron_engine.llama.settings import ModelSettings
 from minitron_engine.loading import open_model
@@ -18,30 +20,49 @@ from minitron_quant.chunking import ChunkSettings
 from minitron_quant.gptq.encoder import GptqEncoder
 from minitron_quant.mixed_precision.probe import open_prober
 from minitron_quant.mixed_precision.sensitivity_file import Sensitivity
-from minitron_quant.model_files import open_model_files
+from minitron_quant.model_files import open_model_files, tensors_of
 from minitron_quant.quantize.recipe import Recipe
 
 _FIRST_HALF = (0,)
+
+
+def with_gptq(
+    sensitivity: Sensitivity, gptq: GptqEncoder, progress: Progress = ignore
+) -> Sensitivity:
+    """The same sensitivity, every cost multiplied by the share of the error that GPTQ leaves.
+
+    The share is cross-validated: codes fitted to one half of the text, measured on the other.
+    """
+    found = dict(sensitivity.tensors)
+    for number, (name, tensor) in enumerate(sensitivity.tensors.items()):
+        progress(Event("gptq", number, len(found), "tensors", name))
+        costs = {
+            ggml_type: cost
+            * (1.0 if TYPE[ggml_type].block_elements == 1 else gptq.gain(name, ggml_type))
+            for ggml_type, cost in tensor.costs.items()
+        }
+        found[name] = replace(tensor, costs=costs)
+    return replace(sensitivity, tensors=found)
 
 
 def predict_kld(
     model: Path,
     recipe: Recipe,
     sensitivity: Sensitivity,
-    feedback: GptqEncoder,
+    gptq: GptqEncoder,
     importance: Mapping[str, Floats],
     threads: int | None = None,
     progress: Progress = ignore,
 ) -> float:
-    """The divergence to expect of a recipe's file with feedback, in nats per token.
+    """The predicted divergence of a recipe's file with GPTQ, in nats per token.
 
-    importance: what the encoders get, by tensor. What kernels add that round their inputs is not
-    in the measurement, and comes from the sensitivity.
+    importance: of the columns, by tensor, for the encoders. The measurement does not include the
+    rounding of inputs by the kernels; the sensitivity adds it.
     """
-    origin = feedback.covariance.origin
+    origin = gptq.covariance.origin
     sample = np.array(origin.sample, np.int32).reshape(-1, origin.context)
     chunks = ChunkSettings(n_ctx=origin.context, n_batch=origin.context, threads=threads)
-    tensors = {i.name: (shard, i) for shard in open_model_files(model) for i in shard.tensors}
+    tensors = tensors_of(open_model_files(model))
     load = ModelSettings(model, "auto", origin.context, writable=True)
     with open_model(load) as loaded, open_prober(loaded, chunks, importance) as prober:
         reference = prober.reference(sample)
@@ -49,6 +70,6 @@ def predict_kld(
             progress(Event("prediction", number, len(recipe.types), "tensors", name))
             shard, info = tensors[name]
             if ggml_type != info.type:
-                prober.put(shard, info, ggml_type, feedback.of(name, _FIRST_HALF))
-        weights = float(np.mean(prober.compared(sample, reference)))
+                prober.replace_tensor(shard, info, ggml_type, gptq.of(name, _FIRST_HALF))
+        weights = float(np.mean(prober.divergence(sample, reference)))
     return weights + sum(sensitivity.rounding(name, ggml_type) for name, ggml_type in recipe.types)

@@ -1,8 +1,8 @@
-"""How much the whole model minds an error in one tensor: measured, tensor by tensor.
+"""Measure the sensitivity of the model to an error in one tensor, tensor by tensor.
 
-In the full-precision model one tensor at a time is replaced by what an encoding makes of it; the
-divergence of the predictions that follows, over the cost of that encoding, is the tensor's weight.
-Nothing else is changed, so that few tokens are enough: every one of them is its own control.
+One tensor of the full-precision model is replaced by its encoding; the divergence of the model's
+predictions over the cost of that encoding is the tensor's sensitivity. Nothing else changes, so few
+tokens are enough: each is its own control.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -47,7 +47,7 @@ class Prober:
         self._threads = chunks.threads or default_threads()
 
     def reference(self, tokens: Tokens) -> list[ReferenceChunk]:
-        """What the untouched model predicts for chunks, [chunks, n_ctx]."""
+        """The predictions of the unchanged model for chunks, [chunks, n_ctx]."""
         return [
             reference_chunk(self._pool, logits[:-1], targets)
             for logits, targets in self._predictions(tokens)
@@ -61,23 +61,25 @@ class Prober:
         tokens: Tokens,
         reference: Sequence[ReferenceChunk],
     ) -> list[float]:
-        """The mean divergence of every chunk with this tensor as a type makes it."""
+        """The mean divergence of every chunk with this tensor encoded to a type."""
         original = np.ascontiguousarray(shard.data(info))
         probed = round_trip(
             info, original, ggml_type, self._importance.get(info.name), self._threads
         )
         with self._weights.replaced(info.name, probed, original):
-            return self.compared(tokens, reference)
+            return self.divergence(tokens, reference)
 
-    def put(self, shard: Gguf, info: TensorInfo, ggml_type: int, refine: RefineRows | None) -> None:
-        """Leave a tensor as its way through a type makes it."""
+    def replace_tensor(
+        self, shard: Gguf, info: TensorInfo, ggml_type: int, refine: RefineRows | None
+    ) -> None:
+        """Replace a tensor for good by its encoding to a type."""
         importance, data = self._importance.get(info.name), np.ascontiguousarray(shard.data(info))
         self._weights.put(
             info.name, round_trip(info, data, ggml_type, importance, self._threads, refine)
         )
 
-    def compared(self, tokens: Tokens, reference: Sequence[ReferenceChunk]) -> list[float]:
-        """The mean divergence of every chunk with the weights as they are."""
+    def divergence(self, tokens: Tokens, reference: Sequence[ReferenceChunk]) -> list[float]:
+        """The mean divergence of every chunk with the present weights."""
         return [
             float(compare_chunk(self._pool, logits[:-1], targets, base).kld.mean())
             for (logits, targets), base in zip(self._predictions(tokens), reference, strict=True)
@@ -94,7 +96,7 @@ class Prober:
 def open_prober(
     model: Model, chunks: ChunkSettings, importance: Mapping[str, Floats]
 ) -> Iterator[Prober]:
-    """A prober of a model that is loaded writable; importance is what the encoder gets."""
+    """A prober of a model that is loaded writable; importance: of columns, for the encoder."""
     weights = find_weights(model)
     threads = chunks.threads or default_threads()
     with (
@@ -105,7 +107,7 @@ def open_prober(
 
 
 def probe_of(costs: Mapping[int, float]) -> int:
-    """The type to probe a tensor with, of those that it can have."""
+    """The type to probe a tensor with, of those that its costs name."""
     return next(
         (ggml_type for ggml_type in PROBES if ggml_type in costs), min(costs, key=costs.__getitem__)
     )

@@ -1,6 +1,6 @@
 """Sensitivity files: what was measured on which model, and what each type costs; JSON.
 
-A file holds all that the solver needs, so that a size is solved without touching the weights.
+A file holds all that the solver needs, so that solving for a size does not read the weights.
 """
 
 import json
@@ -15,6 +15,7 @@ import numpy as np
 from minitron_core.atomic_files import write_whole
 from minitron_core.errors import Damaged, Denied, NotFound, Usage
 from minitron_core.gguf import TYPE, TYPE_ID
+from minitron_core.hashing import file_sha256
 from minitron_quant.mixed_precision.activation_quantization import block_of
 
 _FORMAT = 1
@@ -25,7 +26,7 @@ _WRONG = (ValueError, TypeError, KeyError, AttributeError, OverflowError, Recurs
 
 @dataclass
 class TensorSensitivity:
-    """What is known of one tensor.
+    """The measurements of one tensor.
 
     costs: by type (ggml id). probe_cost: that of the probe's type. rounding: the cost of inputs
     rounded to 8 bits, by size of block. divergences: from the full model with this tensor probed,
@@ -71,18 +72,22 @@ class Sensitivity:
         return min((len(tensor.divergences) for tensor in self.tensors.values()), default=0)
 
     def kld_cost(self, name: str, ggml_type: int) -> float:
-        """The divergence that a tensor in a type adds; infinite where the type ruins it."""
+        """The divergence that a tensor in a type adds; infinite for a type that ruins it."""
         tensor = self.tensors.get(name)
         if tensor is None or TYPE[ggml_type].block_elements == 1:
             return 0.0
         return tensor.alpha * tensor.costs.get(ggml_type, math.inf) + self.rounding(name, ggml_type)
 
     def rounding(self, name: str, ggml_type: int) -> float:
-        """What of a tensor's kld_cost comes from its inputs, which kernels round to 8 bits."""
+        """The part of kld_cost from the inputs, which kernels round to 8 bits."""
         tensor = self.tensors.get(name)
         if tensor is None or TYPE[ggml_type].block_elements == 1:
             return 0.0
         return tensor.alpha * tensor.rounding.get(block_of(ggml_type, self.device), 0.0)
+
+    def used_imatrix(self, path: Path) -> bool:
+        """Whether a file is the importance matrix of the measurement, as given or completed."""
+        return file_sha256(path) in (self.imatrix["sha256"], self.imatrix.get("given"))
 
     def predict(self, types: Mapping[str, int]) -> float:
         """The divergence of a mix: the sum over its tensors."""
@@ -124,7 +129,7 @@ def write_sensitivity(path: Path, sensitivity: Sensitivity) -> None:
 
 
 def read_sensitivity(path: Path) -> Sensitivity:
-    """Read a file; NotFound, or Damaged where it is none."""
+    """Read a file; NotFound, or Damaged for anything else."""
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
@@ -140,7 +145,7 @@ def read_sensitivity(path: Path) -> Sensitivity:
         return _parsed(document)
     except _WRONG as error:
         raise Damaged(
-            f"{path} is no sensitivity file", "make it: minitron sensitivity MODEL -f TEXT"
+            f"{path} is not a sensitivity file", "make it: minitron sensitivity MODEL -f TEXT"
         ) from error
 
 

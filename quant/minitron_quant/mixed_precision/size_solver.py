@@ -1,6 +1,6 @@
-"""A model on the dial: which types each tensor may have, and the best recipe for a size.
+"""The best recipe for a size, from a model's sensitivity and the types that tensors may have.
 
-Budgets are bytes of the file, its metadata and padding included: no file is larger than asked.
+Budgets are bytes of the file, metadata and padding included; no file exceeds them.
 """
 
 import re
@@ -20,9 +20,9 @@ from minitron_core.gguf import (
     tensor_bytes,
 )
 from minitron_quant.levels import Level
-from minitron_quant.mixed_precision.knapsack import Choice, Knapsack, Mix
+from minitron_quant.mixed_precision.knapsack import Knapsack, Mix, TypeChoice
 from minitron_quant.mixed_precision.sensitivity_file import Sensitivity
-from minitron_quant.model_files import open_model_files
+from minitron_quant.model_files import open_model_files, tensors_of
 from minitron_quant.quantize.importance import load_importance
 from minitron_quant.quantize.options import QuantizeOptions, check_patterns
 from minitron_quant.quantize.plan import level_metadata, make_plan
@@ -33,10 +33,10 @@ _LONGEST = max(TYPE, key=lambda ggml_type: len(TYPE[ggml_type].name))
 
 @dataclass(frozen=True)
 class Restrictions:
-    """What a recipe must keep to. types: the ones to choose from, None for all that were measured.
+    """Constraints of a recipe. types: to choose from, None for all that were measured.
 
-    excluded: not these. pins and floors: (pattern, type), the first that is found applies; a floor
-    is the fewest bits that a tensor may have.
+    excluded: types not to use. pins, floors: (pattern, type), the first match applies; a pin is the
+    tensor's type, a floor the type with the fewest bits that it may have.
     """
 
     types: tuple[int, ...] | None = None
@@ -47,7 +47,7 @@ class Restrictions:
 
 @dataclass(frozen=True)
 class Point:
-    """A file as it is expected to be: bytes, bits per weight, divergence from the full model."""
+    """A predicted file: bytes, bits per weight, divergence from the full model."""
 
     level: str
     bytes: int
@@ -56,7 +56,7 @@ class Point:
 
 
 class SizeSolver:
-    """A measured model, its types restricted, ready to be solved for sizes."""
+    """Solves for sizes of a measured model within restrictions."""
 
     def __init__(
         self,
@@ -66,17 +66,17 @@ class SizeSolver:
         restrictions: Restrictions,
         keys: Sequence[KeyValue] = (),
     ) -> None:
-        """keys: metadata that files have beside what the importance matrix gives them."""
+        """keys: metadata of the files besides those of the importance matrix."""
         self._shards = open_model_files(model)
         self._sensitivity = sensitivity
-        self._tensors = {info.name: info for shard in self._shards for info in shard.tensors}
+        self._tensors = {name: info for name, (_, info) in tensors_of(self._shards).items()}
         self._keys = (*load_importance(imatrix).keys, *keys)
         for patterns, option in (
             (restrictions.pins, "--tensor-type"),
             (restrictions.floors, "--floor"),
         ):
             check_patterns([pattern for pattern, _ in patterns], [*self._tensors], option)
-        self._dial = Knapsack(
+        self._knapsack = Knapsack(
             {
                 name: _choices(self._tensors[name], sensitivity, restrictions)
                 for name in sensitivity.tensors
@@ -89,10 +89,10 @@ class SizeSolver:
         return sum(info.n_elements for info in self._tensors.values())
 
     def for_size(self, budget: int) -> Recipe:
-        """The recipe of least cost whose file has at most `budget` bytes; Usage outside."""
+        """The best recipe whose file has at most `budget` bytes; Usage if out of range."""
         small, large = (
-            self._recipe(self._dial.solve(size))
-            for size in (self._dial.smallest, self._dial.largest)
+            self._recipe(self._knapsack.solve(size))
+            for size in (self._knapsack.smallest, self._knapsack.largest)
         )
         smallest, largest = self.file_bytes(small), self.file_bytes(large)
         if not smallest <= budget <= largest:
@@ -101,50 +101,51 @@ class SizeSolver:
                 f"can be made to: from {smallest:,} to {largest:,} bytes",
                 "choose a size between these",
             )
-        # the recipe's own text stands in the file: count it as it is at most, then as it is
+        # the file holds the recipe's text: first count its largest size, then its real one
         best = small
         for other in (_longest(small), None):
             header = self.file_bytes(other or best) - self.data_bytes(other or best)
-            recipe = self._recipe(self._dial.solve(max(budget - header, self._dial.smallest)))
+            recipe = self._recipe(
+                self._knapsack.solve(max(budget - header, self._knapsack.smallest))
+            )
             if recipe.predicted <= best.predicted and self.file_bytes(recipe) <= budget:
                 best = recipe
         return best
 
     def for_bits(self, bits: float) -> Recipe:
-        """The recipe of least cost with at most so many bits per weight, metadata not counted."""
+        """The best recipe with at most `bits` per weight, metadata not counted."""
         chosen = self._sensitivity.tensors
         fixed = sum(info.nbytes for name, info in self._tensors.items() if name not in chosen)
-        smallest, largest = (
-            8 * (fixed + size) / self.elements for size in (self._dial.smallest, self._dial.largest)
-        )
+        ends = self._knapsack.smallest, self._knapsack.largest
+        smallest, largest = (8 * (fixed + size) / self.elements for size in ends)
         if not smallest <= bits <= largest:
             raise Usage(
                 f"{bits:g} bits per weight are {'fewer' if bits < smallest else 'more'} than this "
                 f"model can be made to: from {smallest:.4f} to {largest:.4f}",
                 "choose a number between these",
             )
-        return self._recipe(self._dial.solve(int(bits * self.elements / 8) - fixed))
+        return self._recipe(self._knapsack.solve(int(bits * self.elements / 8) - fixed))
 
     def for_divergence(self, divergence: float) -> Recipe:
-        """The smallest recipe whose predicted divergence is at most this."""
-        size = self._dial.size_for(divergence)
+        """The smallest recipe whose predicted divergence is at most `divergence`."""
+        size = self._knapsack.size_for(divergence)
         if size is None:
-            least = self._dial.solve(self._dial.largest).kld_cost
+            least = self._knapsack.solve(self._knapsack.largest).kld_cost
             raise Usage(
                 f"no mix of the types allowed is predicted to diverge by {divergence:g} or less; "
                 f"the least is {least:.3g}",
                 "allow more types, or a larger divergence",
             )
-        return self._recipe(self._dial.solve(size))
+        return self._recipe(self._knapsack.solve(size))
 
     def random(self, budget: int, seed: int = 0) -> Recipe:
-        """A recipe drawn by lot whose file has at most so many bytes, and about as many."""
-        small = self._recipe(self._dial.solve(self._dial.smallest))
+        """A random recipe whose file has nearly `budget` bytes and not more."""
+        small = self._recipe(self._knapsack.solve(self._knapsack.smallest))
         header = self.file_bytes(_longest(small)) - self.data_bytes(_longest(small))
-        return self._recipe(self._dial.random(budget - header, seed))
+        return self._recipe(self._knapsack.random(budget - header, seed))
 
     def file_bytes(self, recipe: Level, types: Mapping[str, int] | None = None) -> int:
-        """The exact size of the file that a recipe makes, or a level with these types."""
+        """The exact size of a recipe's file, or of a level's with these types."""
         chosen = dict(recipe.types) if isinstance(recipe, Recipe) else types or {}
         specs = [
             TensorSpec(name, info.shape, chosen.get(name, info.type))
@@ -155,10 +156,10 @@ class SizeSolver:
     def curve(self, points: int) -> list[Point]:
         """The best files from the smallest to the largest, at even steps of size."""
         steps = range(points)
-        span = self._dial.largest - self._dial.smallest
-        sizes = [self._dial.smallest + span * step // max(points - 1, 1) for step in steps]
+        span = self._knapsack.largest - self._knapsack.smallest
+        sizes = [self._knapsack.smallest + span * step // max(points - 1, 1) for step in steps]
         recipes = {
-            recipe.name: recipe for recipe in map(self._recipe, map(self._dial.solve, sizes))
+            recipe.name: recipe for recipe in map(self._recipe, map(self._knapsack.solve, sizes))
         }
         return [
             Point(recipe.name, self.file_bytes(recipe), recipe.bits, recipe.predicted)
@@ -166,7 +167,7 @@ class SizeSolver:
         ]
 
     def presets(self, levels: Sequence[Level]) -> list[Point]:
-        """llama.cpp's own levels: their exact sizes, and what they are predicted to diverge."""
+        """llama.cpp's own levels: their exact sizes and predicted divergences."""
         plan = make_plan(self._shards, levels, QuantizeOptions(), imatrix=True)
         points = []
         for planned in plan.levels:
@@ -180,7 +181,7 @@ class SizeSolver:
         return make_recipe(mix.types, self._tensors, mix.kld_cost)
 
     def data_bytes(self, recipe: Recipe) -> int:
-        """The bytes of the tensors that the recipe names, padded as they are in the file."""
+        """The bytes of the recipe's tensors, padded as in the file."""
         return sum(
             padded(tensor_bytes(ggml_type, self._tensors[name].shape), ALIGNMENT)
             for name, ggml_type in recipe.types
@@ -188,17 +189,17 @@ class SizeSolver:
 
 
 def _longest(recipe: Recipe) -> Recipe:
-    """The same names with types whose own names are the longest."""
+    """The same tensors with the types of the longest names, for the size of the metadata."""
     return replace(recipe, types=tuple((name, _LONGEST) for name, _ in recipe.types))
 
 
 def _choices(
     info: TensorInfo, sensitivity: Sensitivity, restrictions: Restrictions
-) -> list[Choice]:
-    pin = _found(restrictions.pins, info.name)
+) -> list[TypeChoice]:
+    pin = _first_match(restrictions.pins, info.name)
     ggml_types = _allowed(info, sensitivity, restrictions) if pin is None else [pin]
     return [
-        Choice(
+        TypeChoice(
             ggml_type,
             padded(tensor_bytes(ggml_type, info.shape), ALIGNMENT),
             sensitivity.kld_cost(info.name, ggml_type),
@@ -208,7 +209,7 @@ def _choices(
 
 
 def _allowed(info: TensorInfo, sensitivity: Sensitivity, restrictions: Restrictions) -> list[int]:
-    floor = _found(restrictions.floors, info.name)
+    floor = _first_match(restrictions.floors, info.name)
     measured = [*sensitivity.tensors[info.name].costs, info.type]
     ggml_types = [
         ggml_type
@@ -220,5 +221,5 @@ def _allowed(info: TensorInfo, sensitivity: Sensitivity, restrictions: Restricti
     return ggml_types or [info.type]
 
 
-def _found(patterns: Sequence[tuple[str, int]], name: str) -> int | None:
+def _first_match(patterns: Sequence[tuple[str, int]], name: str) -> int | None:
     return next((ggml_type for pattern, ggml_type in patterns if re.search(pattern, name)), None)

@@ -1,1 +1,1 @@
-"""Quantization: every level from one read of the source."""
+"""Quantization: all levels from one read of the source."""

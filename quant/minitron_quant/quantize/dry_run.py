@@ -1,7 +1,7 @@
-"""llama_model_quantize's dry run: the one place where llama.cpp tells the types of a level.
+"""The dry run of llama_model_quantize: llama.cpp decides the types of a level.
 
-It happens in a child process: llama.cpp may abort on what it did not expect, and its log, which
-carries the answer, is then not mixed with anything else.
+It runs in a child process: llama.cpp may abort on unexpected input, and the answer is in its log,
+which must not mix with other messages.
 """
 
 import json
@@ -17,22 +17,20 @@ from minitron_core.gguf import KeyValue, open_shards
 from minitron_engine.process.aborts import is_memory, no_memory
 from minitron_quant.quantize.options import MAX_TEXT, QuantizeOptions
 
-# llama_model_kv_override_type, and the member of the union that holds such a value
-
-Wanted = tuple[int, QuantizeOptions]  # a level (llama_ftype), and how it is to be made
+LevelRequest = tuple[int, QuantizeOptions]  # llama_ftype and the options of a level
 
 
-def dry_runs(path: Path, wanted: Sequence[Wanted], imatrix: bool) -> list[list[str]]:
+def dry_runs(path: Path, requests: Sequence[LevelRequest], imatrix: bool) -> list[list[str]]:
     """The lines that llama.cpp logs for each level of a model; nothing is written.
 
-    imatrix: whether there is one; its values do not matter here. Raises Unsupported.
+    imatrix: whether there is one; its values do not matter. Raises Unsupported, OutOfResources.
     """
     question = {
         "path": str(path),
         "imatrix": imatrix,
-        "levels": [_level(ftype, options) for ftype, options in wanted],
+        "levels": [_level(ftype, options) for ftype, options in requests],
     }
-    # -P: what lies in the current folder is not imported
+    # -P: do not import from the current folder
     child = subprocess.run(
         [sys.executable, "-P", "-m", "minitron_quant.quantize.dry_run_child"],
         input=json.dumps(question),
@@ -55,9 +53,9 @@ def dry_runs(path: Path, wanted: Sequence[Wanted], imatrix: bool) -> list[list[s
     return lines
 
 
-def _refusal(path: Path, message: str, told: str) -> MinitronError:
-    open_shards(path)  # Damaged, where it was cut short meanwhile
-    return no_memory() if is_memory(told) else Unsupported(message)
+def _refusal(path: Path, message: str, log: str) -> MinitronError:
+    open_shards(path)  # Damaged if it was truncated in the meantime
+    return no_memory() if is_memory(log) else Unsupported(message)
 
 
 def _level(ftype: int, options: QuantizeOptions) -> dict[str, Any]:
@@ -67,7 +65,7 @@ def _level(ftype: int, options: QuantizeOptions) -> dict[str, Any]:
         "pure": options.pure,
         "quantize_output_tensor": not options.leave_output,
         "allow_requantize": options.allow_requantize,
-        "keep_split": options.keep_split,  # decides the order of the tensors
+        "keep_split": options.keep_split,  # determines the order of the tensors
         "output_tensor_type": options.output_type,
         "token_embedding_type": options.embedding_type,
     }

@@ -1,6 +1,6 @@
-"""The process in which llama.cpp plans: reads what to ask as JSON, writes what llama.cpp logged.
+"""The child process of the dry run: reads a request as JSON, writes what llama.cpp logged.
 
-It imports as little as it can, numpy not included: every quantization waits for it.
+It imports as little as possible, and no numpy: every quantization waits for it.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ from minitron_engine.llama.overrides import Override, as_array
 
 
 def main() -> None:
-    """Answer on stdout the question on stdin: {"lines": [[…] for each level]}, or {"error": …}."""
+    """Answer the request on stdin to stdout: {"lines": [[…] for each level]}, or {"error": …}."""
     question = json.load(sys.stdin)
     path = os.fsencode(question["path"])
     devices.start()
@@ -37,14 +37,14 @@ def _dry_run(
     tensor_types: Sequence[tuple[str, int]],
     overrides: Sequence[Override],
 ) -> list[str] | None:
-    """What llama.cpp logs, None if it fails.
+    """The lines that llama.cpp logs; None if it fails.
 
     parameters: fields of llama_model_quantize_params.
     """
     given = api.llama_model_quantize_default_params()
     for name, value in parameters.items():
         setattr(given, name, value)
-    # ctypes keeps no references: the arrays must live here as long as the parameters are used
+    # ctypes keeps no references: these arrays must live as long as the parameters are used
     given.imatrix = entries = _presence() if imatrix else None
     given.tt_overrides = patterns = _tensor_types(tensor_types)
     given.kv_overrides = keys = as_array(overrides)
@@ -55,8 +55,8 @@ def _dry_run(
 
 
 def _presence() -> Any:
-    """An importance matrix of one entry: that there is one decides, its values do not matter."""
-    entries = (api.llama_model_imatrix_data * 2)()  # ends with an entry of no name
+    """An importance matrix of one entry: only its presence matters."""
+    entries = (api.llama_model_imatrix_data * 2)()  # an entry without a name ends it
     entries[0].name, entries[0].size = b"none", 1
     values: Any = (ctypes.c_float * 1)(1.0)
     entries[0].data = values

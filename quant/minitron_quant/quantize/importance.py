@@ -1,4 +1,4 @@
-"""The importance matrix of a quantization: chosen, checked against the model, and documented."""
+"""The importance matrix of a quantization: select entries, match them with the model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ from minitron_core.gguf import TYPE, Gguf, KeyValue, TensorInfo, ValueType
 from minitron_core.hashing import model_fingerprint
 from minitron_quant.array_backend import Floats
 from minitron_quant.imatrix.files import read_imatrix
+from minitron_quant.model_files import EMBEDDING
 from minitron_quant.provenance import CalibrationOrigin
 from minitron_quant.quantize.plan import LevelPlan, requires_imatrix
 
 _MAX_TEXT = 127  # llama-quantize cuts what it documents at this many bytes
-_EMBEDDING = "token_embd.weight"
 
 
 @dataclass(frozen=True)
 class Importance:
-    """Weights by tensor name, [matrices, columns] float32, and the keys that tell about them.
+    """Weights by tensor name, [matrices, columns] float32, and the metadata keys about them.
 
-    origin: what the file says it was made from.
+    origin: what the matrix was made from, if its file records it.
     """
 
     weights: Mapping[str, Floats]
@@ -33,9 +33,9 @@ class Importance:
 def load_importance(
     path: Path | None, include: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> Importance:
-    """Read a file and keep the entries asked for; without a path there are none.
+    """Read a file and select its entries; without a path there are none.
 
-    include and exclude are parts of names; Usage for one that matches no entry.
+    include, exclude: parts of names; Usage for one that matches no entry.
     """
     if path is None:
         if include or exclude:
@@ -49,7 +49,7 @@ def load_importance(
         if not any(part in name for name in weights):
             raise Usage(
                 f"no entry of {path.name} has {part!r} in its name",
-                f"its entries are called like {next(iter(weights))}",
+                f"its entries have names like {next(iter(weights))}",
             )
     if include:
         weights = {name: w for name, w in weights.items() if any(part in name for part in include)}
@@ -60,7 +60,7 @@ def load_importance(
     counts = {"quantize.imatrix.entries_count": len(weights)}
     if matrix.chunk_count > 0:
         counts["quantize.imatrix.chunks_count"] = matrix.chunk_count
-    # names may be no Unicode: their bytes are kept
+    # names may not be Unicode: keep their bytes
     keys = [
         KeyValue.of(key, ValueType.STRING, text.encode(errors="surrogateescape")[:_MAX_TEXT])
         for key, text in texts.items()
@@ -72,21 +72,21 @@ def load_importance(
 def match_importance(
     importance: Importance, tensors: Mapping[str, TensorInfo], levels: Sequence[LevelPlan]
 ) -> dict[str, Floats]:
-    """The weights for the model's tensors, [matrices, columns]; sizes and presence are checked.
+    """The weights of the model's tensors, [matrices, columns].
 
-    Raises Damaged for an entry of another size, ImatrixNeeded where a tensor cannot do without.
+    Raises Damaged for an entry of another size, ImatrixNeeded for a tensor that needs one.
     """
     matched = {}
     for name, weights in importance.weights.items():
         info = tensors.get(name)
         if info is None:
             continue
-        wanted = info.shape[0] * (info.shape[2] if len(info.shape) > 2 else 1)
-        if weights.size == wanted:
+        size = info.shape[0] * (info.shape[2] if len(info.shape) > 2 else 1)
+        if weights.size == size:
             matched[name] = np.ascontiguousarray(weights.reshape(-1, info.shape[0]))
-        elif name != _EMBEDDING:  # llama.cpp ignores what does not fit the embedding
+        elif name != EMBEDDING:  # llama.cpp ignores what does not fit the embedding
             raise Damaged(
-                f"the importance matrix has {weights.size} values for {name}, the model {wanted}",
+                f"the importance matrix has {weights.size} values for {name}, the model {size}",
                 "it was made for another model",
             )
     if importance.weights and not matched:
@@ -99,7 +99,7 @@ def match_importance(
 
 
 def foreign_matrix(importance: Importance, shards: Sequence[Gguf]) -> tuple[str, ...]:
-    """One line where the matrix says that it was made on another model of the same sizes."""
+    """A note if the matrix was made on another model of the same sizes."""
     if importance.origin is None or importance.origin.model == model_fingerprint(shards):
         return ()
     return ("the importance matrix was made on another model than this one",)
@@ -108,7 +108,7 @@ def foreign_matrix(importance: Importance, shards: Sequence[Gguf]) -> tuple[str,
 def missing_entries(
     matched: Mapping[str, object], tensors: Mapping[str, TensorInfo], levels: Sequence[LevelPlan]
 ) -> tuple[str, ...]:
-    """One line that names the tensors of the layers which are encoded without an entry."""
+    """A note that names the tensors of the layers that have no entry."""
     names = [
         name
         for name, info in tensors.items()
@@ -119,7 +119,7 @@ def missing_entries(
     if not names:
         return ()
     shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    return (f"the importance matrix has no entry for {shown}: encoded without",)
+    return (f"the importance matrix has no entry for {shown}: encoded without importance",)
 
 
 def _check_presence(
@@ -138,6 +138,6 @@ def _check_presence(
             more = f" and {len(lacking) - 1} more tensors" if len(lacking) > 1 else ""
             raise ImatrixNeeded(
                 f"{planned.level.name} encodes {name}{more} to {TYPE[ggml_type].name}, "
-                "which needs an importance matrix entry that is not there",
+                "which needs an importance matrix entry that is missing",
                 "pass --imatrix with one made on this model: minitron imatrix MODEL -f TEXT",
             )

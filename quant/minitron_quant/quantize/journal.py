@@ -1,7 +1,7 @@
-"""What is done and what it was made from: resume after any interruption, and prove the result.
+"""The journal and the manifest of a quantization: resume it, and record its inputs.
 
-Two files stand beside the outputs. The journal lives while a job runs: how many tensors of each
-unfinished file are durable. The manifest stays: for every finished file what it was made from.
+Both files are beside the outputs. The journal exists while a job runs: how many tensors of each
+unfinished file are durable. The manifest stays: what every finished file was made from.
 """
 
 from collections.abc import Collection
@@ -9,13 +9,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from minitron_core.atomic_files import read_sealed, write_sealed
+from minitron_core.atomic_files import read_checksummed, write_checksummed
 from minitron_core.errors import Damaged, Denied
 
 
 class Checkpoint(NamedTuple):
-    """How far a level is: the fingerprint of what it is made from, how many tensors are durable,
-    and the SHA-256 of each of its files up to there.
+    """How far a level is.
+
+    made_from: the fingerprint of its inputs. tensors: how many are durable. sha256: of each of its
+    files up to there.
     """
 
     made_from: str
@@ -28,9 +30,9 @@ NO_CHECKPOINT = Checkpoint("", 0)
 
 @dataclass(frozen=True)
 class JournalContent:
-    """What a journal says.
+    """What a journal records.
 
-    errors: for tensors that are done, the sums of encoding errors by type, see encode.Errors.
+    errors: of the tensors that are done, the encoding errors by type, see encode.Errors.
     """
 
     levels: dict[str, Checkpoint] = field(default_factory=dict)
@@ -39,14 +41,14 @@ class JournalContent:
 
 @dataclass(frozen=True)
 class Journal:
-    """How far a job is; replaced whole whenever the files on disk have caught up."""
+    """The progress of a job; replaced whole after each flush of its files."""
 
     path: Path
 
     def read(self) -> JournalContent:
-        """What was written last; a journal that cannot be read, or was changed, counts as none."""
+        """What was written last; nothing if the journal is missing, damaged or changed."""
         try:
-            document = read_sealed(self.path)
+            document = read_checksummed(self.path)
             levels = {
                 name: Checkpoint(made_from, tensors, tuple(sha256))
                 for name, (made_from, tensors, sha256) in document["levels"].items()
@@ -63,10 +65,10 @@ class Journal:
 
     def write(self, recorded: JournalContent) -> None:
         """Replace what was written before, durably."""
-        write_sealed(self.path, asdict(recorded))
+        write_checksummed(self.path, asdict(recorded))
 
     def remove(self, levels: Collection[str]) -> None:
-        """These levels are over; without others, which an earlier job has left, so is the file."""
+        """Remove levels; the file goes with the last level, since other jobs may have left some."""
         recorded = self.read()
         others = {name: done for name, done in recorded.levels.items() if name not in levels}
         if others:
@@ -76,15 +78,15 @@ class Journal:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest, or an empty one where there is none; Damaged if it is not as written."""
+    """The manifest, empty if there is none; Damaged if it changed since it was written."""
     try:
-        return read_sealed(path)
+        return read_checksummed(path)
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise Denied(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise Damaged(
-            f"{path} is no manifest, or was changed",
-            "remove it, and use --force to make the files anew",
+            f"{path} is not a manifest, or was changed",
+            "remove it, and use --force to make the files again",
         ) from error

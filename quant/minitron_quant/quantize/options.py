@@ -1,4 +1,4 @@
-"""What a user can ask of a quantization beyond the level, as llama-quantize understands it."""
+"""The options of a quantization besides the level, with the meaning of llama-quantize."""
 
 import re
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ MAX_TEXT = 127  # of llama_model_kv_override
 
 @dataclass(frozen=True)
 class QuantizeOptions:
-    """Types are ggml ids. `tensor_types` are (pattern, type): the first that is found applies."""
+    """Types are ggml ids. tensor_types: (pattern, type), of which the first match applies."""
 
     pure: bool = False
     tensor_types: tuple[tuple[str, int], ...] = ()
@@ -43,7 +43,9 @@ def type_named(name: str) -> int:
         return _TYPE_BY_NAME[name.lower()]
     except KeyError:
         known = ", ".join(_TYPE_BY_NAME)
-        raise Usage(f"no tensor can be given the type {name}", f"choose from: {known}") from None
+        raise Usage(
+            f"tensors cannot be encoded to the type {name}", f"choose from: {known}"
+        ) from None
 
 
 def parse_tensor_type(text: str) -> tuple[str, int]:
@@ -55,17 +57,17 @@ def parse_tensor_type(text: str) -> tuple[str, int]:
     try:
         re.compile(pattern)
     except re.error as error:
-        raise Usage(f"--tensor-type {pattern} is no regular expression: {error}") from error
+        raise Usage(f"--tensor-type {pattern} is not a regular expression: {error}") from error
     return pattern, type_named(type_name)
 
 
 def check_patterns(patterns: Sequence[str], names: Sequence[str], option: str) -> None:
-    """Refuse a pattern that matches no tensor: a typo would be ignored silently otherwise."""
+    """Refuse a pattern without a match: otherwise a typo would be ignored silently."""
     for pattern in patterns:
         if not any(re.search(pattern, name) for name in names):
             raise Usage(
                 f"{option} {pattern} matches no tensor of the model",
-                f"its tensors are called like {names[len(names) // 2]}",
+                f"its tensors have names like {names[len(names) // 2]}",
             )
 
 
@@ -81,7 +83,7 @@ def parse_override(text: str) -> KeyValue:
     try:
         value_type, parsed = _override_value(type_name, value)
     except ValueError as error:
-        raise Usage(f"--override-kv {text}: {value!r} is no {type_name}") from error
+        raise Usage(f"--override-kv {text}: {value!r} is not of type {type_name}") from error
     return KeyValue.of(key, value_type, parsed)
 
 

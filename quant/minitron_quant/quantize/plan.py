@@ -1,6 +1,6 @@
-"""The plan: which type each tensor gets at each level. llama.cpp decides, by its own dry run.
+"""The plan: the type of each tensor at each level, as llama.cpp's own dry run decides it.
 
-The rules of the mixes stay llama.cpp's; here its answer is read, checked and kept.
+The rules of the mixes stay in llama.cpp; this module parses and checks its answer.
 """
 
 import re
@@ -11,6 +11,7 @@ from pathlib import Path
 from minitron_core.errors import ImatrixNeeded, MinitronError, Unsupported
 from minitron_core.gguf import TYPE, TYPE_ID, Gguf, KeyValue, TensorInfo, TensorSpec, ValueType
 from minitron_quant.levels import Level
+from minitron_quant.model_files import EMBEDDING, OUTPUT, Tensors, tensors_of
 from minitron_quant.quantize.dry_run import dry_runs
 from minitron_quant.quantize.options import ENCODABLE, QuantizeOptions, check_patterns
 from minitron_quant.quantize.recipe import Recipe
@@ -21,7 +22,7 @@ _LINE = re.compile(
 )
 _NEEDS_IMATRIX = "will require an imatrix"
 
-# tensor_requires_imatrix of src/llama-quant.cpp; asked only for weights that an imatrix lacks
+# tensor_requires_imatrix of src/llama-quant.cpp, for weights that an imatrix lacks
 _TYPES_NEEDING_IMATRIX = frozenset(
     TYPE_ID[name] for name in ("iq3_xxs", "iq2_xxs", "iq2_xs", "iq2_s", "iq1_m", "iq1_s")
 )
@@ -40,15 +41,15 @@ class LevelPlan:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TypePlan:
     """What to encode: the source's tensors by name, and each level's types for them."""
 
-    tensors: dict[str, tuple[Gguf, TensorInfo]]
+    tensors: Tensors
     levels: tuple[LevelPlan, ...]
 
     @property
     def order(self) -> list[str]:
-        """The names of the tensors as every file has them."""
+        """The names of the tensors in the order of every file."""
         return list(self.levels[0].types)
 
     def specs(self, planned: LevelPlan) -> list[TensorSpec]:
@@ -63,7 +64,7 @@ def requires_imatrix(name: str, ggml_type: int, level: Level) -> bool:
     """Whether llama.cpp refuses to encode this tensor without an importance matrix."""
     if ggml_type in _ENCODERS_NEEDING_IMATRIX:
         return True
-    if name in ("token_embd.weight", "output.weight"):
+    if name in (EMBEDDING, OUTPUT):
         return False
     return ggml_type in _TYPES_NEEDING_IMATRIX or (
         ggml_type == TYPE_ID["q2_K"] and level.name == "Q2_K_S"
@@ -72,16 +73,16 @@ def requires_imatrix(name: str, ggml_type: int, level: Level) -> bool:
 
 def make_plan(
     shards: Sequence[Gguf], levels: Sequence[Level], options: QuantizeOptions, imatrix: bool
-) -> Plan:
+) -> TypePlan:
     """Ask llama.cpp for the types of every level, and check that they can be encoded.
 
     Raises ImatrixNeeded, Unsupported (a type that does not fit a row, a quantized source).
     """
-    tensors = {info.name: (shard, info) for shard in shards for info in shard.tensors}
+    tensors = tensors_of(shards)
     check_patterns([pattern for pattern, _ in options.tensor_types], [*tensors], "--tensor-type")
-    _check_wanted(tensors, options)
-    wanted = [(level.ftype, _options_for(level, options)) for level in levels]
-    answers = dry_runs(shards[0].path, wanted, imatrix)
+    _check_requested(tensors, options)
+    requests = [(level.ftype, _options_for(level, options)) for level in levels]
+    answers = dry_runs(shards[0].path, requests, imatrix)
     planned = []
     for level, lines in zip(levels, answers, strict=True):
         types = _parse(lines, tensors)
@@ -92,11 +93,11 @@ def make_plan(
         for name, ggml_type in types.items():
             check_type(tensors[name][1], ggml_type, options, level)
         planned.append(LevelPlan(level, types))
-    return Plan(tensors, tuple(planned))
+    return TypePlan(tensors, tuple(planned))
 
 
 def _options_for(level: Level, options: QuantizeOptions) -> QuantizeOptions:
-    # a recipe says the types of all tensors that have a choice
+    # a recipe names the types of all tensors that have a choice
     if not isinstance(level, Recipe):
         return options
     return QuantizeOptions(
@@ -143,18 +144,18 @@ def _check_rows(info: TensorInfo, ggml_type: int) -> None:
         )
 
 
-def _check_wanted(tensors: dict[str, tuple[Gguf, TensorInfo]], options: QuantizeOptions) -> None:
-    """Refuse a --tensor-type that rows do not allow: llama.cpp takes another without a word."""
+def _check_requested(tensors: Tensors, options: QuantizeOptions) -> None:
+    """Refuse a --tensor-type that rows do not allow: llama.cpp silently takes another."""
     for name, (_, info) in tensors.items():
         ggml_types = (
             ggml_type for pattern, ggml_type in options.tensor_types if re.search(pattern, name)
         )
-        wanted = next(ggml_types, None)
-        if wanted is not None and len(info.shape) > 1:
-            _check_rows(info, wanted)
+        requested = next(ggml_types, None)
+        if requested is not None and len(info.shape) > 1:
+            _check_rows(info, requested)
 
 
-def _parse(lines: list[str], tensors: dict[str, tuple[Gguf, TensorInfo]]) -> dict[str, int]:
+def _parse(lines: list[str], tensors: Tensors) -> dict[str, int]:
     types = {}
     for line in lines:
         match = _LINE.fullmatch(line.rstrip())
@@ -163,7 +164,7 @@ def _parse(lines: list[str], tensors: dict[str, tuple[Gguf, TensorInfo]]) -> dic
     if types.keys() != tensors.keys():
         raise MinitronError(
             f"llama.cpp planned {len(types)} of {len(tensors)} tensors",
-            "is the model complete? minitron inspect shows what is in it",
+            "is the model complete? minitron inspect shows its tensors",
         )
     return types
 
@@ -173,7 +174,7 @@ def level_metadata(
 ) -> list[KeyValue]:
     """The metadata of a level's file, in the order in which llama_model_quantize writes it.
 
-    The source's keys without those of its shards, then those that it sets anew at the end.
+    The source's keys without those of its shards; keys that are set again move to the end.
     """
     added = [
         KeyValue.of("general.quantization_version", ValueType.UINT32, 2),
@@ -190,7 +191,7 @@ def level_metadata(
 
 
 def split_metadata(number: int, count: int, tensors: int) -> list[KeyValue]:
-    """What says that a file is shard `number` (from 0) of `count`."""
+    """The metadata of shard `number` (from 0) of `count`."""
     values = ((ValueType.UINT16, number), (ValueType.UINT16, count), (ValueType.INT32, tensors))
     return [
         KeyValue.of(key, value_type, value)

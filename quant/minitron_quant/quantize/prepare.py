@@ -30,7 +30,13 @@ from minitron_quant.quantize.importance import (
     missing_entries,
 )
 from minitron_quant.quantize.options import QuantizeOptions
-from minitron_quant.quantize.plan import LevelPlan, Plan, level_metadata, make_plan, split_metadata
+from minitron_quant.quantize.plan import (
+    LevelPlan,
+    TypePlan,
+    level_metadata,
+    make_plan,
+    split_metadata,
+)
 
 Replace = Literal["never", "outdated", "always"]
 _FULL_TYPES = ("F16", "BF16", "F32")
@@ -62,7 +68,7 @@ class QuantizeSettings:
 
 @dataclass(frozen=True)
 class OutputFile:
-    """One file before it is written: a level's only one, or a shard of it."""
+    """One file before it is written: the only one of a level, or a shard."""
 
     path: Path
     metadata: list[KeyValue]
@@ -76,7 +82,7 @@ class OutputFile:
 
 @dataclass(frozen=True)
 class LevelOutput:
-    """One level's files before they are written. recipe: a hash over all but the weights' bytes."""
+    """One level's files before they are written. recipe: a hash of everything but the weights."""
 
     planned: LevelPlan
     files: tuple[OutputFile, ...]
@@ -135,7 +141,7 @@ class QuantizeJob:
 
     settings: QuantizeSettings
     shards: list[Gguf]
-    plan: Plan
+    plan: TypePlan
     weights: dict[str, Floats]
     outputs: list[LevelOutput]
     notes: tuple[str, ...]
@@ -147,18 +153,18 @@ class QuantizeJob:
         return sum(info.n_elements for _, info in self.plan.tensors.values())
 
     def bits_per_weight(self, output: LevelOutput) -> float:
-        """Bits that a level spends on a weight, all tensors counted, metadata not."""
+        """Bits per weight of a level: all tensors, without metadata."""
         data = sum(spec.nbytes for spec in self.plan.specs(output.planned))
         return round(8 * data / self.elements, 4)
 
 
 def count_types(planned: LevelPlan) -> dict[str, int]:
-    """How many tensors have which type."""
+    """The number of tensors of each type."""
     return dict(Counter(TYPE[ggml_type].name for ggml_type in planned.types.values()))
 
 
 def options_document(settings: QuantizeSettings) -> dict[str, Any]:
-    """The options that differ from the defaults, for the manifest."""
+    """The options that differ from their defaults, for the manifest."""
     options = settings.options
     given: dict[str, Any] = {
         "pure": options.pure,
@@ -182,7 +188,7 @@ def _type_name(ggml_type: int | None) -> str | None:
 
 
 def model_name(path: Path) -> str:
-    """The model's name from that of its full-precision file: no shard number, no type."""
+    """The model's name: that of its full-precision file without shard number and type."""
     stem = model_stem(path)
     for name in _FULL_TYPES:
         for end in (f"-{name}", f".{name}"):
@@ -192,12 +198,12 @@ def model_name(path: Path) -> str:
 
 
 def prepare(settings: QuantizeSettings, refiner: CodeRefiner | None = None) -> QuantizeJob:
-    """Plan a job and check everything that can be checked before the first byte is written.
+    """TypePlan a job and check everything that can be checked before the first byte is written.
 
     Raises Usage, ImatrixNeeded, Unsupported, Damaged.
     """
     if settings.output is not None and len(settings.levels) != 1:
-        raise Usage("-o names one file, but several levels are asked for", "use -d DIR")
+        raise Usage("-o names one file, but there are several levels", "use -d DIR")
     shards = open_model_files(settings.source)
     importance = load_importance(settings.imatrix, settings.include, settings.exclude)
     if refiner is not None:
@@ -228,7 +234,7 @@ def folder_of(settings: QuantizeSettings) -> Path:
 def _level_output(
     settings: QuantizeSettings,
     shards: Sequence[Gguf],
-    plan: Plan,
+    plan: TypePlan,
     planned: LevelPlan,
     importance: Importance,
 ) -> LevelOutput:
@@ -247,7 +253,7 @@ def _level_output(
 
 
 def _split_like(shards: Sequence[Gguf], whole: OutputFile) -> list[OutputFile]:
-    """The shards of a level, each with the tensors that the source's shard has."""
+    """The shards of a level, each with the tensors of the source's shard."""
     stem = whole.path.name.removesuffix(".gguf")
     files = []
     for number, shard in enumerate(shards):

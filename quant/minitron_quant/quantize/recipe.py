@@ -1,6 +1,6 @@
-"""A mix of types that is no level of llama.cpp's: how it is named, written down and replayed.
+"""Recipes: mixes of types besides llama.cpp's levels, their names, texts and metadata.
 
-Its text is what llama-quantize reads with --tensor-type-file: one PATTERN=TYPE for each tensor.
+The text of a recipe is a --tensor-type-file of llama-quantize: one PATTERN=TYPE for each tensor.
 """
 
 import re
@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from minitron_core.gguf import TYPE, KeyValue, TensorInfo, ValueType
 from minitron_quant.levels import LEVEL_KEY, LEVELS, Level
 
-# metadata keys of a file that a recipe made
+# metadata keys of a recipe's file
 RECIPE_KEY, PREDICTED_KEY = "minitron.recipe", "minitron.predicted_kld"
 
 
 @dataclass(frozen=True)
 class Recipe(Level):
-    """A level of our own: `types`, (tensor, ggml id), hold for the tensors that they name.
+    """A level of our own. types: (tensor, ggml id), of the tensors that have a choice.
 
-    predicted: the divergence from the full model that is expected, in nats per token.
+    predicted: the divergence from the full model, in nats per token.
     """
 
     types: tuple[tuple[str, int], ...] = ()
@@ -39,7 +39,7 @@ class Recipe(Level):
 
     @property
     def keys(self) -> tuple[KeyValue, ...]:
-        """The metadata that tells how the file was made."""
+        """The metadata that records how the file was made."""
         return (
             KeyValue.of(LEVEL_KEY, ValueType.STRING, self.name),
             KeyValue.of(RECIPE_KEY, ValueType.STRING, self.text),
@@ -50,7 +50,7 @@ class Recipe(Level):
 def make_recipe(
     types: Mapping[str, int], tensors: Mapping[str, TensorInfo], predicted: float
 ) -> Recipe:
-    """A recipe for a model; it is named after its bits per weight, all tensors counted."""
+    """A recipe for a model, named after its bits per weight over all tensors."""
     elements = {name: info.n_elements for name, info in tensors.items()}
     bits = {name: bits_of(types.get(name, info.type)) for name, info in tensors.items()}
     mean = sum(bits[name] * elements[name] for name in tensors) / sum(elements.values())
@@ -64,14 +64,14 @@ def make_recipe(
 
 
 def bits_of(ggml_type: int) -> float:
-    """Bits that a type spends on a weight."""
+    """Bits per weight of a type."""
     return 8 * TYPE[ggml_type].block_bytes / TYPE[ggml_type].block_elements
 
 
 def _nearest_ftype(types: Mapping[str, int], elements: Mapping[str, int]) -> int:
-    """What general.file_type says: the level whose type most of the weights have.
+    """general.file_type: the level whose type most of the weights have.
 
-    Q4_K_M where no level has; llama-quantize asks for a level, and heeds the patterns.
+    Q4_K_M if there is none; llama-quantize needs a level, and follows the patterns.
     """
     weights = Counter[int]()
     for name, ggml_type in types.items():

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minitron_core.atomic_files import write_sealed, write_whole
+from minitron_core.atomic_files import write_checksummed, write_whole
 from minitron_core.cpu_limits import default_threads
 from minitron_core.errors import MinitronError, from_os_error
 from minitron_core.file_lock import exclusive
@@ -39,10 +39,10 @@ from minitron_quant.quantize.write_levels import JobWriter
 
 @dataclass(frozen=True)
 class LevelResult:
-    """One finished level; `kept` if it was there already.
+    """One finished level. kept: whether it existed already.
 
     path, sha256: of the file, or of the first shard. seconds: from the start of the job that made
-    it, in which all levels are encoded side by side.
+    it; all levels are encoded side by side.
     """
 
     level: str
@@ -75,7 +75,7 @@ def run(job: QuantizeJob, progress: Progress = ignore) -> Iterator[LevelResult]:
 
 
 def discard(settings: QuantizeSettings, names: Sequence[str]) -> None:
-    """Remove finished levels by name: their files, and what the manifest says of them."""
+    """Remove finished levels by name: their files and their manifest entries."""
     path = manifest_path(settings)
     manifest = read_manifest(path)
     for name in names:
@@ -83,7 +83,7 @@ def discard(settings: QuantizeSettings, names: Sequence[str]) -> None:
         for file in entry.get("files", []):
             (folder_of(settings) / file["name"]).unlink(missing_ok=True)
     if names and manifest:
-        write_sealed(path, manifest)
+        write_checksummed(path, manifest)
 
 
 def _run_locked(job: QuantizeJob, journal: Journal, progress: Progress) -> Iterator[LevelResult]:
@@ -97,13 +97,13 @@ def _run_locked(job: QuantizeJob, journal: Journal, progress: Progress) -> Itera
         kept = [output for output in job.outputs if _up_to_date(output, there, inputs)]
         kept_names = _unchanged(job, kept, there, progress)
         left = [output for output in job.outputs if output.name not in kept_names]
-        # complete but not yet in the manifest: the job before was killed in between
+        # complete but not in the manifest: the job before was killed in between
         complete = [output for output in left if _is_complete(output, recorded, job, inputs)]
         for output in complete:
             levels[output.name] = _entry(job, inputs, output, None, 0.0)
         missing = [output for output in left if output not in complete]
         _refuse_collisions(job.settings, missing)
-        writer = JobWriter(job, missing, inputs, journal, progress)
+        writer = JobWriter(job, missing, inputs, journal, recorded, progress)
         try:
             with closing(writer.run()) as written:
                 for output in job.outputs:
@@ -184,7 +184,7 @@ def _write_errors(job: QuantizeJob, errors: dict[str, Errors]) -> None:
     """Per tensor and type Σ w (decoded − weight)² / Σ w weight², w the importance of the column."""
     path = job.settings.errors
     if path is None or not errors:
-        return  # nothing was encoded: what an earlier job measured stays as it is
+        return  # nothing was encoded: keep the measurements of an earlier job
     relative = {
         name: {
             TYPE[ggml_type].name: error / weight
@@ -204,7 +204,7 @@ def _entry(
     sha256: Sequence[str] | None,
     seconds: float,
 ) -> dict[str, Any]:
-    """What the manifest says of a level; without sha256 its files are read to know."""
+    """The manifest entry of a level; without sha256 its files are hashed."""
     hashes = sha256 or [file_sha256(file.path) for file in output.files]
     return {
         "files": [
@@ -220,7 +220,7 @@ def _entry(
 
 def _record(job: QuantizeJob, inputs: InputHashes, levels: dict[str, Any]) -> None:
     document = {**inputs.document, "levels": levels}
-    write_sealed(manifest_path(job.settings), document)
+    write_checksummed(manifest_path(job.settings), document)
 
 
 def _result(

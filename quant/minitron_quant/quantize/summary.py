@@ -11,15 +11,15 @@ from minitron_core.cpu_limits import default_threads
 from minitron_core.gguf import TYPE, TYPE_ID
 from minitron_quant.blocks import encode_blocks
 from minitron_quant.kernels.library import kernels
-from minitron_quant.quantize.plan import Plan
+from minitron_quant.quantize.plan import TypePlan
 from minitron_quant.quantize.prepare import QuantizeJob, count_types, folder_of
 
-# weights that are encoded to find out how fast this machine is
+# weights to encode to measure the speed of this machine
 _SAMPLE_ROWS, _SAMPLE_COLUMNS = 64, 4096
 
-# speed of each encoder beside q6_K's, as benchmarks/encoding_speed.py prints it (an EPYC with
-# AVX-512). To measure all of them first would take longer than most plans are worth: the tables
-# of the IQ types alone are seconds of work.
+# speed of each encoder relative to q6_K, as benchmarks/encoding_speed.py prints it (an EPYC with
+# AVX-512). Measuring all of them takes too long for a plan: the tables of the IQ types alone are
+# seconds of work.
 RELATIVE_SPEED = {
     "iq2_xs": 0.037,
     "iq3_xxs": 0.0613,
@@ -87,14 +87,14 @@ KERNEL_SPEED = {
 def summarize(job: QuantizeJob) -> dict[str, Any]:
     """Sizes in bytes (exact), work in weights to encode, time in seconds (an estimate)."""
     tensors = job.plan.tensors
-    wanted = [
+    chosen = [
         (name, ggml_type)
         for output in job.outputs
         for name, ggml_type in output.planned.types.items()
         if ggml_type != tensors[name][1].type
     ]
-    pairs = set(wanted)
-    separate = sum(tensors[name][1].n_elements for name, _ in wanted)
+    pairs = set(chosen)
+    separate = sum(tensors[name][1].n_elements for name, _ in chosen)
     encoded = sum(tensors[name][1].n_elements for name, _ in pairs)
     return {
         "levels": [
@@ -117,8 +117,8 @@ def summarize(job: QuantizeJob) -> dict[str, Any]:
     }
 
 
-def estimate_seconds(plan: Plan, threads: int | None = None) -> float:
-    """How long this machine takes to encode every distinct pair of tensor and type of a plan."""
+def estimate_seconds(plan: TypePlan, threads: int | None = None) -> float:
+    """Seconds that this machine takes to encode every distinct tensor and type of a plan."""
     pairs = {pair for planned in plan.levels for pair in planned.types.items()}
     infos = {name: info for name, (_, info) in plan.tensors.items()}
     speeds = KERNEL_SPEED if kernels().library else RELATIVE_SPEED
@@ -131,18 +131,18 @@ def estimate_seconds(plan: Plan, threads: int | None = None) -> float:
 
 
 def machine_speed() -> float:
-    """Weights per second that one thread encodes to q6_K, measured in a few milliseconds."""
+    """Weights per second that one thread encodes to q6_K, measured in milliseconds."""
     ggml_type, columns = TYPE_ID["q6_K"], _SAMPLE_COLUMNS
     values = np.random.default_rng(0).standard_normal((_SAMPLE_ROWS, columns), np.float32)
     weights = np.ones(columns, np.float32)
-    encode_blocks(ggml_type, values[:1], weights)  # what the first use of a type costs
-    # this thread's own time: what else the machine does passes
+    encode_blocks(ggml_type, values[:1], weights)  # the cost of the first use of a type
+    # the thread's own time, whatever else the machine does
     started = time.thread_time()
     encode_blocks(ggml_type, values, weights)
     return values.size / (time.thread_time() - started)
 
 
 def free_bytes(folder: Path) -> int:
-    """What the disk has left where `folder` is, or will be."""
+    """The free bytes of the disk where `folder` is, or will be."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     return shutil.disk_usage(existing).free

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from minitron_engine.generation.sequence import common_prefix
 from minitron_engine.llama.tokenization import Tokens
 from minitron_quant.tasks.question import Continuation
 
@@ -42,13 +43,6 @@ class CacheLayout:
     sharers: Tokens
     kept: list[int]
     cells: list[Indices]
-
-
-def common_prefix(a: Tokens, b: Tokens) -> int:
-    """How many tokens two sequences begin with in common."""
-    length = min(len(a), len(b))
-    different = np.flatnonzero(a[:length] != b[:length])
-    return int(different[0]) if len(different) else length
 
 
 def drop_after(tokens: Tokens, most: int, keep: int) -> Tokens:

@@ -43,7 +43,7 @@ Encode = Callable[["Model", Question], list[Continuation]]
 
 def after_common(model: Model, question: Question) -> list[Continuation]:
     """Score what comes after the tokens that all choices begin with: llama.cpp's rule."""
-    from minitron_quant.tasks.prefix_sharing import common_prefix
+    from minitron_engine.generation.sequence import common_prefix
 
     wholes = _whole_tokens(model, question)
     common = min(common_prefix(wholes[0], other) for other in wholes)

@@ -132,7 +132,7 @@ def imatrix(
     context = settings.chunks.context()
     if written is not None:
         context = replace(context, n_ctx=max(ctx * SLOTS, context.n_ctx))
-    keep = ResumePolicy(path, "continue" if resume else "anew", save_every)
+    keep = ResumePolicy(path, "continue" if resume else "restart", save_every)
     with (
         out.progress() as listener,
         open_checked(found, gpu_layers(layers), context) as loaded,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from minitron_cli.options.completion import complete_level, level_names
+from minitron_cli.options.completion import complete_level
 from minitron_cli.options.groups import expanded
 from minitron_cli.options.parameters import Json, ModelPath, Quiet, Threads, Verbose
 from minitron_cli.options.quantize import (
@@ -19,6 +19,7 @@ from minitron_cli.options.quantize import (
     TensorOptions,
     quantize_settings,
 )
+from minitron_quant.levels import level_help
 
 if TYPE_CHECKING:
     from minitron_cli.output import Output
@@ -47,7 +48,7 @@ def quantize(
     target: OutputOptions,
     levels: Annotated[
         list[str] | None,
-        typer.Argument(metavar="LEVEL...", autocompletion=complete_level, help=level_names()),
+        typer.Argument(metavar="LEVEL...", autocompletion=complete_level, help=level_help()),
     ] = None,
     threads: Threads = None,
     as_json: Json = False,
@@ -140,7 +141,7 @@ def _make_mix(out: Output, settings: MixSettings, *, curve: bool) -> None:
     from minitron_quant.mixed_precision.build_mix import MixBuilder
 
     if curve:
-        solver = MixBuilder(settings).dial
+        solver = MixBuilder(settings).solver
         show_curve(out, solver.curve(CURVE_POINTS), solver.presets(LEVELS))
         return
     with out.progress() as listener:
@@ -152,13 +153,13 @@ def _make_verified(
     out: Output, settings: QuantizeSettings, encoder: GptqEncoder | None, mix: MixOptions
 ) -> None:
     from minitron_cli.views.quantize import show_verified
-    from minitron_quant.gptq.held_out import make_proved
+    from minitron_quant.gptq.held_out import quantize_verified
     from minitron_quant.quantize.prepare import prepare
 
     assert encoder is not None  # --gptq was asked for
     _show_notes(out, prepare(settings, encoder))
     with out.progress() as listener:
-        made = make_proved(settings, encoder, mix.verification(settings), listener)
+        made = quantize_verified(settings, encoder, mix.verification(settings), listener)
     show_verified(out, made)
 
 

@@ -14,9 +14,9 @@ from minitron_cli.output import Output
 from minitron_core.atomic_files import write_whole
 from minitron_core.errors import Damaged, MinitronError, NotFound, Usage
 from minitron_engine.generation.chat import Conversation
-from minitron_engine.generation.generate import Generation, GenerationSettings
 from minitron_engine.generation.sampling import settings_for
 from minitron_engine.generation.slots import Slots
+from minitron_engine.generation.steps import Generation, GenerationSettings, GenerationStep
 from minitron_engine.isolation.chat_template import open_template
 from minitron_engine.llama.adapters import Adapter, apply_adapters
 from minitron_engine.llama.context import open_context
@@ -87,7 +87,7 @@ class _Session:
             "/save": self._save,
             "/load": self._load,
             "/system": conversation.set_system,
-            "/regenerate": lambda _: self._tell(conversation.again),
+            "/regenerate": lambda _: self._show(conversation.regenerate()),
         }
         self._interrupted = False
         self._watched = sys.stdin.isatty()
@@ -114,18 +114,19 @@ class _Session:
 
     def _turn(self, name: str, rest: str, text: str) -> None:
         if not name.startswith("/"):
-            self._tell(lambda result: self._conversation.say(text, result))
+            self._show(self._conversation.say(text))
         elif name in self._commands:
             self._commands[name](rest)
         else:
             raise Usage(f"there is no command {name}", "/help lists them")
 
-    def _tell(self, answer: Callable[[Generation], Iterator[str]]) -> None:
+    def _show(self, steps: Iterator[GenerationStep]) -> None:
         out, conversation, result = self._out, self._conversation, Generation()
         with suppress(KeyboardInterrupt), interrupts.deferred():
-            for piece in answer(result):
-                if not out.as_json:
-                    out.text(piece, end="")
+            for step in steps:
+                result.add(step)
+                if step.text and not out.as_json:
+                    out.text(step.text, end="")
         if not out.as_json:
             out.text("")
         self._interrupted = result.finish_reason == "interrupted"
@@ -136,7 +137,7 @@ class _Session:
         if out.interactive:
             out.note(
                 f"{conversation.used} of {conversation.n_ctx} tokens; "
-                f"{result.tokens_per_second:.1f} tokens/s"
+                f"{result.timings.tokens_per_second:.1f} tokens/s"
             )
 
     def _help(self, _rest: str) -> None:

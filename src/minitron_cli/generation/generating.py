@@ -10,23 +10,17 @@ from minitron_cli.inputs import DEFAULT_CONTEXT, open_checked, tell_full_gpu, te
 from minitron_cli.options.generation import SpeculationOptions
 from minitron_cli.output import Output
 from minitron_core.atomic_files import write_whole
-from minitron_engine.generation.generate import (
-    Generation,
-    GenerationSettings,
-    generate,
-    prompt_tokens,
-)
-from minitron_engine.generation.prompt_cache import Identity, dump, model_hash, restore
+from minitron_engine.generation.generate import generate, prompt_tokens
+from minitron_engine.generation.prompt_cache import CacheKey, dump, model_hash, restore
 from minitron_engine.generation.sampling import settings_for
 from minitron_engine.generation.sequence import Sequence
-from minitron_engine.generation.speculative import Drafter, DraftModel, Lookup
+from minitron_engine.generation.speculative import Drafter, DraftModel, PromptLookup
+from minitron_engine.generation.steps import Generation, GenerationSettings, Timings
 from minitron_engine.llama.adapters import Adapter, apply_adapters
 from minitron_engine.llama.context import Context, open_context
 from minitron_engine.llama.model import Model
 from minitron_engine.llama.settings import ContextSettings, GpuLayers, Placement
 from minitron_engine.llama.tokenization import Tokens
-
-_REASONS = {"context": "length"}
 
 
 @dataclass(frozen=True)
@@ -88,10 +82,10 @@ def _generate(
         _prompt_cache(request, out, sequence, result),
         _drafter(request, out, sequence, generation) as drafter,
     ):
-        pieces = generate(context, tokens, generation, result, sequence=sequence, drafter=drafter)
-        for piece in pieces:
-            if request.stream:
-                out.text(piece, end="")
+        for step in generate(context, tokens, generation, sequence=sequence, drafter=drafter):
+            result.add(step)
+            if request.stream and step.text:
+                out.text(step.text, end="")
 
 
 @contextmanager
@@ -104,17 +98,17 @@ def _prompt_cache(
         yield
         return
     kept = f"{request.context.cache_type_k} {request.context.cache_type_v}"
-    identity = Identity(
+    key = CacheKey(
         model_hash(request.model),
         " ".join([kept, *(f"{model_hash(a.path)}={a.scale}" for a in request.adapters)]),
     )
     if path.exists():
-        reason = restore(sequence, path.read_bytes(), identity)
+        reason = restore(sequence, path.read_bytes(), key)
         if reason:
             out.note(f"{path} is not used: {reason}")
     yield
     if not request.prompt_cache_ro and result.finish_reason != "interrupted":
-        write_whole(path, dump(sequence, identity))
+        write_whole(path, dump(sequence, key))
 
 
 @contextmanager
@@ -124,9 +118,9 @@ def _drafter(
     speculation, sampling = request.speculation, generation.sampling
     guessing = speculation.lookup or speculation.draft is not None
     if guessing and sampling.greedy and not sampling.plain:
-        out.note("no guessing ahead: with penalties and the like a greedy answer could change")
+        out.note("no speculative decoding: penalties and the like could change a greedy answer")
     elif speculation.lookup:
-        yield Lookup()
+        yield PromptLookup()
         return
     elif speculation.draft is not None:
         settings = replace(request.context, n_ctx=sequence.context.n_ctx)
@@ -149,7 +143,8 @@ def _context(request: Request, model: Model, prompt: int) -> ContextSettings:
 
 
 def _finish(request: Request, out: Output, result: Generation, device: str) -> None:
-    seed = request.sampling["seed"]
+    seed, timings = request.sampling["seed"], result.timings
+    reason = "length" if result.finish_reason == "context" else result.finish_reason
     if out.as_json:
         out.document(
             {
@@ -157,15 +152,15 @@ def _finish(request: Request, out: Output, result: Generation, device: str) -> N
                 "prompt": request.prompt,
                 "text": result.text,
                 "tokens": result.tokens,
-                "finish_reason": _REASONS.get(result.finish_reason, result.finish_reason),
+                "finish_reason": reason,
                 "seed": seed,
-                "prompt_tokens": result.prompt_tokens,
-                "prompt_tokens_per_second": round(result.prompt_tokens_per_second, 2),
-                "tokens_per_second": round(result.tokens_per_second, 2),
-                "time_to_first_token_s": round(result.first_token_seconds, 4),
+                "prompt_tokens": timings.prompt_tokens,
+                "prompt_tokens_per_second": round(timings.prompt_tokens_per_second, 2),
+                "tokens_per_second": round(timings.tokens_per_second, 2),
+                "time_to_first_token_s": round(timings.prompt_seconds, 4),
                 "device": device,
-                "prompt_tokens_reused": result.reused_tokens,
-                **_guesses(result),
+                "prompt_tokens_reused": timings.reused_tokens,
+                **_guesses(timings),
             }
         )
         return
@@ -174,16 +169,16 @@ def _finish(request: Request, out: Output, result: Generation, device: str) -> N
         out.note("stopped: the context is full; --ctx makes it larger")
     if request.stats:
         out.note(
-            f"{len(result.tokens)} tokens at {result.tokens_per_second:.1f}/s, prompt of "
-            f"{result.prompt_tokens} at {result.prompt_tokens_per_second:.1f}/s, first after "
-            f"{result.first_token_seconds:.3f} s; seed {seed}; {result.finish_reason}; {device}"
+            f"{len(result.tokens)} tokens at {timings.tokens_per_second:.1f}/s, prompt of "
+            f"{timings.prompt_tokens} at {timings.prompt_tokens_per_second:.1f}/s, first after "
+            f"{timings.prompt_seconds:.3f} s; seed {seed}; {result.finish_reason}; {device}"
         )
-        guesses = _guesses(result)
+        guesses = _guesses(timings)
         if guesses:
-            out.note("guessed ahead: {accepted} of {drafted} tokens accepted".format(**guesses))
+            out.note("{accepted} of {drafted} drafted tokens accepted".format(**guesses))
 
 
-def _guesses(result: Generation) -> dict[str, int]:
-    if result.speculation is None:
+def _guesses(timings: Timings) -> dict[str, int | None]:
+    if timings.drafted is None:
         return {}
-    return {"drafted": result.speculation.drafted, "accepted": result.speculation.accepted}
+    return {"drafted": timings.drafted, "accepted": timings.accepted}

@@ -4,20 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def level_names() -> str:
-    """All levels for a help text."""
-    from minitron_quant.levels import ALL, LEVELS, OTHER_LEVELS
-
-    standard, other = (" ".join(each.name for each in some) for some in (LEVELS, OTHER_LEVELS))
-    return f"{standard}, or {ALL} of these; also {other}."
-
-
 def complete_level(incomplete: str) -> list[str]:
     """Levels that begin so, in the case that was typed; `all` among them."""
-    from minitron_quant.levels import ALIASES, ALL, LEVELS, OTHER_LEVELS
+    from minitron_quant.levels import level_choices
 
-    names = [ALL, *(level.name for level in LEVELS + OTHER_LEVELS), *ALIASES]
-    found = [name for name in names if name.upper().startswith(incomplete.upper())]
+    found = [name for name in level_choices() if name.upper().startswith(incomplete.upper())]
     return [name.lower() for name in found] if incomplete.islower() else found
 
 

@@ -12,7 +12,7 @@ from minitron_core.atomic_files import write_whole
 from minitron_core.errors import Usage
 from minitron_core.progress import Progress
 from minitron_quant.levels import level_named
-from minitron_quant.mixed_precision.build_mix import MixBuilder, MixSettings, MixTarget, beside
+from minitron_quant.mixed_precision.build_mix import MixBuilder, MixSettings, MixTarget, sibling
 from minitron_quant.mixed_precision.measure import SensitivitySettings, measure_sensitivity
 from minitron_quant.mixed_precision.size_solver import Restrictions
 from minitron_quant.quantize.prepare import QuantizeSettings, model_name, prepare
@@ -73,5 +73,5 @@ def make_sizes(
     job = prepare(replace(quantize, levels=levels, imatrix=maker.imatrix))
     results = list(run(job, listener))
     for recipe, result in zip(levels, results, strict=True):
-        write_whole(beside(result.path, "types.txt"), recipe.text)
+        write_whole(sibling(result.path, "types.txt"), recipe.text)
     return results

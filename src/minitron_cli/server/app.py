@@ -19,7 +19,7 @@ from minitron_cli.server.requests import Wanted
 from minitron_cli.server.responses import DONE, Answer, event, failure, problem, reason_of
 from minitron_cli.server.worker import Ticket, Update, Worker
 from minitron_core.errors import MinitronError
-from minitron_engine.generation.slots import Job
+from minitron_engine.generation.slots import GenerationRequest
 from minitron_engine.isolation.chat_template import ChatTemplate
 from minitron_engine.llama.model import Model
 
@@ -148,31 +148,33 @@ class _Routes:
 
 
 class _Run:
-    """The jobs of a request, and their text as it comes."""
+    """The answers of a client's request, and their text as it comes."""
 
     def __init__(self, worker: Worker, asked: Wanted) -> None:
         self._worker, self.asked = worker, asked
         self._queue: asyncio.Queue[Update] = asyncio.Queue()
-        self.jobs = [Job(tokens, one) for tokens in asked.prompts for one in asked.settings]
+        self.requests = [
+            GenerationRequest(tokens, one) for tokens in asked.prompts for one in asked.settings
+        ]
         self.echoed = [text for text in asked.echoed for _ in asked.settings]
-        for job in self.jobs:
-            if len(job.tokens) >= worker.n_ctx:
-                told = f"the prompt has {len(job.tokens)} tokens, the context takes {worker.n_ctx}"
+        for each in self.requests:
+            if len(each.tokens) >= worker.n_ctx:
+                told = f"the prompt has {len(each.tokens)} tokens, the context takes {worker.n_ctx}"
                 raise requests.BadRequest(told, "messages" if asked.is_chat else "prompt")
         self.updates = self._updates()
 
     async def _updates(self) -> AsyncGenerator[Update]:
-        """What the tickets tell; errors are raised; frees the jobs at its end."""
+        """What the tickets tell; errors are raised; frees the slots at its end."""
         tickets = []
         try:
-            for number, job in enumerate(self.jobs):
-                ticket = Ticket(job, number, self._queue)
+            for number, each in enumerate(self.requests):
+                ticket = Ticket(each, number, self._queue)
                 self._worker.submit(ticket)
                 tickets.append(ticket)
             left = len(tickets)
             while left:
                 update = await self._queue.get()
-                error = self.jobs[update[0]].error
+                error = self.requests[update[0]].error
                 if error is not None:
                     raise error
                 left -= update[2]
@@ -186,7 +188,7 @@ class _Run:
         texts = list(self.echoed)
         async for number, text, _ in self.updates:
             texts[number] += text
-        return JSONResponse(answer.whole(self.jobs, texts))
+        return JSONResponse(answer.whole(self.requests, texts))
 
 
 async def _events(run: _Run, answer: Answer, first: Update) -> AsyncIterator[bytes]:
@@ -201,13 +203,13 @@ async def _events(run: _Run, answer: Answer, first: Update) -> AsyncIterator[byt
             if text:
                 yield answer.piece(number, text)
             if last:
-                yield answer.piece(number, "", reason_of(run.jobs[number]))
+                yield answer.piece(number, "", reason_of(run.requests[number]))
             following = await anext(run.updates, None)
             if following is None:
                 break
             number, text, last = following
         if run.asked.usage_in_stream:
-            yield answer.totals(run.jobs)
+            yield answer.totals(run.requests)
     except MinitronError as error:
         yield event(failure(error)[0])
     finally:

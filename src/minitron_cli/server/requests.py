@@ -9,30 +9,18 @@ from typing import Any, cast
 import numpy as np
 
 from minitron_core.errors import Usage
-from minitron_engine.generation.generate import GenerationSettings, prompt_tokens
-from minitron_engine.generation.sampling import settings_for
+from minitron_engine.generation.constraint import compile_schema
+from minitron_engine.generation.generate import prompt_tokens
+from minitron_engine.generation.sampling import SAMPLING_OPTIONS, settings_for
+from minitron_engine.generation.steps import GenerationSettings
 from minitron_engine.isolation.chat_template import ChatTemplate, Message, chat_tokens
 from minitron_engine.isolation.grammar import check_grammar
-from minitron_engine.isolation.json_schema import schema_grammar
 from minitron_engine.llama.model import Model
 from minitron_engine.llama.tokenization import Tokens
 
 MOST_CHOICES = 64
 _MOST_STOPS = 64
 _COMPLETION_TOKENS = 16  # OpenAI's default for completions
-# OpenAI's and llama.cpp's names for the engine's settings, with the range of each
-_NUMBERS: dict[str, tuple[str, type, float, float]] = {
-    "temperature": ("temperature", float, 0, 1e6),
-    "top_p": ("top_p", float, 0, 1),
-    "min_p": ("min_p", float, 0, 1),
-    "typical_p": ("typical", float, 0, 1),
-    "top_k": ("top_k", int, 0, 2**31 - 1),
-    "seed": ("seed", int, 0, 2**32 - 2),
-    "presence_penalty": ("presence_penalty", float, -100, 100),
-    "frequency_penalty": ("frequency_penalty", float, -100, 100),
-    "repeat_penalty": ("repeat_penalty", float, 0, 1e6),
-    "repeat_last_n": ("repeat_last_n", int, 0, 2**20),
-}
 # what would change the answer, and is not done: saying so is better than ignoring it
 _NOT_SUPPORTED = ("logprobs", "top_logprobs", "suffix", "tools", "functions", "audio")
 _ROLES = {"developer": "system"} | {
@@ -124,14 +112,9 @@ def _wanted(
 def _settings(
     body: dict[str, Any], model: Model, count: int, *, is_chat: bool
 ) -> tuple[GenerationSettings, ...]:
-    given: dict[str, Any] = {}
-    for name, (setting, kind, low, high) in _NUMBERS.items():
-        value = _number(body, name, kind, low, high)
-        if value is not None:
-            given[setting] = value
+    given = _sampling(body)
     given["logit_bias"] = _biases(body.get("logit_bias"), model.n_vocab)
-    given["ignore_eos"] = _flag(body, "ignore_eos")
-    given["grammar"] = _grammar(body, model)
+    given |= _structure(body, model)
     seed = int(given.pop("seed", secrets.randbelow(2**32 - 1)))
     limit = None
     for name in ("max_completion_tokens", "max_tokens"):
@@ -145,6 +128,28 @@ def _settings(
         )
         for number in range(count)
     )
+
+
+def _sampling(body: dict[str, Any]) -> dict[str, Any]:
+    """The settings of the registry that a body has under llama-server's names for them."""
+    given: dict[str, Any] = {}
+    for row in SAMPLING_OPTIONS:
+        if body.get(row.request) is None or row.text or row.name == "logit_bias":
+            continue
+        if row.numeric:
+            given[row.name] = _number(body, row.request, row.type, row.low, row.high)
+        elif row.type is bool:
+            given[row.name] = _flag(body, row.request)
+        else:
+            given[row.name] = _texts(body, row.request)
+    return given
+
+
+def _texts(body: dict[str, Any], name: str) -> tuple[str, ...]:
+    value = body[name]
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise BadRequest(f"{name} must be a list of texts", name)
+    return tuple(value)
 
 
 def _number(
@@ -190,25 +195,33 @@ def _biases(value: Any, n_vocab: int) -> tuple[tuple[int, float], ...]:
     return biases
 
 
-def _grammar(body: dict[str, Any], model: Model) -> str:
+def _structure(body: dict[str, Any], model: Model) -> dict[str, str]:
+    """The grammar or the JSON schema that an answer follows, in every form that clients send."""
+    grammar, schema = body.get("grammar") or "", body.get("json_schema")
     form = body.get("response_format") or {"type": "text"}
-    grammar = body.get("grammar") or ""
     if not isinstance(form, dict) or not isinstance(grammar, str):
         raise BadRequest("response_format must be an object, and grammar a text", "response_format")
-    kind = form.get("type")
-    if kind == "json_object":
-        grammar = schema_grammar(json.dumps(form.get("schema") or {"type": "object"}))
-    elif kind == "json_schema":
-        described = form.get("json_schema")
-        schema = described.get("schema") if isinstance(described, dict) else None
-        if not isinstance(schema, dict):
-            raise BadRequest("json_schema needs a schema", "response_format")
-        grammar = schema_grammar(json.dumps(schema))
-    elif kind != "text":
-        raise BadRequest(f"there is no response_format {kind!r}", "response_format")
-    if grammar:
-        check_grammar(grammar, model.is_token)
-    return grammar
+    match form.get("type"):
+        case "json_object":
+            schema = form.get("schema") or schema or {"type": "object"}
+        case "json_schema":
+            described = form.get("json_schema")
+            schema = described.get("schema") if isinstance(described, dict) else None
+            if schema is None:
+                raise BadRequest("json_schema needs a schema", "response_format")
+        case "text":
+            pass
+        case other:
+            raise BadRequest(f"{other!r} is not a type of response_format", "response_format")
+    text = "" if schema is None else json.dumps(schema)
+    try:
+        if text:
+            compile_schema(text)
+        if grammar:
+            check_grammar(grammar, model.is_token)
+    except Usage as error:
+        raise BadRequest(str(error), "response_format" if text else "grammar") from error
+    return {"grammar": grammar, "json_schema": text}
 
 
 def _prompts(value: Any) -> Sequence[str | list[int]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from minitron_cli.errors import lacks_memory
 from minitron_core.errors import MinitronError
-from minitron_engine.generation.slots import Job
+from minitron_engine.generation.slots import GenerationRequest
 from minitron_engine.process.aborts import no_memory
 
 # the contract's exit codes as HTTP has them; everything else is our own failure
@@ -28,14 +28,14 @@ class Answer:
             "model": model,
         }
 
-    def whole(self, jobs: Sequence[Job], texts: Sequence[str]) -> dict[str, Any]:
+    def whole(self, requests: Sequence[GenerationRequest], texts: Sequence[str]) -> dict[str, Any]:
         """The answer at once."""
         kind = "chat.completion" if self._is_chat else "text_completion"
         choices = [
-            self._choice(number, self._content(text), reason_of(job))
-            for number, (job, text) in enumerate(zip(jobs, texts, strict=True))
+            self._choice(number, self._content(text), reason_of(request))
+            for number, (request, text) in enumerate(zip(requests, texts, strict=True))
         ]
-        return self._fixed | {"object": kind, "choices": choices, "usage": usage(jobs)}
+        return self._fixed | {"object": kind, "choices": choices, "usage": usage(requests)}
 
     def piece(self, number: int, text: str, reason: str | None = None) -> bytes:
         """New text of a choice, as an event; with a reason the choice's last."""
@@ -47,9 +47,9 @@ class Answer:
         content = {"delta": {"role": "assistant", "content": ""}}
         return self._event([self._choice(number, content, None)])
 
-    def totals(self, jobs: Sequence[Job]) -> bytes:
+    def totals(self, requests: Sequence[GenerationRequest]) -> bytes:
         """The event that counts the tokens."""
-        return self._event([], usage=usage(jobs))
+        return self._event([], usage=usage(requests))
 
     def _content(self, text: str) -> dict[str, Any]:
         if self._is_chat:
@@ -69,22 +69,21 @@ def event(document: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(document, ensure_ascii=False).encode() + b"\n\n"
 
 
-def reason_of(job: Job) -> str:
+def reason_of(request: GenerationRequest) -> str:
     """Why an answer ended, in OpenAI's words."""
-    return _REASONS.get(job.result.finish_reason, "length")
+    return _REASONS.get(request.result.finish_reason or "", "length")
 
 
-def usage(jobs: Sequence[Job]) -> dict[str, Any]:
+def usage(requests: Sequence[GenerationRequest]) -> dict[str, Any]:
     """The tokens of all choices; a prompt that several have in common counts once."""
-    prompts = {job.tokens.tobytes(): len(job.tokens) for job in jobs}
-    prompt, answer = sum(prompts.values()), sum(len(job.result.tokens) for job in jobs)
+    prompts = {request.tokens.tobytes(): len(request.tokens) for request in requests}
+    reused = sum(request.result.timings.reused_tokens for request in requests)
+    prompt, answer = sum(prompts.values()), sum(len(request.result.tokens) for request in requests)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": answer,
         "total_tokens": prompt + answer,
-        "prompt_tokens_details": {
-            "cached_tokens": min(prompt, sum(job.result.reused_tokens for job in jobs))
-        },
+        "prompt_tokens_details": {"cached_tokens": min(prompt, reused)},
     }
 
 

@@ -74,7 +74,7 @@ def _points(points: Sequence[Point]) -> list[dict[str, Any]]:
 
 
 def _document(made: BuiltMix) -> dict[str, Any]:
-    proof, result = made.proof, made.kept or made.result
+    proof, result = made.verification, made.kept or made.result
     return {
         "level": result.level,
         "path": str(result.path),
@@ -99,14 +99,14 @@ def _beside(other: Any) -> dict[str, Any] | None:
     return {
         "level": other.level,
         "bytes": other.bytes,
-        "kld": other.kld,
+        "kld": other.baseline_kld,
         "change_pct": other.change_pct,
         "difference": [other.difference.mean, other.difference.low, other.difference.high],
     }
 
 
 def _show_made(out: Output, made: BuiltMix) -> None:
-    result, proof = made.result, made.proof
+    result, proof = made.result, made.verification
     rows = [[result.level, show_mib(result.bytes / 2**20), f"{made.recipe.predicted:.5f}"]]
     headers = ["Level", "MiB", "Predicted KLD"]
     if proof is not None:
@@ -114,13 +114,11 @@ def _show_made(out: Output, made: BuiltMix) -> None:
         rows[0] += [f"{proof.kld:.5f}", "", ""]
         for name, other in (("preset", proof.preset), ("random", proof.random)):
             if other is not None:
-                low, high = (
-                    100 * end / other.kld for end in (other.difference.low, other.difference.high)
-                )
+                low, high = other.interval_pct
                 shown = other.level if name == "preset" else "random mix"
                 size = show_mib(other.bytes / 2**20)
                 change = [f"{other.change_pct:+.1f} %", f"{low:+.1f} … {high:+.1f} %"]
-                rows.append([shown, size, "", f"{other.kld:.5f}", *change])
+                rows.append([shown, size, "", f"{other.baseline_kld:.5f}", *change])
     out.table(headers, rows)
     if made.kept is not None:
         out.text(f"the solved file is no better than {made.kept.level}, which is kept instead")

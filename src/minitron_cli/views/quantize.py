@@ -5,7 +5,7 @@ from typing import Any
 
 from minitron_cli.output import Output
 from minitron_cli.units import show_mib, show_size, show_time
-from minitron_quant.gptq.held_out import Proved
+from minitron_quant.gptq.held_out import VerifiedLevel
 from minitron_quant.quantize.run import LevelResult
 
 
@@ -69,23 +69,21 @@ def show_plan(out: Output, summary: dict[str, Any]) -> None:
     )
 
 
-def show_verified(out: Output, made: Sequence[Proved]) -> None:
+def show_verified(out: Output, made: Sequence[VerifiedLevel]) -> None:
     """Levels made with GPTQ beside their plain files, measured on held-out text."""
     if out.as_json:
         out.document({"levels": [_verified_document(each) for each in made]})
         return
     rows = []
     for each in made:
-        proof, result = each.proof, each.result
-        low, high = (
-            100 * end / proof.plain for end in (proof.difference.low, proof.difference.high)
-        )
+        proof, result = each.comparison, each.result
+        low, high = proof.interval_pct
         rows.append(
             [
                 result.level,
                 show_mib(result.bytes / 2**20),
-                f"{proof.plain:.5f}",
-                f"{proof.gptq:.5f}",
+                f"{proof.baseline_kld:.5f}",
+                f"{proof.kld:.5f}",
                 f"{proof.change_pct:+.1f} %",
                 f"{low:+.1f} … {high:+.1f} %",
                 str(result.path),
@@ -97,8 +95,8 @@ def show_verified(out: Output, made: Sequence[Proved]) -> None:
     out.table(headers, rows)
 
 
-def _verified_document(made: Proved) -> dict[str, Any]:
-    proof, result = made.proof, made.result
+def _verified_document(made: VerifiedLevel) -> dict[str, Any]:
+    proof, result = made.comparison, made.result
     return {
         "level": result.level,
         "path": str(result.path),
@@ -108,8 +106,8 @@ def _verified_document(made: Proved) -> dict[str, Any]:
         "kept": "gptq" if proof.better else "plain",
         "text": proof.text,
         "chunks": proof.chunks,
-        "plain_kld": proof.plain,
-        "gptq_kld": proof.gptq,
+        "plain_kld": proof.baseline_kld,
+        "gptq_kld": proof.kld,
         "change_pct": proof.change_pct,
         "difference": [proof.difference.mean, proof.difference.low, proof.difference.high],
     }

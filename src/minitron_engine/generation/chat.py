@@ -1,4 +1,4 @@
-"""A conversation with a model: messages in, streamed answers out, what is cached used again."""
+"""A conversation with a model: messages in, streamed answers out, with the cache reused."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 
 from minitron_core.errors import Usage
-from minitron_engine.generation.generate import Generation, GenerationSettings, prompt_tokens
-from minitron_engine.generation.slots import Job, Slots
+from minitron_engine.generation.generate import prompt_tokens
+from minitron_engine.generation.slots import GenerationRequest, Slots
+from minitron_engine.generation.steps import GenerationSettings, GenerationStep
 from minitron_engine.isolation.chat_template import ChatTemplate, Message, chat_tokens
 from minitron_engine.llama.model import Model
 from minitron_engine.llama.tokenization import Tokens
@@ -17,9 +18,10 @@ _MOST_SEEDS = 2**32 - 1
 
 
 class Conversation:
-    """Messages and their answers; without a template one text that both sides write on.
+    """Messages and their answers; without a template, one text that both sides continue.
 
-    left_out: messages that did not fit into the context the last time, the oldest first.
+    left_out: how many of the oldest messages (or tokens, without a template) did not fit into the
+    context the last time. used: tokens of the context after the last answer.
     """
 
     def __init__(
@@ -38,62 +40,63 @@ class Conversation:
 
     @property
     def n_ctx(self) -> int:
-        """The context in tokens, of which `used` are taken."""
+        """The size of the context in tokens."""
         return self._slots.n_ctx
 
-    def say(self, text: str, result: Generation) -> Iterator[str]:
-        """Add a user's message and stream the answer to it. Errors leave the messages as before.
+    def say(self, text: str) -> Iterator[GenerationStep]:
+        """Add a user's message and yield the steps of the answer. Errors leave messages as before.
 
         Ctrl-C ends the answer where it is `interrupts.deferred`.
         """
         self.messages.append({"role": "user", "content": text})
         try:
-            yield from self._answer(result)
+            yield from self._answer()
         except BaseException:
             self.messages.pop()
             raise
 
-    def again(self, result: Generation) -> Iterator[str]:
-        """Stream another answer to the last message of the user, drawn with another seed."""
+    def regenerate(self) -> Iterator[GenerationStep]:
+        """Yield the steps of another answer to the user's last message, drawn with another seed."""
         if not self.messages or self.messages[-1]["role"] != "assistant":
-            raise Usage("there is no answer yet to give again")
+            raise Usage("there is no answer yet to regenerate")
         last = self.messages.pop()
         self._repeated += 1
         try:
-            yield from self._answer(result)
+            yield from self._answer()
         except BaseException:
             self.messages.append(last)
             raise
 
     def set_system(self, text: str) -> None:
-        """Give the model its instructions; an empty text takes them away."""
+        """Set the system message; an empty text removes it. Usage: there is no chat template."""
         if self._template is None and text:
-            raise Usage("there is no system message without a chat template")
+            raise Usage("a system message needs a chat template")
         rest = [message for message in self.messages if message["role"] != "system"]
         self.messages = [{"role": "system", "content": text}] * bool(text) + rest
 
-    def _answer(self, result: Generation) -> Iterator[str]:
+    def _answer(self) -> Iterator[GenerationStep]:
         tokens = self._prompt()
         sampling = self._settings.sampling
         seed = (sampling.seed + self._repeated) % _MOST_SEEDS
-        job = Job(tokens, replace(self._settings, sampling=replace(sampling, seed=seed)), result)
-        self._slots.submit(job)
+        settings = replace(self._settings, sampling=replace(sampling, seed=seed))
+        request = GenerationRequest(tokens, settings)
+        self._slots.submit(request)
         try:
-            while not job.done and not interrupts.pending():
-                for _, text in self._slots.step():
-                    if text:
-                        yield text
-            if job.error is not None:
-                raise job.error
-            if not job.done:
-                result.finish_reason = "interrupted"
+            while not request.done and not interrupts.pending():
+                for _, step in self._slots.step():
+                    if request.error is None:
+                        yield step
+            if request.error is not None:
+                raise request.error
+            if not request.done:
+                yield GenerationStep("", None, "interrupted", request.result.timings)
         finally:
-            self._slots.cancel(job)
-        self.used = len(tokens) + len(result.tokens)
-        self.messages.append({"role": "assistant", "content": result.text})
+            self._slots.cancel(request)
+        self.used = len(tokens) + len(request.result.tokens)
+        self.messages.append({"role": "assistant", "content": request.result.text})
 
     def _prompt(self) -> Tokens:
-        """The prompt, without the oldest messages where not all fit with room for an answer."""
+        """The prompt, without the oldest messages if not all fit beside an answer."""
         room = self.n_ctx - min(256, self.n_ctx // 4)
         if self._template is None:
             tokens = prompt_tokens(self._model, self._text())
@@ -107,7 +110,7 @@ class Conversation:
             if len(tokens) <= room or len(kept) <= first + 1:
                 self.left_out = len(self.messages) - len(kept)
                 return tokens
-            # a question leaves with its answer, since templates want turns to alternate
+            # a question leaves with its answer, since templates expect alternating roles
             del kept[first : first + 2]
 
     def _text(self) -> str:

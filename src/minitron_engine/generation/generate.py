@@ -1,102 +1,29 @@
-"""Generate text: prompt in, a stream of whole characters out."""
+"""Generate text: a prompt in, one step for each token out."""
 
-import codecs
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from minitron_core.errors import Usage
 from minitron_engine.generation.sampler import Sampler, open_sampler
-from minitron_engine.generation.sampling import SamplingSettings
-from minitron_engine.generation.sequence import Sequence
-from minitron_engine.generation.speculative import Drafter, Exact, Speculation, common_prefix
+from minitron_engine.generation.sequence import Sequence, common_prefix
+from minitron_engine.generation.speculative import Drafter, ExactVerifier, Speculation
+from minitron_engine.generation.steps import (
+    GenerationSettings,
+    GenerationStep,
+    StepBuilder,
+    Timings,
+)
 from minitron_engine.llama.context import Context
 from minitron_engine.llama.model import Model
 from minitron_engine.llama.tokenization import Tokens
 
 
-@dataclass(frozen=True)
-class GenerationSettings:
-    """How much to generate and when to stop; `n_predict` in tokens, below 0 for no limit.
-
-    When the context is full, the answer ends, or with `context_shift` goes on without the older
-    half of what follows the prompt's first `keep` tokens (below 0: all of the prompt).
-    """
-
-    sampling: SamplingSettings
-    n_predict: int = 128
-    stop: tuple[str, ...] = ()
-    context_shift: bool = False
-    keep: int = 0
-    draft_max: int = 8
-
-
-@dataclass
-class Generation:
-    """What happened, filled in while the text streams; times in seconds."""
-
-    prompt_tokens: int = 0
-    reused_tokens: int = 0
-    tokens: list[int] = field(default_factory=list)
-    text: str = ""
-    finish_reason: str = "length"
-    speculation: Speculation | None = None
-    prompt_seconds: float = 0.0
-    first_token_seconds: float = 0.0
-    generation_seconds: float = 0.0
-
-    @property
-    def prompt_tokens_per_second(self) -> float:
-        """Prompt processing speed."""
-        computed = self.prompt_tokens - self.reused_tokens
-        return computed / self.prompt_seconds if self.prompt_seconds else 0.0
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Speed after the first token, which the prompt's decode already paid for."""
-        later = len(self.tokens) - 1
-        return later / self.generation_seconds if later > 0 and self.generation_seconds else 0.0
-
-
-class StopBuffer:
-    """Hold back text that could be the beginning of a stop string.
-
-    `push` gives what is safe to show; `stopped` turns true where a stop string was completed.
-    """
-
-    def __init__(self, stops: tuple[str, ...]) -> None:
-        self._stops = tuple(stop for stop in stops if stop)
-        self._held = ""
-        self.stopped = False
-
-    def push(self, text: str) -> str:
-        """Add text; returns the part that no stop string can claim any more."""
-        self._held += text
-        found = [at for at in map(self._held.find, self._stops) if at >= 0]
-        if found:
-            self.stopped = True
-            shown, self._held = self._held[: min(found)], ""
-            return shown
-        keep = max((self._overlap(stop) for stop in self._stops), default=0)
-        cut = len(self._held) - keep
-        shown, self._held = self._held[:cut], self._held[cut:]
-        return shown
-
-    def rest(self) -> str:
-        """What is still held back once the generation is over."""
-        return "" if self.stopped else self._held
-
-    def _overlap(self, stop: str) -> int:
-        # the longest beginning of the stop string that the held text ends with
-        longest = min(len(stop) - 1, len(self._held))
-        lengths = range(longest, 0, -1)
-        return next((n for n in lengths if self._held.endswith(stop[:n])), 0)
-
-
 def prompt_tokens(model: Model, prompt: str) -> Tokens:
-    """Token ids of a prompt, BOS included where the model wants one."""
+    """Token ids of a prompt, with BOS where the model wants one.
+
+    Raises Usage for an empty prompt where the model has no BOS.
+    """
     tokens = model.tokenize(prompt, add_special=True, parse_special=True)
     if len(tokens):
         return tokens
@@ -105,79 +32,63 @@ def prompt_tokens(model: Model, prompt: str) -> Tokens:
     return np.array([model.bos], dtype=np.int32)
 
 
+def check_room(prompt: int, n_ctx: int) -> None:
+    """Raise Usage where a prompt of so many tokens leaves no room for an answer."""
+    if prompt >= n_ctx:
+        raise Usage(
+            f"the prompt has {prompt} tokens, and the context takes {n_ctx}",
+            f"raise --ctx above {prompt}, or shorten the prompt",
+        )
+
+
 def generate(
     context: Context,
     tokens: Tokens,
     settings: GenerationSettings,
-    result: Generation,
     *,
     sequence: Sequence | None = None,
     drafter: Drafter | None = None,
-) -> Iterator[str]:
-    """Decode a prompt and yield text as it comes, never half a character, no stop string in it.
+) -> Iterator[GenerationStep]:
+    """Decode a prompt and yield a step for each token of the answer; the last has the reason.
 
-    sequence: one that may have computed the beginning of the prompt already; it holds everything
-    at the end. Fills `result` on the way, also when the consumer stops early or Ctrl-C is pressed.
+    sequence: one that may hold the beginning of the prompt already; at the end it holds everything.
+    drafter: proposes tokens that the model checks several at a time.
+    Ctrl-C while a step is computed ends the answer with the reason `interrupted`.
+    Raises Usage where the prompt is longer than the context, and as open_sampler does.
     """
-    if len(tokens) > context.n_ctx - 1:
-        raise Usage(
-            f"the prompt has {len(tokens)} tokens, and the context takes {context.n_ctx}",
-            f"raise --ctx above {len(tokens)}, or shorten the prompt",
-        )
-    held = StopBuffer(settings.stop)
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    result.prompt_tokens = len(tokens)
+    check_room(len(tokens), context.n_ctx)
     sequence = Sequence(context) if sequence is None else sequence
+    timings = Timings(len(tokens))
     try:
-        for piece in _pieces(sequence, tokens.tolist(), settings, result, drafter):
-            shown = held.push(decoder.decode(piece))
-            result.text += shown
-            if shown:
-                yield shown
-            if held.stopped:
-                result.finish_reason = "stop"
-                return
-        rest = held.push(decoder.decode(b"", final=True)) + held.rest()
-        result.text += rest
-        if rest:
-            yield rest
+        for step in _steps(sequence, tokens.tolist(), settings, drafter):
+            timings = step.timings
+            yield step
     except KeyboardInterrupt:
-        result.finish_reason = "interrupted"
+        yield GenerationStep("", None, "interrupted", timings)
 
 
-def _pieces(
-    sequence: Sequence,
-    prompt: list[int],
-    settings: GenerationSettings,
-    result: Generation,
-    drafter: Drafter | None,
-) -> Iterator[bytes]:
+def _steps(
+    sequence: Sequence, prompt: list[int], settings: GenerationSettings, drafter: Drafter | None
+) -> Iterator[GenerationStep]:
     model = sequence.context.model
     with open_sampler(model, settings.sampling) as sampler:
         sampler.accept_prompt(prompt)
-        started = time.perf_counter()
-        result.reused_tokens = min(common_prefix(sequence.tokens, prompt), len(prompt) - 1)
-        sequence.forget(result.reused_tokens)
-        sequence.append(prompt[result.reused_tokens :])
-        result.speculation = _speculation(sequence, settings, drafter)
+        reused = min(common_prefix(sequence.tokens, prompt), len(prompt) - 1)
+        builder = StepBuilder(model, settings, len(prompt), reused)
+        sequence.forget(reused)
+        sequence.append(prompt[reused:])
+        speculation = _speculation(sequence, settings, drafter)
         if settings.n_predict == 0:
+            yield builder.end("length")
             return
-        for token in _chosen(sequence, sampler, settings, result, len(prompt)):
-            now = time.perf_counter()
-            if not result.tokens:
-                # the logits are waited for by the first sample, not by the decode before it
-                result.prompt_seconds = result.first_token_seconds = now - started
-            result.generation_seconds = now - started - result.prompt_seconds
-            if token is None:
-                result.finish_reason = "grammar"
+        for token in _chosen(sequence, sampler, settings, builder, speculation, len(prompt)):
+            if speculation is not None:
+                builder.drafted, builder.accepted = speculation.drafted, speculation.accepted
+            step = builder.take(token)
+            yield step
+            if step.finish_reason is not None:
                 return
-            if model.is_end(token):
-                result.finish_reason = "end"
-                return
-            result.tokens.append(token)
-            yield model.piece(token)
-            if len(result.tokens) == settings.n_predict:
-                return
+        yield builder.end("context")
 
 
 def _speculation(
@@ -189,33 +100,34 @@ def _speculation(
     if sampling.greedy and not sampling.plain:
         # the lead of the likeliest token says nothing where its logit is changed afterwards
         return None
-    exact = Exact(sequence, settings.draft_max + 1) if sampling.greedy else None
-    return Speculation(drafter, settings.draft_max, exact)
+    verifier = ExactVerifier(sequence, settings.draft_max + 1) if sampling.greedy else None
+    return Speculation(drafter, settings.draft_max, verifier)
 
 
 def _chosen(
     sequence: Sequence,
     sampler: Sampler,
     settings: GenerationSettings,
-    result: Generation,
+    builder: StepBuilder,
+    speculation: Speculation | None,
     prompt: int,
 ) -> Iterator[int | None]:
-    """Tokens without end, or until the context is full."""
-    handle, n_ctx = sequence.context.handle, sequence.context.n_ctx
-    keep = settings.keep + sequence.context.model.add_bos
+    """Tokens until the context is full, each decoded when the next one is asked for."""
+    context = sequence.context
+    keep = settings.keep + context.model.add_bos
     keep = keep if 0 <= settings.keep <= prompt else prompt
-    token = sampler.sample(handle)
+    token = sampler.sample(context)
     yield token
     while token is not None:
-        if len(sequence) + 1 >= n_ctx and not (settings.context_shift and sequence.shift(keep)):
-            result.finish_reason = "context"
+        full = len(sequence) + 1 >= context.n_ctx
+        if full and not (settings.context_shift and sequence.shift(keep)):
             return
-        if result.speculation is None:
+        if speculation is None:
             sequence.append([token])
-            token = sampler.sample(handle)
+            token = sampler.sample(context)
             yield token
             continue
-        room = settings.n_predict - len(result.tokens) if settings.n_predict >= 0 else n_ctx
-        for following in result.speculation.follow(sequence, sampler, token, room):
+        room = settings.n_predict - builder.tokens if settings.n_predict >= 0 else context.n_ctx
+        for following in speculation.follow(sequence, sampler, token, room):
             token = following
             yield token

@@ -10,16 +10,18 @@ import pytest
 from helpers.support import ROOT
 from minitron_core.errors import Damaged, NotFound, Usage
 from minitron_core.progress import ignore
-from minitron_engine.generation.generate import Generation, GenerationSettings, generate
+from minitron_engine.generation.generate import generate
 from minitron_engine.generation.sampling import SamplingSettings
+from minitron_engine.generation.steps import GenerationSettings, collect
 from minitron_engine.llama.context import open_context
 from minitron_engine.llama.settings import ContextSettings, ModelSettings
 from minitron_engine.loading import open_model
+from minitron_quant.tasks.answers import answer_problems
 from minitron_quant.tasks.batch_generate import GreedySettings, generate_batch
 from minitron_quant.tasks.definitions import arc, gsm8k, mmlu
 from minitron_quant.tasks.likelihood import ScoreSettings
 from minitron_quant.tasks.registry import task_named
-from minitron_quant.tasks.task import PreparedProblems, Problem, TaskOptions
+from minitron_quant.tasks.task import Problem, TaskOptions
 
 # the data sets themselves are not part of the repository
 EVAL = Path(os.environ.get("MINITRON_EVAL_DATA", ROOT.parent / "shared" / "eval"))
@@ -187,14 +189,14 @@ def test_generate_batch_equals_single_generation(nano_llama: Path) -> None:
                 context.clear()
                 tokens = model.tokenize(prompt, add_special=True, parse_special=False)
                 settings = GenerationSettings(SamplingSettings(0, temperature=0), n_predict=8)
-                assert "".join(generate(context, tokens, settings, Generation())) == text
+                assert collect(generate(context, tokens, settings)).text == text
         stop = texts[1][6:8]
         ended, _ = generate_batch(model, prompts[1:2], GreedySettings((stop,), 8))
         assert ended == [texts[1][: texts[1].index(stop)]]
         assert generate_batch(model, [], GreedySettings((), 8)) == ([], 0)
 
 
-def test_prepared_problems_answer_by_number(nano_llama: Path) -> None:
+def test_answer_problems_by_number(nano_llama: Path) -> None:
     with open_model(ModelSettings(nano_llama)) as model:
         prompt = "Question: 1?\nAnswer:"
         (text,), _ = generate_batch(model, [prompt], GreedySettings(gsm8k.TASK.stop, 12))
@@ -202,7 +204,7 @@ def test_prepared_problems_answer_by_number(nano_llama: Path) -> None:
             Problem("line 1", prompt, gsm8k.number_in(text)),
             Problem("line 1", prompt, "-12345"),
         ]
-        answers = PreparedProblems(problems, gsm8k.TASK, 12).answer(model, ScoreSettings(), ignore)
+        answers = answer_problems(problems, gsm8k.TASK, 12, model, ScoreSettings(), ignore)
     assert [answer.right for answer in answers.answers] == [True, False]
 
 

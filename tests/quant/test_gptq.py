@@ -1,4 +1,4 @@
-"""Quantization with error feedback: ordinary files of the same size, better, and resumable."""
+"""Quantization with GPTQ: ordinary files of the same size, better, and resumable."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +19,9 @@ from minitron_quant.covariance.collect import CovarianceSettings, collect_covari
 from minitron_quant.covariance.files import Covariance, open_covariance
 from minitron_quant.gptq.cholesky import error_of, factor_block
 from minitron_quant.gptq.encoder import GptqEncoder
-from minitron_quant.gptq.held_out import Proof, make_proved
+from minitron_quant.gptq.held_out import GptqComparison, quantize_verified
 from minitron_quant.levels import parse_levels
-from minitron_quant.mixed_precision.gptq_costs import with_gptq
+from minitron_quant.mixed_precision.predict_kld import with_gptq
 from minitron_quant.mixed_precision.sensitivity_file import Sensitivity, TensorSensitivity
 from minitron_quant.perplexity.settings import MeasureSettings
 from minitron_quant.quantize.prepare import QuantizeSettings, prepare
@@ -59,7 +59,7 @@ def plain(short_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return quantize(short_llama, tmp_path_factory.mktemp("plain"), *LEVELS)
 
 
-def test_the_files_are_ordinary_ones_of_the_same_size(
+def test_run_with_gptq_makes_ordinary_files_of_the_same_size(
     made: dict[str, LevelResult], plain: dict[str, LevelResult]
 ) -> None:
     for level in LEVELS:
@@ -93,7 +93,7 @@ def errors(path: Path, source: Path, covariance: Covariance) -> dict[str, float]
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_every_tensor_errs_less_where_it_matters(
+def test_run_with_gptq_lowers_the_error_of_every_tensor(
     level: str,
     short_llama: Path,
     made: dict[str, LevelResult],
@@ -112,7 +112,7 @@ class Stop(BaseException):
     pass
 
 
-def test_an_interrupted_job_ends_in_the_same_bytes_whatever_the_threads(
+def test_run_with_gptq_resumed_gives_the_same_bytes_with_any_threads(
     short_llama: Path, made: dict[str, LevelResult], covariance: Path, tmp_path: Path
 ) -> None:
     settings = QuantizeSettings(short_llama, tuple(parse_levels(["Q4_0"])), tmp_path, threads=1)
@@ -129,7 +129,7 @@ def test_an_interrupted_job_ends_in_the_same_bytes_whatever_the_threads(
     assert all(result.kept for result in run(prepare(settings, gptq)))
 
 
-def test_a_plain_file_is_not_taken_for_one_with_feedback(
+def test_run_with_gptq_does_not_keep_a_plain_file(
     short_llama: Path, covariance: Path, tmp_path: Path
 ) -> None:
     quantize(short_llama, tmp_path, "Q4_0")
@@ -137,7 +137,7 @@ def test_a_plain_file_is_not_taken_for_one_with_feedback(
         quantize(short_llama, tmp_path, "Q4_0", refiner=encoder_of(short_llama, covariance))
 
 
-def test_a_covariance_is_an_importance_matrix_too(
+def test_prepare_uses_a_covariance_as_importance_matrix(
     short_llama: Path, covariance: Path, tmp_path: Path
 ) -> None:
     settings = QuantizeSettings(short_llama, tuple(parse_levels(["IQ2_XXS"])), tmp_path)
@@ -145,12 +145,14 @@ def test_a_covariance_is_an_importance_matrix_too(
     assert TYPE[types["blk.0.ffn_up.weight"]].name == "iq2_xxs"
 
 
-def test_a_covariance_of_another_model_is_refused(nano_nemotron: Path, covariance: Path) -> None:
+def test_gptq_encoder_refuses_the_covariance_of_another_model(
+    nano_nemotron: Path, covariance: Path
+) -> None:
     with pytest.raises(Damaged, match="another model"):
         encoder_of(nano_nemotron, covariance)
 
 
-def test_too_little_text_is_said_and_damped(short_llama: Path, tmp_path: Path) -> None:
+def test_gptq_encoder_notes_and_damps_too_little_text(short_llama: Path, tmp_path: Path) -> None:
     path = tmp_path / "little.gguf"
     chunks = ChunkSettings(n_ctx=64, n_batch=128, limit=2, threads=1)
     with open_model(ModelSettings(short_llama, n_ctx=128)) as model:
@@ -162,7 +164,7 @@ def test_too_little_text_is_said_and_damped(short_llama: Path, tmp_path: Path) -
     assert not dampings or min(dampings) >= 0.1
 
 
-def test_a_singular_covariance_is_damped_more_and_told(
+def test_gptq_encoder_damps_a_singular_covariance_and_warns(
     short_llama: Path, covariance: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name, mean = "blk.0.attn_q.weight", Covariance.mean
@@ -184,44 +186,46 @@ def test_a_singular_covariance_is_damped_more_and_told(
     assert all(block.damping > 0.01 for block in gptq.blocks(name) or [])
 
 
-def test_a_level_is_proved_on_another_text_or_stays_plain(
+def test_quantize_verified_keeps_the_plain_file_unless_gptq_is_better(
     short_llama: Path, covariance: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = QuantizeSettings(short_llama, tuple(parse_levels(["Q4_0"])), tmp_path)
     gptq = encoder_of(short_llama, covariance)
     chunks = ChunkSettings(n_ctx=128, n_batch=256, limit=2, threads=1)
     held_out = MeasureSettings((), EXAMPLES / "held-out.txt", chunks, reference=short_llama)
-    (made,) = make_proved(settings, gptq, held_out)
-    assert made.proof.better
-    assert made.proof.change_pct < -20
-    assert made.proof.difference.mean == pytest.approx(made.proof.gptq - made.proof.plain)
+    (made,) = quantize_verified(settings, gptq, held_out)
+    assert made.comparison.better
+    assert made.comparison.change_pct < -20
+    assert made.comparison.difference.mean == pytest.approx(
+        made.comparison.kld - made.comparison.baseline_kld
+    )
     assert "minitron.gptq.texts" in open_gguf(made.result.path).metadata
-    (again,) = make_proved(settings, gptq, held_out)
+    (again,) = quantize_verified(settings, gptq, held_out)
     assert again.result.kept
-    assert again.proof == made.proof
+    assert again.comparison == made.comparison
 
-    monkeypatch.setattr(Proof, "better", False)
-    (worse,) = make_proved(replace(settings, replace="outdated"), gptq, held_out)
+    monkeypatch.setattr(GptqComparison, "better", False)
+    (worse,) = quantize_verified(replace(settings, replace="outdated"), gptq, held_out)
     assert "minitron.gptq.texts" not in open_gguf(worse.result.path).metadata
     assert worse.result.bytes < made.result.bytes
     assert sorted(file.name for file in tmp_path.iterdir()) == [
-        "nano-llama-Q4_0.gptq.json",
         "nano-llama-Q4_0.gguf",
+        "nano-llama-Q4_0.gptq.json",
         "nano-llama.manifest.json",
     ]
 
 
-def test_the_calibration_text_proves_nothing(
+def test_quantize_verified_refuses_the_calibration_text(
     short_llama: Path, covariance: Path, tmp_path: Path
 ) -> None:
     settings = QuantizeSettings(short_llama, tuple(parse_levels(["Q4_0"])), tmp_path)
     gptq = encoder_of(short_llama, covariance)
     held_out = MeasureSettings((), EXAMPLES / "calibration.txt", ChunkSettings())
     with pytest.raises(Usage, match="proves nothing"):
-        make_proved(settings, gptq, held_out)
+        quantize_verified(settings, gptq, held_out)
 
 
-def test_the_dial_reckons_with_what_feedback_leaves_of_costs(
+def test_with_gptq_scales_costs_by_the_error_that_is_left(
     short_llama: Path, covariance: Path
 ) -> None:
     feedback = GptqEncoder(covariance, [open_gguf(short_llama)])

@@ -1,4 +1,4 @@
-"""Error feedback: every type's blocks hold what was chosen, and are never worse than plain ones."""
+"""GPTQ of every type: blocks hold the chosen codes and are never worse than plain ones."""
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def errors(kind: int, data: Bytes, blocks: list[BlockFactor]) -> NDArray[np.floa
 
 
 @pytest.mark.parametrize("name", TYPES)
-def test_errors_are_much_smaller_and_no_row_is_worse(name: str) -> None:
+def test_encode_rows_lowers_errors_and_worsens_no_row(name: str) -> None:
     kind, blocks = TYPE_ID[name], factors(inputs(), 256)
     before = plain(kind, weights(), inputs().diagonal())
     after = encode_rows(kind, weights(), before, blocks)
@@ -65,7 +65,7 @@ def test_errors_are_much_smaller_and_no_row_is_worse(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TYPES)
-def test_the_library_decodes_exactly_what_was_chosen(name: str) -> None:
+def test_coders_pack_what_the_library_decodes(name: str) -> None:
     kind = TYPE_ID[name]
     coder = coder_of(kind, plain(kind, weights(), inputs().diagonal()), ROWS)
     remains = solve(coder, weights(), factors(inputs()))
@@ -88,7 +88,7 @@ def fields_of(name: str) -> list[Field]:
 
 
 @pytest.mark.parametrize("name", TYPES)
-def test_a_block_is_made_of_its_fields_and_nothing_else(name: str) -> None:
+def test_fields_cover_every_bit_of_a_block_once(name: str) -> None:
     blocks = np.zeros((1, TYPE[TYPE_ID[name]].block_bytes), np.uint8)
     for field in fields_of(name):
         before = int(np.unpackbits(blocks).sum())
@@ -101,7 +101,7 @@ def test_a_block_is_made_of_its_fields_and_nothing_else(name: str) -> None:
 @pytest.mark.parametrize("name", TYPES)
 @settings(max_examples=20)
 @given(data=st.data())
-def test_fields_are_read_as_they_were_written(name: str, data: st.DataObject) -> None:
+def test_read_returns_what_write_wrote(name: str, data: st.DataObject) -> None:
     size = TYPE[TYPE_ID[name]].block_bytes
     blocks = np.frombuffer(data.draw(st.binary(min_size=size, max_size=size)), "u1")
     copy = blocks.reshape(1, -1).copy()
@@ -120,14 +120,14 @@ def test_codewords_are_all_different(name: str) -> None:
     assert table.shape[1] == CODEBOOKS[name].vector
 
 
-def test_independent_inputs_leave_nothing_to_pay_back_but_scales() -> None:
+def test_encode_rows_changes_only_scales_for_independent_inputs() -> None:
     kind, blocks = TYPE_ID["q8_0"], factors(np.eye(COLUMNS))
     before = plain(kind, weights(), np.ones(COLUMNS))
     after = encode_rows(kind, weights(), before, blocks)
     assert (errors(kind, after, blocks) <= errors(kind, before, blocks)).all()
 
 
-def test_a_singular_covariance_raises_the_damping() -> None:
+def test_factor_block_raises_the_damping_of_a_singular_covariance() -> None:
     rank_one = np.ones((COLUMNS, COLUMNS))
     block = factor_block(0, rank_one, 0.0)
     assert block.damping > 0
@@ -138,14 +138,14 @@ def test_a_singular_covariance_raises_the_damping() -> None:
     assert errors(kind, after, [block]).sum() < 0.1 * errors(kind, before, [block]).sum()
 
 
-def test_no_inputs_at_all_change_nothing() -> None:
+def test_encode_rows_without_inputs_changes_nothing() -> None:
     block = factor_block(0, np.zeros((COLUMNS, COLUMNS)), 0.02)
     kind = TYPE_ID["q4_K"]
     before = plain(kind, weights(), np.ones(COLUMNS))
     assert (encode_rows(kind, weights(), before, [block]) == before).all()
 
 
-def test_the_factor_is_that_of_the_damped_ordered_covariance() -> None:
+def test_factor_block_factors_the_damped_ordered_covariance() -> None:
     covariance = inputs(96)
     block = factor_block(0, covariance, 0.1)
     damped = covariance + 0.1 * covariance.diagonal().mean() * np.eye(96)
@@ -156,6 +156,6 @@ def test_the_factor_is_that_of_the_damped_ordered_covariance() -> None:
     assert (np.diff(spans) <= 0).all()
 
 
-def test_types_without_codes_are_not_supported() -> None:
+def test_supports_refuses_types_without_codes() -> None:
     assert supports(TYPE_ID["q4_K"])
     assert not supports(TYPE_ID["f16"])

@@ -1,4 +1,4 @@
-"""Predictions with feedback: fitted to one half of the text, measured on the other."""
+"""Predictions with GPTQ: fitted to one half of the text, measured on the other."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -52,7 +52,7 @@ def probed(settings: SensitivitySettings, sample: Sequence[int]) -> float:
         )
 
 
-def test_codes_know_the_first_half_and_are_measured_on_the_second(
+def test_predict_kld_fits_one_half_and_measures_the_other(
     settings: SensitivitySettings,
     measured: Sensitivity,
     covariance: Path,
@@ -85,7 +85,7 @@ def test_codes_know_the_first_half_and_are_measured_on_the_second(
     assert predicted("f16") < 1e-12
 
 
-def test_a_solved_file_says_what_was_predicted_and_keeps_it(
+def test_make_stores_the_prediction_and_reuses_it(
     settings: SensitivitySettings,
     measured: Sensitivity,
     covariance: Path,

@@ -11,21 +11,16 @@ from hypothesis import strategies as st
 
 from helpers.support import quantize
 from minitron_core.errors import Unsupported
-from minitron_engine.generation.generate import (
-    Generation,
-    GenerationSettings,
-    generate,
-    prompt_tokens,
-)
+from minitron_engine.generation.generate import generate, prompt_tokens
 from minitron_engine.generation.sampling import SamplingSettings
-from minitron_engine.generation.sequence import Sequence
+from minitron_engine.generation.sequence import Sequence, common_prefix
 from minitron_engine.generation.speculative import (
     Drafter,
     DraftModel,
-    Lookup,
+    PromptLookup,
     Speculation,
-    common_prefix,
 )
+from minitron_engine.generation.steps import Generation, GenerationSettings, collect
 from minitron_engine.llama.context import Context, open_context
 from minitron_engine.llama.settings import ContextSettings, ModelSettings
 from minitron_engine.loading import open_model
@@ -50,29 +45,26 @@ def opened() -> Iterator[Open]:
 def answer(
     context: Context, prompt: str, drafter: Drafter | None = None, **more: Any
 ) -> Generation:
-    result = Generation()
     tokens = prompt_tokens(context.model, prompt)
     settings = GenerationSettings(**({"sampling": GREEDY, "n_predict": 64} | more))
-    for _ in generate(context, tokens, settings, result, drafter=drafter):
-        pass
-    return result
+    return collect(generate(context, tokens, settings, drafter=drafter))
 
 
 @pytest.mark.parametrize("name", ["nano_llama", "nano_nemotron"])
-def test_lookup_gives_the_same_greedy_answers(
+def test_prompt_lookup_keeps_greedy_answers(
     name: str, opened: Open, request: pytest.FixtureRequest
 ) -> None:
     context = opened(request.getfixturevalue(name))
     accepted = 0
     for prompt in PROMPTS:
-        guessed = answer(context, prompt, Lookup())
+        guessed = answer(context, prompt, PromptLookup())
         assert guessed.tokens == answer(context, prompt).tokens
-        assert guessed.speculation is not None
-        accepted += guessed.speculation.accepted
+        assert guessed.timings.accepted is not None
+        accepted += guessed.timings.accepted
     assert accepted > 50
 
 
-def test_a_low_level_drafts_for_a_high_one(
+def test_draft_model_keeps_greedy_answers(
     nano_llama: Path, nano_nemotron: Path, opened: Open, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("drafts")
@@ -84,30 +76,33 @@ def test_a_low_level_drafts_for_a_high_one(
         drafter = DraftModel(Sequence(small), sequence, 0.3)
         guessed = answer(target, prompt, drafter)
         assert guessed.tokens == answer(target, prompt).tokens
-        assert guessed.speculation is not None
-        accepted += guessed.speculation.accepted
+        assert guessed.timings.accepted is not None
+        accepted += guessed.timings.accepted
     assert accepted > 10
     other = Sequence(opened(nano_nemotron))
     with pytest.raises(Unsupported, match="other tokens"):
         DraftModel(Sequence(small), other, 0.5)
 
 
-def test_a_full_context_and_a_limit_hold_with_guesses(nano_llama: Path, opened: Open) -> None:
+def test_speculation_keeps_limits(nano_llama: Path, opened: Open) -> None:
     context = opened(nano_llama, 256)
     text = "one two three " * 28
     for more in ({"n_predict": -1}, {"n_predict": 3}, {"n_predict": 0}):
-        plain, guessed = answer(context, text, **more), answer(context, text, Lookup(), **more)
+        plain, guessed = (
+            answer(context, text, **more),
+            answer(context, text, PromptLookup(), **more),
+        )
         assert (guessed.tokens, guessed.finish_reason) == (plain.tokens, plain.finish_reason)
 
 
-def test_penalties_and_greed_do_without_guesses(nano_llama: Path, opened: Open) -> None:
+def test_speculation_is_off_for_greedy_with_penalties(nano_llama: Path, opened: Open) -> None:
     sampling = SamplingSettings(seed=0, temperature=0.0, repeat_penalty=1.2)
-    result = answer(opened(nano_llama), "The", Lookup(), sampling=sampling, n_predict=4)
-    assert result.speculation is None
+    result = answer(opened(nano_llama), "The", PromptLookup(), sampling=sampling, n_predict=4)
+    assert result.timings.drafted is None
 
 
-def test_lookup_finds_the_latest_longest_match() -> None:
-    lookup = Lookup()
+def test_prompt_lookup_finds_the_latest_longest_match() -> None:
+    lookup = PromptLookup()
     assert lookup.propose([1, 2, 3, 9, 1, 2, 4, 1, 2], 3) == [4, 1, 2]
     assert lookup.propose([1, 2, 3, 9, 1, 2, 4, 1, 2, 3, 9], 2) == [1, 2]
     # the context was shifted: nothing that is gone may be proposed
@@ -134,7 +129,7 @@ class Tape:
     def forget(self, start: int) -> None:
         del self.tokens[start:]
 
-    def sample(self, _handle: int, row: int = -1) -> int:
+    def sample(self, _context: Any, row: int = -1) -> int:
         end = len(self.tokens) - (0 if row < 0 else self._rows - 1 - row)
         return hash((self._salt, *self.tokens[:end])) % 3
 
@@ -149,7 +144,9 @@ class Guesses:
 
 
 @given(salt=st.integers(), guesses=st.lists(st.integers(0, 2), max_size=60), most=st.integers(1, 6))
-def test_any_guesses_give_the_plain_tokens(salt: int, guesses: list[int], most: int) -> None:
+def test_speculation_gives_the_plain_tokens_for_any_draft(
+    salt: int, guesses: list[int], most: int
+) -> None:
     plain: Any = Tape(salt)
     expected = [plain.sample(0)]
     while len(expected) < 40:
@@ -167,7 +164,7 @@ def test_any_guesses_give_the_plain_tokens(salt: int, guesses: list[int], most: 
 
 
 @given(st.lists(st.integers(0, 1)), st.lists(st.integers(0, 1)))
-def test_common_prefix(first: list[int], second: list[int]) -> None:
+def test_common_prefix_is_the_longest(first: list[int], second: list[int]) -> None:
     n = common_prefix(first, second)
     assert first[:n] == second[:n]
     assert first[n : n + 1] != second[n : n + 1] or n == min(len(first), len(second))

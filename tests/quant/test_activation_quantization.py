@@ -1,4 +1,4 @@
-"""What quantized kernels add: the noise of inputs rounded to 8 bits, and its cost."""
+"""Activation quantization: the noise of inputs rounded to 8 bits, and its cost."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from minitron_quant.mixed_precision.probe import round_trip
 CHUNKS = ChunkSettings(n_ctx=64, n_batch=64)
 
 
-def test_the_cost_is_that_of_noise_on_the_inputs() -> None:
+def test_rounding_costs_are_those_of_noise_on_the_inputs() -> None:
     random = np.random.default_rng(0)
     weights = random.standard_normal((5, 64)).astype(np.float32)
     noise = {SMALL: random.random(64), LARGE: random.random(64)}
@@ -34,7 +34,7 @@ def test_the_cost_is_that_of_noise_on_the_inputs() -> None:
     assert small == pytest.approx(float((weights**2 @ noise[SMALL]).sum()))
 
 
-def test_the_noise_is_what_ggml_s_rounding_makes() -> None:
+def test_rounding_noise_is_that_of_ggml() -> None:
     """In q8_0 blocks, which kernels turn inputs into; the largest of 32 itself stays exact."""
     rows = np.random.default_rng(1).standard_t(4, (4000, 64)).astype(np.float32)
     info = TensorInfo("x", (64, 4000), 0, 0, rows.nbytes)
@@ -44,7 +44,7 @@ def test_the_noise_is_what_ggml_s_rounding_makes() -> None:
     assert (peaks**2).mean() / (12 * 127**2) == pytest.approx(measured, rel=0.05)
 
 
-def test_inputs_of_a_model(nano_nemotron: Path) -> None:
+def test_rounding_noise_of_a_model_covers_its_weights(nano_nemotron: Path) -> None:
     shard = open_gguf(nano_nemotron)
     with open_model(ModelSettings(nano_nemotron, n_ctx=64)) as model:
         chunks = chunk_text(model, read_text(EXAMPLES / "held-out.txt"), CHUNKS, "text")[:2]
@@ -64,7 +64,7 @@ def test_inputs_of_a_model(nano_nemotron: Path) -> None:
     assert found[info.name][LARGE] == pytest.approx(wanted, rel=1e-4)
 
 
-def test_kernels_scale_blocks_by_type_and_device() -> None:
+def test_block_of_depends_on_type_and_device() -> None:
     assert block_of(TYPE_ID["q4_K"], "CPU") == block_of(TYPE_ID["iq3_s"], "CPU") == LARGE
     assert block_of(TYPE_ID["iq4_nl"], "CPU") == block_of(TYPE_ID["q8_0"], "CPU") == SMALL
     assert block_of(TYPE_ID["q4_K"], "CUDA0 (NVIDIA)") == SMALL

@@ -22,7 +22,7 @@ def torch_on_cpu() -> Arrays:
     return torch_arrays("cpu")
 
 
-def test_sums_are_the_same(torch_on_cpu: Arrays) -> None:
+def test_gram_sums_with_torch_equal_numpy(torch_on_cpu: Arrays) -> None:
     rows = np.random.default_rng(0).standard_normal((40, 96), np.float32)
     found = []
     for arrays in (NUMPY, torch_on_cpu):
@@ -36,7 +36,7 @@ def test_sums_are_the_same(torch_on_cpu: Arrays) -> None:
 
 
 @pytest.mark.parametrize("name", [*LAYOUTS, *CODEBOOKS])
-def test_codes_are_the_same(name: str, torch_on_cpu: Arrays) -> None:
+def test_encode_rows_with_torch_equals_numpy(name: str, torch_on_cpu: Arrays) -> None:
     random, kind = np.random.default_rng(1), TYPE_ID[name]
     inputs = random.standard_normal((64, COLUMNS)) * (1 + 9 * (random.random(COLUMNS) > 0.95))
     covariance = inputs.T @ inputs / 64
@@ -54,6 +54,6 @@ def test_codes_are_the_same(name: str, torch_on_cpu: Arrays) -> None:
     assert sums[0] == pytest.approx(sums[1], rel=1e-2)
 
 
-def test_without_a_gpu_numpy_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_best_arrays_without_a_gpu_is_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert best_arrays.__wrapped__() is NUMPY

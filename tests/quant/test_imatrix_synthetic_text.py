@@ -1,4 +1,4 @@
-"""Calibration texts that a model writes itself."""
+"""Synthetic calibration texts."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from minitron_quant.chunking import ChunkSettings, chunk_text, read_text
 from minitron_quant.imatrix.synthetic_text import SyntheticTextSettings, draw, write_synthetic_text
 
 
-def test_tokens_are_drawn_with_their_probabilities() -> None:
+def test_draw_follows_the_probabilities() -> None:
     probabilities = np.array([0.5, 0.0, 0.3, 0.15, 0.05])
     with np.errstate(divide="ignore"):
         logits = np.log(probabilities).astype(np.float32) + 7
@@ -23,7 +23,7 @@ def test_tokens_are_drawn_with_their_probabilities() -> None:
 
 
 @pytest.mark.parametrize("name", ["nano_llama", "nano_nemotron"])
-def test_a_model_writes_its_own_text(
+def test_write_synthetic_text_depends_on_the_seed_only(
     name: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     paths = [tmp_path / "a.txt", tmp_path / "b.txt", tmp_path / "other.txt"]
@@ -39,7 +39,7 @@ def test_a_model_writes_its_own_text(
     assert 200 < chunks.size < 400
 
 
-def test_special_tokens_count_as_text_unless_asked_for(nano_llama: Path) -> None:
+def test_chunk_text_parses_special_tokens_only_on_request(nano_llama: Path) -> None:
     with open_model(ModelSettings(nano_llama)) as model:
         text = model.piece(model.bos, special=True).decode() * 600
         plain, parsed = (

@@ -1,4 +1,4 @@
-"""Two lanes add up what one would: to the byte, in order; and nobody waits for what never comes."""
+"""Two contexts give the sums of one, to the byte, and stop together."""
 
 import threading
 import time
@@ -50,7 +50,7 @@ def collected(model: Path, chunks: ChunkSettings, target: Path, **more: Any) -> 
     [
         (64, 256, 12, IN_TWO),
         (64, 256, 7, IN_TWO),  # the last group has 3 chunks
-        (64, 256, 5, IN_TWO),  # or one, of which the second lane has none
+        (64, 256, 5, IN_TWO),  # or one, of which the second context has none
         (512, 2048, 7, IN_TWO),  # of 3 chunks llama.cpp takes 170 tokens each, and 2 that are left
         (520, 2080, 7, IN_ONE),  # 10 left: 30 tokens count, 10 of them alone would not
         (50, 150, 6, IN_TWO),
@@ -59,7 +59,7 @@ def collected(model: Path, chunks: ChunkSettings, target: Path, **more: Any) -> 
         (64, 64, 4, IN_ONE),  # nothing to divide
     ],
 )
-def test_the_bytes_do_not_depend_on_the_threads(
+def test_collect_gives_the_same_bytes_with_any_threads(
     n_ctx: int,
     n_batch: int,
     limit: int,
@@ -75,7 +75,7 @@ def test_the_bytes_do_not_depend_on_the_threads(
     assert opened[1:] == contexts
 
 
-def test_quantized_weights_and_other_norms(
+def test_collect_in_two_contexts_on_quantized_weights_and_other_norms(
     nano_nemotron: Path, short_llama: Path, tmp_path: Path, opened: list[int]
 ) -> None:
     # repacked weights are multiplied with four rows at once
@@ -89,7 +89,7 @@ def test_quantized_weights_and_other_norms(
     assert opened == [1, *IN_TWO] * 2
 
 
-def test_what_needs_one_context_gets_one(
+def test_open_decoder_uses_one_context_for_experts_and_perplexity(
     nano_llama: Path, tmp_path: Path, opened: list[int]
 ) -> None:
     collected(write_mixture(nano_llama, tmp_path / "moe.gguf"), SMALL, tmp_path / "m.gguf")
@@ -98,13 +98,13 @@ def test_what_needs_one_context_gets_one(
 
 
 @pytest.mark.parametrize("leads", [True, False], ids=["first", "second"])
-def test_an_error_of_either_lane_ends_both(
+def test_collect_stops_both_contexts_at_an_error_of_either_collector(
     leads: bool, short_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = Collector._add_dense
 
     def failing(self: Collector, *given: Any) -> None:
-        if self.number >= 2 and (self._leader is self) is leads:
+        if self.decode_number >= 2 and (self._leader is self) is leads:
             raise MinitronError("a row was lost")
         original(self, *given)
 
@@ -113,8 +113,8 @@ def test_an_error_of_either_lane_ends_both(
         collected(short_llama, SMALL, tmp_path / "m.gguf")
 
 
-@pytest.mark.parametrize("fails", ["MainThread", "lane_0"])
-def test_a_decode_that_fails_in_either_lane_ends_both(
+@pytest.mark.parametrize("fails", ["MainThread", "imatrix_0"])
+def test_collect_stops_both_contexts_at_a_failed_decode_of_either(
     fails: str, short_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original, seen = parallel_contexts.decode_part, []
@@ -130,47 +130,47 @@ def test_a_decode_that_fails_in_either_lane_ends_both(
         collected(short_llama, SMALL, tmp_path / "m.gguf")
 
 
-def lane(work: Callable[[], None]) -> threading.Thread:
+def started(work: Callable[[], None]) -> threading.Thread:
     thread = threading.Thread(target=work)
     thread.start()
     return thread
 
 
 @pytest.mark.parametrize("slow", [0, 1])
-def test_every_sum_gets_its_rows_in_order(slow: int) -> None:
-    turns, found = AccumulationOrder(), {"a": list[int](), "b": list[int](), "c": list[int]()}
+def test_accumulation_order_adds_to_every_sum_in_order(slow: int) -> None:
+    order, found = AccumulationOrder(), {"a": list[int](), "b": list[int](), "c": list[int]()}
 
     def run(first: int) -> None:
         for number in range(first, 40, 2):
-            assert turns.begin(number)
+            assert order.begin(number)
             for name, numbers in found.items():
                 if (name, number % 8) == ("b", 5):
                     continue  # a product too small to count
                 if first == slow:
                     time.sleep(0.0002)
-                with turns.adding(name, number):
+                with order.adding(name, number):
                     numbers.append(number)
-            turns.end(number)
+            order.end(number)
 
-    threads = [lane(lambda first=first: run(first)) for first in (0, 1)]  # type: ignore[misc]
+    threads = [started(lambda first=first: run(first)) for first in (0, 1)]  # type: ignore[misc]
     for thread in threads:
         thread.join()
     assert found["a"] == found["c"] == list(range(40))
     assert found["b"] == [number for number in range(40) if number % 8 != 5]
 
 
-def test_whoever_waits_is_told_to_stop() -> None:
-    turns, found = AccumulationOrder(), list[object]()
+def test_accumulation_order_stop_releases_waiting_threads() -> None:
+    order, found = AccumulationOrder(), list[object]()
 
     def second() -> None:
-        found.append(turns.begin(1))
-        with turns.adding("a", 3):
+        found.append(order.begin(1))
+        with order.adding("a", 3):
             found.append("not ordered any more")
 
-    thread = lane(second)
-    turns.end(0)
+    thread = started(second)
+    order.end(0)
     time.sleep(0.01)
     assert found == [True]  # decode 2 has not added yet
-    turns.stop()
+    order.stop()
     thread.join()
-    assert len(found) == 2 and not turns.begin(5)
+    assert len(found) == 2 and not order.begin(5)
