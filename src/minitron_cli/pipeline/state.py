@@ -4,7 +4,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from minitron_core.atomic_files import read_sealed, write_sealed
+from minitron_core.atomic_files import read_checksummed, write_checksummed
 
 
 class State:
@@ -14,7 +14,7 @@ class State:
         self._path = path
         self._entries: dict[str, Any] = {}
         with suppress(OSError, ValueError):
-            self._entries = read_sealed(path)
+            self._entries = read_checksummed(path)
 
     def get(self, key: str) -> Any:
         """The entry, or None."""
@@ -23,4 +23,4 @@ class State:
     def put(self, key: str, value: Any) -> None:
         """Record an entry durably."""
         self._entries[key] = value
-        write_sealed(self._path, self._entries)
+        write_checksummed(self._path, self._entries)
