@@ -6,7 +6,8 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from minitron_engine.generation.sampling import SAMPLING_OPTIONS, SamplingOption
+from minitron_engine.generation.sampling import SAMPLING_OPTIONS
+from minitron_engine.generation.sampling_options import SamplingOption
 
 Group = TypeVar("Group")
 # what is beyond only guards llama.cpp's numbers and is not worth showing
@@ -58,9 +59,9 @@ def with_options(*rows: SamplingOption) -> Any:
 class SamplingOptions:
     """What the command line says of sampling; None where it says nothing."""
 
-    json_schema: Annotated[Path | None, _option(metavar="FILE", help="A JSON schema to obey.")] = (
-        None
-    )
+    json_schema: Annotated[
+        Path | None, _option(metavar="FILE", help="A JSON schema for the answer.")
+    ] = None
 
     def given(self) -> dict[str, Any]:
         """The engine's settings as far as they were said; a seed is always among them."""
