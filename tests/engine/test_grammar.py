@@ -1,6 +1,5 @@
 """Grammars are checked before llama.cpp sees them."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,6 @@ from hypothesis import strategies as st
 
 from minitron_core.errors import Usage
 from minitron_engine.isolation.grammar import check_grammar
-from minitron_engine.isolation.json_schema import schema_grammar
 from minitron_engine.llama.binding import api
 from minitron_engine.llama.settings import ModelSettings
 from minitron_engine.loading import open_model
@@ -70,11 +68,3 @@ def test_check_grammar_survives_any_text(text: str) -> None:
         check_grammar("root ::= " + text, no_token)
     except Usage as error:
         assert "grammar" in str(error)
-
-
-def test_schema_grammar_parses_or_refuses() -> None:
-    schema = {"type": "object", "properties": {"n": {"type": "array", "items": {"type": "number"}}}}
-    check_grammar(schema_grammar(json.dumps(schema)), no_token)
-    for text in ("{", "[]", '{"$ref": "#/nowhere"}', '{"$ref": "https://example.org/schema"}'):
-        with pytest.raises(Usage, match="JSON schema"):
-            schema_grammar(text)

@@ -103,7 +103,7 @@ def _run_locked(job: QuantizeJob, journal: Journal, progress: Progress) -> Itera
             levels[output.name] = _entry(job, inputs, output, None, 0.0)
         missing = [output for output in left if output not in complete]
         _refuse_collisions(job.settings, missing)
-        writer = JobWriter(job, missing, inputs, journal, progress)
+        writer = JobWriter(job, missing, inputs, journal, recorded, progress)
         try:
             with closing(writer.run()) as written:
                 for output in job.outputs:

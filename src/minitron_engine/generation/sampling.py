@@ -215,7 +215,12 @@ class SamplingSettings:
         moves=True,
     )
     ignore_eos: bool = option_row(False, "Ignore end-of-generation tokens.", moves=True)
-    grammar: str = option_row("", "A GBNF grammar for the answer.", metavar="FILE", moves=True)
+    grammar: str = option_row(
+        "", "A GBNF grammar to follow.", metavar="FILE", text=True, moves=True
+    )
+    json_schema: str = option_row(
+        "", "A JSON schema to follow.", metavar="FILE", text=True, moves=True
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "samplers", tuple(map(sampler_name, self.samplers)))
@@ -223,6 +228,8 @@ class SamplingSettings:
             value = getattr(self, row.name)
             if row.numeric and not row.low <= value <= row.high:
                 raise Usage(f"{row.name} must be from {row.low:g} to {row.high:g}, not {value}")
+        if self.grammar and self.json_schema:
+            raise Usage("a grammar and a JSON schema exclude each other")
 
     @property
     def greedy(self) -> bool:

@@ -16,7 +16,8 @@ class SamplingOption:
     only --name; parse: makes the value from its text there. request: its name in a request to
     the server, as llama-server has it. gguf: its key below general.sampling in a model's metadata.
     sampler: the part of the chain that takes it, with the part's other rows in their order here.
-    moves: away from its default it can make another token the likeliest.
+    moves: away from its default it can make another token the likeliest. text: the command line
+    takes a file with the value.
     """
 
     name: str
@@ -32,6 +33,7 @@ class SamplingOption:
     gguf: str = ""
     sampler: str = ""
     moves: bool = False
+    text: bool = False
 
     @property
     def numeric(self) -> bool:
