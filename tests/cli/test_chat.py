@@ -168,7 +168,7 @@ def test_a_template_that_loops_is_one_line(
     loops = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
     path = with_template(nano_llama, tmp_path / "hostile.gguf", loops)
     monkeypatch.setattr(chatting, "open_template", partial(chatting.open_template, seconds=0.5))
-    fails(chat("Hello\n", path), 8, "does not end")
+    fails(chat("Hello\n", path), 8, "takes longer than")
 
 
 def test_a_server_does_without_such_a_template(nano_llama: Path, tmp_path: Path) -> None:
