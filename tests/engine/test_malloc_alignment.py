@@ -18,31 +18,32 @@ from minitron_engine.process import malloc_alignment
     not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="another malloc than glibc's"
 )
 @pytest.mark.parametrize("past", [0, 16, 48])
-def test_the_next_large_block_begins_where_it_should(past: int) -> None:
+def test_align_moves_the_next_large_block(past: int) -> None:
     # in a process of its own: a heap in which much is free gives what fits best
-    code = f"""from minitron_engine.process import malloc_alignment
+    code = f"""import ctypes
+from minitron_engine.process.malloc_alignment import align
+malloc = ctypes.CDLL(None).malloc
+malloc.restype = ctypes.c_size_t
 for size in (1 << 20, 8 << 20, 24 << 20):
-    malloc_alignment.align({past})
-    print(malloc_alignment._glibc().malloc(size) % 64)"""
+    align({past})
+    print(malloc(ctypes.c_size_t(size)) % 64)"""
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.split() == [str(past)] * 3
 
 
-def test_without_glibc_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Other:
-        pass
-
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: Other())
-    malloc_alignment._glibc.cache_clear()
-    try:
-        malloc_alignment.align()
-        assert malloc_alignment._glibc() is None
-    finally:
-        malloc_alignment._glibc.cache_clear()
+def test_align_does_nothing_without_glibc() -> None:
+    code = """import ctypes
+from minitron_engine.process.malloc_alignment import align
+class Other:
+    def __getattr__(self, name):
+        raise AttributeError(name)
+ctypes.CDLL = lambda name: Other()
+align()"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("past", [0, 16])
-def test_logits_are_the_same_wherever_it_begins(past: int, nano_llama: Path) -> None:
+def test_aligning_hook_keeps_logits(past: int, nano_llama: Path) -> None:
     def logits(hook: object) -> Logits:
         with (
             open_model(ModelSettings(nano_llama)) as model,

@@ -51,7 +51,7 @@ def answer(
 
 
 @pytest.mark.parametrize("name", ["nano_llama", "nano_nemotron"])
-def test_lookup_gives_the_same_greedy_answers(
+def test_prompt_lookup_keeps_greedy_answers(
     name: str, opened: Open, request: pytest.FixtureRequest
 ) -> None:
     context = opened(request.getfixturevalue(name))
@@ -64,7 +64,7 @@ def test_lookup_gives_the_same_greedy_answers(
     assert accepted > 50
 
 
-def test_a_low_level_drafts_for_a_high_one(
+def test_draft_model_keeps_greedy_answers(
     nano_llama: Path, nano_nemotron: Path, opened: Open, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("drafts")
@@ -84,7 +84,7 @@ def test_a_low_level_drafts_for_a_high_one(
         DraftModel(Sequence(small), other, 0.5)
 
 
-def test_a_full_context_and_a_limit_hold_with_guesses(nano_llama: Path, opened: Open) -> None:
+def test_speculation_keeps_limits(nano_llama: Path, opened: Open) -> None:
     context = opened(nano_llama, 256)
     text = "one two three " * 28
     for more in ({"n_predict": -1}, {"n_predict": 3}, {"n_predict": 0}):
@@ -95,13 +95,13 @@ def test_a_full_context_and_a_limit_hold_with_guesses(nano_llama: Path, opened: 
         assert (guessed.tokens, guessed.finish_reason) == (plain.tokens, plain.finish_reason)
 
 
-def test_penalties_and_greed_do_without_guesses(nano_llama: Path, opened: Open) -> None:
+def test_speculation_is_off_for_greedy_with_penalties(nano_llama: Path, opened: Open) -> None:
     sampling = SamplingSettings(seed=0, temperature=0.0, repeat_penalty=1.2)
     result = answer(opened(nano_llama), "The", PromptLookup(), sampling=sampling, n_predict=4)
     assert result.timings.drafted is None
 
 
-def test_lookup_finds_the_latest_longest_match() -> None:
+def test_prompt_lookup_finds_the_latest_longest_match() -> None:
     lookup = PromptLookup()
     assert lookup.propose([1, 2, 3, 9, 1, 2, 4, 1, 2], 3) == [4, 1, 2]
     assert lookup.propose([1, 2, 3, 9, 1, 2, 4, 1, 2, 3, 9], 2) == [1, 2]
@@ -144,7 +144,9 @@ class Guesses:
 
 
 @given(salt=st.integers(), guesses=st.lists(st.integers(0, 2), max_size=60), most=st.integers(1, 6))
-def test_any_guesses_give_the_plain_tokens(salt: int, guesses: list[int], most: int) -> None:
+def test_speculation_gives_the_plain_tokens_for_any_draft(
+    salt: int, guesses: list[int], most: int
+) -> None:
     plain: Any = Tape(salt)
     expected = [plain.sample(0)]
     while len(expected) < 40:
@@ -162,7 +164,7 @@ def test_any_guesses_give_the_plain_tokens(salt: int, guesses: list[int], most: 
 
 
 @given(st.lists(st.integers(0, 1)), st.lists(st.integers(0, 1)))
-def test_common_prefix(first: list[int], second: list[int]) -> None:
+def test_common_prefix_is_the_longest(first: list[int], second: list[int]) -> None:
     n = common_prefix(first, second)
     assert first[:n] == second[:n]
     assert first[n : n + 1] != second[n : n + 1] or n == min(len(first), len(second))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import kernels
+from helpers import instruction_sets
 from minitron_core.errors import Usage
 from minitron_engine.generation.generate import generate, prompt_tokens
 from minitron_engine.generation.sampling import SamplingSettings
@@ -60,16 +60,20 @@ def settings_of(command: str) -> SamplingSettings:
 
 @pytest.mark.parametrize("sampling", ["greedy", "default", "penalty", "untruncated", "narrow"])
 @pytest.mark.parametrize("name", MODELS)
-def test_answers_equal_llama_completion(
+def test_generate_equals_llama_completion(
     name: str, sampling: str, contexts: dict[str, Context]
 ) -> None:
     context = contexts[name]
-    for entry in kernels.recorded("completion.json")["models"][name]["completions"][sampling]:
+    for entry in instruction_sets.recorded("completion.json")["models"][name]["completions"][
+        sampling
+    ]:
         settings = GenerationSettings(settings_of(entry["command"]), entry["length"])
-        kernels.same_answer(context, settings, prompt_tokens(context.model, entry["prompt"]), entry)
+        instruction_sets.same_answer(
+            context, settings, prompt_tokens(context.model, entry["prompt"]), entry
+        )
 
 
-def test_a_seed_repeats_and_another_differs(nano_llama: Path) -> None:
+def test_generate_repeats_with_a_seed_and_differs_with_another(nano_llama: Path) -> None:
     def run(seed: int) -> str:
         settings = GenerationSettings(SamplingSettings(seed=seed), 48)
         return complete(nano_llama, "The old house", settings)[0].text
@@ -78,7 +82,7 @@ def test_a_seed_repeats_and_another_differs(nano_llama: Path) -> None:
     assert run(0) != run(1)
 
 
-def test_stop_text_ends_the_answer_and_is_not_shown(nano_llama: Path) -> None:
+def test_generate_ends_before_a_stop_string(nano_llama: Path) -> None:
     settings = GenerationSettings(GREEDY, 64, stop=("door of",))
     result, pieces = complete(nano_llama, "The old house stood", settings)
     assert result.finish_reason == "stop"
@@ -86,23 +90,23 @@ def test_stop_text_ends_the_answer_and_is_not_shown(nano_llama: Path) -> None:
     assert "door of" not in result.text and result.text.endswith("the ")
 
 
-def test_a_full_context_is_said(nano_llama: Path) -> None:
+def test_generate_ends_when_the_context_is_full(nano_llama: Path) -> None:
     result, _ = complete(nano_llama, "The", GenerationSettings(GREEDY, -1), n_ctx=256)
     assert result.finish_reason == "context"
     assert result.timings.prompt_tokens + len(result.tokens) == 256
 
 
-def test_a_prompt_longer_than_the_context_is_refused(nano_llama: Path) -> None:
+def test_generate_refuses_a_prompt_longer_than_the_context(nano_llama: Path) -> None:
     with pytest.raises(Usage, match="takes 256"):
         complete(nano_llama, "word " * 400, GenerationSettings(GREEDY, 4), n_ctx=256)
 
 
-def test_a_prompt_longer_than_a_batch(nano_llama: Path) -> None:
+def test_generate_takes_a_prompt_longer_than_a_batch(nano_llama: Path) -> None:
     result, _ = complete(nano_llama, "word " * 2500, GenerationSettings(GREEDY, 2), n_ctx=8192)
     assert result.timings.prompt_tokens > 2048 and len(result.tokens) == 2
 
 
-def test_a_grammar_is_obeyed_and_a_bad_one_refused(nano_llama: Path) -> None:
+def test_generate_obeys_a_grammar_and_refuses_a_bad_one(nano_llama: Path) -> None:
     sampling = SamplingSettings(seed=3, grammar='root ::= ("yes" | "no") [0-9]')
     result, _ = complete(nano_llama, "Answer:", GenerationSettings(sampling, 16))
     assert result.text.rstrip("0123456789") in ("yes", "no")
@@ -112,7 +116,7 @@ def test_a_grammar_is_obeyed_and_a_bad_one_refused(nano_llama: Path) -> None:
         complete(nano_llama, "Answer:", GenerationSettings(broken, 4))
 
 
-def test_no_half_characters(nano_nemotron: Path) -> None:
+def test_generate_yields_whole_characters(nano_nemotron: Path) -> None:
     # byte tokens: any character may be spread over tokens
     sampling = SamplingSettings(seed=5, grammar="root ::= [é-ü☃-☾]{6}")
     result, pieces = complete(nano_nemotron, "x", GenerationSettings(sampling, 64))

@@ -30,11 +30,11 @@ def template() -> Iterator[ChatTemplate]:
 
 
 def render(template: ChatTemplate, source: str, **more: object) -> str:
-    template._source = source
+    template.source = source
     return template.render(ASK, **more)
 
 
-def test_what_published_templates_use(template: ChatTemplate) -> None:
+def test_chat_template_renders_what_published_ones_use(template: ChatTemplate) -> None:
     expected = "<s><|im_start|>user\nHäns & <Co><|im_end|>\n<|im_start|>assistant\n"
     assert render(template, CHATML) == expected
     assert render(template, CHATML, add_generation_prompt=False).endswith("<|im_end|>\n")
@@ -60,25 +60,25 @@ def test_what_published_templates_use(template: ChatTemplate) -> None:
         "{% include '/etc/passwd' %}",
     ],
 )
-def test_a_hostile_template_is_refused(template: ChatTemplate, source: str) -> None:
+def test_chat_template_refuses_hostile_ones(template: ChatTemplate, source: str) -> None:
     with pytest.raises((Usage, Damaged)):
         render(template, source)
     assert render(template, "still here") == "still here"
 
 
-def test_a_template_that_loops_is_ended(template: ChatTemplate) -> None:
+def test_chat_template_ends_loops(template: ChatTemplate) -> None:
     loops = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
     render(template, "warm")
-    template._seconds = 0.5
+    template.seconds = 0.5
     started = time.monotonic()
-    with pytest.raises(Damaged, match="does not end"):
+    with pytest.raises(Damaged, match="takes longer than"):
         render(template, loops)
     assert time.monotonic() - started < 20
-    template._seconds = 60
+    template.seconds = 60
     assert render(template, "still here") == "still here"
 
 
-def test_a_model_without_a_template(nano_llama: Path) -> None:
+def test_open_template_needs_a_template(nano_llama: Path) -> None:
     with open_model(ModelSettings(nano_llama, vocab_only=True)) as model:
         with pytest.raises(Unsupported, match="no chat template"), open_template(model):
             pass

@@ -68,7 +68,7 @@ def _write(path: Path, metadata: list[KeyValue] = METADATA) -> None:
             writer.write(np.frombuffer(data[9:], np.uint8))
 
 
-def test_types_are_those_of_gguf_py() -> None:
+def test_types_equal_gguf_py() -> None:
     for kind, sizes in gguf.GGML_QUANT_SIZES.items():
         # gguf-py gives q8_1, which no file holds, two more bytes a scale than ggml does.
         if kind.name != "Q8_1":
@@ -77,7 +77,7 @@ def test_types_are_those_of_gguf_py() -> None:
     assert set(TYPE) - {kind.value for kind in gguf.GGML_QUANT_SIZES} <= {41, 42}
 
 
-def test_file_is_byte_identical_to_gguf_py(tmp_path: Path) -> None:
+def test_writer_equals_gguf_py(tmp_path: Path) -> None:
     ours, theirs = tmp_path / "ours.gguf", tmp_path / "theirs.gguf"
     _write(ours)
     writer = gguf.GGUFWriter(theirs, "llama")
@@ -100,7 +100,7 @@ def test_file_is_byte_identical_to_gguf_py(tmp_path: Path) -> None:
     assert ours.stat().st_size == file_size(METADATA, TENSORS)
 
 
-def test_what_was_written_is_read(tmp_path: Path) -> None:
+def test_open_gguf_reads_what_was_written(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     _write(path)
     model = open_gguf(path)
@@ -132,7 +132,7 @@ _SCALARS = {
 
 
 @given(st.data())
-def test_values_round_trip(data: st.DataObject) -> None:
+def test_key_value_round_trips(data: st.DataObject) -> None:
     kind = data.draw(st.sampled_from(sorted(_SCALARS)))
     values = data.draw(st.lists(_SCALARS[kind], min_size=1))
     assert KeyValue.of("k", kind, values[0]).value == values[0]
@@ -141,7 +141,7 @@ def test_values_round_trip(data: st.DataObject) -> None:
     assert array.element_type == kind
 
 
-def test_long_values_that_begin_alike_are_told_apart(tmp_path: Path) -> None:
+def test_open_gguf_tells_similar_long_values_apart(tmp_path: Path) -> None:
     words = [f"word {number}" for number in range(3000)]
     changed, fewer = [*words[:-1], "last"], words[:-1]
     for number, each in enumerate((words, changed, fewer, words)):
@@ -157,7 +157,7 @@ def test_long_values_that_begin_alike_are_told_apart(tmp_path: Path) -> None:
         open_gguf(path)
 
 
-def test_nested_arrays_are_read_to_a_depth(tmp_path: Path) -> None:
+def test_open_gguf_limits_nested_arrays(tmp_path: Path) -> None:
     value: object = [1]
     for _ in range(3):
         value = [value]
@@ -169,14 +169,14 @@ def test_nested_arrays_are_read_to_a_depth(tmp_path: Path) -> None:
         open_gguf(path)
 
 
-def test_strings_that_are_not_utf8_survive(tmp_path: Path) -> None:
+def test_key_value_keeps_strings_that_are_not_utf8(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     _write(path, [KeyValue.of("k", ValueType.STRING, b"\xff\xfe")])
     model = open_gguf(path)
     assert KeyValue.of("k", ValueType.STRING, model.get("k")).raw == model.metadata["k"].raw
 
 
-def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
+def test_writer_leaves_nothing_after_a_failure(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="0 of 3"), GgufWriter(tmp_path / "m", METADATA, TENSORS):
         pass
     with (
@@ -187,7 +187,7 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_resume_continues_after_whole_tensors(tmp_path: Path) -> None:
+def test_writer_resumes_after_whole_tensors(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     writer = GgufWriter(path, METADATA, TENSORS)
     writer.write(_data(TENSORS[0]))
@@ -205,7 +205,7 @@ def test_resume_continues_after_whole_tensors(tmp_path: Path) -> None:
         GgufWriter(path, METADATA[1:], TENSORS, resume_tensors=1)
 
 
-def test_the_disk_is_kept_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writer_starts_writing_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[int, int]] = []
 
     def advise(_: int, start: int, size: int, advice: int) -> None:
@@ -226,7 +226,7 @@ def test_the_disk_is_kept_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert (model.data(model.tensor("t")).view(np.float32) == data).all()
 
 
-def test_writing_where_it_is_not_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writer_explains_system_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(NotFound):
         GgufWriter(tmp_path / "absent" / "m.gguf", METADATA, TENSORS)
     writer = GgufWriter(tmp_path / "m.gguf", METADATA, TENSORS)
@@ -244,7 +244,7 @@ def test_writing_where_it_is_not_allowed(tmp_path: Path, monkeypatch: pytest.Mon
     assert list(tmp_path.iterdir()) == []
 
 
-def test_missing_and_foreign_files(tmp_path: Path) -> None:
+def test_open_gguf_refuses_missing_and_foreign_files(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         open_gguf(tmp_path / "absent.gguf")
     for number, content in enumerate([b"", b"GGUF", b"\x80\x02" * 40]):
@@ -275,7 +275,7 @@ def _file(tensors: list[TensorSpec], offsets: list[int] | None = None, tail: int
     return bytes(header) + bytes(tail)
 
 
-def test_lies_of_the_header_are_found_before_memory_is_taken(tmp_path: Path) -> None:
+def test_open_gguf_checks_lengths_before_it_allocates(tmp_path: Path) -> None:
     head = b"GGUF" + struct.pack("<IQQ", 3, 0, 1)
     key = struct.pack("<Q", 1) + b"k"
     assert "do not fit" in _damaged(tmp_path, b"GGUF" + struct.pack("<IQQ", 3, 2**60, 2**60))
@@ -287,7 +287,7 @@ def test_lies_of_the_header_are_found_before_memory_is_taken(tmp_path: Path) -> 
     assert "twice" in _damaged(tmp_path, two)
 
 
-def test_impossible_tensors_are_refused(tmp_path: Path) -> None:
+def test_open_gguf_refuses_impossible_tensors(tmp_path: Path) -> None:
     one, two = TensorSpec("one", (8,), F32), TensorSpec("two", (8,), F32)
     assert "twice" in _damaged(tmp_path, _file([one, one], tail=64))
     assert "cut off" in _damaged(tmp_path, _file([one, two], tail=63))
@@ -305,7 +305,7 @@ def test_impossible_tensors_are_refused(tmp_path: Path) -> None:
 @given(
     st.lists(st.tuples(st.integers(4, 700), st.integers(0, 255)), max_size=4), st.integers(0, 900)
 )
-def test_no_damage_raises_anything_else(
+def test_open_gguf_survives_any_damage(
     tmp_path: Path, changes: list[tuple[int, int]], keep: int
 ) -> None:
     path = tmp_path / "m.gguf"
@@ -337,7 +337,7 @@ def _shard(folder: Path, number: int, count: int, tensors: list[str], total: int
     return path
 
 
-def test_the_first_shard_stands_for_all(tmp_path: Path) -> None:
+def test_open_shards_opens_all_from_the_first(tmp_path: Path) -> None:
     first = _shard(tmp_path, 0, 2, ["a"], 3)
     with pytest.raises(NotFound, match="00002-of-00002"):
         open_shards(first)
@@ -358,3 +358,23 @@ def test_the_first_shard_stands_for_all(tmp_path: Path) -> None:
     first.rename(tmp_path / "x.gguf")
     with pytest.raises(Damaged, match="name"):
         open_shards(tmp_path / "x.gguf")
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    version=st.integers(0, 4),
+    tensors=st.integers(0, 2**64 - 1) | st.integers(0, 3),
+    keys=st.integers(0, 2**64 - 1) | st.integers(0, 3),
+    rest=st.binary(max_size=120),
+)
+def test_open_gguf_takes_or_refuses_any_header(
+    tmp_path: Path, version: int, tensors: int, keys: int, rest: bytes
+) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", version, tensors, keys) + rest)
+    try:
+        model = open_gguf(path)
+    except (Damaged, Unsupported) as error:
+        assert str(error).startswith(str(path)) and not str(error).endswith(".")
+        return
+    assert (len(model.tensors), len(model.metadata)) == (tensors, keys)

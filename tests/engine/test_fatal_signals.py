@@ -12,7 +12,7 @@ import pytest
 
 from minitron_core.errors import OutOfResources
 from minitron_engine.llama import context
-from minitron_engine.llama.settings import ModelSettings
+from minitron_engine.llama.settings import ContextSettings, ModelSettings
 from minitron_engine.loading import open_model
 from minitron_engine.process import fatal_signals
 
@@ -37,7 +37,7 @@ read()
 
 
 @pytest.mark.parametrize("left", [0, 1, mmap.PAGESIZE])
-def test_a_mapped_file_that_is_cut_short(left: int, tmp_path: Path) -> None:
+def test_sigbus_of_a_truncated_file_names_it(left: int, tmp_path: Path) -> None:
     path = tmp_path / "a file.gguf"
     path.write_bytes(bytes(3 * mmap.PAGESIZE))
     words = [sys.executable, "-c", _READ, str(path), str(left)]
@@ -74,11 +74,11 @@ def out_of_memory(code: str, *words: str) -> None:
     assert re.fullmatch(r"error: there is not enough memory\nhint: .*\n", ended.stderr)
 
 
-def test_a_library_that_exits_has_no_memory() -> None:
+def test_exit_by_a_library_says_out_of_memory() -> None:
     out_of_memory(_BEGIN + _EXIT)
 
 
-def test_python_may_exit() -> None:
+def test_exit_by_python_keeps_its_code() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", _BEGIN + "sys.exit(3)"], capture_output=True, text=True
     )
@@ -86,7 +86,7 @@ def test_python_may_exit() -> None:
 
 
 @pytest.mark.parametrize("thrown", ["_ZSt17__throw_bad_allocv", "_ZSt20__throw_system_errori"])
-def test_an_exception_of_cpp_that_nobody_catches(thrown: str) -> None:
+def test_aborts_of_uncaught_cpp_exceptions_say_out_of_memory(thrown: str) -> None:
     out_of_memory(_BEGIN + _THROW, thrown)
 
 
@@ -98,21 +98,23 @@ resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 """
 
 
-def test_memory_that_a_library_did_not_get_but_uses() -> None:
+def test_sigsegv_without_address_space_says_out_of_memory() -> None:
     out_of_memory(_LIMIT + _BEGIN + "ctypes.string_at(8)", "200")
 
 
-def test_a_fault_with_memory_left_is_one() -> None:
+def test_sigsegv_with_memory_left_stays_a_crash() -> None:
     words = [sys.executable, "-c", _LIMIT + _BEGIN + "ctypes.string_at(8)", "4000"]
     assert subprocess.run(words, capture_output=True).returncode == -signal.SIGSEGV
 
 
-def test_a_lack_of_memory_in_what_c_calls() -> None:
+def test_callback_without_memory_ends_the_process() -> None:
     out_of_memory(_BEGIN + _CALLBACK)
 
 
-def test_a_decode_that_gets_no_memory(nano_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = context.ContextSettings(n_ctx=64, n_batch=64)
+def test_decode_without_memory_raises_out_of_resources(
+    nano_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ContextSettings(n_ctx=64, n_batch=64)
     with (
         open_model(ModelSettings(nano_llama)) as model,
         context.open_context(model, settings) as opened,
@@ -122,14 +124,14 @@ def test_a_decode_that_gets_no_memory(nano_llama: Path, monkeypatch: pytest.Monk
             opened.decode(context.Batch(1))
 
 
-def test_a_signal_without_a_file_that_was_cut() -> None:
+def test_sigbus_without_a_truncated_file_says_unreadable() -> None:
     code = f"{_BEGIN}os.kill(os.getpid(), {signal.SIGBUS.value})"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ended.returncode == 8
     assert ended.stderr.startswith("error: a file cannot be read any more")
 
 
-def test_only_files_that_are_mapped_beyond_their_end_are_named(tmp_path: Path) -> None:
+def test_cut_files_names_only_files_mapped_beyond_their_end(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("whole", "cut", "gone", "replaced")]
     maps = []
     for path in paths:

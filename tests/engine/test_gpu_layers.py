@@ -38,11 +38,11 @@ def card(room: int, number: int = 0) -> Device:
     ("room", "expected"),
     [(-MARGIN, 0), (0, 0), (179, 0), (180, 1), (289, 1), (290, 2), (619, 4), (620, 5)],
 )
-def test_weights_cache_and_buffers_fit_on_one_card(room: int, expected: int) -> None:
+def test_most_layers_fits_weights_cache_and_buffers(room: int, expected: int) -> None:
     assert most_layers(WEIGHTS, NEEDS, [30], [card(room)], EVERY_GPU)[0] == expected
 
 
-def test_several_cards_share_by_the_room_they_have() -> None:
+def test_most_layers_splits_by_free_memory() -> None:
     # 330 and 260 bytes of room: three layers on the first, one and the output on the second
     cards = [card(360, 0), card(290, 1)]
     layers, placement = most_layers(WEIGHTS, NEEDS, [30, 30], cards, EVERY_GPU)
@@ -54,7 +54,7 @@ def test_several_cards_share_by_the_room_they_have() -> None:
     assert most_layers(WEIGHTS, NEEDS, [30, 30], [card(0), card(0, 1)], EVERY_GPU)[0] == 0
 
 
-def test_a_given_split_is_kept() -> None:
+def test_most_layers_keeps_a_given_split() -> None:
     cards = [card(360, 0), card(290, 1)]
     even = Placement(tensor_split=(1.0, 1.0))
     # halves of four: two layers, and a layer with the output; five would be three and two
@@ -65,7 +65,7 @@ def test_a_given_split_is_kept() -> None:
     assert most_layers(WEIGHTS, NEEDS, [30, 30], cards, rows) == (4, rows)
 
 
-def test_sizes_of_layers_are_those_of_the_file(nano_llama: Path, nano_nemotron: Path) -> None:
+def test_layer_bytes_sum_up_to_the_file(nano_llama: Path, nano_nemotron: Path) -> None:
     for path in (nano_llama, nano_nemotron):
         tensors = {info.name: info.nbytes for info in open_gguf(path).tensors}
         sizes = weights_of(path)
@@ -77,7 +77,7 @@ def test_sizes_of_layers_are_those_of_the_file(nano_llama: Path, nano_nemotron: 
         assert len(sizes) == max(int(n.split(".")[1]) for n in tensors if n[:4] == "blk.") + 2
 
 
-def test_all_that_a_dry_load_tells_must_fit(nano_llama: Path) -> None:
+def test_choose_layers_fits_all_that_a_dry_load_measures(nano_llama: Path) -> None:
     context = ContextSettings(4096, 512)
     needs = estimate_memory(nano_llama, context)
     whole = sum(weights_of(nano_llama)) + needs.cache + needs.compute
@@ -97,9 +97,7 @@ def test_all_that_a_dry_load_tells_must_fit(nano_llama: Path) -> None:
     assert choose_layers(replace(settings, gpu_layers="all"), [tight]).layers == ALL_LAYERS
 
 
-def test_a_model_is_measured_before_it_is_loaded(
-    monkeypatch: pytest.MonkeyPatch, nano_llama: Path
-) -> None:
+def test_open_model_offloads_what_fits(monkeypatch: pytest.MonkeyPatch, nano_llama: Path) -> None:
     monkeypatch.setattr(devices, "gpus", lambda: [card(8 << 30)])
     with open_model(ModelSettings(nano_llama)) as model:
         assert model.offloaded == model.n_layers + 1
@@ -115,7 +113,7 @@ def test_a_model_is_measured_before_it_is_loaded(
         assert model.offloaded == 0
 
 
-def test_buffers_are_found_by_the_name_of_their_device() -> None:
+def test_memory_estimate_finds_buffers_by_device() -> None:
     needs = MemoryEstimate(4, 40, 12, {"CUDA0": 5, "CUDA_Host": 1, "RPC0[127.0.0.1:50052]": 6})
     assert needs.buffer(card(0)) == 5
     assert needs.buffer(card(0, 1)) == 0
