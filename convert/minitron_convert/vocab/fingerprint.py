@@ -82,9 +82,10 @@ def _split_added(text: str, added: Mapping[str, int]) -> list[str]:
 def _normalized(tokenizer: Mapping[str, Any], text: str) -> str:
     node = tokenizer.get("normalizer")
     for part in (node or {}).get("normalizers", [node] if node else []):
-        if part["type"] not in _FORMS:
+        form = next((form for form in _FORMS if form == part["type"]), None)
+        if form is None:
             raise _Unknown(part["type"])
-        text = unicodedata.normalize(part["type"], text)
+        text = unicodedata.normalize(form, text)
     return text
 
 
