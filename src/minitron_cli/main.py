@@ -38,8 +38,8 @@ COMMANDS = (
     "push",
     "doctor",
 )
-# address space, never touched. What numpy and llama.cpp take to be loaded: with less numpy crashes,
-# or says that a mistake was made; and what telling an error takes, kept for when there is no more
+# address space, never touched: what loading numpy and llama.cpp takes (with less numpy crashes),
+# and what reporting an error takes, kept for when memory has run out
 _BEGIN_BYTES = 136 << 20
 _SPARE_BYTES = 24 << 20
 _spare: list[mmap.mmap] = []
@@ -51,7 +51,7 @@ _SETTINGS: dict[str, Any] = {
 
 
 class _Loaded(Mapping[str, Any]):
-    """The commands, each loaded when it is asked for: a third of the time until it starts."""
+    """The commands, each loaded when it is used, which saves a third of the start-up time."""
 
     def __init__(self) -> None:
         self._commands: dict[str, Any] = {}
@@ -121,7 +121,7 @@ def main() -> None:
     """Run the command line and leave with an exit code of the contract."""
     on_abort(_leave)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # names in a file may be no Unicode, and a terminal may know few characters
+        # names in a file may not be Unicode, and a terminal may know few characters
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         fatal_signals.install()
@@ -129,7 +129,7 @@ def main() -> None:
         _spare.append(_address_space(_SPARE_BYTES))
         app()
     except BrokenPipeError:
-        # the reader of a pipe left; nothing more can be written, not even by the interpreter's exit
+        # the reader of a pipe left: nothing more can be written, not even at the interpreter's exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except KeyboardInterrupt:
@@ -145,7 +145,7 @@ def _address_space(size: int) -> mmap.mmap:
 
 
 def _leave(error: Exception) -> None:
-    # what cannot go on, in llama.cpp or a mapped file, perhaps of another thread: nothing is undone
+    # a fatal error in llama.cpp or a mapped file, perhaps in another thread: nothing is cleaned up
     code = 1
     try:
         with suppress(Exception):

@@ -55,6 +55,7 @@ def ppl(
     before it, and the result has an error; llama-perplexity --ppl-stride has neither: it widens
     the windows, and puts BOS where it has no effect.
     """
+    from minitron.measurement import perplexity
     from minitron_cli.inputs import local_model, local_models
     from minitron_cli.views.perplexity import (
         differences_of,
@@ -64,7 +65,7 @@ def ppl(
     )
     from minitron_quant.chunking import ChunkSettings
     from minitron_quant.perplexity.settings import MeasureSettings
-    from minitron_quant.perplexity.table import mark_dominated, measure
+    from minitron_quant.perplexity.table import mark_dominated
 
     out = console.output(table_format)
     settings = MeasureSettings(
@@ -76,7 +77,7 @@ def ppl(
         resume,
     )
     with out.progress() as listener:
-        rows = mark_dominated(list(measure(settings, listener)))
+        rows = mark_dominated(list(perplexity(settings, listener)))
     differences = differences_of(rows) if compare else []
     if out.as_json:
         document = measured_document(text, ctx, rows)
