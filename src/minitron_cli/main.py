@@ -1,7 +1,6 @@
 """The `minitron` command: registration, and the one place where errors end."""
 
 import io
-import mmap
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -12,7 +11,7 @@ from typing import Annotated, Any, cast
 import typer
 from typer.core import TyperGroup
 
-from minitron_engine.process import fatal_signals
+from minitron_engine.process import address_space, fatal_signals
 from minitron_engine.process.aborts import on_abort
 
 # in the order of --help; each is a module of the same name, and a function in it
@@ -38,11 +37,6 @@ COMMANDS = (
     "push",
     "doctor",
 )
-# address space, never touched: what loading numpy and llama.cpp takes (with less numpy crashes),
-# and what reporting an error takes, kept for when memory has run out
-_BEGIN_BYTES = 136 << 20
-_SPARE_BYTES = 24 << 20
-_spare: list[mmap.mmap] = []
 _SETTINGS: dict[str, Any] = {
     "rich_markup_mode": "rich",
     "pretty_exceptions_enable": False,
@@ -125,8 +119,7 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         fatal_signals.install()
-        _address_space(_BEGIN_BYTES).close()
-        _spare.append(_address_space(_SPARE_BYTES))
+        address_space.reserve()
         app()
     except BrokenPipeError:
         # the reader of a pipe left: nothing more can be written, not even at the interpreter's exit
@@ -138,10 +131,6 @@ def main() -> None:
         if os.environ.get("MINITRON_DEBUG") == "1":
             raise
         sys.exit(_report(error))
-
-
-def _address_space(size: int) -> mmap.mmap:
-    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE)
 
 
 def _leave(error: Exception) -> None:
@@ -159,7 +148,7 @@ def _leave(error: Exception) -> None:
 
 
 def _report(error: Exception) -> int:
-    _spare.clear()
+    address_space.release()
     from minitron_cli.errors import explain
     from minitron_cli.output import Output
 

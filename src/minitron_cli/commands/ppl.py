@@ -38,7 +38,9 @@ def ppl(
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option("--resume", metavar="STATE", help="Keep what is done in this file; go on."),
+        typer.Option(
+            "--resume", metavar="STATE", help="Keep scores in this file, and continue from it."
+        ),
     ] = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Differences between any two models, with intervals.")
@@ -57,13 +59,9 @@ def ppl(
     """
     from minitron.measurement import perplexity
     from minitron_cli.inputs import local_model, local_models
-    from minitron_cli.views.perplexity import (
-        differences_of,
-        measured_document,
-        show_differences,
-        show_measured,
-    )
+    from minitron_cli.views.perplexity import measured_document, show_measured
     from minitron_quant.chunking import ChunkSettings
+    from minitron_quant.perplexity.paired import compare_all
     from minitron_quant.perplexity.settings import MeasureSettings
     from minitron_quant.perplexity.table import mark_dominated
 
@@ -78,14 +76,8 @@ def ppl(
     )
     with out.progress() as listener:
         rows = mark_dominated(list(perplexity(settings, listener)))
-    differences = differences_of(rows) if compare else []
+    differences = compare_all(rows) if compare else None
     if out.as_json:
-        document = measured_document(text, ctx, rows)
-        out.document(document | ({"differences": differences} if compare else {}))
-        return
-    if len(rows) == 1 and table_format == "table":
-        out.text(f"PPL = {rows[0].ppl:.4f} ± {rows[0].ppl_error:.5f} ({rows[0].chunks} chunks)")
-        return
-    show_measured(out, rows, table_format)
-    if differences:
-        show_differences(out, differences, table_format)
+        out.document(measured_document(text, ctx, rows, differences))
+    else:
+        show_measured(out, rows, table_format, differences)

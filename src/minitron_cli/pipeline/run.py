@@ -31,7 +31,7 @@ from minitron_quant.imatrix.files import write_imatrix
 from minitron_quant.levels import parse_levels
 from minitron_quant.perplexity.measures import Row
 from minitron_quant.perplexity.settings import MeasureSettings
-from minitron_quant.perplexity.table import mark_dominated, relate, sort_by_size
+from minitron_quant.perplexity.table import mark_dominated, relate
 from minitron_quant.quantize.options import QuantizeOptions
 from minitron_quant.quantize.prepare import QuantizeSettings, model_name, prepare
 from minitron_quant.quantize.run import LevelResult, run
@@ -211,7 +211,8 @@ class Pipeline:
             )
             found, error = _as_far_as_it_goes(self._executor.measure(settings, self._listener))
             reference = next((row for row in found if row.model == full.name), None)
-            rows = mark_dominated(sort_by_size([relate(row, reference) for row in found]))
+            related = (relate(row, reference) for row in found)
+            rows = mark_dominated(sorted(related, key=lambda row: row.size_mib))
             return (rows, error), "failed" if error else "done"
 
         return self._stage("measure", work)

@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from minitron_core.atomic_files import read_sealed, write_sealed
+from minitron_core.atomic_files import read_checksummed, write_checksummed
 from minitron_core.hashing import file_sha256
 
 Document = dict[str, Any]
@@ -22,7 +22,7 @@ class State:
         self._entries: dict[str, Any] = {}
         self.remade = 0
         with suppress(OSError, ValueError):
-            self._entries = read_sealed(path)
+            self._entries = read_checksummed(path)
 
     def get(self, key: str) -> Any:
         """The entry, or None."""
@@ -31,7 +31,7 @@ class State:
     def put(self, key: str, value: Any) -> None:
         """Record an entry durably."""
         self._entries[key] = value
-        write_sealed(self._path, self._entries)
+        write_checksummed(self._path, self._entries)
 
     def put_file(self, stage: str, key: str, path: Path) -> None:
         """Record the file that a stage made, of inputs with this fingerprint."""
