@@ -14,7 +14,6 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
@@ -65,15 +64,15 @@ def _compile(sources: Path, library: Path) -> str:
         return f"there is no compiler {compiler[0]}"
     units = sorted(map(str, sources.glob("*.cpp")))
     library.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=library.parent) as folder:
-        built = Path(folder) / library.name
-        more = shlex.split(os.environ.get("CXXFLAGS", ""))
-        command = [*compiler, *FLAGS.split(), *more, "-shared", *units, "-o", str(built)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            errors = [line for line in done.stderr.splitlines() if "error" in line]
-            return (errors or ["the compiler failed"])[0]
-        built.replace(library)
+    built = library.with_name(f"{library.name}.{os.getpid()}.partial")
+    more = shlex.split(os.environ.get("CXXFLAGS", ""))
+    command = [*compiler, *FLAGS.split(), *more, "-shared", *units, "-o", str(built)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        built.unlink(missing_ok=True)
+        errors = [line for line in done.stderr.splitlines() if "error" in line]
+        return (errors or ["the compiler failed"])[0]
+    built.replace(library)
     return ""
 
 

@@ -1,8 +1,12 @@
 """The wheel: complete, and able to run outside the tree."""
 
+import os
+import platform
+import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -11,16 +15,30 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+LIBRARY = "minitron_quant/kernels/libminitron_kernels.so"
+
+
+def build(target: str, folder: Path, **environment: str) -> Path:
+    """The wheel or sdist of the tree; the kernels compile fastest without optimization."""
+    command = [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", folder]
+    chosen = {**os.environ, "CXXFLAGS": "-O0", **environment}
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env=chosen)
+    (built,) = folder.iterdir()
+    return built
+
+
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build("wheel", tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built wheel, unpacked into a folder of its own."""
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    (wheel,) = folder.glob("*.whl")
+    folder = tmp_path_factory.mktemp("site")
     with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(folder / "site")
-    return folder / "site"
+        archive.extractall(folder)
+    return folder
 
 
 def run(installed: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -46,3 +64,29 @@ def test_the_wheel_runs_outside_the_tree(installed: Path, nano_llama: Path, tmp_
     ran = run(installed, tmp_path, "quantize", str(nano_llama), "Q4_0", "-d", str(tmp_path))
     assert ran.returncode == 0, ran.stderr
     assert (tmp_path / "nano-llama-Q4_0.gguf").is_file()
+
+
+def test_a_wheel_with_kernels_is_one_of_the_platform(wheel: Path, installed: Path) -> None:
+    compiled = shutil.which("c++") is not None and platform.machine() == "x86_64"
+    system = sysconfig.get_platform().replace("-", "_")
+    assert wheel.name.endswith(f"-py3-none-{system if compiled else 'any'}.whl")
+    assert (installed / LIBRARY).is_file() == compiled
+
+
+def test_a_wheel_without_a_compiler_is_pure(tmp_path: Path) -> None:
+    wheel = build("wheel", tmp_path, CXX="no-such-compiler")
+    assert wheel.name.endswith("-py3-none-any.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        assert not [name for name in archive.namelist() if name.endswith(".so")]
+        (metadata,) = (name for name in archive.namelist() if name.endswith("/WHEEL"))
+        assert b"Root-Is-Purelib: true" in archive.read(metadata)
+
+
+def test_the_sdist_brings_what_builds_the_kernels(tmp_path: Path) -> None:
+    with tarfile.open(build("sdist", tmp_path)) as archive:
+        inside = {name.partition("/")[2] for name in archive.getnames()}
+    sources = (
+        path for path in (ROOT / "quant" / "kernels").iterdir() if path.suffix in (".h", ".cpp")
+    )
+    assert {"hatch_build.py", *(str(path.relative_to(ROOT)) for path in sources)} <= inside
+    assert not [name for name in inside if name.endswith(".so")]

@@ -5,8 +5,8 @@ constexpr int VECTORS = 2, BATCH = VECTORS * W;
 
 template <int N>
 struct Batch {
-    alignas(64) float x[N][BATCH], w[N][BATCH]; // transposed: [weight][block]
-    alignas(64) float level[N][BATCH];          // of the trial at hand
+    alignas(64) float x[N + 1][BATCH], w[N + 1][BATCH]; // transposed: [weight][block]
+    alignas(64) float level[N + 1][BATCH];          // of the trial at hand
     alignas(64) float sum_w[BATCH], scale[BATCH], min[BATCH];
     uint8_t levels[BATCH][N]; // of the best trial
     void put(int block, const float *values, const float *weights) {

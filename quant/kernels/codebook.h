@@ -10,8 +10,8 @@
 // weighted distance is no larger in floats either (rounding is monotonic), nor is the sum, whose
 // terms are added in the same order; and of equals the first in the list, a, wins. So c can go,
 // whatever the weights. This needs x to be rounded to the point at that very scale; the callers use
-// the full list where a weight is so near a boundary that rounding errors could decide (see trials
-// in codebook_search.h).
+// the full list where a weight is so near a boundary that rounding errors could decide (see
+// points_of_trials in codebook_search.h).
 #pragma once
 #include <stdint.h>
 

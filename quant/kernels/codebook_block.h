@@ -60,7 +60,7 @@ INLINE void refit_scale(const float *x, const float *w, const uint32_t *levels, 
 INLINE int point8(const Codebook &book, const float *x, float inverse, bool *near) {
     const __m256 sign = Avx2::set1(-0.f), one = Avx2::set1(1),
                  p = Avx2::mul(Avx2::set1(inverse), Avx2::load(x));
-    const __m256i n = nearest_ints(Avx2::mul(Avx2::set1(0.5f), Avx2::sub(p, one)));
+    const __m256i n = nearest_ints<Avx2>(Avx2::mul(Avx2::set1(0.5f), Avx2::sub(p, one)));
     const unsigned above_0 = Avx2::bits(Avx2::asF(_mm256_cmpgt_epi32(n, Avx2::iset1(0))));
     const unsigned above_1 = Avx2::bits(Avx2::asF(_mm256_cmpgt_epi32(n, Avx2::iset1(1))));
     const unsigned levels = book.spread[above_0] + book.spread[above_1];

@@ -16,7 +16,8 @@ namespace {
 #include "types_iq4.h"
 #include "types_32.h"
 #include "types_iq2_iq3.h"
-#include "types_iq1.h"
+#include "types_iq1_s.h"
+#include "types_iq1_m.h"
 
 Encoder encoder_of(int type) {
     switch (type) {

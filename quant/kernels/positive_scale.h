@@ -25,7 +25,8 @@ INLINE float best_inverse_scale(int top, float max, const float *x, const float 
     const __m256 scales = Avx2::div(Avx2::set1(1), inverses);
     __m256 sum = Avx2::set1(0);
     for (int i = 0; i < N; ++i) {
-        const __m256 xv = Avx2::set1(x[i]), l = Avx2::min(rounded8(Avx2::mul(inverses, xv)), topv);
+        const __m256 xv = Avx2::set1(x[i]),
+                     l = Avx2::min(rounded<Avx2>(Avx2::mul(inverses, xv)), topv);
         const __m256 d = Avx2::sub(xv, Avx2::mul(scales, l));
         sum = Avx2::add(sum, Avx2::mul(Avx2::mul(Avx2::set1(w[i]), d), d));
     }
@@ -55,8 +56,9 @@ struct Descent {
                              l2 = Avx2::set1(sum_l2);
                 const __m256 others_lx = Avx2::sub(lx, Avx2::mul(wxv, l));
                 const __m256 others_l2 = Avx2::sub(l2, Avx2::mul(Avx2::mul(wv, l), l));
-                const __m256i moved = Avx2::imin(
-                    nearest_ints(Avx2::div(Avx2::mul(xv, others_l2), others_lx)), Avx2::iset1(top));
+                const __m256i moved =
+                    Avx2::imin(nearest_ints<Avx2>(Avx2::div(Avx2::mul(xv, others_l2), others_lx)),
+                               Avx2::iset1(top));
                 const __m256 m = Avx2::tof(moved);
                 const __m256 new_lx = Avx2::add(others_lx, Avx2::mul(wxv, m));
                 const __m256 new_l2 = Avx2::add(others_l2, Avx2::mul(Avx2::mul(wv, m), m));
@@ -100,7 +102,7 @@ INLINE float fit_positive(int top, const float *x, const float *w, uint8_t *leve
     for (int i = 0; i < N; i += 8) {
         const __m256 xv = Avx2::load(x + i), wv = Avx2::load(w + i), wxv = Avx2::mul(wv, xv);
         const __m256 l =
-            Avx2::min(rounded8(Avx2::mul(Avx2::set1(inverse), xv)), Avx2::set1((float)top));
+            Avx2::min(rounded<Avx2>(Avx2::mul(Avx2::set1(inverse), xv)), Avx2::set1((float)top));
         Avx2::store(s.wx + i, wxv);
         Avx2::store(lx + i, Avx2::mul(wxv, l));
         Avx2::store(l2 + i, Avx2::mul(Avx2::mul(wv, l), l));

@@ -152,7 +152,8 @@ INLINE bool rounded_row_affine(const float *x, uint8_t *y, int64_t n) {
         block.load(x);
         float max;
         const float min = first_smallest(x, block, &max);
-        const float range = max == min ? 0.f : max - min; // never -0: ggml subtracts a weight from itself
+        const float range =
+            max == min ? 0.f : max - min; // never -0: ggml subtracts a weight from itself
         if (range && !(range > SMALLEST_RANGE && range < LARGEST_RANGE))
             return false;
         const float d = range / TOP, inverse = d ? 1 / d : 0.f;

@@ -80,14 +80,15 @@ INLINE void extent(const float *x, float *low, float *high) {
 }
 
 // Integers of nearest_int in lanes, with its wrap beyond ±2^22.
-INLINE __m256i nearest_ints(__m256 v) {
-    const __m256i bits = Avx2::asI(Avx2::add(v, Avx2::set1(MAGIC)));
-    return Avx2::isub(Avx2::iand(bits, Avx2::iset1(0x7fffff)), Avx2::iset1(0x400000));
+template <class T>
+INLINE typename T::I nearest_ints(typename T::F v) {
+    const typename T::I bits = T::asI(T::add(v, T::set1(MAGIC)));
+    return T::isub(T::iand(bits, T::iset1(0x7fffff)), T::iset1(0x400000));
 }
 // The same as floats, for |v| < 2^22; never -0.
-INLINE F rounded(F v) { return V::sub(V::add(v, V::set1(MAGIC)), V::set1(MAGIC)); }
-INLINE __m256 rounded8(__m256 v) {
-    return Avx2::sub(Avx2::add(v, Avx2::set1(MAGIC)), Avx2::set1(MAGIC));
+template <class T>
+INLINE typename T::F rounded(typename T::F v) {
+    return T::sub(T::add(v, T::set1(MAGIC)), T::set1(MAGIC));
 }
 
 // Levels of (x + offset) / d, clamped to low ... high and counted from low.
@@ -96,7 +97,7 @@ INLINE void to_levels(const float *x, float offset, float d, int low, int high, 
     for (int i = 0; i < N; i += 8) {
         const __m256 q = Avx2::div(Avx2::add(Avx2::load(x + i), Avx2::set1(offset)), Avx2::set1(d));
         const __m256i l =
-            Avx2::imax(Avx2::imin(nearest_ints(q), Avx2::iset1(high)), Avx2::iset1(low));
+            Avx2::imax(Avx2::imin(nearest_ints<Avx2>(q), Avx2::iset1(high)), Avx2::iset1(low));
         const __m256i u = Avx2::isub(l, Avx2::iset1(low));
         const __m128i p =
             _mm_packus_epi32(_mm256_castsi256_si128(u), _mm256_extracti128_si256(u, 1));

@@ -66,10 +66,13 @@ class _Loaded(Mapping[str, Any]):
     @staticmethod
     def _load(name: str) -> Any:
         function = name.replace("-", "_")
+        from minitron_cli.options.groups import expanded
+
         module = import_module(f"minitron_cli.commands.{function}")
         lines = "\n\n".join(f"  {line}" for line in module.EXAMPLES.splitlines())
         alone = typer.Typer(add_completion=False, **_SETTINGS)
-        alone.command(name, epilog=f"[bold]Examples[/]\n\n{lines}")(getattr(module, function))
+        command = expanded(getattr(module, function))
+        alone.command(name, epilog=f"[bold]Examples[/]\n\n{lines}")(command)
         return typer.main.get_command(alone)
 
 
@@ -153,7 +156,7 @@ def _report(error: Exception) -> int:
     if failure is None:
         Output().error(
             f"{type(error).__name__}: {error}",
-            "this is a mistake in minitron; MINITRON_DEBUG=1 shows where it happened",
+            "this is a bug in minitron; MINITRON_DEBUG=1 shows where it happened",
         )
         return 1
     Output().error(failure.message, failure.hint)

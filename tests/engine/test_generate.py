@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import kernels
+from helpers import instruction_sets
 from minitron_core.errors import Usage
 from minitron_engine.generation.generate import generate, prompt_tokens
 from minitron_engine.generation.sampling import SamplingSettings
@@ -64,9 +64,13 @@ def test_generate_equals_llama_completion(
     name: str, sampling: str, contexts: dict[str, Context]
 ) -> None:
     context = contexts[name]
-    for entry in kernels.recorded("completion.json")["models"][name]["completions"][sampling]:
+    for entry in instruction_sets.recorded("completion.json")["models"][name]["completions"][
+        sampling
+    ]:
         settings = GenerationSettings(settings_of(entry["command"]), entry["length"])
-        kernels.same_answer(context, settings, prompt_tokens(context.model, entry["prompt"]), entry)
+        instruction_sets.same_answer(
+            context, settings, prompt_tokens(context.model, entry["prompt"]), entry
+        )
 
 
 def test_generate_repeats_with_a_seed_and_differs_with_another(nano_llama: Path) -> None:

@@ -6,13 +6,11 @@ from typing import Annotated
 import typer
 
 from minitron_cli.options.parameters import (
+    ConsoleOptions,
     GpuLayers,
-    Json,
     ModelPaths,
-    Quiet,
     TableFormat,
     Threads,
-    Verbose,
     gpu_layers,
 )
 
@@ -50,9 +48,8 @@ def ppl(
     threads: Threads = None,
     layers: GpuLayers = "auto",
     table_format: TableFormat = "table",
-    as_json: Json = False,
-    verbose: Verbose = False,
-    quiet: Quiet = False,
+    *,
+    console: ConsoleOptions,
 ) -> None:
     """Measure perplexity, to four decimals as llama-perplexity does.
 
@@ -61,15 +58,13 @@ def ppl(
     the windows, and puts BOS where it has no effect.
     """
     from minitron_cli.inputs import local_model, local_models
-    from minitron_cli.output import Output
     from minitron_cli.views.perplexity import measured_document, show_measured
     from minitron_quant.chunking import ChunkSettings
     from minitron_quant.perplexity.paired import compare_all
     from minitron_quant.perplexity.settings import MeasureSettings
     from minitron_quant.perplexity.table import mark_dominated, measure
 
-    as_json = as_json or table_format == "json"
-    out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
+    out = console.output(table_format)
     settings = MeasureSettings(
         local_models(models, out),
         text,
@@ -81,7 +76,7 @@ def ppl(
     with out.progress() as listener:
         rows = mark_dominated(list(measure(settings, listener)))
     differences = compare_all(rows) if compare else None
-    if as_json:
+    if out.as_json:
         out.document(measured_document(text, ctx, rows, differences))
     else:
-        show_measured(out, rows, "table" if table_format == "json" else table_format, differences)
+        show_measured(out, rows, table_format, differences)

@@ -1,4 +1,4 @@
-"""What `minitron run` shows: the plan before a job, and the tables and stages after it."""
+"""A job before it runs, and its tables and stages after it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,33 +6,26 @@ from typing import Any
 
 from minitron_cli.errors import explain
 from minitron_cli.output import Output
-from minitron_cli.pipeline.dry_run import forecast, forecast_lines
 from minitron_cli.pipeline.job_file import Job
-from minitron_cli.pipeline.run import Finished
-from minitron_cli.report.plots import require_matplotlib
-from minitron_cli.units import show_time
+from minitron_cli.pipeline.run import STAGES, Finished
+from minitron_cli.units import show_size, show_time
 from minitron_cli.views.perplexity import measure_table, measured_document, show_notes
 
-
-def check_needs(jobs: Sequence[Job]) -> None:
-    """Stop before the work if what its report needs is not installed."""
-    if any("html" in job.output.report for job in jobs):
-        require_matplotlib()
+_SHOWN = 3
 
 
-def show_forecast(out: Output, jobs: Sequence[Job]) -> None:
+def show_forecast(out: Output, jobs: Sequence[Job], documents: Sequence[dict[str, Any]]) -> None:
     """What jobs would do; one document for one job, a list for several."""
-    documents = [forecast(job) for job in jobs]
     if out.as_json:
-        out.document(documents[0] if len(documents) == 1 else documents)
+        out.document(documents[0] if len(documents) == 1 else list(documents))
         return
     for job, document in zip(jobs, documents, strict=True):
         if len(jobs) > 1:
             out.text(f"{job.model.source}:")
-        out.text("\n".join(forecast_lines(document)))
+        out.text("\n".join(_forecast_lines(document)))
 
 
-def finish(out: Output, finished: Sequence[Finished]) -> int:
+def show_finished(out: Output, finished: Sequence[Finished]) -> int:
     """Show the tables, the stages and what went wrong; returns the exit code of the first error."""
     if out.as_json:
         documents = [_document(each) for each in finished]
@@ -75,3 +68,25 @@ def _document(finished: Finished) -> dict[str, Any]:
             for stage in finished.stages
         ],
     }
+
+
+def _forecast_lines(document: dict[str, Any]) -> list[str]:
+    """The forecast for people, a line or more per stage."""
+    lines = []
+    for name in STAGES:
+        if name not in document:
+            continue
+        stage = document[name]
+        inputs = ", ".join(stage["inputs"]) or "–"
+        outputs = stage["outputs"]
+        sizes = sum(each["bytes"] or 0 for each in outputs)
+        told = ", ".join(each["name"] for each in outputs[:_SHOWN])
+        told += f" and {len(outputs) - _SHOWN} more" if len(outputs) > _SHOWN else ""
+        cost = [show_size(sizes)] if sizes else []
+        if stage["estimated_seconds"] >= 1:
+            cost.append(f"about {show_time(stage['estimated_seconds'])}")
+        end = f" ({', '.join(cost)})" if cost else ""
+        lines.append(f"{name:9} {inputs} → {told or 'the table'}{end}")
+    disk = document["disk"]
+    lines.append(f"disk      {show_size(disk['bytes'])} of {show_size(disk['free_bytes'])} free")
+    return lines
