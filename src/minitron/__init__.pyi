@@ -14,7 +14,7 @@ from minitron.quantization import imatrix as imatrix
 from minitron.quantization import quantize as quantize
 from minitron.quantization import sensitivity as sensitivity
 from minitron.verification import verify as verify
-from minitron_cli.pipeline.run import run_job_file as run
+from minitron_cli.pipeline.run import run as run
 from minitron_convert.plan import ConvertSettings as ConvertSettings
 from minitron_core.errors import MinitronError as MinitronError
 from minitron_core.progress import Event as Event
