@@ -1,7 +1,7 @@
-"""Time error feedback on one layer of Llama-3.1-Minitron-4B-Width's shape, and try block widths.
+"""Time GPTQ on one layer of Llama-3.1-Minitron-4B-Width's shape, and try block widths.
 
-    python benchmarks/feedback_width.py --type q3_K --type iq2_xs
-    python benchmarks/feedback_width.py --covariance nano.covariance.gguf --model nano-F16.gguf
+    python benchmarks/gptq_width.py --type q3_K --type iq2_xs
+    python benchmarks/gptq_width.py --covariance nano.covariance.gguf --model nano-F16.gguf
 
 Weights and covariances of the layer are random: their values decide no time. Block widths are
 tried on a real model: codes fitted to one half of the text with only the blocks of a width, judged

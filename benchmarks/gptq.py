@@ -1,6 +1,6 @@
 """What `minitron quantize --gptq` gains: divergence of levels with and without, same bytes.
 
-    python benchmarks/feedback.py --other wiki.test.raw --result benchmarks/results/feedback.md
+    python benchmarks/gptq.py --other wiki.test.raw --result benchmarks/results/gptq.md
 
 Both bundled models are converted, calibrated on examples/calibration.txt and quantized twice, with
 the same text as importance matrix and as covariance; both files of a level are measured on
@@ -41,7 +41,7 @@ def run(given: Namespace, *words: object) -> dict[str, Any]:
 
 
 def make(given: Namespace, checkpoint: Path, folder: Path) -> list[tuple[str, Path, Path]]:
-    """Every level, its plain file and the one with feedback."""
+    """Every level, its plain file and the one with GPTQ."""
     full, imatrix = folder / "full.gguf", folder / "imatrix.gguf"
     levels = given.levels.split()
     note(f"{checkpoint.name}: calibrating")
@@ -50,14 +50,14 @@ def make(given: Namespace, checkpoint: Path, folder: Path) -> list[tuple[str, Pa
     run(given, "imatrix", full, "-f", given.calibration, "-o", imatrix)
     how = {
         "plain": ("--imatrix", imatrix),
-        "feedback": ("--gptq", "--text", given.calibration, "--effort", given.effort),
+        "gptq": ("--gptq", "--text", given.calibration, "--effort", given.effort),
     }
     for side, options in how.items():
         note(f"{checkpoint.name}: quantizing, {side}")
         source = folder / f"{side}.gguf"
         source.hardlink_to(full)
         run(given, "quantize", source, *levels, "-d", folder, *options)
-    return [(v, folder / f"plain-{v}.gguf", folder / f"feedback-{v}.gguf") for v in levels]
+    return [(v, folder / f"plain-{v}.gguf", folder / f"gptq-{v}.gguf") for v in levels]
 
 
 def measure(
@@ -73,7 +73,7 @@ def measure(
     found = []
     for level, plain, ours in pairs:
         before, after = (rows[path.name]["kld_mean"] for path in (plain, ours))
-        # the difference is plain − feedback, whose ends change places with its sign
+        # the difference is plain − GPTQ, whose ends change places with its sign
         ends = between[plain.name, ours.name]
         low, high = -ends["kld_difference_high"] / before, -ends["kld_difference_low"] / before
         sizes = [path.stat().st_size for path in (plain, ours)]
@@ -82,7 +82,7 @@ def measure(
                 "level": level,
                 "bytes": sizes,
                 "plain": before,
-                "feedback": after,
+                "gptq": after,
                 "change": after / before - 1,
                 "low": low,
                 "high": high,
@@ -94,24 +94,24 @@ def measure(
 def table(rows: list[dict[str, Any]]) -> str:
     """One text's results as Markdown."""
     lines = [
-        "| level | bytes, plain | feedback | KLD, plain | feedback | change | 95 % interval |",
+        "| level | bytes, plain | GPTQ | KLD, plain | GPTQ | change | 95 % interval |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
         plain, ours = row["bytes"]
         lines.append(
             f"| {row['level']} | {plain:,} | {ours:,} | {row['plain']:.5f} | "
-            f"{row['feedback']:.5f} | {row['change']:+.0%} | "
+            f"{row['gptq']:.5f} | {row['change']:+.0%} | "
             f"{row['low']:+.0%} … {row['high']:+.0%} |"
         )
     return "\n".join(lines)
 
 
 def main() -> int:
-    """Make, measure and print; 1 where feedback made a level worse."""
+    """Make, measure and print; 1 where GPTQ made a level worse."""
     given = PARSER.parse_args()
     texts = [given.held_out, *([given.other] if given.other else [])]
-    parts = ["# Error feedback", ""]
+    parts = ["# GPTQ", ""]
     parts += [f"- {name}: {value}" for name, value in machine().items()]
     parts += [f"- calibration: {given.calibration.name}, effort {given.effort}", ""]
     worse = 0

@@ -1,10 +1,10 @@
-"""The size dial against llama.cpp's own levels: divergence of files of the same size.
+"""Mixed precision against llama.cpp's own levels: divergence of files of the same size.
 
-    python benchmarks/size_dial.py MODEL.gguf... --calibration a.txt --text b.txt --text c.raw
+    python benchmarks/mixed_precision.py MODEL.gguf... --calibration a.txt --text b.txt --text c.raw
 
 The levels are made as users make them, with an importance matrix that has no output entry. Prints
-Markdown; the first text is of the calibration's kind. With --feedback the solved files are made a
-second time, solved for and encoded with error feedback on the calibration text.
+Markdown; the first text is of the calibration's kind. With --gptq the solved files are made a
+second time, solved for and encoded with GPTQ on the calibration text.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--levels", default=LEVELS)
     parser.add_argument("--tokens", type=int, default=2048, help="for every tensor's sensitivity")
     parser.add_argument("--chunks", type=int, help="at most this many of each text")
-    parser.add_argument("--feedback", action="store_true", help="the dial with feedback, too")
+    parser.add_argument("--gptq", action="store_true", help="also with GPTQ")
     given = parser.parse_args()
     for model in given.models:
         with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as folder:
@@ -74,7 +74,7 @@ def report(model: Path, folder: Path, given: argparse.Namespace) -> None:
     levels = tuple(parse_levels(given.levels.split(",")))
     presets = list(run(prepare(replace(quantize, levels=levels))))
     solved = {"solved": solve(settings, sensitivity, presets, quantize)}
-    if given.feedback:
+    if given.gptq:
         covariance = folder / "covariance.gguf"
         with open_model(ModelSettings(model)) as loaded:
             collect_covariance(loaded, CovarianceSettings((given.calibration,)), covariance)
@@ -100,8 +100,8 @@ def solve(
     if gptq is not None:
         sensitivity = with_gptq(sensitivity, gptq)
     keys = gptq.keys if gptq else ()
-    dial = SizeSolver(settings.model, sensitivity, imatrix, Restrictions(), keys)
-    recipes = [dial.for_size(preset.bytes) for preset in presets]
+    solver = SizeSolver(settings.model, sensitivity, imatrix, Restrictions(), keys)
+    recipes = [solver.for_size(preset.bytes) for preset in presets]
     if gptq is not None:
         given = sensitivity, gptq, load_importance(imatrix).weights
         predicted = [predict_kld(settings.model, recipe, *given) for recipe in recipes]
