@@ -76,7 +76,7 @@ def model(nano_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def job(folder: Path, **sections: str) -> Path:
-    """A job file with a model of no importance and the given sections."""
+    """A job file of the bundled model with the given sections."""
     path = folder / "job.toml"
     text = f'[model]\nsource = "{EXAMPLES / "nano-llama"}"\n'
     path.write_text(text + "".join(f"[{name}]\n{body}\n" for name, body in sections.items()))
@@ -108,7 +108,8 @@ def test_task_is_one_module(minitron: Run, model: Path, tmp_path: Path) -> None:
     data.write_text("The house\tstood\txylophone\nThe old\tman\tqwerty\n")
     found = json.loads(minitron("tasks", model, "--task", "tern", "--data", data, "--json"))
     assert found["rows"][0]["questions"] == 2
-    plan = minitron("run", job(tmp_path, tasks='tern = "tern.tsv"'), "--dry-run")
+    sections = {"quantize": 'levels = ["Q8_0"]', "tasks": 'tern = "tern.tsv"'}
+    plan = minitron("run", job(tmp_path, **sections), "--dry-run")
     assert "tern.tsv" in plan
 
 
