@@ -20,9 +20,9 @@ __all__ = [
     "ConvertSettings",
     "Encoder",
     "Plan",
-    "carry_out",
     "convert",
     "plan",
+    "write_plan",
 ]
 
 PROGRAM_BYTES = 64 << 20
@@ -63,10 +63,10 @@ def convert(settings: ConvertSettings, progress: Progress | None = None) -> Conv
     """
     planned = plan(settings)
     tensors = [tensor for file in planned.files for tensor in file.tensors]
-    return carry_out(settings, planned, Encoder(stream, peak_memory(tensors)), progress)
+    return write_plan(settings, planned, Encoder(stream, peak_memory(tensors)), progress)
 
 
-def carry_out(
+def write_plan(
     settings: ConvertSettings, planned: Plan, encoder: Encoder, progress: Progress | None = None
 ) -> ConvertResult:
     """Write the files of a plan with the pieces that `encoder` makes. Errors as convert()."""
@@ -95,15 +95,15 @@ def _vocabulary_memory(source: Path) -> int:
 def _check_output(planned: Plan, force: bool) -> None:
     folder = planned.files[0].path.parent
     if not folder.is_dir():
-        raise NotFound(f"The output folder {folder} does not exist.", "Create it first.")
+        raise NotFound(f"the output folder {folder} does not exist", "create it first")
     for file in planned.files:
         if file.path.exists() and not force:
-            raise AlreadyExists(f"{file.path} exists already.", "Use --force to replace it.")
+            raise AlreadyExists(f"{file.path} already exists", "use --force to replace it")
     free = shutil.disk_usage(folder).free
     if free < planned.bytes:
         raise OutOfResources(
-            f"{folder} has {free} bytes free; the output needs {planned.bytes}.",
-            "Free some space or choose another folder.",
+            f"{folder} has {free} bytes free; the output needs {planned.bytes}",
+            "free some space or choose another folder",
         )
 
 

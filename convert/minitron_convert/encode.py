@@ -1,13 +1,14 @@
-"""Numbers in the types of a converted file, bit for bit as llama.cpp's converter writes them."""
+"""Numbers to and from the types of a file, bit for bit as llama.cpp's converter writes them."""
 
 from __future__ import annotations
 
+import gguf
 import numpy as np
 
 from minitron_convert.checkpoint.tensor_ref import Array
-from minitron_core.gguf import BF16, F16, F32, Q8_0
+from minitron_core.gguf import BF16, F16, F32
 
-Q8_BLOCK = 32
+Q8_BLOCK = MXFP4_BLOCK = 32
 
 
 def to_float(data: Array, dtype: str) -> Array:
@@ -72,16 +73,11 @@ with np.errstate(over="ignore"):
     _F16_OF_BF16: Array = to_float(np.arange(1 << 16, dtype=np.uint16), "BF16").astype(np.float16)
 
 
-def from_type(data: Array, tensor_type: int) -> Array:
-    """The float32 values of a file's bytes (f32, f16, bf16, q8_0), as one row."""
-    if tensor_type == F32:
-        return data.view(np.float32)
-    if tensor_type == F16:
-        return data.view(np.float16).astype(np.float32)
-    if tensor_type == BF16:
-        return to_float(data.view(np.uint16), "BF16")
-    if tensor_type != Q8_0:
-        raise ValueError(f"type {tensor_type} is not decoded here")
-    blocks = data.reshape(-1, 2 + Q8_BLOCK)
-    scale = np.ascontiguousarray(blocks[:, :2]).view(np.float16).astype(np.float32)
-    return (blocks[:, 2:].view(np.int8).astype(np.float32) * scale).reshape(-1)
+def decode(data: Array, tensor_type: int) -> Array:
+    """The float32 values of a tensor's bytes. NotImplementedError for types unknown to gguf-py."""
+    try:
+        kind = gguf.GGMLQuantizationType(tensor_type)
+    except ValueError as error:
+        raise NotImplementedError from error
+    values: Array = gguf.quants.dequantize(np.ascontiguousarray(data), kind)
+    return values

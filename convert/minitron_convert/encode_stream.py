@@ -6,13 +6,12 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from math import prod
 from typing import NamedTuple
 
 import numpy as np
 
-from minitron_convert.checkpoint.tensor_ref import DTYPES, Array
-from minitron_convert.encode import encode, to_float
+from minitron_convert.checkpoint.tensor_ref import Array
+from minitron_convert.encode import decode, encode, to_float
 from minitron_convert.plan import PlannedTensor
 from minitron_core.cpu_limits import default_threads
 from minitron_core.errors import Damaged, Unsupported
@@ -56,20 +55,18 @@ def stream(tensors: Sequence[PlannedTensor]) -> Iterator[Piece]:
 def _jobs(tensors: Sequence[PlannedTensor]) -> Iterator[partial[Piece]]:
     for tensor in tensors:
         source = tensor.source
-        rows, many = source.shape[0], _piece_rows(tensor)
+        rows, many = source.rows, _piece_rows(tensor)
         for start in range(0, rows, many):
             yield partial(_piece, tensor, start, min(rows, start + many))
 
 
 def _piece_rows(tensor: PlannedTensor) -> int:
     source = tensor.source
-    row_bytes = prod(source.shape[1:]) * DTYPES[source.dtype].itemsize
-    return max(1, PIECE_BYTES // max(1, row_bytes * source.step)) * source.step
+    return max(1, PIECE_BYTES // max(1, source.row_bytes * source.step)) * source.step
 
 
 def _piece_elements(tensor: PlannedTensor) -> int:
-    shape = tensor.source.shape
-    return min(shape[0], _piece_rows(tensor)) * prod(shape[1:])
+    return min(tensor.source.rows, _piece_rows(tensor)) * tensor.source.row_elements
 
 
 def _piece(tensor: PlannedTensor, start: int, stop: int) -> Piece:
@@ -83,6 +80,8 @@ def encoded_rows(tensor: PlannedTensor, start: int, stop: int) -> Array:
     """
     source, kind = tensor.source, tensor.spec.type
     data = source.read(start, stop)
+    if source.dtype == "MXFP4":
+        return data  # blocks as they are in the file
     _check_finite(source.name, data, source.dtype, start)
     encoded = encode(data, source.dtype, kind)
     if (kind == F16 and source.dtype != "F16") or kind == Q8_0:
@@ -93,6 +92,8 @@ def encoded_rows(tensor: PlannedTensor, start: int, stop: int) -> Array:
 def float_rows(tensor: PlannedTensor, start: int, stop: int) -> Array:
     """Rows of a tensor as float32, not encoded; both a multiple of the source's step."""
     data = tensor.source.read(start, stop)
+    if tensor.source.dtype == "MXFP4":
+        return decode(data, tensor.spec.type)
     return to_float(data, tensor.source.dtype).astype(np.float32, copy=False)
 
 
@@ -107,8 +108,8 @@ def _check_finite(name: str, data: Array, dtype: str, start: int) -> None:
         where = [int(i) for i in np.argwhere(wrong)[0]]
         where[0] += start
         raise Damaged(
-            f"{name} holds values that are not finite, the first at {where}.",
-            "Download the file again; if it is as published, the model is broken.",
+            f"{name} holds values that are not finite, the first at {where}",
+            "download the file again; if it is as published, the model is broken",
         )
 
 
@@ -117,7 +118,7 @@ def _check_range(name: str, encoded: Array, kind: int) -> None:
     halves = encoded if kind == F16 else np.ascontiguousarray(encoded[:, :2])
     if (_magnitudes(halves.view(np.uint16)) >= np.uint16(0x7C00)).any():
         raise Unsupported(
-            f"{name} holds values beyond the range of f16.", "Convert with --outtype bf16 or f32."
+            f"{name} holds values beyond the range of f16", "convert with --outtype bf16 or f32"
         )
 
 

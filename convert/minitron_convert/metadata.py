@@ -7,20 +7,43 @@ from __future__ import annotations
 
 import logging
 import re
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import fields
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import gguf
 import yaml  # type: ignore[import-untyped]
 
+from minitron_convert.architectures import ModelTensor
 from minitron_convert.checkpoint.json_files import read_object, read_optional
 from minitron_core.errors import Damaged
 from minitron_core.gguf import KeyValue, ValueType
 
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
+
+
+_FIELDS = tuple(field.name for field in fields(gguf.Metadata))
+
+
+class Parameters(NamedTuple):
+    """Counts of weights: all, those that every token uses, those of one expert, and experts."""
+
+    total: int
+    shared: int
+    expert: int
+    experts: int
+
+
+def count_parameters(tensors: Sequence[ModelTensor]) -> Parameters:
+    """The counts by which llama.cpp labels a model's size, as 8B or 128x2.4B."""
+    stacks = [t for t in tensors if "_exps." in t.name and len(t.shape) > 2]
+    total = sum(prod(tensor.shape) for tensor in tensors)
+    shared = total - sum(prod(tensor.shape) for tensor in stacks)
+    one = sum(prod(tensor.shape[1:]) for tensor in stacks)
+    experts = sum(tensor.shape[0] for tensor in stacks) // len(stacks) if stacks else 0
+    return Parameters(total, shared, one, experts)
 
 
 class General(NamedTuple):
@@ -31,63 +54,67 @@ class General(NamedTuple):
     notes: list[str]
 
 
-@contextmanager
-def named_folder(folder: Path, name: str | None) -> Iterator[Path]:
-    """The folder under another name: gguf-py's heuristics go by the name of the path."""
-    if name is None:
-        yield folder.absolute()
-        return
-    with tempfile.TemporaryDirectory() as place:
-        link = Path(place) / name
-        link.symlink_to(folder.absolute(), target_is_directory=True)
-        yield link
-
-
 def read_general(
-    folder: Path, architecture: str, parameters: int, override: Path | None
+    folder: Path,
+    architecture: str,
+    parameters: Parameters,
+    override: Path | None,
+    name: str | None = None,
 ) -> General:
-    """Collect the metadata of a checkpoint of `parameters` weights (0 for a vocabulary alone).
+    """Collect the metadata of a checkpoint; its parameters are all zero for a vocabulary alone.
 
-    `override` is a JSON file of general.* keys. NotFound or Damaged if it cannot be read.
+    `override` is a JSON file of general.* keys, `name` stands for the folder's name where that
+    says nothing of the model. NotFound or Damaged if a file cannot be read.
     """
     overrides = {} if override is None else read_object(override)
     notes: list[str] = []
-    logger = logging.getLogger("metadata")
-    disabled, logger.disabled = logger.disabled, True
+    named = Path(name or folder.absolute().name)
     try:
-        found = gguf.Metadata.load(override, folder, None, parameters)
-    except yaml.YAMLError:
-        notes.append("the head of README.md is not valid YAML: nothing was taken from it")
-        found = _without_card(folder, overrides, parameters)
+        found = gguf.Metadata.apply_metadata_heuristic(
+            gguf.Metadata(),
+            _read_card(folder, notes),
+            gguf.Metadata.load_hf_parameters(folder),
+            named,
+            parameters.total,
+        )
     except (TypeError, AttributeError, ValueError) as error:
-        raise Damaged(f"The model card or a config in {folder} is malformed: {error}.") from error
-    finally:
-        logger.disabled = disabled
-    _complete(found, folder, overrides, parameters)
+        raise Damaged(f"the model card or a config in {folder} is malformed: {error}") from error
+    _take_sampling(found, read_optional(folder / "generation_config.json"))
+    for key, value in overrides.items():
+        attribute = key.removeprefix("general.").replace(".", "_")
+        if attribute in _FIELDS:
+            setattr(found, attribute, value)
+    found.name = found.name or named.name or "model"
+    if found.size_label is None and parameters.total:
+        found.size_label = gguf.size_label(*parameters)
     return General(_keys(found, architecture, folder), _file_name(found, parameters), notes)
 
 
-def _without_card(folder: Path, overrides: dict[str, Any], parameters: int) -> gguf.Metadata:
-    found = gguf.Metadata.apply_metadata_heuristic(
-        gguf.Metadata(), {}, gguf.Metadata.load_hf_parameters(folder), folder, parameters
-    )
-    for key, value in overrides.items():
-        setattr(found, key.removeprefix("general.").replace(".", "_"), value)
-    return found
+def _read_card(folder: Path, notes: list[str]) -> dict[str, Any]:
+    logger = logging.getLogger("metadata")
+    disabled, logger.disabled = logger.disabled, True
+    try:
+        card: dict[str, Any] = gguf.Metadata.load_model_card(folder)
+    except yaml.YAMLError:
+        notes.append("the head of README.md is not valid YAML: nothing was taken from it")
+        return {}
+    finally:
+        logger.disabled = disabled
+    return card
 
 
-def _complete(
-    found: gguf.Metadata, folder: Path, overrides: dict[str, Any], parameters: int
-) -> None:
-    """What the packaged gguf-py does not do and llama.cpp's converter does."""
-    generation = read_optional(folder / "generation_config.json")
-    if "general.sampling.penalty_repeat" not in overrides and "penalty_repeat" not in generation:
-        found.sampling_penalty_repeat = generation.get(
-            "repetition_penalty", found.sampling_penalty_repeat
-        )
-    found.name = found.name or folder.name or "model"
-    if found.size_label is None and parameters:
-        found.size_label = gguf.size_label(parameters, parameters, 0, 0)
+def _take_sampling(found: gguf.Metadata, generation: dict[str, Any]) -> None:
+    """The settings of generation_config.json, under llama.cpp's names for them."""
+    other_names = {
+        "temp": ("temperature",),
+        "penalty_repeat": ("penalty_repeat", "repetition_penalty"),
+    }
+    for attribute in _FIELDS:
+        setting = attribute.removeprefix("sampling_")
+        if setting != attribute:
+            names = other_names.get(setting, (setting,))
+            value = next((generation[name] for name in names if name in generation), None)
+            setattr(found, attribute, value)
 
 
 def _keys(found: gguf.Metadata, architecture: str, folder: Path) -> list[KeyValue]:
@@ -101,13 +128,12 @@ def _keys(found: gguf.Metadata, architecture: str, folder: Path) -> list[KeyValu
         ]
     except (TypeError, ValueError, AttributeError, KeyError, OverflowError) as error:
         raise Damaged(
-            f"{folder}: its model card or generation_config.json holds an impossible value: "
-            f"{error}."
+            f"{folder}: its model card or generation_config.json holds an impossible value: {error}"
         ) from error
 
 
-def _file_name(found: gguf.Metadata, parameters: int) -> str:
-    label = found.size_label if parameters else None
+def _file_name(found: gguf.Metadata, parameters: Parameters) -> str:
+    label = found.size_label if parameters.total else None
     name = gguf.naming_convention(
         found.name, found.basename, found.finetune, found.version, label, None
     )

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 
-from minitron_convert.architectures import Family, ModelTensor, find_family
+from minitron_convert.architectures import ModelTensor, SourceModel, read_model
 from minitron_convert.checkpoint.folder import open_checkpoint
-from minitron_convert.metadata import named_folder, quantization_version_key, read_general
+from minitron_convert.metadata import count_parameters, quantization_version_key, read_general
 from minitron_convert.vocab import read_vocabulary, vocabulary_keys
 from minitron_core.errors import Damaged, Unsupported
 from minitron_core.gguf import (
@@ -18,6 +17,7 @@ from minitron_core.gguf import (
     F32,
     Q8_0,
     TYPE,
+    TYPE_ID,
     KeyValue,
     ShardName,
     TensorSpec,
@@ -27,7 +27,8 @@ from minitron_core.gguf import (
 
 OUTTYPES = ("auto", "f32", "f16", "bf16", "q8_0")
 _TYPE_OF_OUTTYPE = {"f32": F32, "f16": F16, "bf16": BF16, "q8_0": Q8_0}
-_FILE_TYPE = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32}  # llama_ftype
+_FILE_TYPE = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32, "mxfp4": 38}  # llama_ftype
+MXFP4 = TYPE_ID["mxfp4"]
 
 
 @dataclass(frozen=True)
@@ -98,37 +99,43 @@ def plan(settings: ConvertSettings) -> Plan:
         return _plan(settings)
     except UnicodeEncodeError as error:
         raise Damaged(
-            f"The JSON files in {settings.source} hold text that is no Unicode: "
-            f"{error.object!r:.60}."
+            f"the JSON files in {settings.source} hold text that is not Unicode: "
+            f"{error.object!r:.60}"
         ) from error
 
 
 def _plan(settings: ConvertSettings) -> Plan:
     if settings.outtype not in OUTTYPES:
         raise Unsupported(
-            f"{settings.outtype!r} is no output type of the converter.",
-            f"Known are {', '.join(OUTTYPES)}.",
+            f"the converter has no output type {settings.outtype!r}",
+            f"known are {', '.join(OUTTYPES)}",
         )
     checkpoint = open_checkpoint(settings.source, vocab_only=settings.vocab_only)
-    family = find_family(checkpoint)
-    sources = [] if settings.vocab_only else list(family.tensors())
-    outtype = _guess_outtype(family) if settings.outtype == "auto" else settings.outtype
+    model = read_model(checkpoint)
+    sources = [] if settings.vocab_only else model.tensors()
+    outtype = _guess_outtype(model) if settings.outtype == "auto" else settings.outtype
     tensors, notes = _choose_types(sources, _TYPE_OF_OUTTYPE[outtype])
-    parameters = sum(prod(source.shape) for source in sources)
-    with named_folder(settings.source, settings.name) as folder:
-        general = read_general(folder, family.name, parameters, settings.metadata)
-    vocabulary = read_vocabulary(settings.source, family.size.vocab)
+    file_type, ending = _FILE_TYPE[outtype], outtype.upper()
+    if any(tensor.spec.type == MXFP4 for tensor in tensors):
+        file_type, ending = _FILE_TYPE["mxfp4"], "MXFP4_MOE"
+    general = read_general(
+        settings.source, model.arch, count_parameters(sources), settings.metadata, settings.name
+    )
+    rules = model.architecture.vocabulary
+    vocabulary = read_vocabulary(settings.source, model.size.vocab, rules)
     metadata = [
-        *general.keys,
-        *family.hyperparameters(_FILE_TYPE[outtype]),
+        general.keys[0],  # general.architecture
+        *model.leading_keys(),
+        *general.keys[1:],
+        *model.hyperparameters(file_type),
         quantization_version_key(),
-        *vocabulary_keys(settings.source, checkpoint.config, vocabulary),
+        *vocabulary_keys(settings.source, checkpoint.config, vocabulary, rules),
     ]
-    ending = "vocab" if settings.vocab_only else outtype.upper()
+    ending = "vocab" if settings.vocab_only else ending
     output = output_path(settings.output, general.model_name, ending)
     files = split_files(output, metadata, tensors, settings.split_max_size)
-    all_notes = (*family.notes, *vocabulary.notes, *general.notes, *notes)
-    return Plan(general.model_name, family.name, outtype, files, all_notes)
+    all_notes = (*model.notes, *vocabulary.notes, *general.notes, *notes)
+    return Plan(general.model_name, model.arch, outtype, files, all_notes)
 
 
 def output_path(output: Path | None, model_name: str, ending: str) -> Path:
@@ -139,9 +146,9 @@ def output_path(output: Path | None, model_name: str, ending: str) -> Path:
     return output / name if output.is_dir() else output
 
 
-def _guess_outtype(family: Family) -> str:
+def _guess_outtype(model: SourceModel) -> str:
     """The type in which the first matrix is stored, if it is a 16-bit one; else f16."""
-    for tensor in family.checkpoint.tensors.values():
+    for tensor in model.checkpoint.tensors.values():
         if len(tensor.shape) > 1 and tensor.dtype in ("BF16", "F16"):
             return tensor.dtype.lower()
     return "f16"
@@ -154,7 +161,9 @@ def _choose_types(
     for source in sources:
         kind = wanted
         vector = len(source.shape) <= 1 or source.name.endswith("_norm.weight")
-        if vector or not source.name.endswith(".weight"):
+        if source.dtype == "MXFP4":
+            kind = MXFP4
+        elif vector or source.full_precision or not source.name.endswith(".weight"):
             kind = F32
         elif source.shape[-1] % TYPE[kind].block_elements:
             kind = F16

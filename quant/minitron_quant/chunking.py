@@ -1,4 +1,4 @@
-"""A text as chunks of tokens, and their way through a context: the rules of llama.cpp's tools.
+"""Texts as chunks of tokens, decoded as llama.cpp's tools decode them.
 
 Source: perplexity() and compute_imatrix() of llama.cpp 0c1e57098. The text is tokenized as a
 whole; chunk i has the tokens [i·n_ctx, (i+1)·n_ctx), the first one replaced by BOS on the way in
@@ -19,7 +19,7 @@ from minitron_engine.llama.model import Model
 from minitron_engine.llama.settings import ContextSettings
 from minitron_engine.llama.tokenization import Tokens
 
-# of the logits of a decode: the system takes longer to give more memory than more chunks save
+# of the logits of a decode: allocating more takes longer than decoding more chunks saves
 _LOGITS_BYTES = 1 << 27
 
 
@@ -51,8 +51,8 @@ class ChunkSettings:
     def bounded(self, n_vocab: int) -> Self:
         """As few chunks a decode as keep the logits of their scored positions small, at least one.
 
-        With many tokens in a vocabulary one chunk is enough to decode at full speed, and the less
-        memory a model takes, the more models are held together.
+        With a large vocabulary one chunk is enough to decode at full speed, and the less memory a
+        model takes, the more models fit together.
         """
         chunk_bytes = 4 * n_vocab * (self.n_ctx - self.first_output)
         together = max(1, _LOGITS_BYTES // max(1, chunk_bytes))
@@ -61,8 +61,8 @@ class ChunkSettings:
     def part_of(self, together: int) -> int:
         """How many tokens of each chunk to decode at once where no logits are read.
 
-        What llama.cpp would make of the whole: rows in the same order, and less of the memory for
-        logits that it sets aside for a decode.
+        llama.cpp would split the whole the same way: rows keep their order, and it reserves less
+        memory for logits.
         """
         step = self.context().n_ubatch // together
         return min(self.n_batch, self.n_ctx, max(1, step))
@@ -126,7 +126,7 @@ def decode_chunks(
 
     Logits are those of the positions from `first_output` on, [n_ctx − first_output, n_vocab];
     they are views where a chunk fits into a decode, valid until the next one. read_logits: False
-    where a hook sees all that matters; then the arrays are empty.
+    where only a hook reads values; then the arrays are empty.
     """
     for start, group in groups(context.model, chunks, settings):
         yield start, decode_group(context, group, settings, first_output, read_logits)
@@ -179,8 +179,8 @@ def decode_part(
     """
     part = group[:, start : start + length]
     batch = Batch(part.size)
-    wanted = np.arange(start, start + part.shape[1]) >= first_output
+    output = np.arange(start, start + part.shape[1]) >= first_output
     for sequence, tokens in enumerate(part):
-        batch.add(tokens, start, sequence, wanted)
+        batch.add(tokens, start, sequence, output)
     context.decode(batch)
     return batch.outputs

@@ -1,4 +1,4 @@
-"""What a matrix product of a graph shows to a hook: its weight's name, its input, its experts."""
+"""What a hook reads of a matrix product of a graph: its weight's name, its input, its experts."""
 
 import ctypes
 from functools import lru_cache
@@ -14,7 +14,7 @@ _WEIGHT, _NAME = Tensor.src.offset, Tensor.name.offset
 
 def weight_name(node: Tensor) -> str:
     """The name of the weight that a product multiplies with."""
-    # hooks ask for every product of every graph: a pointer is read faster than a struct is made
+    # hooks see every product of every graph: reading a pointer is faster than making a struct
     weight = ctypes.c_void_p.from_address(ctypes.addressof(node) + _WEIGHT).value or 0
     return _plain_name(ctypes.string_at(weight + _NAME))
 

@@ -1,11 +1,16 @@
 """Model files before llama.cpp reads them: it aborts on some that are damaged, or hold no model."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeGuard
 
 from minitron_core.errors import Damaged, NotFound, Unsupported
-from minitron_core.gguf import Gguf, open_gguf, open_shards, parse_shard_name
+from minitron_core.gguf import Gguf, TensorInfo, open_gguf, open_shards, parse_shard_name
+
+EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
+# tensors by name, each with its shard
+Tensors = dict[str, tuple[Gguf, TensorInfo]]
 
 _IMATRIX = "imatrix"
 _MAX_LAYERS = 512  # LLAMA_MAX_LAYERS of llama.cpp
@@ -24,6 +29,11 @@ def open_model_files(path: Path) -> list[Gguf]:
         )
     _check_numbers(shards[0])
     return shards
+
+
+def tensors_of(shards: Sequence[Gguf]) -> Tensors:
+    """The tensors of all shards by name."""
+    return {info.name: (shard, info) for shard in shards for info in shard.tensors}
 
 
 def _check_numbers(file: Gguf) -> None:

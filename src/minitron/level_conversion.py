@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minitron_convert.convert import ConvertResult, ConvertSettings, Encoder, carry_out
+from minitron_convert.convert import ConvertResult, ConvertSettings, Encoder, write_plan
 from minitron_convert.encode_stream import Piece, encoded_rows
 from minitron_convert.plan import (
     Plan,
@@ -60,7 +60,7 @@ def convert_to_level(settings: ConvertSettings, level: Level, progress: Progress
                 yield Piece(tensor, slab.blocks[tensor.spec.type])
 
         memory = _SLABS * SLAB_ELEMENTS * _BYTES_PER_ELEMENT
-        return carry_out(settings, planned, Encoder(pieces, memory), progress)
+        return write_plan(settings, planned, Encoder(pieces, memory), progress)
 
 
 def _plan_level(settings: ConvertSettings, full: Plan, header: Gguf, level: Level) -> Plan:
@@ -106,9 +106,9 @@ class _Rows:
 
     def __getitem__(self, part: slice, /) -> Bytes:
         source = self._tensor.source
-        size = self._tensor.spec.nbytes // source.shape[0]
+        size = self._tensor.spec.nbytes // source.rows
         unit = size * source.step  # what can be read at once
         start = part.start // unit * source.step
-        stop = min(-(-part.stop // unit) * source.step, source.shape[0])
+        stop = min(-(-part.stop // unit) * source.step, source.rows)
         rows = np.ascontiguousarray(encoded_rows(self._tensor, start, stop))
         return rows.reshape(-1).view(np.uint8)[part.start - start * size : part.stop - start * size]

@@ -3,7 +3,7 @@
 import errno
 from typing import NamedTuple
 
-from minitron_cli.sanitize import one_line
+from minitron_cli.output import one_line
 from minitron_engine.process.aborts import is_memory, no_memory
 
 

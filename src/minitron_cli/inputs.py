@@ -1,14 +1,15 @@
-"""The models and checkpoints that commands name: on the disk, or on the Hub."""
+"""What commands read (models and checkpoints, on the disk or on the Hub) and may write."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minitron_cli.output import Output
-from minitron_core.errors import Usage
+from minitron_core.errors import AlreadyExists, Denied, NotFound, Usage
 from minitron_core.progress import Progress
 from minitron_engine.llama.settings import (
     ContextSettings,
@@ -175,3 +176,14 @@ def _converted_header(model: Path, out: Output) -> Iterator[Path]:
             out.note(note)
         with header_alone(planned.files[0]) as header:
             yield header.path
+
+
+def refuse_existing(path: Path, force: bool) -> None:
+    """Stop before hours of work if the result could not be put where it belongs."""
+    if path.exists() and not force:
+        raise AlreadyExists(f"{path} exists", "--force replaces it; -o names another file")
+    folder = path.parent
+    if not folder.is_dir():
+        raise NotFound(f"the folder {folder} does not exist", "create it first")
+    if not os.access(folder, os.W_OK):
+        raise Denied(f"the folder {folder} is not writable", "choose another place with -o")

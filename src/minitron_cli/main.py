@@ -1,7 +1,6 @@
 """The `minitron` command: registration, and the one place where errors end."""
 
 import io
-import mmap
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -12,7 +11,7 @@ from typing import Annotated, Any, cast
 import typer
 from typer.core import TyperGroup
 
-from minitron_engine.process import fatal_signals
+from minitron_engine.process import address_space, fatal_signals
 from minitron_engine.process.aborts import on_abort
 
 # in the order of --help; each is a module of the same name, and a function in it
@@ -38,11 +37,6 @@ COMMANDS = (
     "push",
     "doctor",
 )
-# address space, never touched. What numpy and llama.cpp take to be loaded: with less numpy crashes,
-# or says that a mistake was made; and what telling an error takes, kept for when there is no more
-_BEGIN_BYTES = 136 << 20
-_SPARE_BYTES = 24 << 20
-_spare: list[mmap.mmap] = []
 _SETTINGS: dict[str, Any] = {
     "rich_markup_mode": "rich",
     "pretty_exceptions_enable": False,
@@ -72,10 +66,13 @@ class _Loaded(Mapping[str, Any]):
     @staticmethod
     def _load(name: str) -> Any:
         function = name.replace("-", "_")
+        from minitron_cli.options.groups import expanded
+
         module = import_module(f"minitron_cli.commands.{function}")
         lines = "\n\n".join(f"  {line}" for line in module.EXAMPLES.splitlines())
         alone = typer.Typer(add_completion=False, **_SETTINGS)
-        alone.command(name, epilog=f"[bold]Examples[/]\n\n{lines}")(getattr(module, function))
+        command = expanded(getattr(module, function))
+        alone.command(name, epilog=f"[bold]Examples[/]\n\n{lines}")(command)
         return typer.main.get_command(alone)
 
 
@@ -122,8 +119,7 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         fatal_signals.install()
-        _address_space(_BEGIN_BYTES).close()
-        _spare.append(_address_space(_SPARE_BYTES))
+        address_space.reserve()
         app()
     except BrokenPipeError:
         # the reader of a pipe left; nothing more can be written, not even by the interpreter's exit
@@ -135,10 +131,6 @@ def main() -> None:
         if os.environ.get("MINITRON_DEBUG") == "1":
             raise
         sys.exit(_report(error))
-
-
-def _address_space(size: int) -> mmap.mmap:
-    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE)
 
 
 def _leave(error: Exception) -> None:
@@ -156,7 +148,7 @@ def _leave(error: Exception) -> None:
 
 
 def _report(error: Exception) -> int:
-    _spare.clear()
+    address_space.release()
     from minitron_cli.errors import explain
     from minitron_cli.output import Output
 
@@ -164,7 +156,7 @@ def _report(error: Exception) -> int:
     if failure is None:
         Output().error(
             f"{type(error).__name__}: {error}",
-            "this is a mistake in minitron; MINITRON_DEBUG=1 shows where it happened",
+            "this is a bug in minitron; MINITRON_DEBUG=1 shows where it happened",
         )
         return 1
     Output().error(failure.message, failure.hint)

@@ -12,18 +12,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, cast
 
-from minitron_cli.sanitize import printable
-from minitron_cli.table_layout import column_groups
 from minitron_core.progress import Event, Progress
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bars
 
-TableFormat = Literal["table", "md", "csv"]
+# json: a command prints a document instead of its tables
+TableFormat = Literal["table", "md", "csv", "json"]
 _shown: list["Bars"] = []  # bars that are on the terminal now, with its cursor hidden
 # off a terminal lines are as long as they need to be: whoever reads them may cut them
 _UNLIMITED = 400
+_GAP = 2  # spaces between two columns
+_LONGEST_LINE = 1200
 
 
 class _Steady:
@@ -231,3 +232,40 @@ def csv_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows([headers, *rows])
     return buffer.getvalue()
+
+
+def printable(text: str) -> str:
+    """The text without what a terminal would obey: � for each such character."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else "\ufffd" for char in text)
+
+
+def one_line(text: str) -> str:
+    """The text as one printable line, the middle of a long one left out."""
+    line = printable(" ".join(text.split()))
+    return line if len(line) <= _LONGEST_LINE else f"{line[: _LONGEST_LINE - 300]} … {line[-290:]}"
+
+
+def column_groups(widths: Sequence[int], left: int, room: int) -> list[list[int]]:
+    """Which columns to show beside each other in `room` characters, group below group.
+
+    The first `left` columns name a row: they stand in the first group, the very first of them in
+    every group. A group holds at least one column of its own, even where that is too wide.
+    """
+    groups = [list(range(min(left, len(widths))))]
+    used = _width(widths, groups[0])
+    for number in range(len(groups[0]), len(widths)):
+        group = groups[-1]
+        fits = used + _GAP + widths[number] <= room
+        if not fits and len(group) > (left if group is groups[0] else 1):
+            groups.append([0, number])
+            used = _width(widths, [0, number])
+        else:
+            group.append(number)
+            used += _GAP + widths[number]
+    return groups
+
+
+def _width(widths: Sequence[int], columns: Sequence[int]) -> int:
+    return sum(widths[number] for number in columns) + _GAP * max(len(columns) - 1, 0)

@@ -1,1 +1,1 @@
-"""What every package stands on: errors, progress, GGUF files, whole files, hashes, CPU limits."""
+"""What every package uses: errors, progress, GGUF files, atomic files, hashes, CPU limits."""

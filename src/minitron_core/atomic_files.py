@@ -1,4 +1,4 @@
-"""Small files that appear whole or not at all, and such that notice when they were changed."""
+"""Small files that appear whole or not at all, and JSON files that end in their own checksum."""
 
 import hashlib
 import json
@@ -9,14 +9,14 @@ from typing import Any
 from minitron_core.errors import from_os_error
 from minitron_core.file_lock import open_locked
 
-_SEAL = b',\n "seal": "%s"\n}\n'
-_SEAL_BYTES = len(_SEAL) - 2 + 64
+_CHECKSUM = b',\n "checksum": "%s"\n}\n'
+_CHECKSUM_BYTES = len(_CHECKSUM) - 2 + 64
 
 
 def write_whole(path: Path, data: str | bytes) -> None:
-    """Write a file durably: beside the target first, then under its name.
+    """Write a file durably: to a partial file first, which is then renamed.
 
-    What is no Unicode in a text, such as the bytes of a name, is written as \\udc80.
+    Bytes of a name that are not Unicode are written as \\udc80.
     Raises OutOfResources for a full disk, Denied where writing is not permitted, MinitronError
     where another process is writing the same file.
     """
@@ -41,17 +41,17 @@ def _bytes(data: str | bytes) -> bytes:
     return data.encode(errors="backslashreplace") if isinstance(data, str) else data
 
 
-def write_sealed(path: Path, document: dict[str, Any]) -> None:
-    """Write a JSON object that ends in the SHA-256 of all before it, as `write_whole` does."""
+def write_checksummed(path: Path, document: dict[str, Any]) -> None:
+    """Write a JSON object that ends in the SHA-256 of everything before it, as write_whole does."""
     body = json.dumps(document, indent=1).encode().removesuffix(b"\n}")
-    write_whole(path, body + _SEAL % hashlib.sha256(body).hexdigest().encode())
+    write_whole(path, body + _CHECKSUM % hashlib.sha256(body).hexdigest().encode())
 
 
-def read_sealed(path: Path) -> dict[str, Any]:
-    """The object of a sealed file; ValueError where a bit of it differs from what was written."""
+def read_checksummed(path: Path) -> dict[str, Any]:
+    """The object of a file of write_checksummed; ValueError where a bit of it has changed."""
     data = path.read_bytes()
-    body = data[:-_SEAL_BYTES]
-    if data[len(body) :] != _SEAL % hashlib.sha256(body).hexdigest().encode():
-        raise ValueError(f"{path.name} has another seal")
+    body = data[:-_CHECKSUM_BYTES]
+    if data[len(body) :] != _CHECKSUM % hashlib.sha256(body).hexdigest().encode():
+        raise ValueError(f"{path.name} does not match its checksum")
     document: dict[str, Any] = json.loads(body + b"\n}")
     return document

@@ -1,4 +1,4 @@
-"""What this process may use of the machine: processors and memory, by the limits it runs under."""
+"""How many processors and how much memory this process may use, by all limits that apply."""
 
 import math
 import os
@@ -9,13 +9,13 @@ from pathlib import Path
 
 
 def default_threads() -> int:
-    """The processors that this process may use: its affinity, and its cgroup's quota if smaller."""
+    """How many processors this process may use, by its affinity and its cgroup's quota."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min(allowed or 1, _cgroup_quota()))
 
 
 def available_memory() -> int:
-    """Bytes that this process may still take: the system's, its cgroups', or its own limit's."""
+    """Bytes that this process may still allocate, by the system, its cgroups and its own limit."""
     own = free_address_space()
     limits = [] if own is None else [own]
     return min(1 << 62, *limits, *_free_of_system(), *_free_of_groups())
@@ -28,21 +28,22 @@ def _free_of_system() -> Iterator[int]:
 
 
 def _free_of_groups() -> Iterator[int]:
-    """Of this process's cgroup and those around it, in version 2 and in version 1."""
+    """For this process's cgroup and its parents, in version 2 and in version 1."""
     with suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():
             _, names, group = line.split(":", 2)
             if names in ("", "memory"):
-                yield from _free_of(Path(f"/sys/fs/cgroup/{names}"), group, v2=not names)
+                yield from free_of_cgroup(Path(f"/sys/fs/cgroup/{names}"), group, v2=not names)
 
 
-def _free_of(root: Path, group: str, *, v2: bool) -> Iterator[int]:
+def free_of_cgroup(root: Path, group: str, *, v2: bool) -> Iterator[int]:
+    """Bytes that are left of each limit on a cgroup and its parents, below the mount `root`."""
     limit, used, given_back = (
         ("memory.max", "memory.current", "inactive_file ")
         if v2
         else ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file ")
     )
-    # a container may see the group's name outside of it: what is not there is passed over
+    # a container may see the group's name on the host: paths that do not exist are skipped
     inner = root / group.lstrip("/")
     for folder in (inner, *inner.parents):
         with suppress(OSError, ValueError):  # no such file, or no limit ("max")
@@ -63,7 +64,7 @@ def _cgroup_quota() -> int:
 
 
 def free_address_space() -> int | None:
-    """Bytes of address space that this process may still take; None without a limit of its own."""
+    """Bytes of address space that this process may still map; None without a limit (ulimit -v)."""
     most, _ = resource.getrlimit(resource.RLIMIT_AS)
     if most == resource.RLIM_INFINITY:
         return None

@@ -1,11 +1,11 @@
-"""The errors of all packages: one exception per exit code of the command line."""
+"""The errors of all packages: one exception for each exit code of the command line."""
 
 import errno
 from pathlib import Path
 
 
 class MinitronError(Exception):
-    """A failure that is explained in one sentence, with what to do next as a hint."""
+    """A failure in one sentence, with what to do next as a hint; both lower case, no full stop."""
 
     exit_code = 1
 
@@ -15,13 +15,13 @@ class MinitronError(Exception):
 
 
 class Usage(MinitronError):
-    """The request itself makes no sense."""
+    """A request that contradicts itself or is incomplete."""
 
     exit_code = 2
 
 
 class AlreadyExists(MinitronError):
-    """The output exists and may not be replaced."""
+    """The output exists, and replacing it was not allowed."""
 
 
 class NotFound(MinitronError):
@@ -31,13 +31,13 @@ class NotFound(MinitronError):
 
 
 class Unsupported(MinitronError):
-    """A model or a level that cannot be handled."""
+    """A model or a level that Minitron cannot handle."""
 
     exit_code = 4
 
 
 class ImatrixNeeded(MinitronError):
-    """A level that cannot be encoded without an importance matrix."""
+    """A level that needs an importance matrix."""
 
     exit_code = 5
 
@@ -49,19 +49,19 @@ class OutOfResources(MinitronError):
 
 
 class Denied(MinitronError):
-    """The network or a permission stands in the way."""
+    """The network or a permission does not allow it."""
 
     exit_code = 7
 
 
 class Damaged(MinitronError):
-    """An input whose bytes cannot be right."""
+    """An input that is damaged."""
 
     exit_code = 8
 
 
 def from_os_error(error: OSError, path: Path, action: str) -> MinitronError:
-    """The error that explains `error`, raised by an attempt to `action` (read, write) `path`."""
+    """The error for an OSError of an attempt to `action` (read, write) `path`."""
     if isinstance(error, BlockingIOError):
         return MinitronError(
             f"another minitron is writing {path}", "wait until it is done, or choose another name"

@@ -1,4 +1,4 @@
-"""Files under way, each written by one process only."""
+"""Locks on files, so that only one process writes each of them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from minitron_core.errors import MinitronError, from_os_error
 def open_locked(path: Path, *, create: bool) -> IO[bytes]:
     """Open a file to read and write it, unbuffered, locked until it is closed.
 
-    With `create` it is made where there is none. Whoever holds it renames or removes it before
-    closing it. Raises BlockingIOError where another process holds it, and OSError as opening does.
+    create: make it if it does not exist. The holder renames or removes it before closing it.
+    Raises BlockingIOError where another process holds it, and OSError as opening does.
     """
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o666)
@@ -31,18 +31,18 @@ def open_locked(path: Path, *, create: bool) -> IO[bytes]:
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(handle), path.stat()):
                 return file
-        # its holder has given it its name, or removed it, between our opening and locking it
+        # between our opening and locking it, its holder renamed or removed it
         file.close()
 
 
 @contextmanager
 def exclusive(path: Path, command: str = "quantize") -> Iterator[None]:
-    """Hold a lock file for the time of the block, so that a second job on the folder stops."""
+    """Hold a lock file during the block; MinitronError where another process holds it already."""
     try:
         lock = open_locked(path, create=True)
     except BlockingIOError as error:
         raise MinitronError(
-            f"another minitron {command} is at work on {path.parent}", "wait until it is done"
+            f"another minitron {command} is working on {path.parent}", "wait until it is done"
         ) from error
     except OSError as error:
         raise from_os_error(error, path, "write") from error

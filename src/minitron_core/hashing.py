@@ -1,4 +1,4 @@
-"""Hashes of files, of what a result is made from, and of a model whatever its types."""
+"""Hashes: of a file, of the inputs of a result, and of a model independent of its types."""
 
 import hashlib
 import threading
@@ -12,7 +12,7 @@ _CHUNK_BYTES = 1 << 18
 
 
 def file_sha256(path: Path, given_up: threading.Event | None = None) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal.
+    """The SHA-256 of a file, in hexadecimal.
 
     Raises CancelledError once `given_up` is set, OSError where the file cannot be read.
     """
@@ -27,7 +27,7 @@ def file_sha256(path: Path, given_up: threading.Event | None = None) -> str:
 
 
 def fingerprint(*parts: str | bytes) -> str:
-    """One SHA-256 over all parts, each with its length, so that no two lists share it."""
+    """One SHA-256 over all parts, each with its length, so that different lists differ."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
@@ -36,10 +36,10 @@ def fingerprint(*parts: str | bytes) -> str:
 
 
 def model_fingerprint(shards: Sequence[Gguf]) -> str:
-    """SHA-256 that a model's files of every type and level share, and other models do not.
+    """A SHA-256 that all levels of a model share and other models do not.
 
     It covers names and shapes of all tensors and the values of the vectors (norms, biases), which
-    stay F32 whatever the matrices become.
+    stay F32 at every level.
     """
     parts: list[str | bytes] = []
     tensors = [(info.name, info, shard) for shard in shards for info in shard.tensors]

@@ -1,4 +1,4 @@
-"""How long work reports that it advances."""
+"""How long operations report their progress."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Event:
-    """A stage has `done` of `total` units; detail: the thing in work; note: what to read."""
+    """A stage has done `done` of `total` units.
+
+    detail: what it works on now. note: a line for the user.
+    """
 
     stage: str
     done: float
@@ -20,4 +23,4 @@ Progress = Callable[[Event], None]
 
 
 def ignore(_event: Event) -> None:
-    """The listener of callers that want none."""
+    """Do nothing with an event: for callers without a progress display."""

@@ -1,4 +1,4 @@
-"""llama.cpp through its C API: models, contexts, logits, hooks, sampling."""
+"""llama.cpp in this process, through its C API: models, contexts, logits, generation."""
 
 import os
 

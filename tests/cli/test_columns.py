@@ -3,7 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minitron_cli.table_layout import GAP, column_groups
+from minitron_cli.output import column_groups
+
+GAP = 2
 
 
 def test_what_does_not_fit_comes_below_with_the_name() -> None:

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from helpers.support import EXAMPLES, fails
+from helpers.support import EXAMPLES, ROOT, fails
+from minitron_cli.main import COMMANDS
 
 
 def test_version_names_what_decides_results(minitron: Any) -> None:
@@ -15,17 +16,25 @@ def test_version_names_what_decides_results(minitron: Any) -> None:
         assert name in ran.out
 
 
-@pytest.mark.parametrize(
-    "command",
-    ["convert", "imatrix", "quantize", "ppl", "generate", "run", "inspect", "verify", "doctor"],
-)
-def test_help_has_examples(command: str, minitron: Any) -> None:
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command_has_examples_and_common_options(
+    command: str, minitron: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     ran = minitron(command, "--help")
     assert ran.code == 0
-    assert f"minitron {command}" in ran.out and "Examples" in ran.out
+    usage, _, rest = ran.out.rpartition("Examples")
+    assert f"{command} [OPTIONS]" in usage and f"minitron {command} " in f"{rest} "
+    assert {"--verbose", "--quiet", "--help"} <= {word for word in usage.split()}
+    assert command == "rpc-server" or "--json" in usage
 
 
-def test_convert_and_inspect(minitron: Any, tmp_path: Path) -> None:
+def test_main_names_every_command_module() -> None:
+    modules = {path.stem for path in (ROOT / "src/minitron_cli/commands").glob("[a-z]*.py")}
+    assert modules == {name.replace("-", "_") for name in COMMANDS}
+
+
+def test_convert_writes_what_inspect_shows(minitron: Any, tmp_path: Path) -> None:
     path = tmp_path / "nano.gguf"
     ran = minitron("convert", EXAMPLES / "nano-llama", "-o", path, "--outtype", "bf16", "--json")
     assert ran.code == 0, ran.err
@@ -40,7 +49,7 @@ def test_convert_and_inspect(minitron: Any, tmp_path: Path) -> None:
     assert "llama.attention.key_length" in minitron("inspect", path).out
 
 
-def test_doctor(minitron: Any) -> None:
+def test_doctor_reports_devices(minitron: Any) -> None:
     ran = minitron("doctor", "--json")
     assert ran.code == 0
     assert ran.document["problems"] == [] and ran.document["threads"] >= 1
@@ -55,15 +64,15 @@ def test_doctor_never_shows_a_token(minitron: Any, monkeypatch: pytest.MonkeyPat
         assert "marked_secret" not in ran.out + ran.err
 
 
-def test_internal_mistakes_are_one_line_too(
+def test_main_reports_a_bug_in_one_line(
     minitron: Any, nano_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from minitron_cli.views import inspect
+    from minitron_quant.inspect import description
 
     def fail(*_: object) -> None:
         raise RuntimeError("impossible")
 
-    monkeypatch.setattr(inspect, "describe", fail)
+    monkeypatch.setattr(description, "describe", fail)
     fails(minitron("inspect", nano_llama), 1, "impossible", "MINITRON_DEBUG=1")
     monkeypatch.setenv("MINITRON_DEBUG", "1")
     with pytest.raises(RuntimeError, match="impossible"):

@@ -14,7 +14,7 @@ from helpers.support import EXAMPLES, RECORDED
 from minitron_cli.output import Output
 from minitron_cli.pipeline import executors
 from minitron_cli.pipeline.job_file import Job, load_jobs
-from minitron_cli.pipeline.run import STAGES, refuse_used_folders, run_jobs
+from minitron_cli.pipeline.run import STAGES, check_before, run_jobs
 from minitron_convert.plan import plan
 from minitron_core.errors import Damaged, MinitronError, NotFound, Usage
 from minitron_quant.perplexity.table import measure
@@ -97,11 +97,11 @@ def test_run_again_does_only_what_changed(job_file: Path) -> None:
     assert levels == ["Q4_0", "Q8_0", "F16"] and worked == ["quantize", "perplexity"]
 
 
-def test_refuse_used_folders_asks_for_resume(job_file: Path) -> None:
-    refuse_used_folders(load_jobs(job_file))
+def test_check_before_asks_for_resume(job_file: Path) -> None:
+    check_before(load_jobs(job_file), resume=False)
     run(job_file)
     with pytest.raises(MinitronError, match="earlier run") as caught:
-        refuse_used_folders(load_jobs(job_file))
+        check_before(load_jobs(job_file), resume=False)
     assert "--resume" in caught.value.hint
 
 

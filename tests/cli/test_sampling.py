@@ -68,7 +68,7 @@ def replay(context: Context, sampling: SamplingSettings, prompt: str, length: in
 
 @pytest.mark.parametrize("setting", RECORDED["models"][MODELS[0]]["settings"])
 @pytest.mark.parametrize("name", MODELS)
-def test_output_equals_llama_completion(
+def test_sampling_equals_llama_completion(
     name: str, setting: str, contexts: Contexts, tmp_path: Path
 ) -> None:
     entry = RECORDED["models"][name]["settings"][setting]
@@ -80,7 +80,7 @@ def test_output_equals_llama_completion(
     same_answer(contexts[name], settings, prompt_tokens(model, entry["prompt"]), entry)
 
 
-def test_a_grammar_that_leaves_nothing_ends_the_answer(contexts: Contexts) -> None:
+def test_generate_ends_when_the_grammar_leaves_nothing(contexts: Contexts) -> None:
     context = contexts["nano-llama"]
     # after yes only the end is allowed, and the end is forbidden
     sampling = SamplingSettings(seed=1, grammar='root ::= "yes"', ignore_eos=True)
@@ -90,7 +90,7 @@ def test_a_grammar_that_leaves_nothing_ends_the_answer(contexts: Contexts) -> No
     assert replay(context, sampling, "Answer:", 8).finish_reason == "grammar"
 
 
-def test_a_bias_decides(contexts: Contexts) -> None:
+def test_logit_bias_decides(contexts: Contexts) -> None:
     model = contexts["nano-llama"].model
     (token,) = model.tokenize(" Zz"[:2], add_special=False, parse_special=False)[-1:].tolist()
     sampling = SamplingSettings(seed=1, logit_bias=((token, 1000.0),))
@@ -102,7 +102,9 @@ def test_a_bias_decides(contexts: Contexts) -> None:
         pass
 
 
-def test_a_model_recommends_settings(monkeypatch: pytest.MonkeyPatch, contexts: Contexts) -> None:
+def test_settings_for_takes_what_a_model_recommends(
+    monkeypatch: pytest.MonkeyPatch, contexts: Contexts
+) -> None:
     model = contexts["nano-llama"].model
     said = {"general.sampling.temp": "0.3", "general.sampling.sequence": "top-k;temperature"}
     monkeypatch.setattr(model, "metadata", lambda key: said.get(key, ""))
@@ -126,7 +128,7 @@ def test_a_model_recommends_settings(monkeypatch: pytest.MonkeyPatch, contexts: 
         {"samplers": ("top_k", "magic")},
     ],
 )
-def test_impossible_values_are_refused(wrong: dict[str, Any]) -> None:
+def test_sampling_settings_refuse_impossible_values(wrong: dict[str, Any]) -> None:
     with pytest.raises(Usage):
         SamplingSettings(seed=1, **wrong)
 
@@ -175,8 +177,8 @@ def test_sampling_options_reach_the_command_line(row: SamplingOption) -> None:
     assert set(row.flags) <= set(option.opts)
 
 
-def test_options_say_what_they_mean(tmp_path: Path) -> None:
-    assert given("--seed", "0") == {"seed": 0, "grammar": "", "ignore_eos": False}
+def test_sampling_options_become_settings(tmp_path: Path) -> None:
+    assert given("--seed", "0") == {"seed": 0, "ignore_eos": False}
     assert given("-l", "15043+1", "--logit-bias", "7-inf")["logit_bias"] == (
         (15043, 1.0),
         (7, float("-inf")),
@@ -184,7 +186,7 @@ def test_options_say_what_they_mean(tmp_path: Path) -> None:
     assert given("--dry-sequence-breaker", "none")["dry_sequence_breakers"] == ()
     schema = tmp_path / "schema.json"
     schema.write_text('{"type": "object", "properties": {"a": {"type": "integer"}}}')
-    assert "root ::=" in given("--json-schema", str(schema))["grammar"]
+    assert given("--json-schema", str(schema))["json_schema"] == schema.read_text()
     settings = SamplingSettings(**given("--samplers", ";".join(SAMPLERS)))
     assert settings.samplers == SAMPLERS
     for words in (("-l", "x+1"), ("-l", "5"), ("--mirostat", "3"), ("--temp", "-1")):

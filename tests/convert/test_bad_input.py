@@ -125,7 +125,9 @@ CASES = {
     "rope has no factor": Case(config(rope_scaling={"type": "linear"}), Damaged, "factor"),
     "theta is text": Case(config(rope_theta="x"), Damaged, "theta"),
     "fewer layers": Case(config(num_hidden_layers=1), Damaged, "no place"),
-    "more layers": Case(config(num_hidden_layers=3), Damaged, "model.layers.2.mlp.up_proj.weight"),
+    "more layers": Case(
+        config(num_hidden_layers=3), Damaged, "model.layers.2.self_attn.q_proj.weight"
+    ),
     "other shape": Case(config(intermediate_size=97), Damaged, "wants"),
     "other vocabulary": Case(config(vocab_size=5000), Damaged, "5000"),
     "no weights": Case(removed("model.safetensors"), NotFound, "no weights"),
@@ -133,7 +135,7 @@ CASES = {
     "tokenizer is no JSON": Case(content("tokenizer.json", b"{"), Damaged, "tokenizer.json"),
     "tokenizer has no model": Case(content("tokenizer.json", b"{}"), Damaged, "no model"),
     "tokenizer has no ids": Case(
-        content("tokenizer.json", b'{"model": {"vocab": 5}}'), Unsupported, "not known"
+        content("tokenizer.json", b'{"model": {"vocab": 5}}'), Damaged, "no merges"
     ),
     "generation config": Case(
         content("generation_config.json", b'{"temperature": "hot"}'), Damaged, "hot"
@@ -161,7 +163,7 @@ CASES = {
         header(lambda value: value[NORM].update(shape=[-8, -8])), Damaged, "wrongly"
     ),
     "no offsets": Case(header(lambda value: value[NORM].pop("data_offsets")), Damaged, "wrongly"),
-    "data type": Case(header(lambda v: v[NORM].update(dtype="F8_E4M3")), Unsupported, "F8_E4M3"),
+    "data type": Case(header(lambda v: v[NORM].update(dtype="F8_E5M2")), Unsupported, "F8_E5M2"),
     "missing tensors": Case(
         header(lambda value: (value.pop(NORM), value.pop(UP))),
         Damaged,

@@ -19,7 +19,6 @@ from minitron_core.progress import Event
 Recorded = Callable[[str], dict[str, Any]]
 
 # Keys that differ from llama.cpp's converter on purpose: model → key → (our value, reason).
-# The order of the tokenizer's keys is not the same in these models.
 DIFFERENCES: dict[str, dict[str, tuple[Any, str]]] = {
     "nemotron": {
         "tokenizer.ggml.add_space_prefix": (

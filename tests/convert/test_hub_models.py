@@ -113,7 +113,7 @@ def test_without_a_network_the_cache_does(hub: Any, tmp_path: Path) -> None:
     )
     assert offline["path"] == fetched["path"]
     assert cut["error"] == "Denied" and "lacks 1 shard of" in cut["message"]
-    assert other["error"] == "Denied" and "There are BF16, F16" in other["hint"]
+    assert other["error"] == "Denied" and "there are BF16, F16" in other["hint"]
     assert not hub.requests
     hub.close()
     unreachable, never_seen = fetch(hub, tmp_path, f"{NAME}:F16", "someone/else:F16")

@@ -2,53 +2,23 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import llama_cpp
 import numpy as np
 import pytest
 
-from minitron_convert.architectures.wide_nemotron import widen
+from helpers.raw_llama import llama_logits
+from minitron_convert.architectures.wide_nemotron import head_places, widen
 from minitron_convert.checkpoint.folder import open_checkpoint
 from minitron_convert.convert import ConvertSettings, convert
 from minitron_convert.encode import to_float
 from minitron_core.gguf import open_gguf
 
 N_TOKENS = 256
-
-
-def llama_logits(path: Path, tokens: list[int]) -> np.ndarray:
-    """Logits [tokens, vocabulary] by llama.cpp with all its defaults."""
-    log = llama_cpp.llama_log_callback(lambda *_: None)
-    llama_cpp.llama_log_set(log, ctypes.c_void_p(0))
-    model = llama_cpp.llama_model_load_from_file(
-        str(path).encode(), llama_cpp.llama_model_default_params()
-    )
-    assert model is not None
-    settings = llama_cpp.llama_context_default_params()
-    settings.n_ctx = settings.n_batch = settings.n_ubatch = len(tokens)
-    settings.n_threads = settings.n_threads_batch = 2
-    # Keys, values and scores in full precision: the comparison shows the conversion alone.
-    settings.type_k = settings.type_v = 0
-    settings.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    context = llama_cpp.llama_init_from_model(model, settings)
-    batch = llama_cpp.llama_batch_init(len(tokens), 0, 1)
-    batch.n_tokens = len(tokens)
-    for i, token in enumerate(tokens):
-        batch.token[i], batch.pos[i], batch.logits[i] = token, i, True
-        batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
-    assert llama_cpp.llama_decode(context, batch) == 0
-    size = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
-    found = np.ctypeslib.as_array(llama_cpp.llama_get_logits(context), (len(tokens), size)).copy()
-    llama_cpp.llama_batch_free(batch)
-    llama_cpp.llama_free(context)
-    llama_cpp.llama_model_free(model)
-    return found
 
 
 def error_of(folder: Path, out: Path, reference: ModuleType) -> float:
@@ -126,11 +96,12 @@ def test_the_blend_of_yarn_meets_only_zeros(sizes: tuple[int, int, float]) -> No
         return float(f(head.size) * rounds / (f(2) * np.log(f(head.base))))
 
     low, high = np.floor(corner(32)), np.ceil(corner(1))
-    pairs = set((head.places % (head.size // 2)).tolist())
+    places = head_places(head.size, head.turned, head.still)
+    pairs = set((places % (head.size // 2)).tolist())
     assert set(range(rotary // 2)) == {pair for pair in pairs if pair <= low}
     assert len({pair for pair in pairs if pair >= high}) == (head_dim - rotary) // 2
     assert not {pair for pair in pairs if low < pair < high}
-    assert len(set(head.places.tolist())) == head_dim
+    assert len(set(places.tolist())) == head_dim
     kept = head.base ** (-np.arange(rotary // 2) / (head.size // 2))
     assert np.allclose(kept, theta ** (-np.arange(rotary // 2) / (rotary // 2)))
 

@@ -32,14 +32,14 @@ open_model(ModelSettings(Path(sys.argv[1]))).__enter__()
 """
 
 
-def test_an_abort_is_one_line_and_an_exit_code() -> None:
+def test_aborts_show_one_line_and_an_exit_code() -> None:
     ended = subprocess.run([sys.executable, "-c", _ABORT], capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (7, "a beginning")
     assert ended.stderr.startswith("error: an RPC server stopped answering")
     assert len(ended.stderr.splitlines()) == 2
 
 
-def test_a_file_that_llama_cpp_aborts_on_is_damaged(nano_llama: Path, tmp_path: Path) -> None:
+def test_aborts_on_a_damaged_file_say_damaged(nano_llama: Path, tmp_path: Path) -> None:
     key = b"llama.block_count"
     head, found, rest = nano_llama.read_bytes().partition(key)
     none = tmp_path / "none.gguf"
@@ -51,11 +51,11 @@ def test_a_file_that_llama_cpp_aborts_on_is_damaged(nano_llama: Path, tmp_path: 
     assert len(ended.stderr.splitlines()) == 1
 
 
-def test_what_an_abort_means_depends_on_what_is_done() -> None:
+def test_explained_uses_the_innermost_explanation() -> None:
     reason = "ggml.c:12: GGML_ASSERT(a: b) failed"
     plain = aborts.explained(reason)
-    assert (str(plain), plain.exit_code) == ("llama.cpp gave up: GGML_ASSERT(a: b) failed", 1)
-    with aborts.meaning(Damaged):
+    assert (str(plain), plain.exit_code) == ("llama.cpp aborted: GGML_ASSERT(a: b) failed", 1)
+    with aborts.explaining(Damaged):
         assert isinstance(aborts.explained(reason), Damaged)
         assert aborts.explained("rpc.cpp:1: Remote RPC server crashed").exit_code == 7
     assert not isinstance(aborts.explained(reason), Damaged)

@@ -1,6 +1,5 @@
 """Grammars are checked before llama.cpp sees them."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,6 @@ from hypothesis import strategies as st
 
 from minitron_core.errors import Usage
 from minitron_engine.isolation.grammar import check_grammar
-from minitron_engine.isolation.json_schema import schema_grammar
 from minitron_engine.llama.binding import api
 from minitron_engine.llama.settings import ModelSettings
 from minitron_engine.loading import open_model
@@ -50,7 +48,7 @@ def no_token(_text: str) -> bool:
 
 
 @pytest.mark.parametrize("text", GOOD)
-def test_good_grammars_pass_here_and_in_llama_cpp(text: str, nano_llama: Path) -> None:
+def test_check_grammar_accepts_what_llama_cpp_accepts(text: str, nano_llama: Path) -> None:
     check_grammar(text, no_token)
     with open_model(ModelSettings(nano_llama, vocab_only=True)) as model:
         sampler = api.llama_sampler_init_grammar(model.vocab, text.encode(), b"root")
@@ -59,22 +57,14 @@ def test_good_grammars_pass_here_and_in_llama_cpp(text: str, nano_llama: Path) -
 
 
 @pytest.mark.parametrize("text", BAD)
-def test_bad_grammars_are_refused_with_a_reason(text: str) -> None:
+def test_check_grammar_refuses_with_a_reason(text: str) -> None:
     with pytest.raises(Usage, match=BAD[text]):
         check_grammar(text, no_token)
 
 
 @given(st.text(alphabet='ab"[]()|*+?{}1,:= \n\\.^-<>!#', max_size=40))
-def test_any_text_is_taken_or_refused(text: str) -> None:
+def test_check_grammar_survives_any_text(text: str) -> None:
     try:
         check_grammar("root ::= " + text, no_token)
     except Usage as error:
         assert "grammar" in str(error)
-
-
-def test_schemas_become_grammars() -> None:
-    schema = {"type": "object", "properties": {"n": {"type": "array", "items": {"type": "number"}}}}
-    check_grammar(schema_grammar(json.dumps(schema)), no_token)
-    for text in ("{", "[]", '{"$ref": "#/nowhere"}', '{"$ref": "https://example.org/schema"}'):
-        with pytest.raises(Usage, match="JSON schema"):
-            schema_grammar(text)

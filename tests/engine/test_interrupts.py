@@ -10,7 +10,7 @@ import pytest
 @pytest.mark.parametrize(
     ("name", "error"), [("SIGINT", "KeyboardInterrupt"), ("SIGTERM", "SystemExit")]
 )
-def test_a_signal_inside_a_finalizer_is_not_lost(name: str, error: str) -> None:
+def test_end_cleanly_keeps_a_signal_inside_a_finalizer(name: str, error: str) -> None:
     code = f"""
         import signal, time
         from minitron_engine.process.interrupts import end_cleanly
@@ -31,7 +31,7 @@ def test_a_signal_inside_a_finalizer_is_not_lost(name: str, error: str) -> None:
     assert (ran.stdout.strip(), ran.stderr) == (error, "")
 
 
-def test_signals_that_come_while_one_is_noted_do_not_wait_for_each_other() -> None:
+def test_deferred_survives_signals_inside_its_handler() -> None:
     code = """
         import signal, sys
         from minitron_engine.process import interrupts

@@ -9,32 +9,22 @@ from minitron_engine.llama import devices, library
 
 
 @pytest.mark.parametrize("type_id", [1, 30])
-def test_halves_are_decoded_alike_by_both_libraries(
-    type_id: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def absent(functions: object) -> object:
-        raise AttributeError("ggml_cpu_init")
-
+def test_decode_of_halves_equals_both_libraries(type_id: int) -> None:
+    base = library.ggml()
+    slow = {1: base.ggml_fp16_to_fp32_row, 30: base.ggml_bf16_to_fp32_row}[type_id]
     halves = np.arange(1 << 16, dtype=np.uint16)
-    results = []
-    library.ggml()
-    fast = library._half_decoders()
-    with monkeypatch.context() as patch:
-        patch.setattr(library, "_declared", absent)
-        plain = library._half_decoders.__wrapped__()
-    for function in (fast[type_id], plain[type_id]):
-        values = np.empty(halves.size, np.float32)
-        function(halves.ctypes.data, values.ctypes.data, halves.size)
-        results.append(values)
-    np.testing.assert_array_equal(*results)
-    if type_id == 1:
-        np.testing.assert_array_equal(results[0], halves.view(np.float16).astype(np.float32))
-    else:
-        expected = (halves.astype(np.uint32) << 16).view(np.float32)
-        np.testing.assert_array_equal(results[0], expected)
+    decoded, expected = np.empty(halves.size, np.float32), np.empty(halves.size, np.float32)
+    assert library.decode(type_id, halves.ctypes.data, decoded.ctypes.data, halves.size)
+    slow(halves.ctypes.data, expected.ctypes.data, halves.size)
+    np.testing.assert_array_equal(decoded, expected)
+    numbers = {
+        1: halves.view(np.float16).astype(np.float32),
+        30: (halves.astype(np.uint32) << 16).view(np.float32),
+    }
+    np.testing.assert_array_equal(decoded, numbers[type_id])
 
 
-def test_every_library_is_loaded_once() -> None:
+def test_library_is_loaded_once() -> None:
     devices.devices()
     maps = Path("/proc/self/maps")
     if not maps.exists():

@@ -23,7 +23,7 @@ from minitron_quant.chunking import read_text
 
 @pytest.mark.parametrize("name", ["nano-llama", "nano-nemotron"])
 @pytest.mark.parametrize("text", ["calibration.txt", "held-out.txt"])
-def test_tokens_equal_llama_tokenize(
+def test_tokenize_equals_llama_tokenize(
     name: str, text: str, nano_llama: Path, nano_nemotron: Path
 ) -> None:
     path = nano_llama if name == "nano-llama" else nano_nemotron
@@ -34,14 +34,14 @@ def test_tokens_equal_llama_tokenize(
     assert hashlib.sha256(tokens.astype("<i4").tobytes()).hexdigest() == expected["sha256"]
 
 
-def test_pieces_give_the_text_back(nano_llama: Path) -> None:
+def test_piece_round_trips_text(nano_llama: Path) -> None:
     text = "Ein Käfer — 𝄞 and    spaces\n\n\ttabs 12345"
     with open_model(ModelSettings(nano_llama, vocab_only=True)) as model:
         tokens = model.tokenize(text, add_special=False, parse_special=False)
         assert b"".join(model.piece(int(token)) for token in tokens).decode() == text
 
 
-def test_missing_and_damaged_files(tmp_path: Path, nano_llama: Path) -> None:
+def test_open_model_refuses_missing_and_damaged_files(tmp_path: Path, nano_llama: Path) -> None:
     with pytest.raises(NotFound), open_model(ModelSettings(tmp_path / "none.gguf")):
         pass
     cut = tmp_path / "cut.gguf"
@@ -52,7 +52,7 @@ def test_missing_and_damaged_files(tmp_path: Path, nano_llama: Path) -> None:
         pass
 
 
-def test_progress_that_raises_stops_the_loading(nano_llama: Path) -> None:
+def test_open_model_stops_when_progress_raises(nano_llama: Path) -> None:
     def interrupt(_share: float) -> None:
         raise KeyboardInterrupt
 
@@ -60,7 +60,7 @@ def test_progress_that_raises_stops_the_loading(nano_llama: Path) -> None:
         pass
 
 
-def test_logits_of_marked_tokens_only(nano_llama: Path) -> None:
+def test_decode_gives_logits_of_marked_tokens(nano_llama: Path) -> None:
     with (
         open_model(ModelSettings(nano_llama)) as model,
         open_context(model, ContextSettings(n_ctx=512, n_batch=64, n_seq=2)) as context,
@@ -85,9 +85,7 @@ def test_logits_of_marked_tokens_only(nano_llama: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["nano_llama", "nano_nemotron"])
-def test_a_model_beside_another_shares_its_vocabulary(
-    name: str, request: pytest.FixtureRequest
-) -> None:
+def test_open_model_shares_another_vocabulary(name: str, request: pytest.FixtureRequest) -> None:
     path: Path = request.getfixturevalue(name)
     with (
         open_model(ModelSettings(path)) as first,
@@ -114,7 +112,7 @@ def _last_logits(model: Model, tokens: Tokens) -> Logits:
         return context.logits(1).copy()
 
 
-def test_the_library_is_the_pinned_one() -> None:
+def test_check_layout_refuses_another_library() -> None:
     assert version("llama_cpp_python") == library.PINNED_BINDING
     broken = type("Library", (), {"ggml_tensor_overhead": lambda _: 400})()
     with pytest.raises(MinitronError, match="another layout"):

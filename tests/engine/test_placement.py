@@ -20,7 +20,7 @@ def cards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "gpus", lambda: CARDS)
 
 
-def test_devices_are_chosen_by_name_and_number(cards: None) -> None:
+def test_select_gpus_by_name_and_number(cards: None) -> None:
     assert devices.select_gpus(Placement()) == CARDS
     assert devices.select_gpus(Placement(names=("CUDA2", "CUDA0"))) == [CARDS[2], CARDS[0]]
     assert devices.select_gpus(Placement("none", main_gpu=1)) == [CARDS[1]]
@@ -32,12 +32,12 @@ def test_devices_are_chosen_by_name_and_number(cards: None) -> None:
 
 
 @pytest.mark.parametrize("shares", [(-1.0,), (0.0, 0.0), (float("nan"),)])
-def test_impossible_shares_are_refused(shares: tuple[float, ...]) -> None:
+def test_placement_refuses_impossible_shares(shares: tuple[float, ...]) -> None:
     with pytest.raises(Usage):
         Placement(tensor_split=shares)
 
 
-def test_llama_cpps_parameters() -> None:
+def test_apply_placement_fills_llama_cpps_parameters() -> None:
     parameters: Any = api.llama_model_default_params()
     with pytest.raises(Usage, match="at most"):
         apply_placement(Placement(tensor_split=(1.0,) * 1000), parameters)
@@ -49,7 +49,7 @@ def test_llama_cpps_parameters() -> None:
     assert len(kept) == 2
 
 
-def test_rpc_servers_come_first_and_integrated_gpus_only_alone(
+def test_select_gpus_puts_rpc_first_and_integrated_only_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     remote = devices.Device("RPC0", "127.0.0.1:50052", "gpu", 1 << 33, 1 << 33)
@@ -60,9 +60,7 @@ def test_rpc_servers_come_first_and_integrated_gpus_only_alone(
     assert devices.select_gpus(Placement()) == [remote, shared]
 
 
-def test_a_gpu_or_a_build_that_is_missing_is_told(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_missing_gpu_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     class Registry:
         ggml_backend_reg_by_name = staticmethod({b"CUDA": 1}.get)
 

@@ -16,7 +16,7 @@ import pytest
 from minitron_core.errors import Denied, MinitronError, Unsupported, Usage
 from minitron_engine.llama import rpc
 from minitron_engine.llama.binding import api
-from minitron_engine.llama.rpc import add_rpc_servers, greet
+from minitron_engine.llama.rpc import add_rpc_servers, handshake
 
 MINITRON = [sys.executable, "-W", "error", "-m", "minitron_cli"]
 with_rpc = pytest.mark.skipif(
@@ -55,9 +55,9 @@ def answering(answer: bytes | None) -> Iterator[str]:
         thread.join()
 
 
-def test_a_server_of_this_protocol_is_greeted() -> None:
+def test_handshake_accepts_this_protocol() -> None:
     with answering(struct.pack("<QBBBx24x", 28, 7, 0, 3)) as address:
-        greet(address)
+        handshake(address)
 
 
 @pytest.mark.parametrize(
@@ -65,32 +65,32 @@ def test_a_server_of_this_protocol_is_greeted() -> None:
     [
         (struct.pack("<QBBBx24x", 28, 6, 1, 0), Unsupported, "protocol 6.1.0"),
         (struct.pack("<QBBBx24x", 28, 7, 1, 0), Unsupported, "protocol 7.1.0"),
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n", Denied, "no RPC server of llama.cpp"),
-        (b"", Denied, "no RPC server of llama.cpp"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", Denied, "not an RPC server of llama.cpp"),
+        (b"", Denied, "not an RPC server of llama.cpp"),
         (None, Denied, "no RPC server answers"),
     ],
 )
-def test_whatever_else_listens_is_refused(
+def test_handshake_refuses_anything_else(
     answer: bytes | None, error: type[MinitronError], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rpc, "PATIENCE", 0.3)
     with answering(answer) as address, pytest.raises(error, match=words):
-        greet(address)
+        handshake(address)
 
 
 @pytest.mark.parametrize("address", ["localhost", ":1", "host:0", "host:99999", "[::1]:50052", ""])
-def test_addresses_are_a_host_and_a_port(address: str) -> None:
+def test_handshake_takes_host_and_port_only(address: str) -> None:
     with pytest.raises(Usage, match="HOST:PORT"):
-        greet(address)
+        handshake(address)
 
 
-def test_a_server_that_is_not_there_is_refused() -> None:
+def test_handshake_refuses_an_absent_server() -> None:
     with pytest.raises(Denied, match="no RPC server answers at 127"):
-        greet(f"127.0.0.1:{free_port()}")
+        handshake(f"127.0.0.1:{free_port()}")
 
 
 @pytest.mark.skipif(bool(api.llama_supports_rpc()), reason="this build has RPC")
-def test_a_build_without_rpc_says_so() -> None:
+def test_add_rpc_servers_needs_a_build_with_rpc() -> None:
     with pytest.raises(Unsupported, match="no RPC") as caught:
         add_rpc_servers(("localhost:50052",))
     assert "RPC=1" in caught.value.hint
@@ -109,7 +109,7 @@ def server() -> Iterator[Callable[[], tuple[str, subprocess.Popen[bytes]]]]:
         for _ in range(300):
             assert process.poll() is None
             try:
-                greet(address)
+                handshake(address)
                 return address, process
             except Denied:
                 time.sleep(0.1)
@@ -127,7 +127,7 @@ def generated(model: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 @with_rpc
-def test_two_servers_generate_what_is_generated_here(
+def test_generate_over_rpc_equals_local(
     server: Callable[[], tuple[str, subprocess.Popen[bytes]]], nano_llama: Path
 ) -> None:
     addresses = ",".join(server()[0] for _ in range(2))
@@ -149,7 +149,7 @@ def test_two_servers_generate_what_is_generated_here(
 
 
 @with_rpc
-def test_a_server_that_dies_ends_the_command_in_one_line(
+def test_generate_over_rpc_reports_a_dead_server(
     server: Callable[[], tuple[str, subprocess.Popen[bytes]]], nano_llama: Path
 ) -> None:
     address, process = server()
@@ -167,7 +167,7 @@ def test_a_server_that_dies_ends_the_command_in_one_line(
 
 
 @with_rpc
-def test_a_server_needs_a_port_of_its_own(
+def test_rpc_server_refuses_a_taken_port(
     server: Callable[[], tuple[str, subprocess.Popen[bytes]]],
 ) -> None:
     address, _ = server()

@@ -23,9 +23,7 @@ SETTINGS = ContextSettings(n_ctx=256, n_batch=64)
 TARGET = "blk.1.attn_q.weight"
 
 
-def test_a_shifted_context_gives_llama_completions_text(
-    nano_llama: Path, nano_nemotron: Path
-) -> None:
+def test_shift_equals_llama_completion(nano_llama: Path, nano_nemotron: Path) -> None:
     models = recorded("sampling.json")["models"]
     for entry, path in zip(models.values(), (nano_llama, nano_nemotron), strict=True):
         shift = entry["shift"]
@@ -38,7 +36,7 @@ def test_a_shifted_context_gives_llama_completions_text(
             same_answer(context, settings, prompt_tokens(model, shift["prompt"]), shift)
 
 
-def test_a_prompt_is_not_computed_twice(nano_llama: Path, nano_nemotron: Path) -> None:
+def test_prompt_cache_restores_or_says_why_not(nano_llama: Path, nano_nemotron: Path) -> None:
     with open_model(ModelSettings(nano_llama)) as model, open_context(model, SETTINGS) as context:
         tokens = prompt_tokens(model, "The old house stood in the room, and the door")
         key = CacheKey(model_hash(nano_llama), "f16 f16")
@@ -56,13 +54,13 @@ def test_a_prompt_is_not_computed_twice(nano_llama: Path, nano_nemotron: Path) -
         for wrong, reason in (
             (restore(Sequence(context), data, other), "another model"),
             (restore(Sequence(context), data[:-1], key), "damaged"),
-            (restore(Sequence(context), b"GGUF" + data, key), "no prompt cache"),
-            (restore(Sequence(context), b"", key), "no prompt cache"),
+            (restore(Sequence(context), b"GGUF" + data, key), "not a prompt cache"),
+            (restore(Sequence(context), b"", key), "not a prompt cache"),
         ):
             assert reason in wrong
 
 
-def test_a_model_hash_sees_every_byte_of_a_small_file(tmp_path: Path) -> None:
+def test_model_hash_sees_every_byte_of_a_small_file(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(bytes(1000))
     before = model_hash(path)
@@ -101,7 +99,7 @@ def last_logits(path: Path, *adapters: Adapter) -> Any:
         return context.logits(1)[0].copy()
 
 
-def test_adapters_equal_merged_weights(nano_llama: Path, tmp_path: Path) -> None:
+def test_apply_adapters_equals_merged_weights(nano_llama: Path, tmp_path: Path) -> None:
     file = open_gguf(nano_llama)
     info = next(info for info in file.tensors if info.name == TARGET)
     columns, rows = info.shape
@@ -123,7 +121,7 @@ def test_adapters_equal_merged_weights(nano_llama: Path, tmp_path: Path) -> None
     assert np.abs(last_logits(nano_llama) - of_merged).max() > 0.5
 
 
-def test_an_adapter_of_another_model_is_refused(nano_llama: Path, tmp_path: Path) -> None:
+def test_apply_adapters_refuses_another_models(nano_llama: Path, tmp_path: Path) -> None:
     ones = np.ones((2, 8), np.float32)
     for path, error in (
         (write_adapter(tmp_path / "a.gguf", ones, ones.T.copy(), 1.0), Damaged),

@@ -51,7 +51,7 @@ def finish(slots: Slots, *jobs: GenerationRequest) -> dict[GenerationRequest, st
     return told
 
 
-def test_together_as_alone(context: Context, slots: Slots) -> None:
+def test_slots_answer_as_generate_does(context: Context, slots: Slots) -> None:
     """Five prompts on three sequences: no answer is another one than rounding may make of it."""
     jobs = [job(context, prompt) for prompt in PROMPTS]
     told = finish(slots, *jobs)
@@ -63,7 +63,7 @@ def test_together_as_alone(context: Context, slots: Slots) -> None:
         assert (len(one.result.tokens), one.result.finish_reason) == (24, "length")
 
 
-def test_a_seed_gives_the_same_in_the_same_company(context: Context) -> None:
+def test_slots_repeat_with_a_seed_in_the_same_batches(context: Context) -> None:
     def answers(seed: int) -> list[tuple[list[int], str, str]]:
         context.clear()
         settings = GenerationSettings(SamplingSettings(seed=seed), 24, (" the",))
@@ -77,7 +77,7 @@ def test_a_seed_gives_the_same_in_the_same_company(context: Context) -> None:
     assert "stop" in {reason for _, _, reason in first}
 
 
-def test_what_is_cached_is_not_computed_again(context: Context, slots: Slots) -> None:
+def test_slots_reuse_what_is_cached(context: Context, slots: Slots) -> None:
     first, other = job(context, PROMPTS[0]), job(context, PROMPTS[1])
     finish(slots, first, other)
     again = job(context, PROMPTS[0] + first.result.text + " and")
@@ -90,7 +90,7 @@ def test_what_is_cached_is_not_computed_again(context: Context, slots: Slots) ->
     assert longer.result.tokens[: len(wanted)] == wanted == other.result.tokens[: len(wanted)]
 
 
-def test_a_failure_ends_one_job_only(context: Context, slots: Slots) -> None:
+def test_slots_fail_one_request_only(context: Context, slots: Slots) -> None:
     broken = GenerationSettings(SamplingSettings(seed=1, grammar="root ::= ("), 8)
     good, bad = job(context, PROMPTS[0]), job(context, PROMPTS[1], broken)
     finish(slots, bad, good)
@@ -98,7 +98,7 @@ def test_a_failure_ends_one_job_only(context: Context, slots: Slots) -> None:
     assert good.error is None and len(good.result.tokens) == 24
 
 
-def test_a_job_can_be_given_up(context: Context, slots: Slots) -> None:
+def test_slots_cancel_a_request(context: Context, slots: Slots) -> None:
     gone = job(context, PROMPTS[0], GenerationSettings(GREEDY.sampling, -1))
     queued = [job(context, prompt) for prompt in PROMPTS[1:]]
     for one in (gone, *queued):
@@ -114,7 +114,7 @@ def test_a_job_can_be_given_up(context: Context, slots: Slots) -> None:
     assert all(len(one.result.tokens) == 24 for one in queued[:-1])
 
 
-def test_the_room_of_a_sequence(context: Context, slots: Slots) -> None:
+def test_slots_limit_the_room_of_a_sequence(context: Context, slots: Slots) -> None:
     with pytest.raises(Usage, match="takes 256"):
         slots.submit(job(context, "word " * 300))
     endless = job(context, "The", GenerationSettings(GREEDY.sampling, -1))

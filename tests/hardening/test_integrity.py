@@ -19,7 +19,7 @@ from helpers.support import EXAMPLES, quantize
 from helpers.tiny_gguf import write_tiny
 from minitron_convert.convert import ConvertSettings, convert
 from minitron_convert.verify import verify
-from minitron_core.atomic_files import read_sealed, write_sealed
+from minitron_core.atomic_files import read_checksummed, write_checksummed
 from minitron_core.errors import Damaged, MinitronError
 from minitron_core.gguf import open_gguf
 from minitron_core.progress import Event
@@ -185,15 +185,15 @@ def test_going_on_with_what_was_changed(
 def test_sealed_files_notice(many: bool, tmp_path: Path) -> None:
     path = tmp_path / "file.json"
     document = {"number": 1.5e-7, "text": "ö\n", "list": [1, {"a": None}], "true": True}
-    write_sealed(path, document)
-    assert read_sealed(path) == document
+    write_checksummed(path, document)
+    assert read_checksummed(path) == document
     data = path.read_bytes()
 
     def check(share: float) -> None:
         path.write_bytes(data)
         flip(path, share)
         with pytest.raises(ValueError):
-            read_sealed(path)
+            read_checksummed(path)
 
     at_many_places(many, check)
 

@@ -38,7 +38,7 @@ directory = "{folder}"
 report = ["md", "csv", "json"]
 """
 # what a run takes, and where it ran, is no result
-_NOT_COMPARED = re.compile(r'"(seconds|seal|kept|resumed_after|path|outcome)": [^\n]*')
+_NOT_COMPARED = re.compile(r'"(seconds|checksum|kept|resumed_after|path|outcome)": [^\n]*')
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ ggml adds up products in an order, and with or without fused multiplication, tha
 instruction set it was compiled for. Logits and all that is computed from them (perplexity,
 divergence, sampled texts, sums of an importance matrix) are recorded for two sets, and with either
 of them ours are the same to the last decimal. VNNI, VBMI and BF16 beside AVX-512 change none of
-them. Other kernels (older x86, ARM) run the same tests with the tolerances given there, which are
-some times what a build for SSE4.2 differs from the recordings of AVX2: a wrong token, row or weight
-makes a hundred times as much. Quantized bytes, plans, headers and vocabularies do not depend on it.
+them. With other kernels (older x86, ARM) the same tests compare with the recordings of AVX2, within
+tolerances that are some times what a build for SSE4.2 was measured to be off. Quantized bytes,
+plans, headers and vocabularies do not depend on the instruction set.
 """
 
 import json
@@ -81,8 +81,8 @@ def same_answer(
     """Generate, and compare with a recorded answer, or with as much of it as the settings allow.
 
     With other kernels: each token chosen after the recorded ones, as a choice that rounding changes
-    would change all that follow; with SSE4.2, 88 % and more are the same, and with one parameter
-    of the sampler changed half or less. Where no ids were recorded, the text's beginning.
+    would change all that follow. With SSE4.2 83 % to all of them are; with another seed or one
+    parameter of the sampler changed, 65 % at most. Without recorded ids: the text's beginning.
     """
     context.clear()
     result = collect(generate(context, prompt, settings))

@@ -21,7 +21,7 @@ from minitron_quant.gptq.cholesky import error_of, factor_block
 from minitron_quant.gptq.encoder import GptqEncoder
 from minitron_quant.gptq.held_out import GptqComparison, quantize_verified
 from minitron_quant.levels import parse_levels
-from minitron_quant.mixed_precision.gptq_costs import with_gptq
+from minitron_quant.mixed_precision.predict_kld import with_gptq
 from minitron_quant.mixed_precision.sensitivity_file import Sensitivity, TensorSensitivity
 from minitron_quant.perplexity.settings import MeasureSettings
 from minitron_quant.quantize.prepare import QuantizeSettings, prepare
@@ -48,7 +48,7 @@ def encoder_of(model: Path, covariance: Path) -> GptqEncoder:
 def made(
     short_llama: Path, covariance: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, LevelResult]:
-    folder = tmp_path_factory.mktemp("feedback")
+    folder = tmp_path_factory.mktemp("gptq")
     return quantize(
         short_llama, folder, *LEVELS, refiner=encoder_of(short_llama, covariance), threads=2
     )
@@ -158,9 +158,9 @@ def test_gptq_encoder_notes_and_damps_too_little_text(short_llama: Path, tmp_pat
     with open_model(ModelSettings(short_llama, n_ctx=128)) as model:
         settings = CovarianceSettings((EXAMPLES / "calibration.txt",), chunks)
         collect_covariance(model, settings, path)
-    feedback = GptqEncoder(path, [open_gguf(short_llama)])
-    assert "128 tokens are few" in feedback.notes[0]
-    dampings = [b.damping for b in feedback.blocks("blk.1.ffn_down.weight") or []]
+    gptq = GptqEncoder(path, [open_gguf(short_llama)])
+    assert "128 tokens are few" in gptq.notes[0]
+    dampings = [b.damping for b in gptq.blocks("blk.1.ffn_down.weight") or []]
     assert not dampings or min(dampings) >= 0.1
 
 
@@ -228,12 +228,12 @@ def test_quantize_verified_refuses_the_calibration_text(
 def test_with_gptq_scales_costs_by_the_error_that_is_left(
     short_llama: Path, covariance: Path
 ) -> None:
-    feedback = GptqEncoder(covariance, [open_gguf(short_llama)])
+    gptq = GptqEncoder(covariance, [open_gguf(short_llama)])
     kinds = {TYPE_ID[name]: 2.0 for name in ("q4_0", "q3_K", "f16")}
     names = ("blk.0.attn_q.weight", "blk.0.attn_k.weight", "token_embd.weight")
     tensors = {name: TensorSensitivity(kinds, 1.0, [1.0]) for name in names}
     plain = Sensitivity({}, {}, {}, 512, "q4_0", tensors)
-    found = with_gptq(plain, feedback).tensors
+    found = with_gptq(plain, gptq).tensors
     assert found["token_embd.weight"].costs == kinds
     shared = found["blk.0.attn_q.weight"].costs
     assert found["blk.0.attn_k.weight"].costs == shared  # q and k have one input

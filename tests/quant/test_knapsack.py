@@ -8,19 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minitron_core.gguf import TYPE, TYPE_ID, tensor_bytes
-from minitron_quant.mixed_precision.knapsack import Choice, Knapsack, best_choices
+from minitron_quant.mixed_precision.knapsack import Knapsack, TypeChoice, best_choices
 
 NAMES = ("blk.0.a", "blk.0.b", "blk.1.a", "output.weight", "token_embd.weight")
 
 
 @st.composite
-def problems(draw: st.DrawFn) -> dict[str, list[Choice]]:
+def problems(draw: st.DrawFn) -> dict[str, list[TypeChoice]]:
     names = draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=5, unique=True))
     unit = draw(st.sampled_from([1, 32, 96]))
     choice = st.tuples(st.integers(0, 40), st.floats(0, 10))
     return {
         name: [
-            Choice(number, size * unit, kld_cost)
+            TypeChoice(number, size * unit, kld_cost)
             for number, (size, kld_cost) in enumerate(
                 draw(st.lists(choice, min_size=1, max_size=4))
             )
@@ -29,7 +29,7 @@ def problems(draw: st.DrawFn) -> dict[str, list[Choice]]:
     }
 
 
-def all_mixes(problem: dict[str, list[Choice]]) -> list[tuple[int, float]]:
+def all_mixes(problem: dict[str, list[TypeChoice]]) -> list[tuple[int, float]]:
     return [
         (sum(choice.bytes for choice in chosen), sum(choice.kld_cost for choice in chosen))
         for chosen in product(*problem.values())
@@ -38,7 +38,9 @@ def all_mixes(problem: dict[str, list[Choice]]) -> list[tuple[int, float]]:
 
 @given(problems(), st.integers(0, 5000))
 @settings(max_examples=100)
-def test_solve_finds_the_best_mix_that_fits(problem: dict[str, list[Choice]], budget: int) -> None:
+def test_solve_finds_the_best_mix_that_fits(
+    problem: dict[str, list[TypeChoice]], budget: int
+) -> None:
     knapsack = Knapsack(problem)
     fitting = [kld_cost for size, kld_cost in all_mixes(problem) if size <= budget]
     if not fitting:
@@ -58,7 +60,7 @@ def test_solve_finds_the_best_mix_that_fits(problem: dict[str, list[Choice]], bu
 @given(problems(), st.floats(0, 30))
 @settings(max_examples=60)
 def test_size_for_is_the_smallest_size_of_a_cost(
-    problem: dict[str, list[Choice]], kld_cost: float
+    problem: dict[str, list[TypeChoice]], kld_cost: float
 ) -> None:
     knapsack = Knapsack(problem)
     # sums of the same numbers differ in their last bits with the order: keep away from ties
@@ -70,14 +72,19 @@ def test_size_for_is_the_smallest_size_of_a_cost(
 
 
 def test_best_choices_leave_out_larger_ones_that_are_no_better() -> None:
-    choices = [Choice(0, 10, 5.0), Choice(1, 20, 5.0), Choice(2, 20, 3.0), Choice(3, 30, 3.5)]
+    choices = [
+        TypeChoice(0, 10, 5.0),
+        TypeChoice(1, 20, 5.0),
+        TypeChoice(2, 20, 3.0),
+        TypeChoice(3, 30, 3.5),
+    ]
     assert [choice.type for choice in best_choices(choices)] == [0, 2]
 
 
 def test_solve_costs_fall_with_the_budget_to_both_ends() -> None:
     random = np.random.default_rng(0)
     problem = {
-        f"blk.{n}.w": [Choice(k, 64 * k + 64, float(d)) for k, d in enumerate(random.random(6))]
+        f"blk.{n}.w": [TypeChoice(k, 64 * k + 64, float(d)) for k, d in enumerate(random.random(6))]
         for n in range(12)
     }
     knapsack = Knapsack(problem)
@@ -102,7 +109,7 @@ def test_solve_takes_seconds_for_a_model_of_4_billion_weights() -> None:
         return float(random.uniform(0.5, 2) * 4.0**-bits)
 
     problem = {
-        name: [Choice(kind, tensor_bytes(kind, shape), kld_cost(kind)) for kind in kinds]
+        name: [TypeChoice(kind, tensor_bytes(kind, shape), kld_cost(kind)) for kind in kinds]
         for name, shape in tensors.items()
     }
     knapsack = Knapsack(problem)

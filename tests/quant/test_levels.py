@@ -14,7 +14,7 @@ from minitron_quant.levels import (
     parse_levels,
 )
 from minitron_quant.quantize.options import ENCODABLE
-from minitron_quant.quantize.summary import RELATIVE_SPEED
+from minitron_quant.quantize.summary import KERNEL_SPEED, RELATIVE_SPEED
 
 EVERY = LEVELS + OTHER_LEVELS
 
@@ -51,5 +51,6 @@ def test_level_of_ftype_is_the_inverse_of_the_table() -> None:
     assert level_of_ftype(None) == level_of_ftype(9999) == ""
 
 
-def test_relative_speed_covers_every_encodable_type() -> None:
-    assert {TYPE[ggml_type].name for ggml_type in ENCODABLE} == RELATIVE_SPEED.keys()
+@pytest.mark.parametrize("speeds", [RELATIVE_SPEED, KERNEL_SPEED])
+def test_speeds_cover_every_encodable_type(speeds: dict[str, float]) -> None:
+    assert {TYPE[ggml_type].name for ggml_type in ENCODABLE} == speeds.keys()

@@ -58,8 +58,8 @@ def test_predict_kld_fits_one_half_and_measures_the_other(
     covariance: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    feedback = GptqEncoder(covariance, [open_gguf(settings.model)])
-    origin = feedback.covariance.origin
+    gptq = GptqEncoder(covariance, [open_gguf(settings.model)])
+    origin = gptq.covariance.origin
     assert origin.tokens == (640, 640) and len(origin.sample) == 10 * 64
     fitted: list[tuple[str, tuple[int, ...]]] = []
     of = GptqEncoder.of
@@ -71,7 +71,7 @@ def test_predict_kld_fits_one_half_and_measures_the_other(
     def predicted(kind: str) -> float:
         recipe = Recipe("x", 7, 4.5, types=((NAME, TYPE_ID[kind]),))
         weights = load_importance(settings.imatrix_output).weights
-        return predict_kld(settings.model, recipe, measured, feedback, weights, threads=1)
+        return predict_kld(settings.model, recipe, measured, gptq, weights, threads=1)
 
     monkeypatch.setattr(GptqEncoder, "of", watched)
     ours = predicted("q3_K")
@@ -80,7 +80,7 @@ def test_predict_kld_fits_one_half_and_measures_the_other(
     plain = predicted("q3_K")
     rounding = measured.rounding(NAME, TYPE_ID["q3_K"])
     assert 0 < rounding < ours < 0.9 * plain
-    # without feedback it is what a probe measures on the same tokens
+    # without gptq it is what a probe measures on the same tokens
     assert plain - rounding == pytest.approx(probed(settings, origin.sample), rel=1e-6)
     assert predicted("f16") < 1e-12
 

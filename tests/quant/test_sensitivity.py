@@ -192,7 +192,7 @@ def test_read_sensitivity_refuses_damaged_files(
     elif change == "nan":
         next(iter(document["tensors"].values()))["probe_cost"] = float("nan")
     path.write_text(json.dumps(document) if change in ("tensors", "nan") else change)
-    with pytest.raises(Damaged, match="no sensitivity file"):
+    with pytest.raises(Damaged, match="not a sensitivity file"):
         read_sensitivity(path)
     with pytest.raises(NotFound):
         read_sensitivity(tmp_path / "none.json")

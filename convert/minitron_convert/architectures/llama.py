@@ -1,100 +1,111 @@
-"""Llama: RMS norms, gated SiLU, rotary positions over whole heads, grouped queries."""
+"""Llama and the families that differ from it in a few values."""
 
 from __future__ import annotations
 
-import math
+from minitron_convert.architectures.keys import LLAMA_AFTER
+from minitron_convert.architectures.model_tensor import rotary_pairs
+from minitron_convert.architectures.record import (
+    ATTENTION,
+    EXPERTS,
+    GATED_FFN,
+    PLAIN_FFN,
+    Architecture,
+    Experts,
+    TensorMapping,
+    needs,
+)
+from minitron_convert.architectures.rope import llama3_frequencies
+from minitron_convert.vocab.rules import LLAMA_RULES
 
-import numpy as np
+ROTARY_PAIRS = TensorMapping(r"(.*\.[qk]_proj\.(?:weight|bias))", {r"\1": (rotary_pairs,)})
+LINEAR_BIASES = "attn_q attn_k attn_v attn_output ffn_gate ffn_up ffn_down"
+GATED_LAYER = needs(f"{ATTENTION} {GATED_FFN}", optional_bias=LINEAR_BIASES)
 
-from minitron_convert.architectures.base import Family, ModelTensor, Slot, file_type_key, from_array
-from minitron_convert.checkpoint.config import Config, Defaults
-from minitron_convert.checkpoint.tensor_ref import Array, TensorRef
-from minitron_core.errors import Damaged
-from minitron_core.gguf import KeyValue
+LLAMA = Architecture(
+    "llama",
+    models="Llama 2, 3, 3.1, 3.2, 3.3, Llama-3.1-Minitron-4B, Llama-3.1-Nemotron-Nano-8B, "
+    "Llama-3.1-Nemotron-70B, CodeLlama, SmolLM2, Falcon 3, Yi, DeepSeek-LLM",
+    defaults={"max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "rope_theta": 10000.0},
+    fills_head_dim=True,
+    layer_kinds={"layer": GATED_LAYER},
+    mappings=(ROTARY_PAIRS,),
+    synthesized_tensors=llama3_frequencies,
+    after=LLAMA_AFTER,
+    vocabulary=LLAMA_RULES,
+)
 
+MISTRAL = Architecture(
+    "llama",
+    models="Mistral-7B, Mistral-Nemo, Mistral-NeMo-Minitron-8B, Mistral-Small",
+    defaults={
+        "max_position_embeddings": 131072,
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0,
+    },
+    layer_kinds={"layer": GATED_LAYER},
+    mappings=(ROTARY_PAIRS,),
+    synthesized_tensors=llama3_frequencies,
+    after=LLAMA_AFTER,
+    vocabulary=LLAMA_RULES,
+)
 
-class Llama(Family):
-    """LlamaForCausalLM."""
+MIXTRAL = Architecture(
+    "llama",
+    models="Mixtral-8x7B, Mixtral-8x22B",
+    defaults={
+        "max_position_embeddings": 131072,
+        "num_key_value_heads": 8,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 1000000.0,
+    },
+    layer_kinds={"layer": needs(f"{ATTENTION} {EXPERTS}")},
+    mappings=(ROTARY_PAIRS,),
+    experts=Experts(
+        {"w1": "ffn_gate_exps", "w2": "ffn_down_exps", "w3": "ffn_up_exps"},
+        r"(?P<prefix>model\.layers\.\d+)\.block_sparse_moe\.experts"
+        r"\.(?P<expert>\d+)\.(?P<part>\w+)\.weight",
+    ),
+    after=LLAMA_AFTER,
+    vocabulary=LLAMA_RULES,
+)
 
-    name = "llama"
-    defaults = Defaults(context=2048, norm_epsilon=1e-6)
+SMOLLM3 = Architecture(
+    "smollm3",
+    models="SmolLM3-3B",
+    defaults={
+        "max_position_embeddings": 32768,
+        "num_key_value_heads": 4,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 2000000.0,
+        "tie_word_embeddings": True,
+    },
+    layer_kinds={"layer": needs(f"{ATTENTION} {GATED_FFN}")},
+    mappings=(ROTARY_PAIRS,),
+    synthesized_tensors=llama3_frequencies,
+    after=LLAMA_AFTER,
+    vocabulary=LLAMA_RULES,
+)
 
-    def slots(self) -> dict[str, Slot]:
-        """The common slots with the gate, queries and keys in llama.cpp's order of rotary pairs."""
-        size = self.size
-        slots = self.common_slots(norm_bias=False)
-        for i in range(size.layers):
-            prefix = f"model.layers.{i}"
-            gate, attention = f"{prefix}.mlp.gate_proj", f"{prefix}.self_attn"
-            slots[f"{gate}.weight"] = Slot(f"blk.{i}.ffn_gate.weight", (size.ffn, size.hidden))
-            slots[f"{gate}.bias"] = Slot(f"blk.{i}.ffn_gate.bias", (size.ffn,), False)
-            for name in ("q_proj.weight", "q_proj.bias", "k_proj.weight", "k_proj.bias"):
-                slot = slots[f"{attention}.{name}"]
-                slots[f"{attention}.{name}"] = Slot(
-                    slot.gguf_name, slot.shape, slot.required, self._pair_rows
-                )
-        return slots
+ARCEE = Architecture(
+    "arcee",
+    models="AFM-4.5B",
+    defaults={"max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "rope_theta": 10000.0},
+    fills_head_dim=True,
+    layer_kinds={"layer": needs(f"{ATTENTION} {PLAIN_FFN}")},
+    mappings=(ROTARY_PAIRS,),
+    synthesized_tensors=llama3_frequencies,
+    after=LLAMA_AFTER,
+    vocabulary=LLAMA_RULES,
+)
 
-    def _pair_rows(self, tensor: TensorRef, name: str) -> ModelTensor:
-        rows = self.size.head_dim
-
-        def read(start: int, stop: int) -> Array:
-            return pair_rows(tensor.read(start, stop), rows)
-
-        return ModelTensor(name, tensor.shape, tensor.dtype, read, step=rows)
-
-    def extra_tensors(self) -> list[ModelTensor]:
-        """The factors by which llama3 scaling divides the rotary frequencies."""
-        if self.rope.kind != "llama3":
-            return []
-        factors = llama3_factors(self.rope.theta, self.size.head_dim, self.rope.values)
-        return [from_array("rope_freqs.weight", factors)]
-
-    def hyperparameters(self, file_type: int) -> list[KeyValue]:
-        """Every llama.* key."""
-        epsilon = self.config.number("rms_norm_eps", "norm_eps", default=self.defaults.norm_epsilon)
-        return [
-            *self.common_keys(),
-            self.real("attention.layer_norm_rms_epsilon", epsilon),
-            *self.head_keys(),
-            file_type_key(file_type),
-            self.whole("vocab_size", self.size.vocab),
-            self.whole("rope.dimension_count", self.size.head_dim),
-        ]
-
-
-def pair_rows(rows: Array, head_dim: int) -> Array:
-    """Rows of whole heads, reordered so that the two of each rotary pair stand together.
-
-    transformers turns row i with row i + head_dim/2; llama.cpp turns row 2i with row 2i + 1.
-    """
-    halves = rows.reshape(-1, 2, head_dim // 2, *rows.shape[1:])
-    return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows.shape)
-
-
-def llama3_factors(theta: float, head_dim: int, settings: Config) -> Array:
-    """Divisors of the rotary frequencies, f32 [head_dim / 2] (transformers' llama3 scaling).
-
-    Long waves are stretched by `factor`, short ones are kept, those between blended smoothly.
-    """
-    factor = settings.number("factor", default=8.0)
-    low = settings.number("low_freq_factor", default=1.0)
-    high = settings.number("high_freq_factor", default=4.0)
-    original = settings.number("original_max_position_embeddings", default=8192)
-    if high <= low:
-        raise Damaged(f"{settings.where} gives high_freq_factor {high}, low_freq_factor {low}.")
-    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-    # float32 steps in the order in which torch does them (it multiplies by reciprocals), with the
-    # power rounded once: all of torch's values but a few in the last bit, on any machine.
-    frequencies = np.float32(1) / np.power(np.float64(theta), exponents).astype(np.float32)
-    wavelengths = (np.float32(1) / frequencies) * np.float32(2 * math.pi)
-    waves = (np.float32(1) / wavelengths) * np.float32(original)
-    smooth = (waves - np.float32(low)) / np.float32(high - low)
-    with np.errstate(divide="ignore"):  # where the blend does not apply
-        factors: Array = np.float32(1) / ((np.float32(1) - smooth) / np.float32(factor) + smooth)
-    factors[wavelengths > original / low] = factor
-    factors[wavelengths < original / high] = 1
-    return factors
-
-
-ARCHITECTURES = {"LlamaForCausalLM": Llama, "LLaMAForCausalLM": Llama}
+ARCHITECTURES = {
+    "LlamaForCausalLM": LLAMA,
+    "LLaMAForCausalLM": LLAMA,
+    "MistralForCausalLM": MISTRAL,
+    "MixtralForCausalLM": MIXTRAL,
+    "SmolLM3ForCausalLM": SMOLLM3,
+    "ArceeForCausalLM": ARCEE,
+}

@@ -2,89 +2,81 @@
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from minitron_convert.architectures.base import (
-    SCALED,
-    Family,
-    ModelTensor,
-    Slot,
-    file_type_key,
-    unchanged,
+from minitron_convert.architectures.keys import SCALED
+from minitron_convert.architectures.model_tensor import ModelTensor, add_one, unchanged
+from minitron_convert.architectures.record import (
+    ATTENTION,
+    PLAIN_FFN,
+    Architecture,
+    TensorMapping,
+    needs,
 )
-from minitron_convert.checkpoint.config import Config, Defaults
-from minitron_convert.checkpoint.tensor_ref import Array, TensorRef
-from minitron_convert.encode import to_float
+from minitron_convert.checkpoint.config import Config
+from minitron_convert.vocab.rules import VocabularyRules
 from minitron_core.errors import Damaged
-from minitron_core.gguf import KeyValue
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from minitron_convert.architectures.source_model import SourceModel
+
+NORMS_AROUND_ONE = TensorMapping(r"(.*norm\.weight)", {r"\1": (add_one,)})
 
 
-class Nemotron(Family):
-    """NemotronForCausalLM."""
+def _one_epsilon(config: dict[str, Any]) -> dict[str, Any]:
+    """The epsilon under one name, of the several that configs use."""
+    names = ("norm_eps", "layer_norm_eps", "norm_epsilon")
+    epsilon = next((config.pop(name) for name in names if name in config), 1e-5)
+    return {**config, "norm_eps": epsilon}
 
-    name = "nemotron"
-    defaults = Defaults(context=4096, norm_epsilon=1e-5)
 
-    def slots(self) -> dict[str, Slot]:
-        """The common slots; norm weights get their 1, which llama.cpp's LayerNorm lacks."""
-        slots = self.common_slots(norm_bias=True)
-        return {
-            name: Slot(slot.gguf_name, slot.shape, slot.required, add_one)
-            if name.endswith("norm.weight")
-            else slot
-            for name, slot in slots.items()
-        }
-
-    def extra_tensors(self) -> list[ModelTensor]:
-        """The output's weights, which llama.cpp wants even where they are the embedding's."""
-        tensors = self.checkpoint.tensors
-        if "lm_head.weight" in tensors or not self.tied:
-            return []
-        return [unchanged(tensors["model.embed_tokens.weight"], "output.weight")]
-
-    def hyperparameters(self, file_type: int) -> list[KeyValue]:
-        """Every nemotron.* key."""
-        return [
-            *self.common_keys(),
-            self.real("attention.layer_norm_rms_epsilon", self.epsilon),
-            *self.head_keys(),
-            file_type_key(file_type),
-            self.whole("vocab_size", self.size.vocab),
-            self.real("attention.layer_norm_epsilon", self.epsilon),
-            self.whole("rope.dimension_count", self.rotary_dimensions),
-            *([] if self.rope.kind in SCALED else [self.text("rope.scaling.type", "none")]),
-        ]
-
-    @property
-    def epsilon(self) -> float:
-        """What the norms add to the variance."""
-        return self.config.number(
-            "norm_eps", "layer_norm_eps", "norm_epsilon", default=self.defaults.norm_epsilon
+def rotary_dimensions(model: SourceModel) -> int:
+    """How many of a head's dimensions are turned."""
+    names = ("partial_rotary_factor", "rope_percent", "rope_pct", "rope_percentage")
+    settings = Config({**model.config.values, **model.rope.values.values}, model.config.where)
+    share = settings.number(*names, default=0.5)
+    count = int(share * model.size.head_dim)
+    if not 0 < count <= model.size.head_dim or count % 2:
+        raise Damaged(
+            f"{model.config.where} turns {share} of {model.size.head_dim} dimensions, "
+            "which is not an even number of them"
         )
-
-    @property
-    def rotary_dimensions(self) -> int:
-        """How many of a head's dimensions are turned."""
-        names = ("partial_rotary_factor", "rope_percent", "rope_pct", "rope_percentage")
-        settings = Config({**self.config.values, **self.rope.values.values}, self.config.where)
-        share = settings.number(*names, default=0.5)
-        count = int(share * self.size.head_dim)
-        if not 0 < count <= self.size.head_dim or count % 2:
-            raise Damaged(
-                f"{self.config.where} turns {share} of {self.size.head_dim} dimensions, "
-                "which is no even number of them."
-            )
-        return count
+    return count
 
 
-def add_one(tensor: TensorRef, name: str) -> ModelTensor:
-    """LayerNorm1p stores weights around 0; LayerNorm wants them around 1.
+def untied_output(model: SourceModel) -> Sequence[ModelTensor]:
+    """The output's weights, which llama.cpp wants even where they are the embedding's."""
+    tensors = model.checkpoint.tensors
+    embedding = tensors.get("model.embed_tokens.weight")
+    if "lm_head.weight" in tensors or not model.tied or embedding is None:
+        return []
+    return [replace(unchanged(embedding), name="output.weight")]
 
-    float16 is added to in float16, as llama.cpp's converter does; all else in float32.
-    """
 
-    def read(start: int, stop: int) -> Array:
-        values = to_float(tensor.read(start, stop), tensor.dtype)
-        return np.add(values, 1, dtype=values.dtype)
-
-    return ModelTensor(name, tensor.shape, "F16" if tensor.dtype == "F16" else "F32", read)
+NEMOTRON = Architecture(
+    "nemotron",
+    models="Minitron-4B, Minitron-8B (as jais2), Nemotron-Mini-4B, Nemotron-3-8B, Nemotron-4-340B",
+    defaults={"max_position_embeddings": 4096, "rope_theta": 10000.0},
+    fills_head_dim=True,
+    normalize=_one_epsilon,
+    layer_kinds={
+        "layer": needs(
+            f"{ATTENTION} {PLAIN_FFN}",
+            bias="attn_norm ffn_norm",
+            optional_bias="attn_q attn_k attn_v attn_output ffn_up ffn_down",
+        )
+    },
+    ends=needs("token_embd output_norm output", bias="output_norm"),
+    mappings=(NORMS_AROUND_ONE,),
+    synthesized_tensors=untied_output,
+    after=(
+        ("vocab_size", "vocab_size"),
+        ("attention.layer_norm_epsilon", "norm_eps"),
+        ("rope.dimension_count", rotary_dimensions),
+        ("rope.scaling.type", lambda model: None if model.rope.kind in SCALED else "none"),
+    ),
+    vocabulary=VocabularyRules(last_ids={"pad": 0, "unk": 1}),
+)

@@ -17,17 +17,30 @@ by its attention factor. The keys suffice: no setting of the context is needed.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from minitron_convert.architectures.base import Family, ModelTensor, Slot, file_type_key, from_array
-from minitron_convert.architectures.nemotron import Nemotron
-from minitron_convert.checkpoint.folder import Checkpoint
-from minitron_convert.checkpoint.tensor_ref import DTYPES, Array, TensorRef
+from minitron_convert.architectures.keys import FILE_TYPE, SIZES, constant
+from minitron_convert.architectures.model_tensor import (
+    ModelTensor,
+    Sizes,
+    WrongShape,
+    from_array,
+)
+from minitron_convert.architectures.nemotron import (
+    NEMOTRON,
+    NORMS_AROUND_ONE,
+    rotary_dimensions,
+    untied_output,
+)
+from minitron_convert.architectures.record import Architecture, TensorMapping
+from minitron_convert.checkpoint.tensor_ref import DTYPES, Array
 from minitron_core.errors import Unsupported
-from minitron_core.gguf import KeyValue, ValueType
+
+if TYPE_CHECKING:
+    from minitron_convert.architectures.source_model import SourceModel
 
 BETA_FAST, BETA_SLOW = 32.0, 1.0  # llama.cpp's defaults, which jais2 does not read from the file
 FACTOR = 1e8
@@ -45,12 +58,12 @@ class WideHead:
     original_context: int
     attention_factor: float
 
-    @property
-    def places(self) -> Array:
-        """Where each dimension of Nemotron's head stands: pair i is (i, i + size / 2)."""
-        half = self.size // 2
-        fast, slow = np.arange(self.turned), half - self.still + np.arange(self.still)
-        return np.concatenate([fast, half + fast, slow, half + slow])
+
+def head_places(size: int, turned: int, still: int) -> Array:
+    """Where a head's dimensions stand in one of `size`, whose pair i is (i, i + size / 2)."""
+    half = size // 2
+    fast, slow = np.arange(turned), half - still + np.arange(still)
+    return np.concatenate([fast, half + fast, slow, half + slow])
 
 
 def widen(head_dim: int, rotary: int, theta: float) -> WideHead:
@@ -73,120 +86,134 @@ def widen(head_dim: int, rotary: int, theta: float) -> WideHead:
     )
 
 
-class WideNemotron(Nemotron):
-    """NemotronForCausalLM with heads × head_dim ≠ hidden_size, as llama.cpp's jais2."""
-
-    name = "jais2"
-
-    @cached_property
-    def head(self) -> WideHead:
-        """The widened head. Unsupported if its numbers do not fit into a file."""
-        head = widen(self.size.head_dim, self.rotary_dimensions, max(self.rope.theta, 2.0))
-        fits = self.rope.theta >= 2 and head.original_context < 2**31 and head.base < 1e38
-        if self.rope.kind != "default" or not fits:
-            raise Unsupported(
-                f"{self.checkpoint.folder}: {self.size.heads} heads of {self.size.head_dim} on "
-                f"hidden_size {self.size.hidden} with {self.rope.kind} rotary scaling cannot be "
-                "expressed in llama.cpp."
-            )
-        return head
-
-    def slots(self) -> dict[str, Slot]:
-        """Nemotron's slots with the heads widened: rows of q, k, v and columns of o."""
-        changes = {
-            "q_proj": self._turned_rows,
-            "k_proj": self._turned_rows,
-            "v_proj": self._plain_rows,
-            "o_proj.weight": self._columns,
-        }
-        slots = super().slots()
-        for name, slot in slots.items():
-            for part, change in changes.items():
-                if part in name:
-                    slots[name] = Slot(slot.gguf_name, slot.shape, slot.required, change)
-        return slots
-
-    def extra_tensors(self) -> list[ModelTensor]:
-        """The biases that jais2 insists on, zero where the checkpoint has none."""
-        self.notes.append(self.explanation)
-        extra = super().extra_tensors()
-        given = self.checkpoint.tensors
-        for name, slot in self.slots().items():
-            wanted = name.endswith((".o_proj.bias", ".up_proj.bias", ".down_proj.bias"))
-            if wanted and name not in given:
-                zeros = np.zeros(slot.shape, np.float32)
-                extra.append(from_array(slot.gguf_name, zeros))
-        return extra
-
-    @property
-    def explanation(self) -> str:
-        """What was done, in one sentence."""
-        size = self.size
-        return (
-            f"{size.heads} heads of {size.head_dim} on hidden_size {size.hidden} do not load as "
-            f"nemotron in llama.cpp: written as the equivalent jais2 model with heads of "
-            f"{self.head.size}, the added dimensions zero"
+def wide_head(model: SourceModel) -> WideHead:
+    """The widened head. Unsupported if its numbers do not fit into a file."""
+    theta = 10000.0 if model.rope.theta is None else model.rope.theta
+    head = widen(model.size.head_dim, rotary_dimensions(model), max(theta, 2.0))
+    fits = theta >= 2 and head.original_context < 2**31 and head.base < 1e38
+    if model.rope.kind != "default" or not fits:
+        raise Unsupported(
+            f"{model.checkpoint.folder}: {model.size.heads} heads of {model.size.head_dim} on "
+            f"hidden_size {model.size.hidden} with {model.rope.kind} rotary scaling cannot be "
+            "expressed in llama.cpp"
         )
-
-    def hyperparameters(self, file_type: int) -> list[KeyValue]:
-        """Every jais2.* key."""
-        head = self.head
-        return [
-            *self.common_keys(),
-            self.text("rope.scaling.type", "yarn"),
-            self.real("rope.scaling.factor", FACTOR),
-            self.whole("rope.scaling.original_context_length", head.original_context),
-            self.real("rope.scaling.attn_factor", head.attention_factor),
-            self.real("attention.layer_norm_epsilon", self.epsilon),
-            self.whole("attention.key_length", head.size),
-            self.whole("attention.value_length", head.size),
-            file_type_key(file_type),
-            self.whole("vocab_size", self.size.vocab),
-            self.whole("rope.dimension_count", head.size),
-            KeyValue.of("minitron.conversion", ValueType.STRING, self.explanation),
-        ]
-
-    @property
-    def frequency_base(self) -> float:
-        """The base whose first frequencies are Nemotron's."""
-        return self.head.base
-
-    def _turned_rows(self, tensor: TensorRef, name: str) -> ModelTensor:
-        return self._widened_rows(tensor, name, self.head.places)
-
-    def _plain_rows(self, tensor: TensorRef, name: str) -> ModelTensor:
-        return self._widened_rows(tensor, name, np.arange(self.size.head_dim))
-
-    def _widened_rows(self, tensor: TensorRef, name: str, places: Array) -> ModelTensor:
-        old, new = self.size.head_dim, self.head.size
-        rest = tensor.shape[1:]
-
-        def read(start: int, stop: int) -> Array:
-            heads = (stop - start) // new
-            rows = tensor.read(start // new * old, stop // new * old)
-            wide = np.zeros((heads, new, *rest), DTYPES[tensor.dtype])
-            wide[:, places] = rows.reshape(heads, old, *rest)
-            return wide.reshape(heads * new, *rest)
-
-        shape = (tensor.shape[0] // old * new, *rest)
-        return ModelTensor(name, shape, tensor.dtype, read, step=new)
-
-    def _columns(self, tensor: TensorRef, name: str) -> ModelTensor:
-        old, new, heads = self.size.head_dim, self.head.size, self.size.heads
-
-        def read(start: int, stop: int) -> Array:
-            wide = np.zeros((stop - start, heads, new), DTYPES[tensor.dtype])
-            wide[:, :, :old] = tensor.read(start, stop).reshape(stop - start, heads, old)
-            return wide.reshape(stop - start, heads * new)
-
-        return ModelTensor(name, (tensor.shape[0], heads * new), tensor.dtype, read)
+    return head
 
 
-def by_shape(checkpoint: Checkpoint) -> Family:
+def _sizes(model: SourceModel) -> dict[str, int]:
+    head, size = wide_head(model), model.size
+    return {
+        "queries": size.heads * head.size,
+        "keys": size.kv_heads * head.size,
+        "wide_head": head.size,
+        "turned_pairs": head.turned,
+        "still_pairs": head.still,
+    }
+
+
+def _widened_rows(tensor: ModelTensor, sizes: Sizes, places: Array) -> ModelTensor:
+    old, new = sizes["head"], sizes["wide_head"]
+    if tensor.rows % old:
+        raise WrongShape(f"{tensor.rows} rows are not whole heads of {old}")
+    rest = tensor.shape[1:]
+
+    def read(start: int, stop: int) -> Array:
+        heads = (stop - start) // new
+        rows = tensor.read(start // new * old, stop // new * old)
+        wide = np.zeros((heads, new, *rest), DTYPES[tensor.dtype])
+        wide[:, places] = rows.reshape(heads, old, *rest)
+        return wide.reshape(heads * new, *rest)
+
+    shape = (tensor.shape[0] // old * new, *rest)
+    return replace(tensor, shape=shape, read=read, step=new)
+
+
+def turned_rows(tensor: ModelTensor, sizes: Sizes) -> ModelTensor:
+    """Queries and keys in wider heads: turned pairs in front, still ones behind."""
+    places = head_places(sizes["wide_head"], sizes["turned_pairs"], sizes["still_pairs"])
+    return _widened_rows(tensor, sizes, places)
+
+
+def plain_rows(tensor: ModelTensor, sizes: Sizes) -> ModelTensor:
+    """Values in wider heads: zeros behind each."""
+    return _widened_rows(tensor, sizes, np.arange(sizes["head"]))
+
+
+def wider_columns(tensor: ModelTensor, sizes: Sizes) -> ModelTensor:
+    """The output projection for wider heads: zeros behind each."""
+    old, new, heads = sizes["head"], sizes["wide_head"], sizes["heads"]
+    if tensor.shape[-1] != heads * old:
+        raise WrongShape(f"{tensor.shape[-1]} columns are not {heads} heads of {old}")
+
+    def read(start: int, stop: int) -> Array:
+        wide = np.zeros((stop - start, heads, new), DTYPES[tensor.dtype])
+        wide[:, :, :old] = tensor.read(start, stop).reshape(stop - start, heads, old)
+        return wide.reshape(stop - start, heads * new)
+
+    return replace(tensor, shape=(tensor.shape[0], heads * new), read=read)
+
+
+def _missing_biases(model: SourceModel) -> list[ModelTensor]:
+    """The biases that jais2 insists on, zero where the checkpoint has none."""
+    model.notes.append(explanation(model))
+    extra = list(untied_output(model))
+    widths = {
+        "self_attn.o_proj": ("attn_output", model.size.hidden),
+        "mlp.up_proj": ("ffn_up", model.size.ffn),
+        "mlp.down_proj": ("ffn_down", model.size.hidden),
+    }
+    for i in range(model.size.layers):
+        for name, (gguf_name, width) in widths.items():
+            if f"model.layers.{i}.{name}.bias" not in model.checkpoint.tensors:
+                zeros = np.zeros(width, np.float32)
+                extra.append(from_array(f"blk.{i}.{gguf_name}.bias", zeros))
+    return extra
+
+
+def explanation(model: SourceModel) -> str:
+    """What was done, in one sentence."""
+    size = model.size
+    return (
+        f"{size.heads} heads of {size.head_dim} on hidden_size {size.hidden} do not load as "
+        f"nemotron in llama.cpp: written as the equivalent jais2 model with heads of "
+        f"{wide_head(model).size}, the added dimensions zero"
+    )
+
+
+WIDE_NEMOTRON = replace(
+    NEMOTRON,
+    arch="jais2",
+    sizes=_sizes,
+    mappings=(
+        NORMS_AROUND_ONE,
+        TensorMapping(r"(.*\.[qk]_proj\.(?:weight|bias))", {r"\1": (turned_rows,)}),
+        TensorMapping(r"(.*\.v_proj\.(?:weight|bias))", {r"\1": (plain_rows,)}),
+        TensorMapping(r"(.*\.o_proj\.weight)", {r"\1": (wider_columns,)}),
+    ),
+    synthesized_tensors=_missing_biases,
+    keys=(
+        *SIZES,
+        ("rope.freq_base", lambda model: wide_head(model).base),
+        ("rope.scaling.type", constant("yarn")),
+        ("rope.scaling.factor", constant(FACTOR)),
+        ("rope.scaling.original_context_length", lambda model: wide_head(model).original_context),
+        ("rope.scaling.attn_factor", lambda model: wide_head(model).attention_factor),
+        ("attention.layer_norm_epsilon", "norm_eps"),
+        ("attention.key_length", lambda model: wide_head(model).size),
+        ("attention.value_length", lambda model: wide_head(model).size),
+        (FILE_TYPE, constant(None)),
+        ("vocab_size", "vocab_size"),
+        ("rope.dimension_count", lambda model: wide_head(model).size),
+        ("minitron.conversion", explanation),
+    ),
+    after=(),
+)
+
+
+def by_shape(model: SourceModel) -> Architecture:
     """Nemotron, by the shape of its heads: llama.cpp's own loader takes only square ones."""
-    family = Nemotron(checkpoint)
-    square = family.size.attention == family.size.hidden
-    return family if square else WideNemotron(checkpoint)
+    square = model.size.heads * model.size.head_dim == model.size.hidden
+    return NEMOTRON if square else WIDE_NEMOTRON
 
 
-ARCHITECTURES = {"NemotronForCausalLM": by_shape}
+ARCHITECTURES = {"NemotronForCausalLM": replace(NEMOTRON, variant=by_shape)}

@@ -8,7 +8,9 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from minitron_convert.checkpoint.fp8 import with_scales
 from minitron_convert.checkpoint.json_files import read_object
+from minitron_convert.checkpoint.quantization import quantization_of
 from minitron_convert.checkpoint.safetensors import read_header
 from minitron_convert.checkpoint.tensor_ref import TensorRef
 from minitron_convert.checkpoint.torch_file import read_pickle
@@ -32,7 +34,9 @@ class Checkpoint:
         They are looked for when first asked, so that a model of a wrong kind is told before files
         that are missing. NotFound, Denied, Damaged, Unsupported.
         """
-        return {} if self.vocab_only else _index_tensors(self.folder)
+        if self.vocab_only:
+            return {}
+        return with_scales(_index_tensors(self.folder), quantization_of(self.folder, self.config))
 
 
 @dataclass(frozen=True)
@@ -54,16 +58,16 @@ def open_checkpoint(folder: Path, *, vocab_only: bool = False) -> Checkpoint:
     """Open `folder` and read its config. NotFound, Denied, Damaged."""
     if not folder.exists():
         raise NotFound(
-            f"{folder} does not exist.",
-            "Give the folder of a checkpoint, or owner/name of one on the Hub.",
+            f"{folder} does not exist",
+            "give the folder of a checkpoint, or owner/name of one on the Hub",
         )
     config = folder / "config.json"
     if not config.is_file():
-        what = "a file" if folder.is_file() else "no checkpoint: it has no config.json"
+        what = "a file" if folder.is_file() else "not a checkpoint: it has no config.json"
         raise NotFound(
-            f"{folder} is {what}.",
-            "A checkpoint is a folder with config.json, tokenizer files and "
-            "model.safetensors or pytorch_model.bin (or shards of them with their index).",
+            f"{folder} is {what}",
+            "a checkpoint is a folder with config.json, tokenizer files and "
+            "model.safetensors or pytorch_model.bin (or shards of them with their index)",
         )
     return Checkpoint(folder, read_object(config), vocab_only)
 
@@ -77,8 +81,8 @@ def _index_tensors(folder: Path) -> dict[str, TensorRef]:
         if paths:
             return _read_parts(paths, form)
     raise NotFound(
-        f"{folder} holds no weights.",
-        "Looked for model.safetensors, pytorch_model.bin and their shards.",
+        f"{folder} has no weights",
+        "looked for model.safetensors, pytorch_model.bin and their shards",
     )
 
 
@@ -87,7 +91,7 @@ def _read_parts(paths: list[Path], form: _Form) -> dict[str, TensorRef]:
     for path in paths:
         for tensor in form.read(path):
             if tensor.name in tensors:
-                raise Damaged(f"{tensor.name} is in {tensors[tensor.name].path} and in {path}.")
+                raise Damaged(f"{tensor.name} is in {tensors[tensor.name].path} and in {path}")
             tensors[tensor.name] = tensor
     return tensors
 
@@ -97,14 +101,14 @@ def _read_indexed(folder: Path, index: Path, form: _Form) -> dict[str, TensorRef
     if not isinstance(weight_map, dict) or not all(
         isinstance(name, str) for name in weight_map.values()
     ):
-        raise Damaged(f"{index} has no weight_map of names.", "Download it again.")
+        raise Damaged(f"{index} has no weight_map of names", "download it again")
     names = sorted(set(weight_map.values()))
     paths = [_inside(folder, index, name) for name in names]
     missing = [name for name, path in zip(names, paths, strict=True) if not path.is_file()]
     if missing:
         raise NotFound(
-            f"{folder} lacks {', '.join(missing)}, which {index.name} names.",
-            "Download the missing files.",
+            f"{folder} lacks {', '.join(missing)}, which {index.name} names",
+            "download the missing files",
         )
     tensors = _read_parts(paths, form)
     lost = sorted(name for name in weight_map if name not in tensors)
@@ -112,7 +116,7 @@ def _read_indexed(folder: Path, index: Path, form: _Form) -> dict[str, TensorRef
     if lost or extra:
         told = [f"no file holds {', '.join(lost)}"] if lost else []
         told += [f"the files hold also {', '.join(extra)}"] if extra else []
-        raise Damaged(f"{index} and its files disagree: {'; '.join(told)}.", "Download them again.")
+        raise Damaged(f"{index} and its files disagree: {'; '.join(told)}", "download them again")
     return tensors
 
 
@@ -124,12 +128,12 @@ def _inside(folder: Path, index: Path, name: str) -> Path:
     """
     plain = len(PurePosixPath(name).parts) == 1 and name not in ("", ".", "..") and "\\" not in name
     if not plain or not name.isprintable() or len(name.encode()) > MAX_NAME_BYTES:
-        raise Damaged(f"{index} names {name!r}, which is no file name, or outside the folder.")
+        raise Damaged(f"{index} names {name!r}, which is not a file name, or outside the folder")
     path = folder / name
     home = folder.resolve()
     allowed = [home]
     if home.parent.name == "snapshots":
         allowed.append(home.parent.parent / "blobs")
     if not any(path.resolve().is_relative_to(place) for place in allowed):
-        raise Damaged(f"{index} names {name!r}, which is outside the folder.")
+        raise Damaged(f"{index} names {name!r}, which is outside the folder")
     return path

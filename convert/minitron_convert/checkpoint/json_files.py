@@ -16,7 +16,7 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise from_os_error(error, path, "read") from error
     except UnicodeDecodeError as error:
-        raise Damaged(f"{path} is not UTF-8 text.", "Download it again.") from error
+        raise Damaged(f"{path} is not UTF-8 text", "download it again") from error
 
 
 def parse_object(text: str | bytes, path: Path, *, unique: bool = False) -> dict[str, Any]:
@@ -27,9 +27,9 @@ def parse_object(text: str | bytes, path: Path, *, unique: bool = False) -> dict
     try:
         value = json.loads(text, object_pairs_hook=_unique if unique else None)
     except (ValueError, RecursionError) as error:
-        raise Damaged(f"{path} is not valid JSON: {error}.", "Download it again.") from error
+        raise Damaged(f"{path} is not valid JSON: {error}", "download it again") from error
     if not isinstance(value, dict):
-        raise Damaged(f"{path} holds no JSON object.", "Download it again.")
+        raise Damaged(f"{path} holds no JSON object", "download it again")
     return value
 
 

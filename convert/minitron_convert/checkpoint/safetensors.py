@@ -23,8 +23,8 @@ def read_header(path: Path) -> list[TensorRef]:
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
                 raise Damaged(
-                    f"{path} is cut off: {size} bytes do not hold its header of {length} bytes.",
-                    "Download it again.",
+                    f"{path} is cut off: {size} bytes do not hold its header of {length} bytes",
+                    "download it again",
                 )
             header = parse_object(file.read(length), path, unique=True)
     except OSError as error:
@@ -37,7 +37,7 @@ def read_header(path: Path) -> list[TensorRef]:
 
 
 def _tensor(path: Path, name: str, entry: Any, start: int) -> TensorRef:
-    damaged = Damaged(f"{path} describes {name} wrongly.", "Download it again.")
+    damaged = Damaged(f"{path} describes {name} wrongly", "download it again")
     if not isinstance(entry, dict):
         raise damaged
     dtype: Any
@@ -50,8 +50,8 @@ def _tensor(path: Path, name: str, entry: Any, start: int) -> TensorRef:
         raise damaged
     if dtype not in DTYPES:
         raise Unsupported(
-            f"{path}: {name} has the data type {dtype}; known are {', '.join(DTYPES)}.",
-            "Give the checkpoint that was trained, not a quantized one.",
+            f"{path}: {name} has the data type {dtype}; known are {', '.join(DTYPES)}",
+            "give the checkpoint that was trained, not a quantized one",
         )
     tensor = TensorRef(name, tuple(shape), dtype, path, start + offsets[0])
     if tensor.nbytes != offsets[1] - offsets[0]:
@@ -69,10 +69,10 @@ def _check_ranges(path: Path, tensors: list[TensorRef], size: int) -> None:
     end = 0
     for tensor in sorted(tensors, key=lambda tensor: (tensor.offset, tensor.nbytes)):
         if tensor.offset < end:
-            raise Damaged(f"{path}: {tensor.name} overlaps another tensor.", "Download it again.")
+            raise Damaged(f"{path}: {tensor.name} overlaps another tensor", "download it again")
         end = tensor.offset + prod(tensor.shape) * DTYPES[tensor.dtype].itemsize
         if end > size:
             raise Damaged(
-                f"{path} is cut off: {tensor.name} ends at byte {end} of {size}.",
-                "Download it again.",
+                f"{path} is cut off: {tensor.name} ends at byte {end} of {size}",
+                "download it again",
             )

@@ -14,7 +14,7 @@ from minitron_core.errors import Damaged, from_os_error
 
 Array = npt.NDArray[Any]
 
-# bf16 has no numpy type: it is read as its 16 bits.
+# bf16 and FP8 have no numpy type: they are read as their bits.
 DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
@@ -25,6 +25,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "I16": np.dtype("<i2"),
     "I8": np.dtype("<i1"),
     "U8": np.dtype("<u1"),
+    "F8_E4M3": np.dtype("<u1"),
 }
 
 
@@ -62,7 +63,7 @@ class TensorRef:
                 while view.nbytes:
                     count = file.readinto(view)
                     if not count:
-                        raise Damaged(f"{self.path} ends within {self.name}.", "Download it again.")
+                        raise Damaged(f"{self.path} ends within {self.name}", "download it again")
                     view = view[count:]
         except OSError as error:
             raise from_os_error(error, self.path, "read") from error

@@ -67,11 +67,11 @@ def read_pickle(path: Path) -> list[TensorRef]:
             old = file.read(2) == b"\x80\x02"
         if old:
             raise Unsupported(
-                f"{path} is in torch's old format of before 2020.",
-                "Load and save it with a newer torch, or look for a safetensors version.",
+                f"{path} is in torch's old format of before 2020",
+                "load and save it with a newer torch, or look for a safetensors version",
             ) from error
         raise Damaged(
-            f"{path} is cut off or no torch file: {error}.", "Download it again."
+            f"{path} is cut off or not a torch file: {error}", "download it again"
         ) from error
 
 
@@ -92,22 +92,22 @@ def _read_archive(path: Path, archive: zipfile.ZipFile) -> list[TensorRef]:
     entries = {entry.filename: entry for entry in archive.infolist()}
     prefix = next((name[:-8] for name in entries if name.endswith("data.pkl")), None)
     if prefix is None:
-        raise Damaged(f"{path} is no torch file: it holds no data.pkl.", "Download it again.")
+        raise Damaged(f"{path} is not a torch file: it holds no data.pkl", "download it again")
     pickled = entries[f"{prefix}data.pkl"]
     if not _is_plain(pickled, min(MAX_PICKLE_BYTES, path.stat().st_size)):
-        raise Damaged(f"{path} is no torch file: its data.pkl is not plain.", "Download it again.")
+        raise Damaged(f"{path} is not a torch file: its data.pkl is not plain", "download it again")
     order = entries.get(f"{prefix}byteorder")
     if order is not None and (not _is_plain(order, 8) or archive.read(order) != b"little"):
-        raise Unsupported(f"{path} is big-endian.")
+        raise Unsupported(f"{path} is big-endian")
     try:
         state = load(archive.read(pickled), _CALLS)
     except RefusedPickle as error:
         raise Damaged(
-            f"{path} is not a plain state dictionary: {error}.",
-            "Do not load this file with other tools unless you trust its source.",
+            f"{path} is not a plain state dictionary: {error}",
+            "do not load this file with other tools unless you trust its source",
         ) from error
     if not isinstance(state, dict):
-        raise Damaged(f"{path} holds no dictionary of tensors.")
+        raise Damaged(f"{path} has no dictionary of tensors")
     storages = {name: entry for name, entry in entries.items() if name.startswith(f"{prefix}data/")}
     return [_tensor(path, name, value, prefix, storages) for name, value in state.items()]
 
@@ -116,15 +116,15 @@ def _tensor(
     path: Path, name: Any, value: Any, prefix: str, storages: dict[str, zipfile.ZipInfo]
 ) -> TensorRef:
     if not isinstance(name, str) or not isinstance(value, _Tensor):
-        raise Damaged(f"{path}: {name!r} is no tensor.")
+        raise Damaged(f"{path}: {name!r} is not a tensor")
     if not _is_sound(value):
-        raise Damaged(f"{path} describes {name} wrongly.", "Download it again.")
+        raise Damaged(f"{path} describes {name} wrongly", "download it again")
     _, kind, key, _, numel = value.storage.value
     dtype = _DTYPE_OF_STORAGE.get(str(kind))
     if dtype is None:
-        raise Unsupported(f"{path}: {name} has the data type {kind}.")
+        raise Unsupported(f"{path}: {name} has the data type {kind}")
     if prod(value.shape) and not _is_row_major(value):
-        raise Unsupported(f"{path}: {name} is not stored row by row.")
+        raise Unsupported(f"{path}: {name} is not stored row by row")
     entry = storages.get(f"{prefix}data/{key}")
     size = DTYPES[dtype].itemsize
     end = value.offset + prod(value.shape)
@@ -134,7 +134,7 @@ def _tensor(
         or entry.file_size < numel * size
         or end > numel
     ):
-        raise Damaged(f"{path} does not hold all of {name}.", "Download it again.")
+        raise Damaged(f"{path} does not hold all of {name}", "download it again")
     offset = _data_offset(path, entry) + value.offset * size
     return TensorRef(name, value.shape, dtype, path, offset)
 
@@ -178,5 +178,5 @@ def _data_offset(path: Path, entry: zipfile.ZipInfo) -> int:
     lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
     offset = entry.header_offset + _LOCAL_HEADER + lengths
     if header[:4] != b"PK\x03\x04" or offset + entry.file_size > path.stat().st_size:
-        raise Damaged(f"{path} is cut off or no torch file.", "Download it again.")
+        raise Damaged(f"{path} is cut off or not a torch file", "download it again")
     return offset

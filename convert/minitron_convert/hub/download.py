@@ -136,8 +136,8 @@ def _choose(repository: str, files: dict[str, int] | None) -> list[str]:
     if weights is None or "config.json" not in files:
         raise NotFound(
             f"{repository} on the Hub is no checkpoint: it has no "
-            f"{'config.json' if weights else 'model.safetensors or pytorch_model.bin'}.",
-            "Another revision may have one: give it as owner/name@revision.",
+            f"{'config.json' if weights else 'model.safetensors or pytorch_model.bin'}",
+            "another revision may have one: give it as owner/name@revision",
         )
     wanted = matching(files, (*BESIDE_WEIGHTS, *weights))
     check_space(repository, sum(files[name] for name in wanted))
@@ -152,8 +152,8 @@ def check_space(repository: str, size: int) -> None:
     free = shutil.disk_usage(folder).free
     if size > free:
         raise OutOfResources(
-            f"{folder} has {free} bytes free; {repository} needs {size}.",
-            "Set HF_HOME to a folder with more space.",
+            f"{folder} has {free} bytes free; {repository} needs {size}",
+            "set HF_HOME to a folder with more space",
         )
 
 
@@ -173,28 +173,28 @@ def _explain(error: Exception, repository: str, revision: str | None) -> Minitro
     """The error that tells what huggingface_hub met."""
     if isinstance(error, errors.GatedRepoError):
         return Denied(
-            f"{repository} on the Hub is gated.",
-            "Accept its terms on its page, then set HF_TOKEN or run hf auth login.",
+            f"{repository} on the Hub is gated",
+            "accept its terms on its page, then set HF_TOKEN or run hf auth login",
         )
     if isinstance(error, errors.RevisionNotFoundError):
-        return NotFound(f"{repository} on the Hub has no revision {revision}.")
+        return NotFound(f"{repository} on the Hub has no revision {revision}")
     if isinstance(error, errors.RepositoryNotFoundError):
         return NotFound(
-            f"{repository} is neither here nor a repository on the Hub.",
-            "Check the name; a private one needs HF_TOKEN.",
+            f"{repository} is neither here nor a repository on the Hub",
+            "check the name; a private one needs HF_TOKEN",
         )
     if isinstance(error, errors.HFValidationError):
-        return NotFound(f"{repository} is neither here nor the name of a repository.")
+        return NotFound(f"{repository} is neither here nor the name of a repository")
     if isinstance(error, errors.LocalEntryNotFoundError):
         return Denied(
-            f"The Hub cannot be reached and the cache does not hold all of {repository}.",
-            "Check the network, HF_HUB_OFFLINE and HF_ENDPOINT, then run the command again: "
-            "it goes on where it stopped.",
+            f"the Hub cannot be reached and the cache does not hold all of {repository}",
+            "check the network, HF_HUB_OFFLINE and HF_ENDPOINT, then run the command again: "
+            "it goes on where it stopped",
         )
     told = str(error).splitlines()[0] if str(error) else type(error).__name__
     return Denied(
-        f"Cannot download {repository}: {told}.",
-        "Check the network and run the command again: it goes on where it stopped.",
+        f"cannot download {repository}: {told}",
+        "check the network and run the command again: it goes on where it stopped",
     )
 
 

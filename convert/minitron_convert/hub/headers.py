@@ -67,7 +67,9 @@ def _write_header(repository: Repository, name: str, path: Path) -> None:
             repository.name, name, revision=repository.revision
         )
     except SafetensorsParsingError as error:
-        raise Damaged(f"{name} of {repository.name} on the Hub is no safetensors file.") from error
+        raise Damaged(
+            f"{name} of {repository.name} on the Hub is not a safetensors file"
+        ) from error
     header = {
         tensor: {"dtype": info.dtype, "shape": info.shape, "data_offsets": info.data_offsets}
         for tensor, info in found.tensors.items()

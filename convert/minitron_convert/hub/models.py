@@ -94,15 +94,15 @@ class HubModel:
         except (LocalEntryNotFoundError, NotFound) as error:
             told = error.hint if isinstance(error, NotFound) else ""
             raise Denied(
-                f"The Hub cannot be reached and the cache does not hold {self}.",
-                told or "Check the name, the network, HF_HUB_OFFLINE and HF_ENDPOINT.",
+                f"the Hub cannot be reached and the cache does not hold {self}",
+                told or "check the name, the network, HF_HUB_OFFLINE and HF_ENDPOINT",
             ) from error
         missing = set(_shards_of(wanted[0])) - files
         if missing:
             raise Denied(
-                f"The Hub cannot be reached and the cache lacks {len(missing)} shard"
-                f"{'s' if len(missing) > 1 else ''} of {self}.",
-                "Run the command again with a network: it goes on where it stopped.",
+                f"the Hub cannot be reached and the cache lacks {len(missing)} shard"
+                f"{'s' if len(missing) > 1 else ''} of {self}",
+                "run the command again with a network: it goes on where it stopped",
             )
         return folder / wanted[0]
 
@@ -110,8 +110,8 @@ class HubModel:
         models = _models(files)
         if not models:
             raise NotFound(
-                f"{self.repository.name} on the Hub holds no GGUF model.",
-                f"If it is a checkpoint: minitron convert {self.repository.name}",
+                f"{self.repository.name} on the Hub holds no GGUF model",
+                f"if it is a checkpoint: minitron convert {self.repository.name}",
             )
         levels = sorted({level_in(model) for model in models})
         wanted = self.level or PREFERRED
@@ -122,13 +122,13 @@ class HubModel:
             return models[found[0]]
         if found:
             raise NotFound(
-                f"{self.repository.name} on the Hub has {len(found)} models of level {wanted}.",
-                f"Name one of them: {', '.join(f'{self.repository.name}:{m}' for m in found)}",
+                f"{self.repository.name} on the Hub has {len(found)} models of level {wanted}",
+                f"name one of them: {', '.join(f'{self.repository.name}:{m}' for m in found)}",
             )
         raise NotFound(
             f"{self.repository.name} on the Hub has "
             + (f"no level {self.level}." if self.level else "several levels: which one?"),
-            f"There are {', '.join(levels)}: write {self.repository.name}:{levels[0]}",
+            f"there are {', '.join(levels)}: write {self.repository.name}:{levels[0]}",
         )
 
     def __str__(self) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from minitron_convert.checkpoint.json_files import read_object, read_optional
 from minitron_convert.vocab import bpe, sentencepiece, spm_from_json
+from minitron_convert.vocab.rules import VocabularyRules
 from minitron_convert.vocab.special import SpecialTokens, read_special
 from minitron_convert.vocab.tokens import TokenType, Vocabulary, added_tokens
 from minitron_core.errors import Damaged, NotFound, Unsupported
@@ -17,21 +18,29 @@ __all__ = ["SpecialTokens", "TokenType", "Vocabulary", "read_vocabulary", "vocab
 _FEW_TOKENS = 1 << 16
 
 
-def read_vocabulary(folder: Path, size: int) -> Vocabulary:
+def read_vocabulary(folder: Path, size: int, rules: VocabularyRules) -> Vocabulary:
     """The vocabulary of a checkpoint's folder, `size` tokens. NotFound, Damaged, Unsupported."""
+    size = -(-size // rules.pad_to) * rules.pad_to
+    model = folder / "tokenizer.model"
+    if _wants_pieces(folder, rules):
+        if not model.is_file():
+            raise NotFound(
+                f"{folder} has no tokenizer.model",
+                "download it too: tokenizer.json alone does not tell all of this vocabulary",
+            )
+        phi = rules.reader == "phi"
+        pieces = _added_to_pieces(folder, everywhere=phi)
+        _check_size(model, size)
+        return sentencepiece.build(folder, size, pieces, as_marked=phi)
     path = folder / "tokenizer.json"
-    if (folder / "tokenizer.model").is_file():
-        pieces = _added_to_pieces(folder, size)
-        _check_size(folder / "tokenizer.model", size)
-        return sentencepiece.build(folder, size, pieces)
     if not path.is_file():
         if (folder / "tekken.json").is_file():
             raise Unsupported(
-                f"{folder} has its tokenizer in tekken.json only.",
-                "Add the tokenizer.json of the model's transformers version.",
+                f"{folder} has its tokenizer in tekken.json only",
+                "add the tokenizer.json of the model's transformers version",
             )
         raise NotFound(
-            f"{folder} has no tokenizer.", "Looked for tokenizer.model and tokenizer.json."
+            f"{folder} has no tokenizer", "looked for tokenizer.model and tokenizer.json"
         )
     tokenizer = _read_tokenizer(path)
     _check_size(path, size)
@@ -42,22 +51,36 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
     return build(tokenizer, path, size, added)
 
 
-def vocabulary_keys(folder: Path, config: dict[str, Any], vocabulary: Vocabulary) -> list[KeyValue]:
+def _wants_pieces(folder: Path, rules: VocabularyRules) -> bool:
+    if rules.reader == "phi":
+        settings = read_optional(folder / "tokenizer_config.json")
+        return settings.get("tokenizer_class") != "GPT2Tokenizer"
+    has_model = (folder / "tokenizer.model").is_file()
+    return rules.reader == "pieces" or (rules.reader == "auto" and has_model)
+
+
+def vocabulary_keys(
+    folder: Path, config: dict[str, Any], vocabulary: Vocabulary, rules: VocabularyRules
+) -> list[KeyValue]:
     """Every tokenizer.* key, in the order of llama.cpp's converter."""
     settings = read_optional(folder / "tokenizer_config.json")
-    if isinstance(settings.get("add_prefix_space"), bool):
-        vocabulary.add_space_prefix = settings["add_prefix_space"]
+    stated = settings.get("add_prefix_space")
+    if rules.space_prefix == "never last":
+        vocabulary.add_space_prefix = False
+    elif rules.space_prefix.startswith("setting") and isinstance(stated, bool):
+        vocabulary.add_space_prefix = stated
     tokenizer = read_optional(folder / "tokenizer.json")
-    special = read_special(folder, config, settings, tokenizer, vocabulary)
-    return [*vocabulary.prefix_keys(), *vocabulary.keys(), *special.keys()]
+    special = read_special(folder, config, settings, tokenizer, vocabulary, rules)
+    prefix, rest = vocabulary.prefix_keys(), [*vocabulary.keys(), *special.keys()]
+    return [*rest, *prefix] if rules.space_prefix.endswith("last") else [*prefix, *rest]
 
 
 def _check_size(path: Path, size: int) -> None:
     """Damaged where the model's vocabulary is one that no such file can hold."""
     if size > max(path.stat().st_size, _FEW_TOKENS):  # a token takes several bytes
         raise Damaged(
-            f"{path} is too small for the vocabulary of {size} that config.json gives.",
-            "Check vocab_size in config.json, or download the tokenizer again.",
+            f"{path} is too small for the vocabulary of {size} that config.json gives",
+            "check vocab_size in config.json, or download the tokenizer again",
         )
 
 
@@ -65,24 +88,28 @@ def _read_tokenizer(path: Path) -> dict[str, Any]:
     tokenizer = read_object(path)
     model = tokenizer.get("model")
     if not isinstance(model, dict):
-        raise Damaged(f"{path} has no model.", "Download it again.")
+        raise Damaged(f"{path} has no model", "download it again")
     if model.get("type", "BPE") != "BPE":
-        raise Unsupported(f"{path} is a {model['type']} tokenizer; BPE is supported.")
+        raise Unsupported(f"{path} is a {model['type']} tokenizer; BPE is supported")
     return tokenizer
 
 
-def _added_to_pieces(folder: Path, size: int) -> dict[int, tuple[str, bool]]:
-    """Tokens beside a SentencePiece model: three files may name them, the last one decides."""
+def _added_to_pieces(folder: Path, *, everywhere: bool) -> dict[int, tuple[str, bool]]:
+    """Tokens beside a SentencePiece model: three files may name them, the last one decides.
+
+    With `everywhere` they may replace pieces of the model, and tokenizer.json decides.
+    """
     added = {
         i: (token, False)
         for token, i in read_optional(folder / "added_tokens.json").items()
         if type(i) is int and i >= 0
     }
     tokenizer = read_optional(folder / "tokenizer.json")
+    listed = added_tokens(tokenizer.get("added_tokens"))
+    if everywhere:
+        return added | _added_in_settings(folder) | listed
     known = len(sentencepiece.read_model(folder / "tokenizer.model").pieces)
-    for i, token in added_tokens(tokenizer.get("added_tokens")).items():
-        if i >= known:
-            added[i] = token
+    added |= {i: token for i, token in listed.items() if i >= known}
     return added | _added_in_settings(folder)
 
 

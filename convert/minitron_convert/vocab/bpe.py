@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from minitron_convert.vocab.pretokenizers import recognize
+from minitron_convert.checkpoint.json_files import read_optional
+from minitron_convert.vocab.fingerprint import pretokenizer_name
+from minitron_convert.vocab.pretokenizers import SHARED, recognize
 from minitron_convert.vocab.sentencepiece import put_added
 from minitron_convert.vocab.tokens import TokenType, Vocabulary
 from minitron_core.errors import Damaged
@@ -20,7 +22,15 @@ def build(
 
     Damaged: ids beyond `size`, no merges. Unsupported: an unknown pre-tokenizer.
     """
-    vocabulary = Vocabulary.unused("gpt2", recognize(tokenizer, path), size)
+    merges = read_merges(tokenizer["model"].get("merges"), path)
+    settings = read_optional(path.with_name("tokenizer_config.json"))
+    known = pretokenizer_name(tokenizer, settings, merges)
+    name = known or recognize(tokenizer, path)
+    vocabulary = Vocabulary.unused("gpt2", name, size)
+    if known is None and name in SHARED:
+        vocabulary.notes.append(
+            f"{path.name} splits text as {name} does, and so do {SHARED[name]}: taken for {name}"
+        )
     put_base(vocabulary, tokenizer, path, added)
     if tokenizer.get("normalizer"):
         vocabulary.notes.append(
@@ -28,7 +38,7 @@ def build(
         )
     for i, (token, special) in added.items():
         put_added(vocabulary, i, token, special)
-    vocabulary.merges = read_merges(tokenizer["model"].get("merges"), path)
+    vocabulary.merges = merges
     return vocabulary
 
 
@@ -42,12 +52,12 @@ def put_base(
     size = len(vocabulary.tokens)
     base = tokenizer["model"].get("vocab")
     if not isinstance(base, dict) or not all(type(i) is int and i >= 0 for i in base.values()):
-        raise Damaged(f"{path} has no vocabulary of ids.", "Download it again.")
+        raise Damaged(f"{path} has no vocabulary of ids", "download it again")
     highest = max((*base.values(), *added), default=0)
     if highest >= size:
         raise Damaged(
-            f"{path} has a token {highest}; the model has a vocabulary of {size}.",
-            "The tokenizer belongs to another model, or its embedding was not resized.",
+            f"{path} has a token {highest}; the model has a vocabulary of {size}",
+            "the tokenizer belongs to another model, or its embedding was not resized",
         )
     for token, i in base.items():
         vocabulary.tokens[i] = token.encode()
@@ -67,4 +77,4 @@ def read_merges(merges: Any, path: Path) -> list[str]:
             for merge in merges
         ):
             return [" ".join(part.replace(" ", BYTE_OF_SPACE) for part in m) for m in merges]
-    raise Damaged(f"{path} has no merges.", "Download it again.")
+    raise Damaged(f"{path} has no merges", "download it again")

@@ -1,4 +1,7 @@
-"""Which of llama.cpp's pre-tokenizers a tokenizer.json asks for, told by what it does.
+"""Which of llama.cpp's pre-tokenizers a tokenizer.json asks for, by what it does to text.
+
+This decides where the fingerprint of its ids is not one that llama.cpp knows: for fine-tunes with
+other merges, and for small models.
 
 The regular expressions are those of the published tokenizers; llama.cpp implements them under the
 names given here (llama-vocab.cpp, 0c1e57098).
@@ -34,9 +37,19 @@ KNOWN: dict[tuple[tuple[str, ...], bool], str] = {
         ),
         False,
     ): "gpt-4o",
+    (
+        (
+            f"{_CASED % (_CONTRACTIONS + '?', _CONTRACTIONS + '?')}"
+            f"|\\p{{N}}{{1,3}}|{_PATH_SIGNS}|{_REST}",
+        ),
+        True,
+    ): "gpt-4o",
     ((GPT2,), False): "gpt-2",
     ((DIGITS, GPT2), False): "smollm",
 }
+
+# Names whose pre-tokenizer does what others do too, by the names of these.
+SHARED = {"smollm": "starcoder, refact and command-r", "tekken": "pixtral"}
 
 
 def recognize(tokenizer: dict[str, Any], path: Path) -> str:
@@ -50,8 +63,8 @@ def recognize(tokenizer: dict[str, Any], path: Path) -> str:
     nearest = max(KNOWN, key=lambda known: _likeness(known, steps, ignore_merges))
     raise Unsupported(
         f"{path} splits text in a way that is not known: {told} "
-        f"(merges {'ignored' if ignore_merges else 'followed'} for whole words).",
-        f"The nearest known is {KNOWN[nearest]}, which splits by {' then '.join(nearest[0])}.",
+        f"(merges {'ignored' if ignore_merges else 'followed'} for whole words)",
+        f"the nearest known is {KNOWN[nearest]}, which splits by {' then '.join(nearest[0])}",
     )
 
 

@@ -45,7 +45,7 @@ def read_model(path: Path) -> Model:
     try:
         return _parse(data)
     except (ValueError, struct.error, TypeError) as error:
-        raise Damaged(f"{path} is no SentencePiece model: {error}.", "Download it again.") from (
+        raise Damaged(f"{path} is not a SentencePiece model: {error}", "download it again") from (
             error
         )
 
@@ -111,21 +111,24 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
     raise _Malformed("a number does not end")
 
 
-def build(folder: Path, size: int, added: dict[int, tuple[str, bool]]) -> Vocabulary:
+def build(
+    folder: Path, size: int, added: dict[int, tuple[str, bool]], *, as_marked: bool = False
+) -> Vocabulary:
     """The vocabulary of the folder's tokenizer.model, `size` tokens long, with added tokens.
 
-    `added` gives text and the mark of being special by id. Unsupported: models that are not BPE.
+    `added` gives text and the mark of being special by id; with `as_marked` that mark alone
+    decides, and texts stay as they are. Unsupported: models that are not BPE.
     """
     path = folder / "tokenizer.model"
     model = read_model(path)
     if model.kind not in (UNIGRAM, BPE):
-        raise Unsupported(f"{path} splits text into words or characters, not pieces.")
+        raise Unsupported(f"{path} splits text into words or characters, not pieces")
     vocabulary = Vocabulary.unused("llama", "default", size)
     vocabulary.scores = [PLACEHOLDER_SCORE] * size
     if len(model.pieces) > size:
         raise Damaged(
-            f"{path} has {len(model.pieces)} pieces; the model has a vocabulary of {size}.",
-            "The tokenizer belongs to another model.",
+            f"{path} has {len(model.pieces)} pieces; the model has a vocabulary of {size}",
+            "the tokenizer belongs to another model",
         )
     if model.kind == UNIGRAM:
         vocabulary.notes.append(
@@ -133,23 +136,27 @@ def build(folder: Path, size: int, added: dict[int, tuple[str, bool]]) -> Vocabu
         )
     for i, (text, score, kind) in enumerate(model.pieces):
         vocabulary.tokens[i], vocabulary.scores[i], vocabulary.types[i] = text, score, kind
-        if kind == TokenType.USER_DEFINED:
+        if kind == TokenType.USER_DEFINED and as_marked:
+            vocabulary.types[i] = TokenType.NORMAL
+        elif kind == TokenType.USER_DEFINED:
             # llama.cpp looks for these in the text as it is, before spaces become ▁.
             vocabulary.tokens[i] = text.replace(SPACE.encode(), b" ")
     for i, (token, special) in added.items():
         if i >= size:
             vocabulary.notes.append(f"token {i} ({token!r}) is beyond the vocabulary: left out")
             continue
-        put_added(vocabulary, i, token, special)
+        put_added(vocabulary, i, token, special, as_marked=as_marked)
         vocabulary.scores[i] = ADDED_SCORE
     if not model.add_dummy_prefix:
         vocabulary.add_space_prefix = False
     return vocabulary
 
 
-def put_added(vocabulary: Vocabulary, i: int, token: str, special: bool) -> None:
+def put_added(
+    vocabulary: Vocabulary, i: int, token: str, special: bool, *, as_marked: bool = False
+) -> None:
     """Set an added token: control, or matched as it stands, its spaces as they are in text."""
-    control = special or looks_special(token)
+    control = special or (looks_special(token) and not as_marked)
     vocabulary.types[i] = TokenType.CONTROL if control else TokenType.USER_DEFINED
-    text = token if control else token.replace(SPACE, " ")
+    text = token if control or as_marked else token.replace(SPACE, " ")
     vocabulary.tokens[i] = text.encode()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from minitron_convert.checkpoint.json_files import read_optional, read_text
+from minitron_convert.vocab.post_processor import processors
+from minitron_convert.vocab.rules import VocabularyRules
 from minitron_convert.vocab.tokens import TokenType, Vocabulary, added_tokens
 from minitron_core.errors import Damaged
 from minitron_core.gguf import KeyValue, ValueType
@@ -56,9 +57,10 @@ KNOWN_ENDS = {
 
 @dataclass
 class SpecialTokens:
-    """Ids by kind, in the order found; `add` says which are put around a text."""
+    """Ids by kind, in the order found and at the end; `add` says which are put around a text."""
 
     ids: dict[str, int] = field(default_factory=dict)
+    last_ids: dict[str, int] = field(default_factory=dict)
     add: dict[str, bool] = field(default_factory=dict)
     template: str | None = None
     named_templates: dict[str, str] = field(default_factory=dict)
@@ -79,7 +81,7 @@ class SpecialTokens:
                 keys.append(KeyValue.of(key, ValueType.STRING, text))
         if self.template:
             keys.append(KeyValue.of("tokenizer.chat_template", ValueType.STRING, self.template))
-        return keys
+        return keys + [self._id_key(kind, i) for kind, i in self.last_ids.items()]
 
     @staticmethod
     def _id_key(kind: str, i: int) -> KeyValue:
@@ -92,10 +94,12 @@ def read_special(
     settings: dict[str, Any],
     tokenizer: dict[str, Any],
     vocabulary: Vocabulary,
+    rules: VocabularyRules,
 ) -> SpecialTokens:
     """What tokenizer.json, tokenizer_config.json (`settings`) and config.json say, in this order.
 
-    A token that only tokenizer_config.json names, by its text, is looked up in the vocabulary.
+    Where only tokenizer_config.json names the tokens around a text, they are looked up in the
+    vocabulary by their text.
     """
     special = SpecialTokens()
     size = len(vocabulary.tokens)
@@ -118,13 +122,34 @@ def read_special(
         for i, text in enumerate(vocabulary.tokens)
         if vocabulary.types[i] in (TokenType.CONTROL, TokenType.UNKNOWN)
     }
-    for kind, name in names.items():
-        if name in control:
-            special.ids.setdefault(kind, control[name])
+    for kind in ("bos", "eos"):
+        if names[kind] in control:
+            special.ids.setdefault(kind, control[names[kind] or ""])
+    _force_ids(vocabulary, config, rules, special)
     _read_infill(vocabulary, special)
     _read_ends(read_optional(folder / "generation_config.json"), config, vocabulary, special)
     _read_templates(folder, settings, special)
     return special
+
+
+def _force_ids(
+    vocabulary: Vocabulary, config: dict[str, Any], rules: VocabularyRules, special: SpecialTokens
+) -> None:
+    """What the family itself says of special tokens. Damaged: a text that is not a token."""
+    for kind, token in rules.forced_ids.items():
+        if token.encode() not in vocabulary.tokens:
+            raise Damaged(
+                f"the tokenizer has no token {token}, which this architecture needs",
+                "the tokenizer belongs to another model",
+            )
+        special.ids.setdefault(kind, vocabulary.tokens.index(token.encode()))
+    for kind, i in rules.last_ids.items():
+        (special.ids if kind in special.ids else special.last_ids)[kind] = i
+    end = config.get(rules.eos_key)
+    if type(end) is int and 0 <= end < len(vocabulary.tokens):
+        special.ids["eos"] = end
+    if rules.without_bos == len(vocabulary.tokens):
+        special.add["bos"] = False
 
 
 def _read_infill(vocabulary: Vocabulary, special: SpecialTokens) -> None:
@@ -172,7 +197,7 @@ def _read_post_processor(node: Any, names: dict[str, str | None], special: Speci
     """What is put around a text. Knows templates of one token before and one behind."""
     names["bos"] = names["bos"] or names["cls"]
     names["eos"] = names["eos"] or names["sep"]
-    for processor in _processors(node):
+    for processor in processors(node):
         kind = processor.get("type")
         if kind == "ByteLevel":
             special.add.setdefault("bos", False)
@@ -181,13 +206,6 @@ def _read_post_processor(node: Any, names: dict[str, str | None], special: Speci
             special.add.update(bos=True, eos=True, sep=True)
         elif kind == "TemplateProcessing":
             _read_template_processing(processor, names, special)
-
-
-def _processors(node: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(node, dict):
-        parts = node.get("processors", [node])
-        if isinstance(parts, list):
-            yield from (part for part in parts if isinstance(part, dict))
 
 
 def _read_template_processing(
@@ -240,7 +258,7 @@ def _read_templates(folder: Path, settings: dict[str, Any], special: SpecialToke
         value = named.pop("default", None)
         special.named_templates = named
     if value is not None and not isinstance(value, str):
-        raise Damaged(f"The chat template in {folder} is no text.")
+        raise Damaged(f"the chat template in {folder} is not text")
     special.template = value
 
 

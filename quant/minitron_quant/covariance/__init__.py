@@ -1,1 +1,1 @@
-"""Input covariance: what a calibration text says about how the inputs of weights go together."""
+"""Input covariance: Σ xᵀx of the inputs of weights on a calibration text."""

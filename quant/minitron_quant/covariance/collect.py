@@ -34,7 +34,7 @@ from minitron_quant.covariance.gram import GramSums, block_edges
 from minitron_quant.covariance.input_hook import InputHook, ModelInputs, find_inputs
 from minitron_quant.provenance import calibration_origin
 
-# columns of a diagonal block: benchmarks/results/feedback_width.md shows the gain of wider ones
+# columns of a diagonal block: benchmarks/results/gptq_width.md shows the gain of wider ones
 BLOCK = 1024
 FULL = 1 << 20
 # chunks to keep for measuring: they give a divergence to about 3 %

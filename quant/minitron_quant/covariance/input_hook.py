@@ -14,10 +14,10 @@ from minitron_engine.llama.settings import ContextSettings
 from minitron_engine.process import interrupts
 from minitron_quant.array_backend import Floats
 from minitron_quant.matmul_hook import activations, weight_name
+from minitron_quant.model_files import EMBEDDING, OUTPUT
 
 _F32 = 0
 _PROBE_TOKENS = 16
-_OUTPUTS = ("output.weight", "token_embd.weight")
 
 
 @dataclass
@@ -63,7 +63,7 @@ def _is_product(node: Tensor) -> bool:
     if node.op != OP_MUL_MAT or node.src[1].contents.type != _F32:
         return False
     name = weight_name(node)
-    return name.endswith(".weight") and (name.startswith("blk.") or name in _OUTPUTS)
+    return name.endswith(".weight") and (name.startswith("blk.") or name in (OUTPUT, EMBEDDING))
 
 
 class InputHook:

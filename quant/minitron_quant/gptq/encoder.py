@@ -18,6 +18,7 @@ from minitron_quant.gptq.cholesky import BlockFactor, factor_block
 from minitron_quant.gptq.cross_validation import CrossValidation
 from minitron_quant.gptq.encode_rows import encode_rows, supports
 from minitron_quant.gptq.estimate import PlainCodes, gptq_keys
+from minitron_quant.model_files import tensors_of
 from minitron_quant.quantize.encode import RefineRows
 
 # rows of a weight that dampings are tried on, and the types, by the width of the rows
@@ -26,12 +27,12 @@ _TRIED_TYPES = (TYPE_ID["q3_K"], TYPE_ID["q4_0"])
 # below so many tokens for each column of a block a covariance is mostly noise
 _TOKENS_PER_COLUMN = 4
 _MIN_WEIGHT = np.float32(1e-6)
-# factors of inputs that are kept, for the weights that share one and the ones encoded ahead
+# factors to keep, for the weights that share an input and those encoded ahead
 _MAX_FACTORS = 3
 
 
 Parts = tuple[int, ...]
-ALL: Parts = tuple(range(PARTS))
+_ALL_PARTS: Parts = tuple(range(PARTS))
 
 
 class GptqEncoder:
@@ -49,8 +50,7 @@ class GptqEncoder:
                 f"{file.name} was collected on another model",
                 "collect it on this model: --gptq --text TEXT",
             )
-        tensors = {info.name: (shard, info) for shard in shards for info in shard.tensors}
-        self._tensors = tensors
+        self._tensors = tensors = tensors_of(shards)
         self._edges = {
             name: self.covariance.edges(source, tensors[name][1].shape[0])
             for name, source in self.covariance.taken_by.items()
@@ -110,7 +110,7 @@ class GptqEncoder:
         """The same importance with ggml's own codes, to compare with."""
         return PlainCodes(self.weights, (), self.notes, self.file)
 
-    def of(self, name: str, parts: Parts = ALL) -> RefineRows | None:
+    def of(self, name: str, parts: Parts = _ALL_PARTS) -> RefineRows | None:
         """What encodes the rows of a tensor; None if its inputs are not in the covariance.
 
         parts: of the text, that the codes are fitted to.
@@ -125,7 +125,7 @@ class GptqEncoder:
             plain if blocks is None else encode_rows(ggml_type, values, plain, blocks, self._arrays)
         )
 
-    def blocks(self, name: str, parts: Parts = ALL) -> list[BlockFactor] | None:
+    def blocks(self, name: str, parts: Parts = _ALL_PARTS) -> list[BlockFactor] | None:
         """The factors of a tensor's input; None where GPTQ would not help on another text."""
         source = self.covariance.taken_by[name]
         with self._lock:

@@ -8,8 +8,7 @@ import numpy as np
 
 from minitron_core.gguf import Gguf, KeyValue, ValueType
 from minitron_quant.array_backend import Floats
-
-_OUTPUTS = ("output.weight", "token_embd.weight")
+from minitron_quant.model_files import EMBEDDING, OUTPUT, tensors_of
 
 
 def gptq_keys(texts: Sequence[str], tokens: int, block: int) -> tuple[KeyValue, ...]:
@@ -44,11 +43,11 @@ def planned_gptq(texts: Sequence[str], shards: Sequence[Gguf]) -> PlainCodes:
 
     Metadata has its final size. Weights are ones, for the tensors that matrix products use.
     """
-    infos = {info.name: info for shard in shards for info in shard.tensors}
-    output = next((name for name in _OUTPUTS if name in infos), "")
+    tensors = tensors_of(shards)
+    output = OUTPUT if OUTPUT in tensors else EMBEDDING
     weights = {
         name: np.ones((1, info.shape[0]), np.float32)
-        for name, info in infos.items()
+        for name, (_, info) in tensors.items()
         # experts have three dimensions, and inputs of their own
         if len(info.shape) == 2
         and (name == output or (name.startswith("blk.") and name.endswith(".weight")))

@@ -4,7 +4,7 @@ value = d · (scale − centre) · level[code] − dmin · min. Formulas: dequan
 ggml-quants.c (llama.cpp 0c1e57098).
 
 The ternary types are left out, since they gain nothing: with GPTQ and their best scales they still
-err more at 1.7 and 2.1 bits than IQ1_S at 1.6 (benchmarks/results/feedback.md).
+err more at 1.7 and 2.1 bits than IQ1_S at 1.6 (benchmarks/results/gptq.md).
 """
 
 from dataclasses import dataclass

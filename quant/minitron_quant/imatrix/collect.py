@@ -21,7 +21,7 @@ from minitron_quant.imatrix.collector import MIN_TOKENS, Collector, is_layer_wei
 from minitron_quant.imatrix.matrix import ImportanceMatrix
 from minitron_quant.imatrix.parallel_contexts import ChunkDecoder, open_decoder
 from minitron_quant.imatrix.state import Dependencies, Resume, StateFile, state_path
-from minitron_quant.model_files import open_model_files
+from minitron_quant.model_files import OUTPUT, open_model_files
 from minitron_quant.perplexity.perplexity import negative_log_likelihood, summarize
 from minitron_quant.provenance import calibration_origin
 
@@ -166,7 +166,7 @@ class _Run:
 
 
 def _with_output(name: str) -> bool:
-    return is_layer_weight(name) or name == "output.weight"
+    return is_layer_weight(name) or name == OUTPUT
 
 
 def _dependencies(model: Model, settings: CollectSettings) -> Dependencies:

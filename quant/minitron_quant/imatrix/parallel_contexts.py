@@ -23,7 +23,7 @@ from minitron_quant.chunking import ChunkSettings, decode_group, decode_part
 from minitron_quant.imatrix.collector import MIN_TOKENS, Collector, first_half
 from minitron_quant.imatrix.ordered_accumulation import AccumulationOrder
 
-# tokens that ggml-cpu multiplies with a repacked weight at once; those left over it takes alone
+# tokens that ggml-cpu multiplies with a repacked weight at once; the rest one by one
 _ROWS = 4
 
 

@@ -5,14 +5,18 @@ from pathlib import Path
 from typing import Any
 
 from minitron_core.gguf import TYPE, Gguf, KeyValue, iterate_tensors, open_shards
+from minitron_core.hashing import file_sha256
 from minitron_quant.levels import level_of_ftype
 
 # longer arrays, such as the vocabulary, are described by their length
 _LONG_ARRAY = 16
 
 
-def describe(path: Path, with_tensors: bool) -> dict[str, Any]:
-    """Metadata, sizes in bytes, types; a first shard stands for all."""
+def describe(path: Path, with_tensors: bool = False, with_hashes: bool = False) -> dict[str, Any]:
+    """Metadata, sizes in bytes, types; a first shard stands for all.
+
+    with_hashes: also the SHA-256 of each file, which reads all of it.
+    """
     shards = open_shards(path)
     tensors = [info for _, info in iterate_tensors(shards)]
     weights = sum(info.n_elements for info in tensors)
@@ -43,6 +47,8 @@ def describe(path: Path, with_tensors: bool) -> dict[str, Any]:
             }
             for info in tensors
         ]
+    if with_hashes:
+        description["sha256"] = {shard.path.name: file_sha256(shard.path) for shard in shards}
     return description
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal
 
-from minitron_core.atomic_files import read_sealed
+from minitron_core.atomic_files import read_checksummed
 from minitron_core.errors import Damaged, NotFound
 from minitron_core.hashing import file_sha256
 from minitron_core.progress import Event, Progress
@@ -52,7 +52,7 @@ def _state(path: Path, size: int | None, sha256: str) -> State:
 
 def _read(manifest: Path) -> dict[str, Any]:
     try:
-        document = read_sealed(manifest)
+        document = read_checksummed(manifest)
         list(_entries(document))
     except FileNotFoundError as error:
         raise NotFound(f"{manifest} does not exist") from error

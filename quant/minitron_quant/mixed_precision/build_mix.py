@@ -13,10 +13,9 @@ from minitron_core.hashing import file_sha256
 from minitron_core.progress import Progress, ignore
 from minitron_quant.gptq.encoder import GptqEncoder
 from minitron_quant.levels import LEVELS, Level, level_named
-from minitron_quant.mixed_precision.gptq_costs import with_gptq
 from minitron_quant.mixed_precision.held_out import Verification, verify_mix
 from minitron_quant.mixed_precision.measure import check_model
-from minitron_quant.mixed_precision.predict_kld import predict_kld
+from minitron_quant.mixed_precision.predict_kld import predict_kld, with_gptq
 from minitron_quant.mixed_precision.sensitivity_file import Sensitivity, read_sensitivity
 from minitron_quant.mixed_precision.size_solver import Restrictions, SizeSolver
 from minitron_quant.model_files import open_model_files
@@ -263,22 +262,21 @@ class MixBuilder:
 
 
 def find_imatrix(settings: MixSettings, sensitivity: Sensitivity) -> Path:
-    """The importance matrix that costs were computed with: beside the sensitivity, or the given.
+    """The completed importance matrix of the sensitivity: beside it, or the one given.
 
-    Raises Damaged where another one was given, NotFound where there is none.
+    Raises Damaged if another one was given, NotFound if there is none.
     """
-    given = settings.quantize.imatrix
-    wanted = sensitivity.imatrix
-    if given is not None and file_sha256(given) not in (wanted["sha256"], wanted.get("given")):
+    given, used = settings.quantize.imatrix, sensitivity.imatrix
+    if given is not None and not sensitivity.used_imatrix(given):
         raise Damaged(
             f"{settings.sensitivity.name} was not measured with {given.name}",
             "measure with it: minitron sensitivity MODEL -f TEXT --imatrix FILE",
         )
-    for path in (settings.sensitivity.with_name(wanted.get("name", "")), given):
-        if path is not None and path.is_file() and file_sha256(path) == wanted["sha256"]:
+    for path in (settings.sensitivity.with_name(used.get("name", "")), given):
+        if path is not None and path.is_file() and file_sha256(path) == used["sha256"]:
             return path
     raise NotFound(
-        f"{wanted.get('name')} belongs to {settings.sensitivity} and is not beside it",
+        f"{used.get('name')} belongs to {settings.sensitivity} and is not beside it",
         "put it back there, or measure again: minitron sensitivity MODEL -f TEXT",
     )
 

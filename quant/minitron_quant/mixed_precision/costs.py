@@ -13,16 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minitron_core.cpu_limits import default_threads
-from minitron_core.gguf import TYPE, Gguf, TensorInfo
+from minitron_core.gguf import TYPE, TensorInfo
 from minitron_core.progress import Event, Progress, ignore
 from minitron_quant.array_backend import Floats
 from minitron_quant.levels import level_named
+from minitron_quant.model_files import EMBEDDING, Tensors
 from minitron_quant.quantize.encode import EncodeTask, Errors, add_errors, encode
 from minitron_quant.quantize.options import ENCODABLE
 from minitron_quant.quantize.plan import requires_imatrix
 from minitron_quant.quantize.recipe import bits_of
 
-EMBEDDING = "token_embd.weight"
 # rows of a matrix to encode: a random sample gives the cost to about 1 %
 _ROWS = 1024
 # up to a quarter of a tensor's effect lost, divergence grows as the cost does; beyond (one bit a
@@ -77,7 +77,7 @@ class CostInputs:
     frequency: of each token in the text, [n_vocab].
     """
 
-    tensors: Mapping[str, tuple[Gguf, TensorInfo]]
+    tensors: Tensors
     weights: Mapping[str, Floats]
     inputs: Mapping[str, InputMoments]
     frequency: NDArray[np.float64]

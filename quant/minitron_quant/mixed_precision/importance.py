@@ -14,8 +14,7 @@ from minitron_core.progress import Progress
 from minitron_engine.llama.model import Model
 from minitron_quant.imatrix.collect import CollectSettings, collect
 from minitron_quant.imatrix.matrix import Entry, ImportanceMatrix
-
-EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
+from minitron_quant.model_files import EMBEDDING, OUTPUT
 
 
 def complete(

@@ -22,7 +22,7 @@ _MAX_COMBINATIONS = 1 << 12
 
 
 @dataclass(frozen=True)
-class Choice:
+class TypeChoice:
     """A tensor encoded as `type` (a ggml id) takes `bytes` and adds `kld_cost` to the whole."""
 
     type: int
@@ -32,16 +32,16 @@ class Choice:
 
 @dataclass(frozen=True)
 class Mix:
-    """A type for every tensor: their bytes together, and the sum of the damages."""
+    """A type for every tensor: their bytes together, and the sum of their costs."""
 
     types: dict[str, int]
     bytes: int
     kld_cost: float
 
 
-def best_choices(choices: Sequence[Choice]) -> list[Choice]:
-    """Those for which no other is at most as large and no worse: smallest first."""
-    kept: list[Choice] = []
+def best_choices(choices: Sequence[TypeChoice]) -> list[TypeChoice]:
+    """The choices without another that is no larger and no worse, smallest first."""
+    kept: list[TypeChoice] = []
     for choice in sorted(choices, key=lambda choice: (choice.bytes, choice.kld_cost)):
         if not kept or choice.kld_cost < kept[-1].kld_cost:
             kept.append(choice)
@@ -49,9 +49,9 @@ def best_choices(choices: Sequence[Choice]) -> list[Choice]:
 
 
 class Knapsack:
-    """All best mixes of a model's tensors, from the smallest to the one of least cost."""
+    """The best mixes of a model's tensors, from the smallest to the one of least cost."""
 
-    def __init__(self, choices: Mapping[str, Sequence[Choice]]) -> None:
+    def __init__(self, choices: Mapping[str, Sequence[TypeChoice]]) -> None:
         """choices: by tensor, at least one each; bytes as they count in the file."""
         self._choices = {name: best_choices(several) for name, several in choices.items()}
         self._few = _without_layer(self._choices)
@@ -77,7 +77,7 @@ class Knapsack:
 
     @property
     def largest(self) -> int:
-        """The bytes beyond which nothing gets better."""
+        """The bytes of the mix of least cost."""
         return sum(several[-1].bytes for several in self._choices.values())
 
     def solve(self, budget: int) -> Mix:
@@ -116,7 +116,7 @@ class Knapsack:
         )
 
     def random(self, budget: int, seed: int) -> Mix:
-        """A mix drawn by lot that fills the same budget as well as it can; for comparison."""
+        """A random mix that fills the budget as far as possible, for comparison."""
         draw = np.random.default_rng(seed)
         picks = {name: int(draw.integers(len(each))) for name, each in self._choices.items()}
         room = budget - sum(self._choices[name][pick].bytes for name, pick in picks.items())
@@ -150,7 +150,7 @@ class Knapsack:
 
 
 def _add_tensor(
-    least: NDArray[np.float64], units: Sequence[int], choices: Sequence[Choice]
+    least: NDArray[np.float64], units: Sequence[int], choices: Sequence[TypeChoice]
 ) -> tuple[NDArray[np.float64], NDArray[np.int8]]:
     """The table with one tensor more, and which of its choices each entry takes."""
     before = np.concatenate([least, np.full(units[-1], least[-1])])
@@ -164,12 +164,12 @@ def _add_tensor(
     return after, picks
 
 
-def _without_layer(choices: Mapping[str, Sequence[Choice]]) -> list[str]:
+def _without_layer(choices: Mapping[str, Sequence[TypeChoice]]) -> list[str]:
     few = [name for name in choices if layer_number(name) is None]
     return few if math.prod(len(choices[name]) for name in few) <= _MAX_COMBINATIONS else []
 
 
-def _unit(choices: Sequence[Sequence[Choice]]) -> int:
+def _unit(choices: Sequence[Sequence[TypeChoice]]) -> int:
     """The largest size of which all differences are multiples, or a coarser one."""
     extra = [choice.bytes - several[0].bytes for several in choices for choice in several]
     unit = math.gcd(*extra) or 1

@@ -12,7 +12,7 @@ import numpy as np
 
 from minitron_core.cpu_limits import default_threads
 from minitron_core.errors import Damaged
-from minitron_core.gguf import TYPE, Gguf, TensorInfo
+from minitron_core.gguf import TYPE, Gguf
 from minitron_core.hashing import file_sha256, fingerprint, model_fingerprint
 from minitron_core.progress import Event, Progress, ignore
 from minitron_engine.llama.model import Model
@@ -38,15 +38,13 @@ from minitron_quant.mixed_precision.sensitivity_file import (
     read_sensitivity,
     write_sensitivity,
 )
-from minitron_quant.model_files import open_model_files
+from minitron_quant.model_files import Tensors, open_model_files
 from minitron_quant.provenance import named_sha256
 from minitron_quant.quantize.importance import Importance, match_importance
 from minitron_quant.quantize.options import QuantizeOptions
 from minitron_quant.quantize.plan import make_plan
 
 DEFAULT_TOKENS = 2048
-
-Tensors = dict[str, tuple[Gguf, TensorInfo]]
 
 # the first chunk of every tensor tells most; later rounds measure several per replacement
 _ROUND = 4
@@ -102,10 +100,10 @@ def measure_sensitivity(settings: SensitivitySettings, progress: Progress = igno
         sensitivity = known
         sensitivity.device = model.device
         tokens = chunks.size if settings.tokens is None else settings.tokens
-        wanted = max(1, tokens // settings.chunks.n_ctx)
+        count = max(1, tokens // settings.chunks.n_ctx)
         with open_prober(model, settings.chunks, inputs.weights) as prober:
             measurement = _Measurement(settings, sensitivity, tensors, prober, until, progress)
-            measurement.measure(chunks[order[:wanted]])
+            measurement.measure(chunks[order[:count]])
     sensitivity.complete = True
     write_sensitivity(settings.output, sensitivity)
     return sensitivity
@@ -182,8 +180,7 @@ def _resumed(settings: SensitivitySettings, shards: list[Gguf]) -> Sensitivity |
             f"{settings.output} was measured on another text, or with another --ctx or probe",
             "--force measures again",
         )
-    given = file_sha256(settings.imatrix) if settings.imatrix else None
-    if given and given not in (known.imatrix["sha256"], known.imatrix.get("given")):
+    if settings.imatrix and not known.used_imatrix(settings.imatrix):
         raise Damaged(
             f"{settings.output} was measured with another importance matrix",
             "--force measures again",

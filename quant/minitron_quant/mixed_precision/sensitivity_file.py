@@ -15,6 +15,7 @@ import numpy as np
 from minitron_core.atomic_files import write_whole
 from minitron_core.errors import Damaged, Denied, NotFound, Usage
 from minitron_core.gguf import TYPE, TYPE_ID
+from minitron_core.hashing import file_sha256
 from minitron_quant.mixed_precision.activation_quantization import block_of
 
 _FORMAT = 1
@@ -83,6 +84,10 @@ class Sensitivity:
         if tensor is None or TYPE[ggml_type].block_elements == 1:
             return 0.0
         return tensor.alpha * tensor.rounding.get(block_of(ggml_type, self.device), 0.0)
+
+    def used_imatrix(self, path: Path) -> bool:
+        """Whether a file is the importance matrix of the measurement, as given or completed."""
+        return file_sha256(path) in (self.imatrix["sha256"], self.imatrix.get("given"))
 
     def predict(self, types: Mapping[str, int]) -> float:
         """The divergence of a mix: the sum over its tensors."""

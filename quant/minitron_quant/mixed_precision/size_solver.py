@@ -20,9 +20,9 @@ from minitron_core.gguf import (
     tensor_bytes,
 )
 from minitron_quant.levels import Level
-from minitron_quant.mixed_precision.knapsack import Choice, Knapsack, Mix
+from minitron_quant.mixed_precision.knapsack import Knapsack, Mix, TypeChoice
 from minitron_quant.mixed_precision.sensitivity_file import Sensitivity
-from minitron_quant.model_files import open_model_files
+from minitron_quant.model_files import open_model_files, tensors_of
 from minitron_quant.quantize.importance import load_importance
 from minitron_quant.quantize.options import QuantizeOptions, check_patterns
 from minitron_quant.quantize.plan import level_metadata, make_plan
@@ -69,7 +69,7 @@ class SizeSolver:
         """keys: metadata of the files besides those of the importance matrix."""
         self._shards = open_model_files(model)
         self._sensitivity = sensitivity
-        self._tensors = {info.name: info for shard in self._shards for info in shard.tensors}
+        self._tensors = {name: info for name, (_, info) in tensors_of(self._shards).items()}
         self._keys = (*load_importance(imatrix).keys, *keys)
         for patterns, option in (
             (restrictions.pins, "--tensor-type"),
@@ -195,11 +195,11 @@ def _longest(recipe: Recipe) -> Recipe:
 
 def _choices(
     info: TensorInfo, sensitivity: Sensitivity, restrictions: Restrictions
-) -> list[Choice]:
+) -> list[TypeChoice]:
     pin = _first_match(restrictions.pins, info.name)
     ggml_types = _allowed(info, sensitivity, restrictions) if pin is None else [pin]
     return [
-        Choice(
+        TypeChoice(
             ggml_type,
             padded(tensor_bytes(ggml_type, info.shape), ALIGNMENT),
             sensitivity.kld_cost(info.name, ggml_type),

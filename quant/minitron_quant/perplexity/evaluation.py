@@ -1,6 +1,5 @@
 """Chunks of a text evaluated by models in memory: logits are scored at once and never kept."""
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -31,14 +30,14 @@ Keep = Callable[[list[ReferenceChunk]], None]
 class ReferenceScores:
     """The reference's predictions of a group, passed to all that compare with them.
 
-    Nothing else keeps them: they are forgotten with the last comparison. load: reads them from a
-    cache when the first one asks; otherwise `compute` is called once.
+    Nothing else keeps them: they are forgotten with the last comparison. chunks: those that a cache
+    had; otherwise `compute` sets them.
     """
 
-    def __init__(self, load: Callable[[], list[ReferenceChunk]] | None = None) -> None:
-        self._load = load
-        self._lock = threading.Lock()
+    def __init__(self, chunks: list[ReferenceChunk] | None = None) -> None:
         self._chunks: Future[list[ReferenceChunk]] = Future()
+        if chunks is not None:
+            self._chunks.set_result(chunks)
 
     def compute(self, work: Callable[[], list[ReferenceChunk]]) -> list[ReferenceChunk]:
         """Set what `work` returns, or its error for all that wait."""
@@ -52,9 +51,6 @@ class ReferenceScores:
 
     def chunks(self) -> list[ReferenceChunk]:
         """Wait until they are there; raises what computing them raised."""
-        with self._lock:
-            if self._load is not None and not self._chunks.done():
-                return self.compute(self._load)
         return self._chunks.result()
 
 
@@ -65,7 +61,6 @@ class PerplexityScorer:
     targets: Tokens
 
     def __call__(self, pool: ThreadPoolExecutor, chunks: Iterable[Logits]) -> list[TokenScores]:
-        """See Scorer."""
         pairs = zip(chunks, self.targets, strict=True)
         return [TokenScores.of_nll(negative_log_likelihood(pool, *pair)) for pair in pairs]
 
@@ -80,7 +75,6 @@ class ReferenceScorer:
     keep: Keep | None
 
     def __call__(self, pool: ThreadPoolExecutor, chunks: Iterable[Logits]) -> list[TokenScores]:
-        """See Scorer."""
 
         def work() -> list[ReferenceChunk]:
             made = []
@@ -104,7 +98,6 @@ class DivergenceScorer:
     reference: ReferenceScores
 
     def __call__(self, pool: ThreadPoolExecutor, chunks: Iterable[Logits]) -> list[TokenScores]:
-        """See Scorer."""
         inputs = zip(chunks, self.targets, self.reference.chunks(), strict=True)
         return [compare_chunk(pool, *each) for each in inputs]
 

@@ -1,4 +1,4 @@
-"""Files on held-out text beside a baseline: does one really diverge less than the other?
+"""Comparison with a baseline on held-out text: does one file really diverge less?
 
 All files read the same chunks and are compared with the same reference, so that the difference of
 their mean KL divergences has a paired interval (see paired.py).

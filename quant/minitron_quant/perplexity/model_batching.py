@@ -3,7 +3,6 @@
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from minitron_core.cpu_limits import available_memory
@@ -20,25 +19,17 @@ _CACHE_BYTES = 4 << 30
 _DISK_SHARE = 0.2
 
 
-@dataclass(frozen=True)
-class MemoryPlan:
-    """Models that are in memory together, and whether the reference's rows come from disk."""
-
-    groups: list[tuple[Path, ...]]
-    from_disk: bool
-
-
-def plan_memory(
+def group_models(
     needs: Mapping[Path, int], reference: Path, models: Sequence[Path], available: int
-) -> MemoryPlan:
-    """All models beside the reference if they fit into `available` bytes, else groups without it.
+) -> list[list[Path]] | None:
+    """Groups of models that fit without the reference; None if all fit together with it.
 
-    needs: bytes of each. The models stay in the order given; one that does not fit by itself is a
-    group of its own.
+    needs: bytes of each; available: bytes that are free. The models stay in the order given; one
+    that does not fit by itself is a group of its own.
     """
     budget = _MEMORY_SHARE * available
     if sum(needs[path] for path in (reference, *models)) <= budget:
-        return MemoryPlan([tuple(models)], from_disk=False)
+        return None
     groups: list[list[Path]] = []
     used = 0.0
     for path in models:
@@ -47,7 +38,7 @@ def plan_memory(
             used = 0.0
         groups[-1].append(path)
         used += needs[path]
-    return MemoryPlan([tuple(group) for group in groups], from_disk=True)
+    return groups
 
 
 def bytes_needed(shards: Sequence[Gguf], chunks: ChunkSettings) -> int:

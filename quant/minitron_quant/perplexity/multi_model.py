@@ -32,8 +32,8 @@ from minitron_quant.perplexity.model_batching import (
     bytes_needed,
     cache_budget,
     cache_folder,
+    group_models,
     memory_for,
-    plan_memory,
     runs_on_cpu,
     second_context_fits,
     vocabulary_size,
@@ -157,18 +157,19 @@ class _Evaluation:
         for path in paths:
             check_vocabulary(shards[reference][0], shards[path][0])
         needs = {path: bytes_needed(shards[path], chunks) for path in (reference, *paths)}
-        plan = plan_memory(needs, reference, paths, memory_for(self._settings.gpu_layers))
-        if plan.from_disk:
-            _LOG.info("not enough memory: the reference's rows are cached on disk")
-            self._compare_from_disk(reference, plan.groups)
-        else:
+        groups = group_models(needs, reference, paths, memory_for(self._settings.gpu_layers))
+        if groups is None:
             self._compare_in_memory(reference, paths)
+        else:
+            _LOG.info("not enough memory: the reference's rows are cached on disk")
+            self._compare_from_disk(reference, groups)
 
     def _compare_in_memory(self, reference: Path, paths: Sequence[Path]) -> None:
         with ExitStack() as stack:
             model = self._models.load(reference, stack)
             evaluator = self._evaluator(model)
-            others = self._load_all(paths, stack, evaluator, model)
+            others = self._models.load_all(paths, stack, model)
+            self._describe(others, evaluator.total)
             if self._may_share and len(others) + 1 >= _LEAST_MODELS:
                 evaluator = self._share_threads(evaluator, [model, *others])
             keys = [model.key, *(other.key for other in others)]
@@ -205,35 +206,28 @@ class _Evaluation:
         self, evaluator: ChunkEvaluator, group: Sequence[Path], cache: ReferenceCache
     ) -> None:
         with ExitStack() as stack:
-            models = self._load_all(group, stack, evaluator)
+            models = self._models.load_all(group, stack)
+            self._describe(models, evaluator.total)
             if self._may_share and len(models) >= _LEAST_MODELS:
                 evaluator = self._share_threads(evaluator, models)
 
             def jobs() -> Jobs:
-                for start in cache.starts:
-                    scores = ReferenceScores(partial(cache.get, start))
-                    yield from evaluator.compare(models, start, scores)
+                unknown = evaluator.unknown_starts([model.key for model in models])
+                for start in (start for start in cache.starts if start in unknown):
+                    yield from evaluator.compare(models, start, ReferenceScores(cache.get(start)))
 
             evaluator.run(jobs())
 
-    def _load_all(
-        self,
-        paths: Sequence[Path],
-        stack: ExitStack,
-        evaluator: ChunkEvaluator,
-        first: LoadedModel | None = None,
-    ) -> list[LoadedModel]:
-        models = self._models.load_all(paths, stack, first)
+    def _describe(self, models: Sequence[LoadedModel], chunks: int) -> None:
         for model in models:
-            self._state.set_info(model.key, ModelInfo(model.model.device, evaluator.total))
-        return models
+            self._state.set_info(model.key, ModelInfo(model.model.device, chunks))
 
     def _evaluator(self, model: LoadedModel) -> ChunkEvaluator:
         """An evaluator of the text as the model tokenizes it."""
         chunks = self._settings.chunks
         every = replace(chunks, limit=None)
         tokens = chunk_text(model.model, self._text, every, self._settings.text.name)
-        self._state.set_info(model.key, ModelInfo(model.model.device, len(tokens)))
+        self._describe([model], len(tokens))
         schedule = Schedule(self._threads, overlap=model.model.offloaded > 0)
         limited = tokens[: chunks.limit]
         return ChunkEvaluator(limited, len(tokens), chunks, self._state, schedule)

@@ -8,17 +8,18 @@ same ones for both models, and the mean difference is taken each time.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, field
+from itertools import combinations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+
+from minitron_quant.perplexity.measures import Array, Row, definition
 
 RESAMPLES = 4000
 CONFIDENCE = 0.95
 # resamples drawn at once, so that memory does not grow with their number
 _BLOCK = 500
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,6 @@ class Difference:
     mean: float
     low: float
     high: float
-
-    @property
-    def certain(self) -> bool:
-        """Whether the interval leaves out zero."""
-        return self.low > 0 or self.high < 0
 
     def exp(self) -> "Difference":
         """Of a difference of logarithms the ratio: of mean nll that of the perplexities."""
@@ -79,33 +75,37 @@ def _resampled_means(rows: Array, resamples: int, seed: int) -> Array:
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Two models on the same chunks: PPL of a / PPL of b, and KLD of a − KLD of b if both have it.
+class ModelDifference:
+    """Two models on the same chunks, with 95 % intervals, named as the keys in JSON.
 
-    a and b are positions in what was compared.
+    PPL of a / PPL of b, and the mean KLD of a less that of b, None where one has no KLD.
     """
 
-    a: int
-    b: int
-    ppl_ratio: Difference
-    kld: Difference | None
+    a: str
+    b: str
+    ppl_ratio: float = field(metadata=definition("PPL ratio", ".5f"))
+    ppl_ratio_low: float = field(metadata=definition("from", ".5f"))
+    ppl_ratio_high: float = field(metadata=definition("to", ".5f"))
+    kld_difference: float | None = field(metadata=definition("KLD difference", "+.6f"))
+    kld_difference_low: float | None = field(metadata=definition("from", "+.6f"))
+    kld_difference_high: float | None = field(metadata=definition("to", "+.6f"))
 
 
-def compare_all(
-    nll: Sequence[Sequence[float]], kld: Sequence[Sequence[float]], *, seed: int = 0
-) -> list[Pair]:
-    """Every pair of models, each given by its values per chunk; kld is empty for the reference."""
-    pairs = [(a, b) for a in range(len(nll)) for b in range(a + 1, len(nll))]
-    compared = [(a, b) for a, b in pairs if len(kld[a]) and len(kld[b])]
-    ratios = _differences(nll, pairs, seed)
-    divergences = _differences(kld, compared, seed)
-    return [Pair(a, b, ratios[a, b].exp(), divergences.get((a, b))) for a, b in pairs]
+def compare_all(rows: Sequence[Row], *, seed: int = 0) -> list[ModelDifference]:
+    """Every pair of rows that were measured on the same chunks."""
+    pairs = list(combinations(rows, 2))
+    both = [(a, b) for a, b in pairs if a.chunk_kld and b.chunk_kld]
+    ratios = _differences([(a.chunk_nll, b.chunk_nll) for a, b in pairs], seed)
+    klds = iter(_differences([(a.chunk_kld, b.chunk_kld) for a, b in both], seed))
+    found = []
+    for (a, b), ratio in zip(pairs, ratios, strict=True):
+        kld = astuple(next(klds)) if a.chunk_kld and b.chunk_kld else (None, None, None)
+        found.append(ModelDifference(a.model, b.model, *astuple(ratio.exp()), *kld))
+    return found
 
 
 def _differences(
-    values: Sequence[Sequence[float]], pairs: Sequence[tuple[int, int]], seed: int
-) -> dict[tuple[int, int], Difference]:
-    if not pairs:
-        return {}
-    rows = [np.subtract(values[a], values[b]) for a, b in pairs]
-    return dict(zip(pairs, paired_differences(rows, seed=seed), strict=True))
+    pairs: Sequence[tuple[Sequence[float], Sequence[float]]], seed: int
+) -> list[Difference]:
+    rows = [np.subtract(a, b) for a, b in pairs]
+    return paired_differences(rows, seed=seed) if rows else []

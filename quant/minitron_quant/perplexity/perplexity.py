@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _BLOCK_LOGITS = 1 << 19
 # as many float32 values are added up before float64 takes over
 _RUN = 4096
-# beyond it a perplexity is no float64 any more
+# exp of more overflows float64
 _LARGEST_NLL = 700.0
 
 
@@ -85,14 +85,14 @@ def row_sums(values: Logits) -> NDArray[np.float64]:
 
 @cache
 def _ones(columns: int) -> Logits:
-    # made once: that takes as long as to add up a row
+    # made once: it takes as long as adding up a row
     return np.ones((1, columns), np.float32)
 
 
 def row_products(a: Logits, b: Logits) -> NDArray[np.float64]:
     """Σ a·b of each row, added up as row_sums does: several times faster than all in float64.
 
-    Runs are so short that BLAS computes one in the thread that asks for it.
+    Runs are so short that BLAS computes one in the calling thread.
     """
     whole = a.shape[1] // _RUN * _RUN
 

@@ -6,7 +6,6 @@ every token whether there is one. What is read back is exactly what was put in.
 
 import os
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -28,7 +27,6 @@ class ReferenceCache:
         self._budget = budget
         self._size = 0
         self._groups: dict[int, list[tuple[int, ReferenceChunk]]] = {}
-        self._lock = threading.Lock()
 
     @property
     def starts(self) -> list[int]:
@@ -48,8 +46,7 @@ class ReferenceCache:
 
     def get(self, start: int) -> list[ReferenceChunk]:
         """A group as it was put in."""
-        with self._lock:
-            return [self._read(offset, chunk) for offset, chunk in self._groups[start]]
+        return [self._read(offset, chunk) for offset, chunk in self._groups[start]]
 
     def _write(self, chunk: ReferenceChunk) -> int:
         offset = self._file.seek(0, os.SEEK_END)

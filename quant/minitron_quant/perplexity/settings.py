@@ -11,8 +11,8 @@ from minitron_quant.chunking import ChunkSettings
 class MeasureSettings:
     """Models to measure on a text, and to compare with a reference if there is one.
 
-    The reference may be one of the models. state: a file that keeps what is done, so that the same
-    settings go on with it. hashes: SHA-256 of model files, where they are known already.
+    The reference may be one of the models. state: a file that keeps the scores; the same settings
+    continue from it. hashes: SHA-256 of model files that are known already.
     """
 
     models: tuple[Path, ...]

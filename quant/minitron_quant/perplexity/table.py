@@ -12,7 +12,7 @@ from minitron_quant.perplexity.multi_model import ModelScores, score_models
 from minitron_quant.perplexity.perplexity import chunk_means, summarize
 from minitron_quant.perplexity.settings import MeasureSettings
 
-MIB = 1 << 20
+_MIB = 1 << 20
 _FULL_PRECISION = ("F32", "F16", "BF16")
 
 
@@ -60,7 +60,7 @@ def _row(result: ModelScores, nll: list[Array]) -> Row:
     return Row(
         model=shards[0].path.name,
         level=level_of(shards[0]),
-        size_mib=sum(shard.size for shard in shards) / MIB,
+        size_mib=sum(shard.size for shard in shards) / _MIB,
         size_pct=None,
         ppl=ppl,
         ppl_error=error,
@@ -69,11 +69,6 @@ def _row(result: ModelScores, nll: list[Array]) -> Row:
         device=result.device,
         chunk_nll=chunk_means(nll),
     )
-
-
-def sort_by_size(rows: Sequence[Row]) -> list[Row]:
-    """Smallest first, as the published table has them."""
-    return sorted(rows, key=lambda row: row.size_mib)
 
 
 def mark_dominated(rows: Sequence[Row]) -> list[Row]:

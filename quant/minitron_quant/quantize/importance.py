@@ -11,11 +11,11 @@ from minitron_core.gguf import TYPE, Gguf, KeyValue, TensorInfo, ValueType
 from minitron_core.hashing import model_fingerprint
 from minitron_quant.array_backend import Floats
 from minitron_quant.imatrix.files import read_imatrix
+from minitron_quant.model_files import EMBEDDING
 from minitron_quant.provenance import CalibrationOrigin
 from minitron_quant.quantize.plan import LevelPlan, requires_imatrix
 
 _MAX_TEXT = 127  # llama-quantize cuts what it documents at this many bytes
-_EMBEDDING = "token_embd.weight"
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def match_importance(
         size = info.shape[0] * (info.shape[2] if len(info.shape) > 2 else 1)
         if weights.size == size:
             matched[name] = np.ascontiguousarray(weights.reshape(-1, info.shape[0]))
-        elif name != _EMBEDDING:  # llama.cpp ignores what does not fit the embedding
+        elif name != EMBEDDING:  # llama.cpp ignores what does not fit the embedding
             raise Damaged(
                 f"the importance matrix has {weights.size} values for {name}, the model {size}",
                 "it was made for another model",

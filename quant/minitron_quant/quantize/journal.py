@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from minitron_core.atomic_files import read_sealed, write_sealed
+from minitron_core.atomic_files import read_checksummed, write_checksummed
 from minitron_core.errors import Damaged, Denied
 
 
@@ -48,7 +48,7 @@ class Journal:
     def read(self) -> JournalContent:
         """What was written last; nothing if the journal is missing, damaged or changed."""
         try:
-            document = read_sealed(self.path)
+            document = read_checksummed(self.path)
             levels = {
                 name: Checkpoint(made_from, tensors, tuple(sha256))
                 for name, (made_from, tensors, sha256) in document["levels"].items()
@@ -65,7 +65,7 @@ class Journal:
 
     def write(self, recorded: JournalContent) -> None:
         """Replace what was written before, durably."""
-        write_sealed(self.path, asdict(recorded))
+        write_checksummed(self.path, asdict(recorded))
 
     def remove(self, levels: Collection[str]) -> None:
         """Remove levels; the file goes with the last level, since other jobs may have left some."""
@@ -80,7 +80,7 @@ class Journal:
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest, empty if there is none; Damaged if it changed since it was written."""
     try:
-        return read_sealed(path)
+        return read_checksummed(path)
     except FileNotFoundError:
         return {}
     except OSError as error:

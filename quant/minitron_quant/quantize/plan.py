@@ -11,6 +11,7 @@ from pathlib import Path
 from minitron_core.errors import ImatrixNeeded, MinitronError, Unsupported
 from minitron_core.gguf import TYPE, TYPE_ID, Gguf, KeyValue, TensorInfo, TensorSpec, ValueType
 from minitron_quant.levels import Level
+from minitron_quant.model_files import EMBEDDING, OUTPUT, Tensors, tensors_of
 from minitron_quant.quantize.dry_run import dry_runs
 from minitron_quant.quantize.options import ENCODABLE, QuantizeOptions, check_patterns
 from minitron_quant.quantize.recipe import Recipe
@@ -43,7 +44,7 @@ class LevelPlan:
 class TypePlan:
     """What to encode: the source's tensors by name, and each level's types for them."""
 
-    tensors: dict[str, tuple[Gguf, TensorInfo]]
+    tensors: Tensors
     levels: tuple[LevelPlan, ...]
 
     @property
@@ -63,7 +64,7 @@ def requires_imatrix(name: str, ggml_type: int, level: Level) -> bool:
     """Whether llama.cpp refuses to encode this tensor without an importance matrix."""
     if ggml_type in _ENCODERS_NEEDING_IMATRIX:
         return True
-    if name in ("token_embd.weight", "output.weight"):
+    if name in (EMBEDDING, OUTPUT):
         return False
     return ggml_type in _TYPES_NEEDING_IMATRIX or (
         ggml_type == TYPE_ID["q2_K"] and level.name == "Q2_K_S"
@@ -77,7 +78,7 @@ def make_plan(
 
     Raises ImatrixNeeded, Unsupported (a type that does not fit a row, a quantized source).
     """
-    tensors = {info.name: (shard, info) for shard in shards for info in shard.tensors}
+    tensors = tensors_of(shards)
     check_patterns([pattern for pattern, _ in options.tensor_types], [*tensors], "--tensor-type")
     _check_requested(tensors, options)
     requests = [(level.ftype, _options_for(level, options)) for level in levels]
@@ -143,7 +144,7 @@ def _check_rows(info: TensorInfo, ggml_type: int) -> None:
         )
 
 
-def _check_requested(tensors: dict[str, tuple[Gguf, TensorInfo]], options: QuantizeOptions) -> None:
+def _check_requested(tensors: Tensors, options: QuantizeOptions) -> None:
     """Refuse a --tensor-type that rows do not allow: llama.cpp silently takes another."""
     for name, (_, info) in tensors.items():
         ggml_types = (
@@ -154,7 +155,7 @@ def _check_requested(tensors: dict[str, tuple[Gguf, TensorInfo]], options: Quant
             _check_rows(info, requested)
 
 
-def _parse(lines: list[str], tensors: dict[str, tuple[Gguf, TensorInfo]]) -> dict[str, int]:
+def _parse(lines: list[str], tensors: Tensors) -> dict[str, int]:
     types = {}
     for line in lines:
         match = _LINE.fullmatch(line.rstrip())

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minitron_core.atomic_files import write_sealed, write_whole
+from minitron_core.atomic_files import write_checksummed, write_whole
 from minitron_core.cpu_limits import default_threads
 from minitron_core.errors import MinitronError, from_os_error
 from minitron_core.file_lock import exclusive
@@ -83,7 +83,7 @@ def discard(settings: QuantizeSettings, names: Sequence[str]) -> None:
         for file in entry.get("files", []):
             (folder_of(settings) / file["name"]).unlink(missing_ok=True)
     if names and manifest:
-        write_sealed(path, manifest)
+        write_checksummed(path, manifest)
 
 
 def _run_locked(job: QuantizeJob, journal: Journal, progress: Progress) -> Iterator[LevelResult]:
@@ -103,7 +103,7 @@ def _run_locked(job: QuantizeJob, journal: Journal, progress: Progress) -> Itera
             levels[output.name] = _entry(job, inputs, output, None, 0.0)
         missing = [output for output in left if output not in complete]
         _refuse_collisions(job.settings, missing)
-        writer = JobWriter(job, missing, inputs, journal, progress)
+        writer = JobWriter(job, missing, inputs, journal, recorded, progress)
         try:
             with closing(writer.run()) as written:
                 for output in job.outputs:
@@ -220,7 +220,7 @@ def _entry(
 
 def _record(job: QuantizeJob, inputs: InputHashes, levels: dict[str, Any]) -> None:
     document = {**inputs.document, "levels": levels}
-    write_sealed(manifest_path(job.settings), document)
+    write_checksummed(manifest_path(job.settings), document)
 
 
 def _result(

@@ -135,7 +135,7 @@ def machine_speed() -> float:
     ggml_type, columns = TYPE_ID["q6_K"], _SAMPLE_COLUMNS
     values = np.random.default_rng(0).standard_normal((_SAMPLE_ROWS, columns), np.float32)
     weights = np.ones(columns, np.float32)
-    encode_blocks(ggml_type, values[:1], weights)  # what the first use of a type costs
+    encode_blocks(ggml_type, values[:1], weights)  # the cost of the first use of a type
     # the thread's own time, whatever else the machine does
     started = time.thread_time()
     encode_blocks(ggml_type, values, weights)

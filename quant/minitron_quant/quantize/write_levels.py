@@ -37,6 +37,7 @@ class JobWriter:
         outputs: Sequence[LevelOutput],
         inputs: InputHashes,
         journal: Journal,
+        recorded: JournalContent,
         progress: Progress,
     ) -> None:
         self._job = job
@@ -44,7 +45,6 @@ class JobWriter:
         self._progress = progress
         self._order = {name: index for index, name in enumerate(job.plan.order)}
         self._threads = job.settings.threads or default_threads()
-        recorded = journal.read()
         self.errors: dict[str, Errors] = recorded.errors
         self._tensor_errors: Errors = {}
         self._checkpoints = [self._resumable(output, inputs, recorded) for output in outputs]

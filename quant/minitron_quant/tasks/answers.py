@@ -1,5 +1,6 @@
 """A model's answers to questions with choices and to problems."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,8 +10,8 @@ from minitron_engine.llama.model import Model
 from minitron_quant.tasks.batch_generate import GreedySettings, generate_batch
 from minitron_quant.tasks.likelihood import Array, Likelihood, ScoreSettings, likelihoods
 from minitron_quant.tasks.prefix_sharing import shorten
-from minitron_quant.tasks.question import Question
-from minitron_quant.tasks.task import PreparedChoices, PreparedProblems
+from minitron_quant.tasks.question import Encode, Question
+from minitron_quant.tasks.task import GenerationTask, Problem
 
 # questions that are in memory as tokens at a time
 _WINDOW = 256
@@ -38,19 +39,23 @@ class Answers:
 
 
 def answer_choices(
-    model: Model, task: PreparedChoices, settings: ScoreSettings, progress: Progress
+    questions: Sequence[Question],
+    encode: Encode,
+    normalize: str,
+    model: Model,
+    settings: ScoreSettings,
+    progress: Progress,
 ) -> Answers:
     """Answer every question with the choice that the model finds likeliest.
 
     Texts beyond the trained context lose their beginning, behind BOS.
     """
-    questions = task.questions
     answers: list[Answer] = []
     shortened = 0
     right = 0
     for start in range(0, len(questions), _WINDOW):
         window = questions[start : start + _WINDOW]
-        encoded = [task.encode(model, question) for question in window]
+        encoded = [encode(model, question) for question in window]
         fitting = [
             [shorten(item, model.n_ctx_train, int(model.add_bos)) for item in items]
             for items in encoded
@@ -61,9 +66,7 @@ def answer_choices(
         )
         found = likelihoods(model, [item for items in fitting for item in items], settings)
         for question in window:
-            scores = _choice_scores(
-                question, [next(found) for _ in question.choices], task.normalize
-            )
+            scores = _choice_scores(question, [next(found) for _ in question.choices], normalize)
             best = int(np.argmax(scores))
             chosen = best in question.gold
             answers.append(Answer(question.where, best, chosen, tuple(map(float, scores))))
@@ -74,15 +77,19 @@ def answer_choices(
 
 
 def answer_problems(
-    model: Model, prepared: PreparedProblems, settings: ScoreSettings, progress: Progress
+    problems: Sequence[Problem],
+    task: GenerationTask,
+    n_predict: int,
+    model: Model,
+    settings: ScoreSettings,
+    progress: Progress,
 ) -> Answers:
     """Answer every problem in writing, and compare the result with the right one."""
-    problems, task = prepared.questions, prepared.task
 
     def on_done(count: int) -> None:
         progress(Event("tasks", count, len(problems), "questions"))
 
-    how = GreedySettings(task.stop, prepared.n_predict, settings.n_batch, settings.threads)
+    how = GreedySettings(task.stop, n_predict, settings.n_batch, settings.threads)
     prompts = [problem.prompt for problem in problems]
     texts, shortened = generate_batch(model, prompts, how, on_done)
     results = [task.extract(text) for text in texts]

@@ -20,12 +20,12 @@ _UNPACK: dict[str, Callable[..., Any]] = {
     ".xz": lzma.open,
 }
 _PIECE = 1 << 20
-# what a file may unpack to: questions are packed to a tenth, what unpacks to this is no data
+# the most that a file may unpack to: questions compress to a tenth of their size
 _LEAST_LIMIT, _LARGEST_RATIO = 64 << 20, 64
 
 
 @dataclass(frozen=True)
-class Entry:
+class Place:
     """A place in a file, which errors name; `where` is a line, an entry or a question."""
 
     path: Path
@@ -48,7 +48,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Record(Entry):
+class Record(Place):
     """An object of a JSON file."""
 
     values: dict[str, Any]
@@ -71,7 +71,7 @@ class Record(Entry):
 
 
 @dataclass(frozen=True)
-class CsvRow(Entry):
+class CsvRow(Place):
     """A row of a CSV file."""
 
     cells: list[str]
@@ -132,7 +132,7 @@ def read_records(path: Path) -> Iterator[Record]:
         ]
     for where, record in named:
         if not isinstance(record, dict):
-            raise Entry(path, where).error("not a JSON object")
+            raise Place(path, where).error("not a JSON object")
         yield Record(path, where, record)
 
 
@@ -148,7 +148,7 @@ def _json(path: Path, first_line: int, data: bytes) -> Any:
         what = "a number has too many digits"
     except RecursionError:
         pass
-    raise Entry(path, f"line {line}").error(f"not JSON: {what}")
+    raise Place(path, f"line {line}").error(f"not JSON: {what}")
 
 
 def read_rows(path: Path) -> Iterator[CsvRow]:
@@ -162,4 +162,4 @@ def read_rows(path: Path) -> Iterator[CsvRow]:
                 yield CsvRow(path, f"line {line}", row)
             line = reader.line_num + 1
     except csv.Error as error:
-        raise Entry(path, f"line {line}").error(f"not CSV: {error}") from error
+        raise Place(path, f"line {line}").error(f"not CSV: {error}") from error

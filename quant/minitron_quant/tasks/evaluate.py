@@ -74,34 +74,26 @@ def evaluate(
     paths = [settings.reference, *others] if settings.reference else others
     base: Answers | None = None
     for number, path in enumerate(paths):
-        row, answers = _evaluate_model(
-            path, prepared, settings, _part_of(progress, number, len(paths))
-        )
+
+        def report(event: Event, number: int = number, name: str = path.name) -> None:
+            # one bar over all files
+            done, total = number * event.total + event.done, len(paths) * event.total
+            progress(replace(event, done=done, total=total, detail=f"{name}: {event.detail}"))
+
+        row, answers = _evaluate_model(path, prepared, settings, report)
         if base is not None:
-            row = replace(row, flips=_flips(answers, base))
+            row = replace(row, flips=compare_answers(answers.answers, base.answers))
         elif settings.reference:
             base = answers
         yield row, answers
-
-
-def _part_of(progress: Progress, number: int, models: int) -> Progress:
-    # one bar over all files
-    def listen(event: Event) -> None:
-        progress(replace(event, done=number * event.total + event.done, total=models * event.total))
-
-    return listen
 
 
 def _evaluate_model(
     path: Path, prepared: PreparedTask, settings: TasksSettings, progress: Progress
 ) -> tuple[TaskRow, Answers]:
     shards = open_model_files(path)
-
-    def listen(event: Event) -> None:
-        progress(replace(event, detail=f"{path.name}: {event.detail}"))
-
     with open_model(ModelSettings(path, settings.gpu_layers, settings.score.n_batch)) as model:
-        answers = prepared.answer(model, settings.score, listen)
+        answers = prepared.answer(model, settings.score, progress)
         device = model.device
     correct, total = sum(answer.right for answer in answers.answers), len(answers.answers)
     low, high = wilson_interval(correct, total)
@@ -119,12 +111,3 @@ def _evaluate_model(
         device=device,
     )
     return row, answers
-
-
-def _flips(answers: Answers, base: Answers) -> Flips:
-    return compare_answers(
-        [answer.chosen for answer in answers.answers],
-        [answer.right for answer in answers.answers],
-        [answer.chosen for answer in base.answers],
-        [answer.right for answer in base.answers],
-    )

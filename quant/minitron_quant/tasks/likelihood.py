@@ -24,7 +24,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ScoreSettings:
-    """At most n_batch tokens are decoded at once, and the cache holds the longest text besides.
+    """At most n_batch tokens are decoded at once, and the cache holds as many and the longest text.
 
     On a CPU a large batch gains nothing: every token attends over the whole cache.
     """

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from minitron_quant.perplexity.measures import definition
+from minitron_quant.tasks.answers import Answer
 
 _Z = 1.95996398454  # of 95 %
 
@@ -31,17 +32,12 @@ class Flips:
     mcnemar_p: float = field(metadata=definition("McNemar p", ".4f"))
 
 
-def compare_answers(
-    answers: Sequence[object],
-    right: Sequence[bool],
-    base: Sequence[object],
-    base_right: Sequence[bool],
-) -> Flips:
-    """Flips of one model's answers from the reference's, question by question."""
-    pairs = list(zip(right, base_right, strict=True))
-    lost = sum(was and not now for now, was in pairs)
-    gained = sum(now and not was for now, was in pairs)
-    flips = sum(one != other for one, other in zip(answers, base, strict=True))
+def compare_answers(answers: Sequence[Answer], base: Sequence[Answer]) -> Flips:
+    """Flips of one model's answers from the reference's to the same questions."""
+    pairs = list(zip(answers, base, strict=True))
+    lost = sum(was.right and not now.right for now, was in pairs)
+    gained = sum(now.right and not was.right for now, was in pairs)
+    flips = sum(now.chosen != was.chosen for now, was in pairs)
     return Flips(flips, lost, gained, mcnemar_p(lost, gained))
 
 

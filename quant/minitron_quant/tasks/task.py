@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from minitron_core.errors import Usage
@@ -50,6 +51,28 @@ def take_shots(examples: list[str], shots: int | None, name: str) -> list[str]:
 
 
 @dataclass(frozen=True)
+class Problem:
+    """A prompt that the answer follows, and the right result. where: its place in the data."""
+
+    where: str
+    prompt: str
+    result: str
+
+
+@dataclass(frozen=True)
+class PreparedTask:
+    """Questions, ready to be answered by any number of models.
+
+    chance: the share of right answers that guessing gives. answer: gives a model's answers, in the
+    order of the questions.
+    """
+
+    questions: Sequence[Question] | Sequence[Problem]
+    chance: float
+    answer: Callable[[Model, ScoreSettings, Progress], Answers]
+
+
+@dataclass(frozen=True)
 class ChoiceTask:
     """A task whose answers are choices, compared by their likelihood.
 
@@ -64,43 +87,18 @@ class ChoiceTask:
     select: Callable[[int, int | None], list[int]] = sample
     examples: bool = False
 
-    def prepare(self, options: TaskOptions) -> PreparedChoices:
+    def prepare(self, options: TaskOptions) -> PreparedTask:
         """Read and select the questions; Usage for shots where the task has no examples."""
+        from minitron_quant.tasks.answers import answer_choices
+
         if not self.examples and (options.shots or options.shots_data):
             raise Usage("this task takes no examples", "leave out --shots")
         questions = self.load(options)
         chosen = [questions[number] for number in self.select(len(questions), options.limit)]
-        return PreparedChoices(chosen, self.encode, options.normalize or self.normalize)
-
-
-@dataclass(frozen=True)
-class PreparedChoices:
-    """Questions with choices, ready to be answered by any number of models."""
-
-    questions: list[Question]
-    encode: Encode
-    normalize: str
-
-    @property
-    def chance(self) -> float:
-        """The share of right answers that guessing gives."""
-        shares = [len(question.gold) / len(question.choices) for question in self.questions]
-        return sum(shares) / len(shares)
-
-    def answer(self, model: Model, settings: ScoreSettings, progress: Progress) -> Answers:
-        """The model's answers, in the order of the questions."""
-        from minitron_quant.tasks.answers import answer_choices
-
-        return answer_choices(model, self, settings, progress)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A prompt that the answer follows, and the right result. where: its place in the data."""
-
-    where: str
-    prompt: str
-    result: str
+        shares = [len(question.gold) / len(question.choices) for question in chosen]
+        normalize = options.normalize or self.normalize
+        answer = partial(answer_choices, chosen, self.encode, normalize)
+        return PreparedTask(chosen, sum(shares) / len(shares), answer)
 
 
 @dataclass(frozen=True)
@@ -115,30 +113,15 @@ class GenerationTask:
     stop: tuple[str, ...]
     extract: Callable[[str], str]
 
-    def prepare(self, options: TaskOptions) -> PreparedProblems:
+    def prepare(self, options: TaskOptions) -> PreparedTask:
         """Read and select the problems; Usage for normalize: there are no choices."""
+        from minitron_quant.tasks.answers import answer_problems
+
         if options.normalize:
             raise Usage("a written answer has no likelihood", "leave out --normalize")
         problems = self.load(options)
         chosen = [problems[number] for number in sample(len(problems), options.limit)]
-        return PreparedProblems(chosen, self, options.n_predict)
-
-
-@dataclass(frozen=True)
-class PreparedProblems:
-    """Problems ready to be answered, in at most `n_predict` tokens each."""
-
-    questions: list[Problem]
-    task: GenerationTask
-    n_predict: int
-    chance: float = 0.0
-
-    def answer(self, model: Model, settings: ScoreSettings, progress: Progress) -> Answers:
-        """The model's answers, in the order of the problems."""
-        from minitron_quant.tasks.answers import answer_problems
-
-        return answer_problems(model, self, settings, progress)
+        return PreparedTask(chosen, 0.0, partial(answer_problems, chosen, self, options.n_predict))
 
 
 Task = ChoiceTask | GenerationTask
-PreparedTask = PreparedChoices | PreparedProblems

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from minitron_cli.options.parameters import CacheType, Json, Quiet, Verbose
+from minitron_cli.options.parameters import CacheType, ConsoleOptions
 
 EXAMPLES = """minitron advise out --vram 6G
 minitron advise model-F16.gguf --vram 8G --ctx 32768 --ram 16G
@@ -37,20 +37,18 @@ def advise(
         str,
         typer.Option(metavar="SIZE", help="GPU memory to keep free, as auto does."),
     ] = "1G",
-    as_json: Json = False,
-    verbose: Verbose = False,
-    quiet: Quiet = False,
+    *,
+    console: ConsoleOptions,
 ) -> None:
     """Show which level fits into memory: weights, KV cache and compute buffers counted."""
     from minitron_cli.inputs import model_header
-    from minitron_cli.output import Output
     from minitron_cli.units import parse_memory
     from minitron_cli.views.advise import show_advice
     from minitron_core.cpu_limits import available_memory
     from minitron_engine.llama.settings import ContextSettings
     from minitron_quant import advise as library
 
-    out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
+    out = console.output()
     budget = library.Budget(
         parse_memory(vram),
         available_memory() if ram is None else parse_memory(ram),

@@ -5,11 +5,9 @@ from typing import Annotated, Any
 import typer
 
 from minitron_cli.options.parameters import (
-    Json,
+    ConsoleOptions,
     ModelPaths,
-    Quiet,
     TableFormat,
-    Verbose,
     gpu_layers,
     number_list,
 )
@@ -54,19 +52,16 @@ def bench(
         str, typer.Option(metavar="auto|on|off,...", help="Flash attention, or several.")
     ] = "auto",
     table_format: TableFormat = "table",
-    as_json: Json = False,
-    verbose: Verbose = False,
-    quiet: Quiet = False,
+    *,
+    console: ConsoleOptions,
 ) -> None:
     """Measure tokens per second, as llama-bench does: no tokenizer, no sampler."""
     from minitron_cli.inputs import local_model, tell_missing_gpu
-    from minitron_cli.output import Output
     from minitron_cli.views.bench import show_bench
     from minitron_core.errors import Usage
     from minitron_quant.bench.run import BenchPlan, plan_contexts, plan_tests
 
-    as_json = as_json or table_format == "json"
-    out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
+    out = console.output(table_format)
     tests = plan_tests(number_list(prompt), number_list(length), number_list(depth))
     if not tests:
         raise Usage("there is nothing to measure", "give -p or -n a number above 0")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from minitron_cli.options.parameters import Force, Json, Quiet, Verbose
+from minitron_cli.options.parameters import ConsoleOptions, Force
 
 EXAMPLES = """minitron card out
 minitron card out --base-model nvidia/Llama-3.1-Minitron-4B-Width-Base --author me
@@ -25,14 +25,12 @@ def card(
         ),
     ] = None,
     force: Force = False,
-    as_json: Json = False,
-    verbose: Verbose = False,
-    quiet: Quiet = False,
+    *,
+    console: ConsoleOptions,
 ) -> None:
     """Write README.md: the files with what was measured, and which one to choose."""
     from minitron_cli.hub.card import CardSettings, write_card
-    from minitron_cli.output import Output
 
-    out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
+    out = console.output()
     path = write_card(CardSettings(folder, base_model, author, source_card, force))
     out.result({"path": str(path)}, f"wrote {path}")

@@ -1,11 +1,16 @@
 """minitron convert: a checkpoint becomes a GGUF file."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from minitron_cli.options.parameters import Force, Json, Quiet, Revision, SourceName, Verbose
+from minitron_cli.options.parameters import (
+    ConsoleOptions,
+    Force,
+    Revision,
+    SourceName,
+)
 
 EXAMPLES = """minitron convert examples/nano-llama
 minitron convert Llama-3.1-Minitron-4B-Width-Base --outtype bf16 -o width.gguf
@@ -37,18 +42,17 @@ def convert(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the plan.")] = False,
     force: Force = False,
-    as_json: Json = False,
-    verbose: Verbose = False,
-    quiet: Quiet = False,
+    *,
+    console: ConsoleOptions,
 ) -> None:
     """Convert a Hugging Face checkpoint to GGUF."""
     from minitron import conversion
     from minitron_cli.inputs import open_checkpoint_source
-    from minitron_cli.output import Output
     from minitron_cli.units import parse_size
+    from minitron_cli.views.convert import show_conversion
     from minitron_convert.convert import ConvertSettings
 
-    out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
+    out = console.output()
     limit = parse_size(split_max_size) if split_max_size else 0
     # before anything is downloaded
     conversion.parse_outtype(outtype, vocab_only=vocab_only)
@@ -68,44 +72,4 @@ def convert(
             name=found.name,
         )
         result = conversion.convert(settings, listener)
-    for note in result.notes:
-        out.note(note)
-    _show(out, result)
-
-
-def _show(out: Any, result: Any) -> None:
-    from minitron_cli.units import show_size
-    from minitron_core.gguf import TYPE
-
-    document = {
-        "paths": [str(path) for path in result.paths],
-        "model": result.model_name,
-        "architecture": result.architecture,
-        "outtype": result.outtype,
-        "tensors": result.tensors,
-        "bytes": result.bytes,
-        "memory_bytes": result.memory,
-        "notes": list(result.notes),
-        "dry_run": result.dry_run,
-    }
-    facts = f"{result.tensors} tensors, {result.outtype}, {show_size(result.bytes)}"
-    paths = ", ".join(map(str, result.paths))
-    if not result.dry_run:
-        out.result(document, f"wrote {paths} ({facts})")
-        return
-    specs = result.planned.tensors
-    if out.as_json:
-        names = ("name", "shape", "type", "bytes")
-        rows = [(spec.name, spec.shape, TYPE[spec.type].name, spec.nbytes) for spec in specs]
-        plan = [dict(zip(names, row, strict=True)) for row in rows]
-        out.document({**document, "plan": plan})
-        return
-    out.table(
-        ["Tensor", "Type", "Shape", "Bytes"],
-        [
-            [s.name, TYPE[s.type].name, " × ".join(map(str, s.shape)), f"{s.nbytes:,}"]
-            for s in specs
-        ],
-        left=2,
-    )
-    out.text(f"would write {paths} ({facts}) with about {show_size(result.memory)} of memory")
+    show_conversion(out, result)

@@ -1,4 +1,4 @@
-"""minitron generate: text from a prompt, as it comes."""
+"""minitron generate: continue a prompt, streamed."""
 
 import sys
 from pathlib import Path
@@ -7,19 +7,7 @@ from typing import Annotated
 import typer
 
 from minitron_cli.options.generation import AdapterOptions, DeviceOptions, SpeculationOptions
-from minitron_cli.options.groups import expanded
-from minitron_cli.options.parameters import (
-    CacheTypeK,
-    CacheTypeV,
-    FlashAttention,
-    GpuLayers,
-    Json,
-    ModelPath,
-    Quiet,
-    Threads,
-    Verbose,
-    gpu_layers,
-)
+from minitron_cli.options.parameters import ConsoleOptions, ModelPath, RuntimeOptions, gpu_layers
 from minitron_cli.options.sampling import SamplingOptions
 
 EXAMPLES = """minitron generate out/nano-llama-Q4_K_M.gguf "The old house stood"
@@ -31,7 +19,6 @@ minitron generate model.gguf -f long.txt --prompt-cache long.cache --lora-scaled
 minitron generate model.gguf -f prompt.txt --json-schema schema.json --json"""
 
 
-@expanded
 def generate(
     model: ModelPath,
     sampling: SamplingOptions,
@@ -43,7 +30,8 @@ def generate(
         Path | None, typer.Option("-f", "--file", help="A file with the prompt; - is stdin.")
     ] = None,
     n_predict: Annotated[
-        int, typer.Option("-n", "--n-predict", min=-1, help="At most this many tokens; -1: no end.")
+        int,
+        typer.Option("-n", "--n-predict", min=-1, help="Tokens at most; -1: no limit."),
     ] = 128,
     stop: Annotated[
         list[str] | None, typer.Option(metavar="TEXT", help="End before this text.")
@@ -55,33 +43,26 @@ def generate(
         bool, typer.Option("--context-shift", help="Drop old tokens when the context is full.")
     ] = False,
     keep: Annotated[
-        int, typer.Option(min=-1, help="Tokens of the prompt that are not dropped; -1: all.")
+        int, typer.Option(min=-1, help="Tokens of the prompt to keep then; -1: all.")
     ] = 0,
     prompt_cache: Annotated[
-        Path | None, typer.Option(help="Keep what was computed in this file, and reuse it.")
+        Path | None, typer.Option(help="Save the computed prompt in this file, and reuse it.")
     ] = None,
     prompt_cache_ro: Annotated[
         bool, typer.Option("--prompt-cache-ro", help="Do not write the prompt cache.")
     ] = False,
-    layers: GpuLayers = "auto",
-    cache_type_k: CacheTypeK = "f16",
-    cache_type_v: CacheTypeV = "f16",
-    flash_attn: FlashAttention = "auto",
-    threads: Threads = None,
     no_stream: Annotated[bool, typer.Option("--no-stream", help="Print at the end.")] = False,
     echo: Annotated[bool, typer.Option("--echo", help="Print the prompt too.")] = False,
     stats: Annotated[bool, typer.Option("--stats", help="Speed and seed on stderr.")] = False,
-    as_json: Json = False,
-    verbose: Verbose = False,
-    quiet: Quiet = False,
+    *,
+    runtime: RuntimeOptions,
+    console: ConsoleOptions,
 ) -> None:
     """Generate text with llama.cpp, on a GPU where there is one."""
     from minitron_cli.generation.generating import Request, answer
     from minitron_cli.inputs import local_model
-    from minitron_cli.output import Output
-    from minitron_engine.llama.settings import ContextSettings
 
-    out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
+    out = console.output()
     request = Request(
         model=local_model(model, out),
         prompt=_read_prompt(prompt, file),
@@ -96,17 +77,10 @@ def generate(
         speculation=speculation.resolved(out),
         prompt_cache=prompt_cache,
         prompt_cache_ro=prompt_cache_ro,
-        context=ContextSettings(
-            n_ctx=ctx or 0,
-            n_batch=2048,
-            threads=threads,
-            flash_attention=flash_attn,
-            cache_type_k=cache_type_k,
-            cache_type_v=cache_type_v,
-        ),
-        gpu_layers=gpu_layers(layers),
+        context=runtime.context(ctx, n_batch=2048),
+        gpu_layers=gpu_layers(runtime.layers),
         placement=spread.placement(out),
-        stream=not (no_stream or as_json),
+        stream=not (no_stream or out.as_json),
         echo=echo,
         stats=stats,
     )

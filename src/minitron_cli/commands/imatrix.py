@@ -8,13 +8,11 @@ from typing import Annotated, Literal
 import typer
 
 from minitron_cli.options.parameters import (
+    ConsoleOptions,
     Force,
     GpuLayers,
-    Json,
     ModelPath,
-    Quiet,
     Threads,
-    Verbose,
     gpu_layers,
 )
 
@@ -91,14 +89,11 @@ def imatrix(
     threads: Threads = None,
     layers: GpuLayers = "auto",
     force: Force = False,
-    as_json: Json = False,
-    verbose: Verbose = False,
-    quiet: Quiet = False,
+    *,
+    console: ConsoleOptions,
 ) -> None:
     """Collect an importance matrix on a text, equal to llama-imatrix's."""
-    from minitron_cli.inputs import folder_for_results, local_model, open_checked
-    from minitron_cli.output import Output
-    from minitron_cli.output_checks import refuse_existing
+    from minitron_cli.inputs import folder_for_results, local_model, open_checked, refuse_existing
     from minitron_cli.views.imatrix import show_collected
     from minitron_quant.chunking import ChunkSettings
     from minitron_quant.imatrix.collect import (
@@ -115,7 +110,7 @@ def imatrix(
     )
     from minitron_quant.quantize.prepare import model_name
 
-    out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
+    out = console.output()
     found = local_model(model, out)
     path = output or folder_for_results(model) / f"{model_name(found)}.imatrix.{file_format}"
     refuse_existing(path, force)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from minitron_cli.options.parameters import Force, Json, Quiet, Verbose
+from minitron_cli.options.parameters import ConsoleOptions, Force
 
 EXAMPLES = """minitron imatrix-merge a.imatrix.gguf b.imatrix.gguf -o both.imatrix.gguf
 minitron imatrix-merge old.dat new.gguf -o all.dat"""
@@ -18,18 +18,16 @@ def imatrix_merge(
         typer.Option("-o", "--output", help="The file to write; .dat for llama.cpp's old format."),
     ],
     force: Force = False,
-    as_json: Json = False,
-    verbose: Verbose = False,
-    quiet: Quiet = False,
+    *,
+    console: ConsoleOptions,
 ) -> None:
     """Merge importance matrices of one model, without the model."""
-    from minitron_cli.output import Output
-    from minitron_cli.output_checks import refuse_existing
+    from minitron_cli.inputs import refuse_existing
     from minitron_cli.views.imatrix import show_merged
     from minitron_quant.imatrix.files import write_imatrix
     from minitron_quant.imatrix.merge import merge
 
-    out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
+    out = console.output()
     refuse_existing(output, force)
     matrix = merge(files)
     write_imatrix(output, matrix, "dat" if output.suffix == ".dat" else "gguf")

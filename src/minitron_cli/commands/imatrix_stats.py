@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from minitron_cli.options.parameters import Json, Quiet, Verbose
+from minitron_cli.options.parameters import ConsoleOptions
 
 EXAMPLES = """minitron imatrix-stats nano-llama.imatrix.gguf
 minitron imatrix-stats nano-llama.imatrix.gguf --json"""
@@ -13,14 +13,12 @@ minitron imatrix-stats nano-llama.imatrix.gguf --json"""
 
 def imatrix_stats(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="An importance matrix.")],
-    as_json: Json = False,
-    verbose: Verbose = False,
-    quiet: Quiet = False,
+    *,
+    console: ConsoleOptions,
 ) -> None:
     """Show the statistics of an importance matrix by weight and by layer."""
-    from minitron_cli.output import Output
     from minitron_cli.views.imatrix import show_statistics
     from minitron_quant.imatrix.files import read_imatrix
 
-    out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
+    out = console.output()
     show_statistics(out, read_imatrix(file))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from minitron_cli.options.parameters import Json, ModelPath, Quiet, Verbose
+from minitron_cli.options.parameters import ConsoleOptions, ModelPath
 
 EXAMPLES = """minitron inspect out/nano-llama-Q4_K_M.gguf
 minitron inspect out/nano-llama-Q4_K_M.gguf --tensors
@@ -25,19 +25,28 @@ def inspect(
     data: Annotated[
         bool, typer.Option("--data", help="With OTHER: compare the weights' bytes too.")
     ] = False,
-    as_json: Json = False,
-    verbose: Verbose = False,
-    quiet: Quiet = False,
+    *,
+    console: ConsoleOptions,
 ) -> None:
     """Show what is in a GGUF file, from its header alone; or how two of them differ."""
-    from minitron_cli.output import Output
+    from contextlib import ExitStack
+
+    from minitron_cli.inputs import local_model, model_header
     from minitron_cli.views.inspect import show_description, show_difference
     from minitron_core.errors import Usage
+    from minitron_quant.inspect.description import describe
+    from minitron_quant.inspect.difference import compare
 
-    out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
+    out = console.output()
     if data and other is None:
         raise Usage("--data compares two models", "give the other one too")
-    if other is None:
-        show_description(out, model, tensors, hashes)
-    else:
-        show_difference(out, model, other, data)
+    # headers are enough, unless hashes or the weights' bytes are asked for
+    models = [model] if other is None else [model, other]
+    if hashes or data:
+        models = [local_model(each, out) for each in models]
+    with ExitStack() as stack:
+        paths = [stack.enter_context(model_header(each)) for each in models]
+        if other is None:
+            show_description(out, describe(paths[0], tensors, hashes))
+        else:
+            show_difference(out, compare(*paths, with_data=data))

@@ -6,13 +6,11 @@ from typing import Annotated
 import typer
 
 from minitron_cli.options.parameters import (
+    ConsoleOptions,
     GpuLayers,
-    Json,
     ModelPaths,
-    Quiet,
     TableFormat,
     Threads,
-    Verbose,
     gpu_layers,
 )
 
@@ -40,7 +38,9 @@ def ppl(
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option("--resume", metavar="STATE", help="Keep what is done in this file; go on."),
+        typer.Option(
+            "--resume", metavar="STATE", help="Keep scores in this file, and continue from it."
+        ),
     ] = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Differences between any two models, with intervals.")
@@ -48,9 +48,8 @@ def ppl(
     threads: Threads = None,
     layers: GpuLayers = "auto",
     table_format: TableFormat = "table",
-    as_json: Json = False,
-    verbose: Verbose = False,
-    quiet: Quiet = False,
+    *,
+    console: ConsoleOptions,
 ) -> None:
     """Measure perplexity, to four decimals as llama-perplexity does.
 
@@ -59,19 +58,13 @@ def ppl(
     the windows, and puts BOS where it has no effect.
     """
     from minitron_cli.inputs import local_model, local_models
-    from minitron_cli.output import Output
-    from minitron_cli.views.perplexity import (
-        differences_of,
-        measured_document,
-        show_differences,
-        show_measured,
-    )
+    from minitron_cli.views.perplexity import measured_document, show_measured
     from minitron_quant.chunking import ChunkSettings
+    from minitron_quant.perplexity.paired import compare_all
     from minitron_quant.perplexity.settings import MeasureSettings
     from minitron_quant.perplexity.table import mark_dominated, measure
 
-    as_json = as_json or table_format == "json"
-    out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
+    out = console.output(table_format)
     settings = MeasureSettings(
         local_models(models, out),
         text,
@@ -82,15 +75,8 @@ def ppl(
     )
     with out.progress() as listener:
         rows = mark_dominated(list(measure(settings, listener)))
-    differences = differences_of(rows) if compare else []
-    if as_json:
-        document = measured_document(text, ctx, rows)
-        out.document(document | ({"differences": differences} if compare else {}))
-        return
-    if len(rows) == 1 and table_format == "table":
-        out.text(f"PPL = {rows[0].ppl:.4f} ± {rows[0].ppl_error:.5f} ({rows[0].chunks} chunks)")
-        return
-    shown = "table" if table_format == "json" else table_format
-    show_measured(out, rows, shown)
-    if differences:
-        show_differences(out, differences, shown)
+    differences = compare_all(rows) if compare else None
+    if out.as_json:
+        out.document(measured_document(text, ctx, rows, differences))
+    else:
+        show_measured(out, rows, table_format, differences)

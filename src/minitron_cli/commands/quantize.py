@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from minitron_cli.options.completion import complete_level
-from minitron_cli.options.groups import expanded
-from minitron_cli.options.parameters import Json, ModelPath, Quiet, Threads, Verbose
+from minitron_cli.options.parameters import ConsoleOptions, ModelPath, Threads
 from minitron_cli.options.quantize import (
     GptqOptions,
     LevelOptions,
@@ -38,7 +37,6 @@ minitron quantize model-F16.gguf --curve
 minitron quantize model-F16.gguf Q4_K_M --gptq --text calibration.txt --held-out other.txt"""
 
 
-@expanded
 def quantize(
     model: ModelPath,
     made_with: LevelOptions,
@@ -51,15 +49,13 @@ def quantize(
         typer.Argument(metavar="LEVEL...", autocompletion=complete_level, help=level_help()),
     ] = None,
     threads: Threads = None,
-    as_json: Json = False,
-    verbose: Verbose = False,
-    quiet: Quiet = False,
+    *,
+    console: ConsoleOptions,
 ) -> None:
     """Quantize a model to one or many levels; run it again to finish what is missing."""
     from minitron_cli.inputs import quantize_source
-    from minitron_cli.output import Output
 
-    out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
+    out = console.output()
     gptq.check()
     settings = quantize_settings(model, levels or (), made_with, tensors, target, threads)
     solved = mix.requested(levels or ())

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from minitron_cli.options.completion import complete_job
-from minitron_cli.options.parameters import Json, Quiet, Verbose
+from minitron_cli.options.parameters import ConsoleOptions
 
 EXAMPLES = """minitron run examples/nano.toml
 minitron run job.toml --resume
@@ -29,25 +29,22 @@ def run(
         str | None,
         typer.Option(metavar="dask://HOST:PORT", help="Convert and measure on a Dask cluster."),
     ] = None,
-    as_json: Json = False,
-    verbose: Verbose = False,
-    quiet: Quiet = False,
+    *,
+    console: ConsoleOptions,
 ) -> None:
     """Convert, calibrate, quantize, measure and report, as a job file says."""
-    from minitron_cli.output import Output
+    from minitron_cli.pipeline.dry_run import forecast
     from minitron_cli.pipeline.executors import open_executor
     from minitron_cli.pipeline.job_file import load_jobs
-    from minitron_cli.pipeline.run import refuse_used_folders, run_jobs
-    from minitron_cli.pipeline.view import check_needs, finish, show_forecast
+    from minitron_cli.pipeline.run import check_before, run_jobs
+    from minitron_cli.views.run import show_finished, show_forecast
 
-    out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
+    out = console.output()
     jobs = load_jobs(job)
     if dry_run:
-        show_forecast(out, jobs)
+        show_forecast(out, jobs, [forecast(each) for each in jobs])
         return
-    check_needs(jobs)
-    if not resume:
-        refuse_used_folders(jobs)
+    check_before(jobs, resume=resume)
     with open_executor(executor) as place, out.progress() as listener:
         finished = run_jobs(jobs, out, listener, place)
-    raise typer.Exit(finish(out, finished))
+    raise typer.Exit(show_finished(out, finished))

@@ -1,18 +1,16 @@
-"""minitron sensitivity: what an error in each tensor does to the whole model."""
+"""minitron sensitivity: how the model's output reacts to an error in each tensor."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from minitron_cli.options.parameters import (
+    ConsoleOptions,
     Force,
     GpuLayers,
-    Json,
     ModelPath,
-    Quiet,
     Threads,
-    Verbose,
     gpu_layers,
 )
 
@@ -25,7 +23,8 @@ def sensitivity(
     model: ModelPath,
     text: Annotated[Path, typer.Option("-f", "--file", help="The calibration text.")],
     imatrix: Annotated[
-        Path | None, typer.Option(help="An importance matrix; made of the text by default.")
+        Path | None,
+        typer.Option(help="An importance matrix; by default made from the text."),
     ] = None,
     output: Annotated[
         Path | None,
@@ -35,27 +34,23 @@ def sensitivity(
     ] = None,
     tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="Tokens to measure each tensor on; 2048, or what --budget lets."),
+        typer.Option(min=1, help="Tokens to measure each tensor on; 2048, or as --budget allows."),
     ] = None,
     budget: Annotated[
         str | None, typer.Option(metavar="30m", help="Stop after this time: 90s, 30m or 2h.")
     ] = None,
     ctx: Annotated[int, typer.Option("--ctx", "-c", min=16, help="Tokens of a chunk.")] = 512,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with what an earlier run has measured.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an earlier run.")] = False,
     threads: Threads = None,
     layers: GpuLayers = "auto",
     force: Force = False,
-    as_json: Json = False,
-    verbose: Verbose = False,
-    quiet: Quiet = False,
+    *,
+    console: ConsoleOptions,
 ) -> None:
-    """Measure how much a model minds errors in each tensor: what quantize --size solves with."""
-    from minitron_cli.inputs import folder_for_results, local_model
-    from minitron_cli.output import Output
-    from minitron_cli.output_checks import refuse_existing
+    """Measure each tensor's sensitivity to quantization error, for quantize --size."""
+    from minitron_cli.inputs import folder_for_results, local_model, refuse_existing
     from minitron_cli.units import parse_time
+    from minitron_cli.views.sensitivity import show_sensitivity
     from minitron_quant.chunking import ChunkSettings
     from minitron_quant.mixed_precision.measure import (
         DEFAULT_TOKENS,
@@ -64,7 +59,7 @@ def sensitivity(
     )
     from minitron_quant.quantize.prepare import model_name
 
-    out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
+    out = console.output()
     folder, model = folder_for_results(model), local_model(model, out)
     path = output or folder / f"{model_name(model)}.sensitivity.json"
     refuse_existing(path, force or resume)
@@ -81,31 +76,4 @@ def sensitivity(
     )
     with out.progress() as listener:
         measured = measure_sensitivity(settings, listener)
-    _show(out, path, settings.imatrix_output, measured)
-
-
-def _show(out: Any, path: Path, imatrix: Path, measured: Any) -> None:
-    tokens = measured.chunks * measured.ctx
-    if out.as_json:
-        out.document(
-            {
-                "path": str(path),
-                "imatrix": str(imatrix),
-                "tokens": tokens,
-                "error_pct": None if measured.chunks < 2 else 100 * measured.error,
-                "device": measured.device,
-                "tensors": {
-                    name: {
-                        "alpha": tensor.alpha,
-                        "error_pct": None if measured.chunks < 2 else 100 * tensor.error,
-                    }
-                    for name, tensor in measured.tensors.items()
-                },
-            }
-        )
-        return
-    certain = f" ± {100 * measured.error:.0f} %" if measured.chunks > 1 else ""
-    out.text(
-        f"wrote {path} ({len(measured.tensors)} tensors on {tokens} tokens each{certain}) "
-        f"and {imatrix.name}"
-    )
+    show_sensitivity(out, path, settings.imatrix_output, measured)

@@ -5,19 +5,7 @@ from typing import Annotated
 import typer
 
 from minitron_cli.options.generation import AdapterOptions
-from minitron_cli.options.groups import expanded
-from minitron_cli.options.parameters import (
-    CacheTypeK,
-    CacheTypeV,
-    FlashAttention,
-    GpuLayers,
-    Json,
-    ModelPath,
-    Quiet,
-    Threads,
-    Verbose,
-    gpu_layers,
-)
+from minitron_cli.options.parameters import ConsoleOptions, ModelPath, RuntimeOptions, gpu_layers
 
 EXAMPLES = """minitron serve model-Q4_K_M.gguf
 MINITRON_API_KEY=secret minitron serve someone/Model-GGUF:Q4_K_M --host 0.0.0.0 --parallel 8
@@ -25,7 +13,6 @@ curl http://127.0.0.1:8080/v1/completions -H 'Content-Type: application/json' \\
   -d '{"prompt": "The old house", "max_tokens": 32}'"""
 
 
-@expanded
 def serve(
     model: ModelPath,
     adapters: AdapterOptions,
@@ -56,22 +43,15 @@ def serve(
     ctx: Annotated[
         int | None, typer.Option("--ctx", "-c", min=64, help="Tokens for each client; 4096.")
     ] = None,
-    layers: GpuLayers = "auto",
-    cache_type_k: CacheTypeK = "f16",
-    cache_type_v: CacheTypeV = "f16",
-    flash_attn: FlashAttention = "auto",
-    threads: Threads = None,
-    as_json: Json = False,
-    verbose: Verbose = False,
-    quiet: Quiet = False,
+    *,
+    runtime: RuntimeOptions,
+    console: ConsoleOptions,
 ) -> None:
     """Serve the OpenAI API: completions, chat, models, streams; many clients in one decode."""
     from minitron_cli.inputs import local_model
-    from minitron_cli.output import Output
     from minitron_cli.server.serving import ServeRequest, serve_model
-    from minitron_engine.llama.settings import ContextSettings
 
-    out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
+    out = console.output()
     path = local_model(model, out)
     request = ServeRequest(
         model=path,
@@ -82,16 +62,8 @@ def serve(
         parallel=parallel,
         waiting=waiting,
         # long prompts go in small parts, so that the answers of others keep flowing
-        context=ContextSettings(
-            n_ctx=ctx or 0,
-            n_batch=512,
-            n_outputs=parallel,
-            threads=threads,
-            flash_attention=flash_attn,
-            cache_type_k=cache_type_k,
-            cache_type_v=cache_type_v,
-        ),
-        gpu_layers=gpu_layers(layers),
+        context=runtime.context(ctx, n_batch=512, n_outputs=parallel),
+        gpu_layers=gpu_layers(runtime.layers),
         adapters=adapters.adapters(),
     )
     serve_model(request, out)

@@ -7,14 +7,12 @@ import typer
 
 from minitron_cli.options.completion import complete_task
 from minitron_cli.options.parameters import (
+    ConsoleOptions,
     Force,
     GpuLayers,
-    Json,
     ModelPaths,
-    Quiet,
     TableFormat,
     Threads,
-    Verbose,
     gpu_layers,
 )
 from minitron_quant.tasks.registry import task_names
@@ -71,22 +69,18 @@ def tasks(
     threads: Threads = None,
     layers: GpuLayers = "auto",
     table_format: TableFormat = "table",
-    as_json: Json = False,
-    verbose: Verbose = False,
-    quiet: Quiet = False,
+    *,
+    console: ConsoleOptions,
 ) -> None:
     """Score models on tasks, as llama-perplexity or lm-evaluation-harness does."""
-    from minitron_cli.inputs import local_model, local_models
-    from minitron_cli.output import Output
-    from minitron_cli.output_checks import refuse_existing
+    from minitron_cli.inputs import local_model, local_models, refuse_existing
     from minitron_cli.views.tasks import answer_lines, show_tasks, tasks_document
     from minitron_core.atomic_files import write_whole
     from minitron_quant.tasks.evaluate import TasksSettings, evaluate
     from minitron_quant.tasks.likelihood import ScoreSettings
     from minitron_quant.tasks.task import TaskOptions
 
-    as_json = as_json or table_format == "json"
-    out = Output(verbose=verbose, quiet=quiet, as_json=as_json)
+    out = console.output(table_format)
     if answers:
         refuse_existing(answers, force)
     settings = TasksSettings(
@@ -104,7 +98,7 @@ def tasks(
         write_whole(answers, answer_lines(found))
     if rows[0].shortened:
         out.note(f"cut {rows[0].shortened} questions that are longer than the trained context")
-    if as_json:
+    if out.as_json:
         out.document(tasks_document(task, data, rows))
     else:
-        show_tasks(out, rows, "table" if table_format == "json" else table_format)
+        show_tasks(out, rows, table_format)

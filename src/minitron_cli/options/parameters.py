@@ -1,20 +1,26 @@
 """Options that several commands share, and their values."""
 
+from __future__ import annotations
+
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from minitron_cli.options.completion import complete_model
 from minitron_core.errors import Usage
 
+if TYPE_CHECKING:
+    from minitron_cli.output import Output
+    from minitron_engine.llama.settings import ContextSettings
+
 TableFormat = Annotated[
     Literal["table", "md", "csv", "json"], typer.Option("--format", help="Form of the result.")
 ]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Show llama.cpp's own log.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Only results and errors.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
 Threads = Annotated[
     int | None,
@@ -25,11 +31,6 @@ GpuLayers = Annotated[
     typer.Option("--gpu-layers", metavar="auto|all|N", help="Layers to put on GPUs."),
 ]
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
-CacheTypeK = Annotated[CacheType, typer.Option("--cache-type-k", help="Type of the K cache.")]
-CacheTypeV = Annotated[CacheType, typer.Option("--cache-type-v", help="Type of the V cache.")]
-FlashAttention = Annotated[
-    Literal["auto", "on", "off"], typer.Option("--flash-attn", help="Flash attention.")
-]
 ModelPath = Annotated[
     Path,
     typer.Argument(
@@ -55,6 +56,55 @@ SourceName = Annotated[
 Revision = Annotated[
     str | None, typer.Option(metavar="REV", help="A branch, tag or commit of SOURCE on the Hub.")
 ]
+
+
+@dataclass(frozen=True)
+class ConsoleOptions:
+    """What every command takes: how it talks."""
+
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False
+    verbose: Verbose = False
+    quiet: Quiet = False
+
+    def output(self, table_format: str = "table") -> Output:
+        """The command's output; --format json is --json."""
+        from minitron_cli.output import Output
+
+        as_json = self.as_json or table_format == "json"
+        return Output(verbose=self.verbose, quiet=self.quiet, as_json=as_json)
+
+
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """How a model runs."""
+
+    layers: GpuLayers = "auto"
+    cache_type_k: Annotated[
+        CacheType, typer.Option("--cache-type-k", help="Type of the K cache.")
+    ] = "f16"
+    cache_type_v: Annotated[
+        CacheType, typer.Option("--cache-type-v", help="Type of the V cache.")
+    ] = "f16"
+    flash_attn: Annotated[
+        Literal["auto", "on", "off"], typer.Option("--flash-attn", help="Flash attention.")
+    ] = "auto"
+    threads: Threads = None
+
+    def context(
+        self, n_ctx: int | None, n_batch: int, n_outputs: int | None = None
+    ) -> ContextSettings:
+        """The settings of a context; without n_ctx its size is chosen later."""
+        from minitron_engine.llama.settings import ContextSettings
+
+        return ContextSettings(
+            n_ctx=n_ctx or 0,
+            n_batch=n_batch,
+            n_outputs=n_outputs,
+            threads=self.threads,
+            flash_attention=self.flash_attn,
+            cache_type_k=self.cache_type_k,
+            cache_type_v=self.cache_type_v,
+        )
 
 
 _RANGE = re.compile(r"(\d+)(?:-(\d+)(?:([+*])(\d+))?)?")

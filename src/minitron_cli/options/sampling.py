@@ -33,7 +33,7 @@ def option_of(row: SamplingOption) -> Any:
     if row.numeric:
         bounds = {"min": _bound(row.low), "max": _bound(row.high)}
     kind: Any = row.type if row.numeric else list[str] if row.many else str
-    if row.name == "grammar":
+    if row.text:
         kind = Path
     option = _option(
         *flags, default=row.shown_default, help=row.help, metavar=row.metavar, **bounds
@@ -58,18 +58,15 @@ def with_options(*rows: SamplingOption) -> Any:
 class SamplingOptions:
     """What the command line says of sampling; None where it says nothing."""
 
-    json_schema: Annotated[Path | None, _option(metavar="FILE", help="A JSON schema to obey.")] = (
-        None
-    )
-
     def given(self) -> dict[str, Any]:
         """The engine's settings as far as they were said; a seed is always among them."""
         said = {name: value for name, value in vars(self).items() if value not in (None, [], ())}
         for row in SAMPLING_OPTIONS:
             if row.parse is not None and row.name in said:
                 said[row.name] = row.parse(said[row.name])
+            elif row.text and row.name in said:
+                said[row.name] = _read(said[row.name])
         said.setdefault("seed", _random_seed())
-        said["grammar"] = _grammar(said.get("grammar"), said.pop("json_schema", None))
         return said
 
 
@@ -79,13 +76,7 @@ def _random_seed() -> int:
     return secrets.randbelow(2**32 - 1)
 
 
-def _grammar(grammar: Path | None, schema: Path | None) -> str:
-    from minitron_core.errors import Usage
-    from minitron_engine.isolation.json_schema import schema_grammar
+def _read(path: Path) -> str:
     from minitron_quant.chunking import read_text
 
-    if grammar is not None and schema is not None:
-        raise Usage("--grammar and --json-schema exclude each other")
-    if grammar is not None:
-        return read_text(grammar)
-    return schema_grammar(read_text(schema)) if schema is not None else ""
+    return read_text(path)

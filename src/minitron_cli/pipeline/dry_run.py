@@ -10,8 +10,6 @@ import numpy as np
 from minitron.level_conversion import header_alone
 from minitron_cli.inputs import open_checkpoint_source
 from minitron_cli.pipeline.job_file import Job
-from minitron_cli.pipeline.run import STAGES
-from minitron_cli.units import show_size, show_time
 from minitron_convert.convert import ConvertSettings, plan
 from minitron_convert.plan import PlannedFile
 from minitron_core.gguf import file_size
@@ -26,7 +24,6 @@ _BYTES_PER_TOKEN = 4
 # what a disk writes per second, for want of knowing it
 _WRITTEN_PER_SECOND = 300e6
 _SIDE = 512
-_SHOWN = 3
 
 
 def forecast(job: Job) -> dict[str, Any]:
@@ -117,25 +114,3 @@ def _disk(folder: Path, stages: dict[str, Any]) -> dict[str, int]:
         "bytes": sum(each["bytes"] or 0 for each in outputs),
         "free_bytes": free_bytes(folder),
     }
-
-
-def forecast_lines(document: dict[str, Any]) -> list[str]:
-    """The forecast for people, a line or more per stage."""
-    lines = []
-    for name in STAGES:
-        if name not in document:
-            continue
-        stage = document[name]
-        inputs = ", ".join(stage["inputs"]) or "–"
-        outputs = stage["outputs"]
-        sizes = sum(each["bytes"] or 0 for each in outputs)
-        told = ", ".join(each["name"] for each in outputs[:_SHOWN])
-        told += f" and {len(outputs) - _SHOWN} more" if len(outputs) > _SHOWN else ""
-        cost = [show_size(sizes)] if sizes else []
-        if stage["estimated_seconds"] >= 1:
-            cost.append(f"about {show_time(stage['estimated_seconds'])}")
-        end = f" ({', '.join(cost)})" if cost else ""
-        lines.append(f"{name:9} {inputs} → {told or 'the table'}{end}")
-    disk = document["disk"]
-    lines.append(f"disk      {show_size(disk['bytes'])} of {show_size(disk['free_bytes'])} free")
-    return lines

@@ -13,12 +13,13 @@ from minitron_cli.output import Output
 from minitron_cli.pipeline.executors import Executor, Here
 from minitron_cli.pipeline.job_file import Job
 from minitron_cli.pipeline.mixes import check_sizes, make_sizes
-from minitron_cli.pipeline.stages import Document, try_speed, try_tasks
-from minitron_cli.pipeline.state import State
+from minitron_cli.pipeline.stages import try_speed, try_tasks
+from minitron_cli.pipeline.state import Document, State
+from minitron_cli.report.plots import require_matplotlib
 from minitron_cli.report.write import Findings, write_reports
 from minitron_convert.convert import ConvertSettings
 from minitron_convert.hub.download import Source
-from minitron_core.errors import MinitronError, from_os_error
+from minitron_core.errors import AlreadyExists, from_os_error
 from minitron_core.file_lock import exclusive
 from minitron_core.hashing import file_sha256, fingerprint
 from minitron_core.progress import Progress
@@ -30,7 +31,7 @@ from minitron_quant.imatrix.files import write_imatrix
 from minitron_quant.levels import parse_levels
 from minitron_quant.perplexity.measures import Row
 from minitron_quant.perplexity.settings import MeasureSettings
-from minitron_quant.perplexity.table import mark_dominated, relate, sort_by_size
+from minitron_quant.perplexity.table import mark_dominated, relate
 from minitron_quant.quantize.options import QuantizeOptions
 from minitron_quant.quantize.prepare import QuantizeSettings, model_name, prepare
 from minitron_quant.quantize.run import LevelResult, run
@@ -74,7 +75,6 @@ class Pipeline:
         self._state = State(self._folder / _STATE)
         self._stages: list[Stage] = []
         check_sizes(job)
-        self._worked = 0  # how often rows had to be made
 
     def run(self) -> Finished:
         """Run the stages that are not up to date, up to one that fails.
@@ -117,14 +117,14 @@ class Pipeline:
         def work(source: Source) -> tuple[Path, Outcome]:
             outtype = self._job.model.outtype
             key = fingerprint("convert", outtype, *_hashes_of(source.folder))
-            known = self._folder / (self._state.get("convert") or {}).get("file", "")
-            if self._is_done("convert", key, known):
+            known = self._state.finished_file("convert", key, self._out.note)
+            if known is not None:
                 return known, "up to date"
             settings = ConvertSettings(
                 source.folder, self._folder, outtype=outtype, name=source.name, force=True
             )
             path = self._executor.convert(settings, self._listener)
-            self._put_done("convert", key, path)
+            self._state.put_file("convert", key, path)
             return path, "done"
 
         def begin() -> tuple[Path, Outcome]:
@@ -143,7 +143,7 @@ class Pipeline:
             texts = [file_sha256(text) for text in section.text]
             chunks = ChunkSettings(n_ctx=section.ctx, limit=section.chunks)
             key = fingerprint("imatrix", file_sha256(full), *texts, repr(chunks))
-            if self._is_done("imatrix", key, path):
+            if self._state.finished_file("imatrix", key, self._out.note) == path:
                 return path, "up to date"
             n_ctx = chunks.context().n_ctx
             with open_model(ModelSettings(full, n_ctx=n_ctx)) as model:
@@ -154,7 +154,7 @@ class Pipeline:
             matrix.datasets = [text.name for text in section.text]
             write_imatrix(path, matrix)
             remove_state(path)
-            self._put_done("imatrix", key, path)
+            self._state.put_file("imatrix", key, path)
             return path, "done"
 
         return self._stage("imatrix", work)
@@ -211,7 +211,8 @@ class Pipeline:
             )
             found, error = _as_far_as_it_goes(self._executor.measure(settings, self._listener))
             reference = next((row for row in found if row.model == full.name), None)
-            rows = mark_dominated(sort_by_size([relate(row, reference) for row in found]))
+            related = (relate(row, reference) for row in found)
+            rows = mark_dominated(sorted(related, key=lambda row: row.size_mib))
             return (rows, error), "failed" if error else "done"
 
         return self._stage("measure", work)
@@ -219,8 +220,8 @@ class Pipeline:
     def _tasks(self, full: Path, results: list[LevelResult]) -> list[Document]:
         def work() -> tuple[list[Document], Outcome]:
             section, files = self._job.tasks, _hashed(full, results)
-            known = self._worked
-            found = try_tasks(section, files, full, self._remembered, self._listener)
+            known = self._state.remade
+            found = try_tasks(section, files, full, self._state.remembered, self._listener)
             return found, self._outcome(known) if found else "skipped"
 
         return self._stage("tasks", work)
@@ -229,23 +230,14 @@ class Pipeline:
         def work() -> tuple[list[Document], Outcome]:
             if not self._job.speed.repetitions:
                 return [], "skipped"
-            known, files = self._worked, _hashed(full, results)
-            found = try_speed(self._job.speed, files, self._remembered, self._listener)
+            known, files = self._state.remade, _hashed(full, results)
+            found = try_speed(self._job.speed, files, self._state.remembered, self._listener)
             return found, self._outcome(known)
 
         return self._stage("speed", work)
 
-    def _remembered(self, key: str, work: Callable[[], list[Document]]) -> list[Document]:
-        """The rows written down under a key, or those that `work` makes now."""
-        rows: list[Document] | None = self._state.get(key)
-        if rows is None:
-            self._worked += 1
-            rows = work()
-            self._state.put(key, rows)
-        return rows
-
     def _outcome(self, known: int) -> Outcome:
-        return "up to date" if self._worked == known else "done"
+        return "up to date" if self._state.remade == known else "done"
 
     def _report(self, findings: Findings) -> None:
         def work() -> tuple[None, Outcome]:
@@ -264,19 +256,6 @@ class Pipeline:
         if outcome == "up to date":
             self._out.note(f"{name}: up to date")
         return result
-
-    def _put_done(self, name: str, key: str, path: Path) -> None:
-        self._state.put(name, {"key": key, "file": path.name, "sha256": file_sha256(path)})
-
-    def _is_done(self, name: str, key: str, path: Path) -> bool:
-        """Whether a stage's file was made from the same, and is still what was made."""
-        found = self._state.get(name) or {}
-        if found.get("key") != key or not path.is_file():
-            return False
-        same = bool(found["sha256"] == file_sha256(path))
-        if not same:
-            self._out.note(f"{path.name} was changed since it was made: it is made again")
-        return same
 
 
 def _as_far_as_it_goes(rows: Iterator[Row]) -> tuple[list[Row], Exception | None]:
@@ -314,11 +293,13 @@ def _hashes_of(folder: Path) -> list[str]:
     return [f"{path.name} {file_sha256(path)}" for path in paths]
 
 
-def refuse_used_folders(jobs: Sequence[Job]) -> None:
-    """Stop if an output folder holds a run already: going on with it must be asked for."""
+def check_before(jobs: Sequence[Job], *, resume: bool) -> None:
+    """Stop before the work if a report's package is missing, or without `resume` a run exists."""
+    if any("html" in job.output.report for job in jobs):
+        require_matplotlib()
     for folder in (job.output.directory for job in jobs):
-        if (folder / _STATE).exists():
-            raise MinitronError(
+        if not resume and (folder / _STATE).exists():
+            raise AlreadyExists(
                 f"{folder} holds an earlier run",
-                "--resume goes on with it; or choose another directory",
+                "--resume continues it; or choose another directory",
             )

@@ -1,11 +1,11 @@
-"""What a job tries its files on beside a text: tasks with right answers, and speed."""
+"""What a job measures of its files besides perplexity: tasks and speed."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from minitron_cli.pipeline.job_file import SpeedSection, TasksSection
+from minitron_cli.pipeline.state import Document
 from minitron_core.hashing import file_sha256, fingerprint
 from minitron_core.progress import Progress
 from minitron_engine.llama.settings import ContextSettings
@@ -14,7 +14,6 @@ from minitron_quant.tasks.evaluate import TasksSettings, evaluate
 from minitron_quant.tasks.likelihood import ScoreSettings
 from minitron_quant.tasks.task import TaskOptions
 
-Document = dict[str, Any]
 Remember = Callable[[str, Callable[[], list[Document]]], list[Document]]
 _SPEED_KEYS = ("n_prompt", "n_gen", "avg_ts", "stddev_ts")
 

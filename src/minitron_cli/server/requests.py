@@ -9,12 +9,12 @@ from typing import Any, cast
 import numpy as np
 
 from minitron_core.errors import Usage
+from minitron_engine.generation.constraint import compile_schema
 from minitron_engine.generation.generate import prompt_tokens
 from minitron_engine.generation.sampling import SAMPLING_OPTIONS, settings_for
 from minitron_engine.generation.steps import GenerationSettings
 from minitron_engine.isolation.chat_template import ChatTemplate, Message, chat_tokens
 from minitron_engine.isolation.grammar import check_grammar
-from minitron_engine.isolation.json_schema import schema_grammar
 from minitron_engine.llama.model import Model
 from minitron_engine.llama.tokenization import Tokens
 
@@ -114,7 +114,7 @@ def _settings(
 ) -> tuple[GenerationSettings, ...]:
     given = _sampling(body)
     given["logit_bias"] = _biases(body.get("logit_bias"), model.n_vocab)
-    given["grammar"] = _grammar(body, model)
+    given |= _structure(body, model)
     seed = int(given.pop("seed", secrets.randbelow(2**32 - 1)))
     limit = None
     for name in ("max_completion_tokens", "max_tokens"):
@@ -134,7 +134,7 @@ def _sampling(body: dict[str, Any]) -> dict[str, Any]:
     """The settings of the registry that a body has under llama-server's names for them."""
     given: dict[str, Any] = {}
     for row in SAMPLING_OPTIONS:
-        if body.get(row.request) is None or row.name in ("logit_bias", "grammar"):
+        if body.get(row.request) is None or row.text or row.name == "logit_bias":
             continue
         if row.numeric:
             given[row.name] = _number(body, row.request, row.type, row.low, row.high)
@@ -195,25 +195,33 @@ def _biases(value: Any, n_vocab: int) -> tuple[tuple[int, float], ...]:
     return biases
 
 
-def _grammar(body: dict[str, Any], model: Model) -> str:
+def _structure(body: dict[str, Any], model: Model) -> dict[str, str]:
+    """The grammar or the JSON schema that an answer follows, in every form that clients send."""
+    grammar, schema = body.get("grammar") or "", body.get("json_schema")
     form = body.get("response_format") or {"type": "text"}
-    grammar = body.get("grammar") or ""
     if not isinstance(form, dict) or not isinstance(grammar, str):
         raise BadRequest("response_format must be an object, and grammar a text", "response_format")
-    kind = form.get("type")
-    if kind == "json_object":
-        grammar = schema_grammar(json.dumps(form.get("schema") or {"type": "object"}))
-    elif kind == "json_schema":
-        described = form.get("json_schema")
-        schema = described.get("schema") if isinstance(described, dict) else None
-        if not isinstance(schema, dict):
-            raise BadRequest("json_schema needs a schema", "response_format")
-        grammar = schema_grammar(json.dumps(schema))
-    elif kind != "text":
-        raise BadRequest(f"there is no response_format {kind!r}", "response_format")
-    if grammar:
-        check_grammar(grammar, model.is_token)
-    return grammar
+    match form.get("type"):
+        case "json_object":
+            schema = form.get("schema") or schema or {"type": "object"}
+        case "json_schema":
+            described = form.get("json_schema")
+            schema = described.get("schema") if isinstance(described, dict) else None
+            if schema is None:
+                raise BadRequest("json_schema needs a schema", "response_format")
+        case "text":
+            pass
+        case other:
+            raise BadRequest(f"{other!r} is not a type of response_format", "response_format")
+    text = "" if schema is None else json.dumps(schema)
+    try:
+        if text:
+            compile_schema(text)
+        if grammar:
+            check_grammar(grammar, model.is_token)
+    except Usage as error:
+        raise BadRequest(str(error), "response_format" if text else "grammar") from error
+    return {"grammar": grammar, "json_schema": text}
 
 
 def _prompts(value: Any) -> Sequence[str | list[int]]:

@@ -19,7 +19,7 @@ _SETTINGS = {
 }
 
 
-def show_bench(out: Output, rows: Sequence[dict[str, Any]], table_format: str) -> None:
+def show_bench(out: Output, rows: Sequence[dict[str, Any]], table_format: TableFormat) -> None:
     """A table with a row for each test; CSV and JSON have llama-bench's fields."""
     if out.as_json:
         out.document(rows)
@@ -28,7 +28,7 @@ def show_bench(out: Output, rows: Sequence[dict[str, Any]], table_format: str) -
         cells = [["" if row[f] is None else str(row[f]) for f in fields] for row in rows]
         out.table(fields, cells, "csv")
     else:
-        _show_table(out, rows, "md" if table_format == "md" else "table")
+        _show_table(out, rows, table_format)
 
 
 def _show_table(out: Output, rows: Sequence[dict[str, Any]], table_format: TableFormat) -> None:

@@ -1,28 +1,16 @@
-"""What `minitron inspect` shows: a description of one model, or the difference between two."""
+"""The description of one model, or the difference between two."""
 
-from pathlib import Path
 from typing import Any
 
-from minitron_cli.inputs import local_model, model_header
-from minitron_cli.output import Output
-from minitron_cli.sanitize import printable
+from minitron_cli.output import Output, printable
 from minitron_cli.units import show_size
-from minitron_core.hashing import file_sha256
-from minitron_quant.inspect.description import describe
-from minitron_quant.inspect.difference import compare, same
+from minitron_quant.inspect.difference import same
 
 _LONG_TEXT = 60
 
 
-def show_description(out: Output, model: Path, with_tensors: bool, with_hashes: bool) -> None:
-    """One model; its hashes need all of it, everything else only the header."""
-    if with_hashes:
-        model = local_model(model, out)
-    with model_header(model) as path:
-        description = describe(path, with_tensors)
-        if with_hashes:
-            files = (path.with_name(name) for name in description["files"])
-            description["sha256"] = {file.name: file_sha256(file) for file in files}
+def show_description(out: Output, description: dict[str, Any]) -> None:
+    """One model: facts, metadata, and its tensors where they are described."""
     if out.as_json:
         out.document(description)
         return
@@ -31,7 +19,7 @@ def show_description(out: Output, model: Path, with_tensors: bool, with_hashes: 
     out.text("")
     rows = [[key, _short(value)] for key, value in description["metadata"].items()]
     out.table(["Key", "Value"], rows, left=2)
-    if with_tensors:
+    if "tensors" in description:
         out.text("")
         rows = [
             [t["name"], t["type"], " × ".join(map(str, t["shape"])), f"{t['bytes']:,}"]
@@ -64,12 +52,8 @@ def _facts(description: dict[str, Any]) -> list[tuple[str, str]]:
     return facts
 
 
-def show_difference(out: Output, first: Path, second: Path, with_data: bool) -> None:
-    """How two models differ; their headers are enough unless the data are compared too."""
-    if with_data:
-        first, second = local_model(first, out), local_model(second, out)
-    with model_header(first) as one, model_header(second) as other:
-        difference = compare(one, other, with_data=with_data)
+def show_difference(out: Output, difference: dict[str, Any]) -> None:
+    """How two models differ."""
     if out.as_json:
         out.document(difference)
         return

@@ -10,6 +10,7 @@ from minitron_cli.units import show_mib
 
 if TYPE_CHECKING:
     from minitron_quant.perplexity.measures import Column, Divergence, Row
+    from minitron_quant.perplexity.paired import ModelDifference
 
 Cells = tuple[list[str], list[list[str]]]
 
@@ -51,8 +52,16 @@ def format_value(value: float | None, form: str) -> str:
     return show_mib(value) if form == "mib" else f"{value:{form}}"
 
 
-def show_measured(out: Output, rows: Sequence["Row"], table_format: TableFormat) -> None:
-    """A table of the files with the notes below it; csv has a column instead."""
+def show_measured(
+    out: Output,
+    rows: Sequence["Row"],
+    table_format: TableFormat,
+    differences: Sequence["ModelDifference"] | None = None,
+) -> None:
+    """Print one file's perplexity, or a table with the notes below it; csv has a column instead."""
+    if len(rows) == 1 and table_format == "table":
+        out.text(f"PPL = {rows[0].ppl:.4f} ± {rows[0].ppl_error:.5f} ({rows[0].chunks} chunks)")
+        return
     csv = table_format == "csv"
     headers, cells = measure_table(rows, marked=not csv)
     if csv:
@@ -61,6 +70,8 @@ def show_measured(out: Output, rows: Sequence["Row"], table_format: TableFormat)
     out.table(headers, cells, table_format)
     if not csv:
         show_notes(out, rows)
+    if differences:
+        _show_differences(out, differences, table_format)
 
 
 def show_notes(out: Output, rows: Sequence["Row"]) -> None:
@@ -88,48 +99,32 @@ def _noise_floor(noise: "Divergence") -> str:
     )
 
 
-def differences_of(rows: Sequence["Row"]) -> list[dict[str, Any]]:
-    """Every pair of rows, for JSON: PPL of a / PPL of b, KLD of a − KLD of b, 95 % intervals."""
-    from minitron_quant.perplexity.paired import compare_all
-
-    return [
-        {
-            "a": rows[pair.a].model,
-            "b": rows[pair.b].model,
-            "ppl_ratio": pair.ppl_ratio.mean,
-            "ppl_ratio_low": pair.ppl_ratio.low,
-            "ppl_ratio_high": pair.ppl_ratio.high,
-            "kld_difference": pair.kld and pair.kld.mean,
-            "kld_difference_low": pair.kld and pair.kld.low,
-            "kld_difference_high": pair.kld and pair.kld.high,
-        }
-        for pair in compare_all([row.chunk_nll for row in rows], [row.chunk_kld for row in rows])
-    ]
-
-
-def show_differences(
-    out: Output, differences: Sequence[dict[str, Any]], table_format: TableFormat
+def _show_differences(
+    out: Output, differences: Sequence["ModelDifference"], table_format: TableFormat
 ) -> None:
-    """Print what differences_of found, below the table of the models."""
-    headers = ["Model", "Compared with", "PPL ratio", "from", "to"]
-    keys = [("ppl_ratio", ".5f"), ("ppl_ratio_low", ".5f"), ("ppl_ratio_high", ".5f")]
-    if any(each["kld_difference"] is not None for each in differences):
-        headers += ["KLD difference", "from", "to"]
-        keys += [(f"kld_difference{end}", "+.6f") for end in ("", "_low", "_high")]
-    cells = [
-        [each["a"], each["b"], *(format_value(each[key], form) for key, form in keys)]
-        for each in differences
-    ]
+    from minitron_quant.perplexity.measures import columns_of
+
+    documents = [asdict(each) for each in differences]
+    headers, cells = table_cells(documents, columns_of(map(type, differences[:1]), documents))
+    lines = [[each.a, each.b, *line] for each, line in zip(differences, cells, strict=True)]
     out.text("")
-    out.table(headers, cells, table_format, left=2)
+    out.table(["Model", "Compared with", *headers], lines, table_format, left=2)
 
 
-def measured_document(text: Path, ctx: int, rows: Sequence["Row"]) -> dict[str, Any]:
-    """The JSON document of the contract."""
-    return {
+def measured_document(
+    text: Path,
+    ctx: int,
+    rows: Sequence["Row"],
+    differences: Sequence["ModelDifference"] | None = None,
+) -> dict[str, Any]:
+    """The JSON document of the contract; with differences where they were asked for."""
+    document = {
         "text": str(text),
         "ctx": ctx,
         "chunks": rows[0].chunks if rows else 0,
         "noise_floor": next((asdict(row.noise) for row in rows if row.noise), None),
         "rows": [row.document() for row in rows],
     }
+    if differences is not None:
+        document["differences"] = [asdict(each) for each in differences]
+    return document

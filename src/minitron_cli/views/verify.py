@@ -1,35 +1,28 @@
-"""What `minitron verify` shows, and the exit code that it leaves with."""
+"""Comparisons of a file with its checkpoint, and of files with a manifest.
 
+Each view returns the exit code.
+"""
+
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from minitron.verification import verify
-from minitron_cli.inputs import local_model, open_checkpoint_source
+from minitron.verification import Verification
 from minitron_cli.output import Output
-from minitron_convert.convert import ConvertSettings
-from minitron_quant.inspect.integrity import check_manifest
+from minitron_quant.inspect.integrity import Checked
 
 _FAILED, _DAMAGED = 1, 8
 
 
-def against_checkpoint(
-    out: Output, source: str, revision: str | None, model: Path, logits: bool
-) -> int:
+def show_verification(out: Output, source: str, model: Path, result: Verification) -> int:
     """A line for every comparison of a file with its checkpoint."""
-    found_model = local_model(model, out)
-    with (
-        out.progress() as listener,
-        open_checkpoint_source(source, revision, listener) as found,
-    ):
-        settings = ConvertSettings(found.folder, name=found.name)
-        result = verify(settings, found_model, logits=logits, progress=listener)
     for name, reason in result.skipped.items():
         out.note(f"{name} not compared: {reason}")
     document = {
         "source": source,
         "model": str(model),
         "passed": result.passed,
-        "checks": [check.__dict__ for check in result.checks],
+        "checks": [asdict(check) for check in result.checks],
         "skipped": [{"name": name, "reason": why} for name, why in result.skipped.items()],
     }
     lines = [
@@ -40,10 +33,8 @@ def against_checkpoint(
     return 0 if result.passed else _FAILED
 
 
-def against_manifest(out: Output, manifest: Path) -> int:
+def show_files(out: Output, manifest: Path, files: Sequence[Checked]) -> int:
     """A line for every file that a manifest names."""
-    with out.progress() as listener:
-        files = check_manifest(manifest, listener)
     passed = all(file.passed for file in files)
     document = {
         "manifest": str(manifest),

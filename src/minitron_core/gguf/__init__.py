@@ -1,4 +1,4 @@
-"""GGUF files: reading with every length checked, and streaming, atomic writing."""
+"""GGUF files: a reader that checks every length, and a writer that streams and is atomic."""
 
 from minitron_core.gguf.layers import in_layer, layer_bytes, layer_number
 from minitron_core.gguf.reader import (

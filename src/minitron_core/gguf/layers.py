@@ -7,13 +7,13 @@ _LAYER = re.compile(r"blk\.(\d+)\.")
 
 
 def layer_number(name: str) -> int | None:
-    """The layer of a tensor, None for what stands outside of all layers."""
+    """The layer of a tensor; None for tensors outside the layers."""
     found = _LAYER.match(name)
     return int(found[1]) if found else None
 
 
 def in_layer(name: str, layer: int | str) -> str:
-    """The name of the same tensor in another layer; `*` stands for any."""
+    """The name of the same tensor in another layer; `*` matches any."""
     return _LAYER.sub(f"blk.{layer}.", name, count=1)
 
 

@@ -1,4 +1,4 @@
-"""Reading GGUF files: everything is checked against the file's size before it is believed."""
+"""Read GGUF files: every length is checked against the file's size before it is used."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VERSION = 3
 DEFAULT_ALIGNMENT = 32
 MAX_NAME_BYTES = 63
 MAX_DIMENSIONS = 4
-# a model's levels have one vocabulary: what was read of one of them is compared, not read again
+# the levels of a model have one vocabulary: its bytes are compared, not parsed again
 _long_values: dict[str, KeyValue] = {}
 _LONG_VALUE, _LONGEST_VALUE = 1 << 14, 1 << 26  # bytes
 _MOST_LONG_VALUES = 8
@@ -79,7 +79,7 @@ class Gguf:
         try:
             return self._by_name[name]
         except KeyError:
-            raise NotFound(f"{self.path} has no tensor {name}.") from None
+            raise NotFound(f"{self.path} has no tensor {name}") from None
 
     def data(self, info: TensorInfo) -> npt.NDArray[np.uint8]:
         """The tensor's bytes: a read-only mapped view of exactly `info.nbytes`."""
@@ -87,14 +87,14 @@ class Gguf:
         return self._bytes[start : start + info.nbytes]
 
     def release(self) -> None:
-        """Give back the memory that mapped views have filled; what is used again is read again."""
+        """Free the memory that mapped views have filled; what is used later is read again."""
         mapped = getattr(self._bytes.base, "obj", None)
         if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
             mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def open_gguf(path: Path) -> Gguf:
-    """Open and check one file. NotFound, Denied, Unsupported (version), Damaged."""
+    """Open and check one file. Raises NotFound, Denied, Unsupported (its version) or Damaged."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, 2)
@@ -104,11 +104,15 @@ def open_gguf(path: Path) -> Gguf:
     try:
         return _parse(path, mapped)
     except MalformedValue as error:
-        raise Damaged(f"{path} is damaged: {error}.", "Download or convert it again.") from error
+        raise Damaged(f"{path} is damaged: {error}", "download or convert it again") from error
 
 
 def open_shards(path: Path) -> list[Gguf]:
-    """The file, or with the first shard of several all of them, in order."""
+    """The file, or all shards in order where it is the first of several.
+
+    Raises as open_gguf; Unsupported for another shard than the first, Damaged for shards that do
+    not belong together.
+    """
     first = open_gguf(path)
     count = first.get("split.count", 1)
     if not isinstance(count, int) or count <= 1:
@@ -116,12 +120,12 @@ def open_shards(path: Path) -> list[Gguf]:
     name = parse_shard_name(path.name)
     if name is None or name.total != count:
         raise Damaged(
-            f"{path} says that it is one of {count} shards, but its name does not.",
-            f"Name the shards NAME-00001-of-{count:05d}.gguf and so on.",
+            f"the metadata of {path} counts {count} shards, and its name does not",
+            f"name the shards NAME-00001-of-{count:05d}.gguf and so on",
         )
     names = name.all()
     if name.number != 1:
-        raise Unsupported(f"{path} is not the first shard.", f"Give {path.with_name(names[0])}.")
+        raise Unsupported(f"{path} is not the first shard", f"give {path.with_name(names[0])}")
     shards = [first, *(open_gguf(path.with_name(other)) for other in names[1:])]
     _check_shards(shards, count)
     return shards
@@ -130,23 +134,23 @@ def open_shards(path: Path) -> list[Gguf]:
 def _check_shards(shards: list[Gguf], count: int) -> None:
     for number, shard in enumerate(shards):
         if shard.get("split.no", -1) != number or shard.get("split.count") != count:
-            raise Damaged(f"{shard.path} is not shard {number + 1} of {count}.")
+            raise Damaged(f"{shard.path} is not shard {number + 1} of {count}")
     names = [info.name for shard in shards for info in shard.tensors]
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise Damaged(f"The shards of {shards[0].path} hold the tensor {twice} twice.")
+        raise Damaged(f"the shards of {shards[0].path} hold the tensor {twice} twice")
     total = shards[0].get("split.tensors.count", len(names))
     if total != len(names):
-        raise Damaged(f"The shards of {shards[0].path} hold {len(names)} tensors, not {total}.")
+        raise Damaged(f"the shards of {shards[0].path} hold {len(names)} tensors, not {total}")
 
 
 def _parse(path: Path, buffer: Any) -> Gguf:
     if len(buffer) < 24 or buffer[:4] != MAGIC:
-        raise MalformedValue("it does not begin as a GGUF file does")
+        raise MalformedValue("it does not begin with GGUF")
     version, n_tensors, n_values = struct.unpack_from("<IQQ", buffer, 4)
     if version not in (2, VERSION):
         foreign = "big-endian" if version & 0xFFFF == 0 else f"of GGUF version {version}"
-        raise Unsupported(f"{path} is {foreign}; versions 2 and 3, little-endian, are read.")
+        raise Unsupported(f"{path} is {foreign}, not of version 2 or 3 and little-endian")
     # The smallest entry is a key's length, one byte, a type and one byte of value; of a
     # tensor: name length, dimensions, type, offset.
     if n_values * 14 + n_tensors * 24 > len(buffer):
@@ -168,7 +172,7 @@ def _read_metadata(buffer: Any, position: int, count: int) -> tuple[dict[str, Ke
     for _ in range(count):
         key, position = _read_string(buffer, position)
         if not key or key in metadata:
-            raise MalformedValue(f"the key {key!r} is there twice" if key else "a key is empty")
+            raise MalformedValue(f"it has the key {key!r} twice" if key else "a key is empty")
         value_type, position = _unpack(buffer, position, "<I")
         metadata[key] = _read_value(buffer, position, key, value_type)
         position += len(metadata[key].raw)
@@ -178,7 +182,7 @@ def _read_metadata(buffer: Any, position: int, count: int) -> tuple[dict[str, Ke
 def _read_value(buffer: Any, position: int, key: str, value_type: int) -> KeyValue:
     known = _long_values.get(key)
     if known is not None and known.type == value_type and known.stands_at(buffer, position):
-        return KeyValue(key, value_type, known.raw)  # its bytes, but decoded for itself
+        return KeyValue(key, value_type, known.raw)  # the bytes are shared, the decoded value not
     try:
         end = skip_value(buffer, position, value_type)
     except MalformedValue as error:
@@ -197,7 +201,7 @@ def _alignment(metadata: dict[str, KeyValue]) -> int:
         return DEFAULT_ALIGNMENT
     value = entry.value
     if not isinstance(value, int) or value <= 0 or value & (value - 1):
-        raise MalformedValue(f"its alignment {value!r} is no power of two")
+        raise MalformedValue(f"its alignment {value!r} is not a power of two")
     return value
 
 
@@ -207,7 +211,7 @@ def _read_tensors(buffer: Any, position: int, count: int) -> tuple[list[TensorIn
     for _ in range(count):
         info, position = _read_tensor(buffer, position)
         if info.name in names:
-            raise MalformedValue(f"the tensor {info.name} is there twice")
+            raise MalformedValue(f"it has the tensor {info.name} twice")
         names.add(info.name)
         tensors.append(info)
     return tensors, position
@@ -219,7 +223,7 @@ def _read_tensor(buffer: Any, position: int) -> tuple[TensorInfo, int]:
         raise MalformedValue(f"a tensor's name has {end - position - 8} bytes, not 1 to 63")
     n_dims, position = _unpack(buffer, end, "<I")
     if n_dims > MAX_DIMENSIONS:
-        raise MalformedValue(f"the tensor {name} has {n_dims} dimensions, 4 at most are allowed")
+        raise MalformedValue(f"the tensor {name} has {n_dims} dimensions, more than 4")
     shape = []
     for _ in range(n_dims):
         dimension, position = _unpack(buffer, position, "<q")

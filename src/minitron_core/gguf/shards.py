@@ -29,7 +29,7 @@ def parse_shard_name(name: str) -> ShardName | None:
 
 
 def shard_paths(path: Path) -> list[Path]:
-    """The files of a model, by the name of any shard of it: itself where it is a single file."""
+    """All files of a model by the path of any of its shards; a single file is its own."""
     name = parse_shard_name(path.name)
     return [path] if name is None else [path.with_name(other) for other in name.all()]
 

@@ -59,7 +59,7 @@ TYPE_ID: dict[str, int] = {info.name: number for number, info in TYPE.items()}
 
 
 def row_bytes(tensor_type: int, n: int) -> int:
-    """Bytes of a row of `n` elements; ValueError if `n` is no multiple of the type's block."""
+    """Bytes of a row of `n` elements; ValueError if `n` is not a multiple of the type's block."""
     info = TYPE[tensor_type]
     blocks, rest = divmod(n, info.block_elements)
     if rest:

@@ -1,4 +1,4 @@
-"""Metadata values of a GGUF file: their encoding, and reading them with every length checked."""
+"""Metadata values of a GGUF file: encoding, and decoding with every length checked."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _ARRAY_HEAD = struct.Struct("<IQ")
 
 
 class MalformedValue(ValueError):
-    """A value whose encoding does not fit the bytes that are there."""
+    """A value whose encoding does not fit the bytes of the file."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def encode_string(text: str | bytes) -> bytes:
 def encode_value(value_type: int, value: Any, element_type: int | None = None) -> bytes:
     """The encoding of `value`; without `element_type`, an array's is inferred as gguf-py does.
 
-    OverflowError for numbers beyond their type, ValueError for text that is no Unicode.
+    Raises OverflowError for numbers beyond their type, ValueError for text that is not Unicode.
     """
     if value_type == ValueType.STRING:
         return encode_string(value)
@@ -127,7 +127,7 @@ def infer_element_type(values: Sequence[Any]) -> int:
     ):
         if all(isinstance(value, python_type) for value in values):
             return kind
-    raise ValueError("the values of a list are not of one type")
+    raise ValueError("the values of a list have several types")
 
 
 def skip_string(buffer: Any, position: int) -> int:
@@ -176,7 +176,7 @@ def _skip_array(buffer: Any, position: int, depth: int) -> int:
 
 
 def _skip_strings(buffer: Any, position: int, count: int) -> int:
-    # vocabularies have hundreds of thousands: looked at one after another, nothing called
+    # vocabularies have hundreds of thousands, so this loop calls nothing but unpack
     size, unpack, head = len(buffer), _LENGTH.unpack_from, _LENGTH.size
     last = size - head
     for number in range(count):

@@ -1,4 +1,4 @@
-"""Writing GGUF files: the header is known first, data comes as it comes, the file appears whole."""
+"""Write GGUF files: header first, data in pieces of any size, the file appears whole at the end."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 
-# what is written before the system is told to bring it to the disk
+# bytes after which the system is asked to write them to the disk
 _WINDOW_BYTES = 64 << 20
-# what is read at a time, to be hashed
+# bytes that are read and hashed at a time
 _CHUNK_BYTES = 1 << 18
 
 
 class Digest(Protocol):
-    """What hashlib makes."""
+    """A hashlib object."""
 
     def update(self, data: Buffer, /) -> None: ...
 
 
 class TensorSpec(NamedTuple):
-    """A tensor to be written: `shape` in ggml's order, fastest first; `type` a ggml type id."""
+    """A tensor to write: `shape` in ggml's order (fastest first), `type` a ggml type id."""
 
     name: str
     shape: tuple[int, ...]
@@ -64,7 +64,10 @@ def encode_header(
     tensors: Sequence[TensorSpec],
     alignment: int = DEFAULT_ALIGNMENT,
 ) -> bytes:
-    """Everything before the data section, its padding included."""
+    """Everything before the data section, padding included.
+
+    Raises ValueError for a name or a shape that GGUF does not allow.
+    """
     parts = [MAGIC, struct.pack("<IQQ", VERSION, len(tensors), len(metadata))]
     parts += [entry.encoded() for entry in metadata]
     offset = 0
@@ -92,12 +95,12 @@ def file_size(
 class GgufWriter:
     """Writes one file to `.<name>.partial` and renames it when finished.
 
-    Used as a context manager it finishes on success and removes the partial on an exception.
-    With `resume_tensors=k` an existing partial whose header is the same is continued after its
-    first k tensors; Damaged if it is another file's, NotFound if there is none.
-    `digest` (a hashlib object) gets every byte of the file, in order, those that are there too.
-    Errors: OutOfResources, Denied, MinitronError where another process is writing the same file;
-    ValueError when the data does not fit the tensors announced.
+    As a context manager it finishes on success and removes the partial on an exception.
+    With `resume_tensors=k` it continues an existing partial with the same header after its first
+    k tensors; Damaged if the partial belongs to another file, NotFound if there is none.
+    `digest` (a hashlib object) gets every byte of the file in order, also those already there.
+    Raises OutOfResources, Denied, MinitronError where another process is writing the same file;
+    ValueError where the data does not fit the tensors.
     """
 
     def __init__(
@@ -144,8 +147,8 @@ class GgufWriter:
         if file.read(len(header)) != header or file.seek(0, os.SEEK_END) < end:
             file.close()
             raise Damaged(
-                f"{self.partial} is not the beginning of {self.path.name}.",
-                "Remove it and start anew.",
+                f"{self.partial} is not the beginning of {self.path.name}",
+                "remove it and start over",
             )
         file.truncate(end)
         file.seek(0)
@@ -167,7 +170,7 @@ class GgufWriter:
         return self._next
 
     def write(self, data: Buffer | npt.NDArray[Any]) -> None:
-        """Append bytes of the current tensor; when it is full, the next begins."""
+        """Append bytes to the current tensor; once it is full, the next one begins."""
         view = _as_bytes(data)
         if not view.nbytes:
             return
@@ -190,15 +193,15 @@ class GgufWriter:
         self._next, self._written = (self._next + 1, 0) if full else (self._next, written)
 
     def _start_writing(self) -> None:
-        """Have the system write to the disk now what it would keep until the end.
+        """Have the system write to the disk now instead of keeping everything until the end.
 
-        Many gigabytes not yet written make each further one slower, several times on some disks.
+        Many gigabytes in its cache make each further one slower, several times on some disks.
         """
         end = self._file.tell()
         size = end - self._on_the_way
         if size >= _WINDOW_BYTES and hasattr(os, "posix_fadvise"):
-            # of pages that are not written yet this starts the writing; none of them is dropped
-            with suppress(OSError):  # it is advice
+            # starts the writing of pages that are not on the disk yet; none of them is dropped
+            with suppress(OSError):  # it is only advice
                 os.posix_fadvise(
                     self._file.fileno(), self._on_the_way, size, os.POSIX_FADV_DONTNEED
                 )
@@ -209,17 +212,17 @@ class GgufWriter:
             self._next += 1
 
     def sync(self) -> None:
-        """Bring what was written so far to the disk."""
+        """Bring everything written so far to the disk."""
         try:
             os.fdatasync(self._file.fileno())
         except OSError as error:
             raise from_os_error(error, self.partial, "write") from error
 
     def finish(self) -> None:
-        """Complete the file: it appears under its name, or an error is raised."""
+        """Complete the file: it appears under its name, or this raises an error."""
         self._skip_empty()
         if self._next != len(self.tensors) or self._written:
-            raise ValueError(f"{self.path.name}: {self._next} of {len(self.tensors)} tensors came")
+            raise ValueError(f"{self.path.name} has {self._next} of {len(self.tensors)} tensors")
         try:
             os.fsync(self._file.fileno())
             self.partial.replace(self.path)
@@ -229,11 +232,11 @@ class GgufWriter:
             raise from_os_error(error, self.path, "write") from error
 
     def close(self) -> None:
-        """Close and leave the partial file as it is, to be resumed."""
+        """Close the partial file and keep it, to be resumed."""
         self._file.close()
 
     def abort(self) -> None:
-        """Remove the partial file, while no other process may write it, and close it."""
+        """Remove the partial file while it is still locked, then close it."""
         if not self._file.closed:
             self.partial.unlink(missing_ok=True)
         self._file.close()

@@ -1,1 +1,1 @@
-"""Text generation: sampling, speculative decoding, chat, parallel slots and prompt caches."""
+"""Text generation: sampling, speculative decoding, chat, parallel slots, prompt caches."""

@@ -1,4 +1,4 @@
-"""A conversation with a model: messages in, streamed answers out, what is cached used again."""
+"""A conversation with a model: messages in, streamed answers out, with the cache reused."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,9 +18,10 @@ _MOST_SEEDS = 2**32 - 1
 
 
 class Conversation:
-    """Messages and their answers; without a template one text that both sides write on.
+    """Messages and their answers; without a template, one text that both sides continue.
 
-    left_out: messages that did not fit into the context the last time, the oldest first.
+    left_out: how many of the oldest messages (or tokens, without a template) did not fit into the
+    context the last time. used: tokens of the context after the last answer.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class Conversation:
 
     @property
     def n_ctx(self) -> int:
-        """The context in tokens, of which `used` are taken."""
+        """The size of the context in tokens."""
         return self._slots.n_ctx
 
     def say(self, text: str) -> Iterator[GenerationStep]:
@@ -67,9 +68,9 @@ class Conversation:
             raise
 
     def set_system(self, text: str) -> None:
-        """Give the model its instructions; an empty text takes them away."""
+        """Set the system message; an empty text removes it. Usage: there is no chat template."""
         if self._template is None and text:
-            raise Usage("there is no system message without a chat template")
+            raise Usage("a system message needs a chat template")
         rest = [message for message in self.messages if message["role"] != "system"]
         self.messages = [{"role": "system", "content": text}] * bool(text) + rest
 
@@ -95,7 +96,7 @@ class Conversation:
         self.messages.append({"role": "assistant", "content": request.result.text})
 
     def _prompt(self) -> Tokens:
-        """The prompt, without the oldest messages where not all fit with room for an answer."""
+        """The prompt, without the oldest messages if not all fit beside an answer."""
         room = self.n_ctx - min(256, self.n_ctx // 4)
         if self._template is None:
             tokens = prompt_tokens(self._model, self._text())
@@ -109,7 +110,7 @@ class Conversation:
             if len(tokens) <= room or len(kept) <= first + 1:
                 self.left_out = len(self.messages) - len(kept)
                 return tokens
-            # a question leaves with its answer, since templates want turns to alternate
+            # a question leaves with its answer, since templates expect alternating roles
             del kept[first : first + 2]
 
     def _text(self) -> str:

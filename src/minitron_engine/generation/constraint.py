@@ -6,6 +6,7 @@ engine cannot express is an error that names the keyword: a schema is never foll
 
 import json
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -13,7 +14,7 @@ import numpy as np
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 from numpy.typing import NDArray
 
-from minitron_core.errors import MinitronError, Unsupported, Usage
+from minitron_core.errors import Unsupported, Usage
 from minitron_engine.llama.model import Model
 
 # as llama.cpp's own conversion: without a bound, a model can write spaces until its limit
@@ -30,8 +31,9 @@ _SCHEMA_MAPS = ("properties", "patternProperties", "$defs", "definitions")
 _tokenizers: "WeakKeyDictionary[Model, LLTokenizer]" = WeakKeyDictionary()
 
 
+@lru_cache(64)
 def compile_schema(schema: str) -> str:
-    """The grammar of a JSON schema (draft 2020-12) for `SamplingSettings.constraint`.
+    """The grammar of a JSON schema (draft 2020-12) that a `Constraint` follows.
 
     Raises Usage for text that is not a schema and for keywords that cannot be enforced.
     """
@@ -107,7 +109,10 @@ def _subschemas(document: Any) -> Iterator[dict[str, Any]]:
 
 
 class Constraint:
-    """What a grammar of `compile_schema` allows after the tokens that were accepted so far."""
+    """What a grammar of `compile_schema` allows after the tokens that were accepted so far.
+
+    Its methods raise Usage for a schema that no answer can follow, or that is too complex.
+    """
 
     def __init__(self, model: Model, grammar: str) -> None:
         self._n_vocab = model.n_vocab
@@ -128,7 +133,7 @@ class Constraint:
     def _check(self) -> None:
         if self._matcher.is_error():
             reason = self._matcher.get_error().splitlines()[0]
-            raise MinitronError(f"the grammar cannot be followed: {reason}", "simplify it")
+            raise _refused(f"no answer can follow it ({reason})")
 
 
 def _tokenizer(model: Model) -> LLTokenizer:

@@ -1,4 +1,4 @@
-"""Prompts that were computed before: a context's state as a file's bytes, bound to its model."""
+"""Prompt caches: the state of a sequence as a file, bound to its model."""
 
 import hashlib
 import json
@@ -19,14 +19,14 @@ _SAMPLES, _SAMPLE = 256, 1 << 12
 
 @dataclass(frozen=True)
 class CacheKey:
-    """What must be the same for a cache to be valid: the model, and how its cache is kept."""
+    """What a cache depends on: the hash of its model, and the settings of the KV cache."""
 
     model: str
     settings: str
 
     @property
     def bytes(self) -> bytes:
-        """A hash of all of it, and of the llama.cpp that wrote it."""
+        """A hash of both, and of the llama.cpp that wrote it."""
         parts = json.dumps([self.model, self.settings, LLAMA_CPP_COMMIT])
         return hashlib.sha256(parts.encode()).digest()
 
@@ -34,7 +34,7 @@ class CacheKey:
 def model_hash(path: Path) -> str:
     """A hash of a model's files: sizes, the first 16 MiB, and 256 blocks of 4 KiB of the rest.
 
-    So it takes no time on large models, whose header already tells one level from another.
+    Sampling keeps it quick for large models, whose headers already differ between levels.
     """
     digest = hashlib.sha256()
     for file in shard_paths(path):
@@ -56,14 +56,14 @@ def dump(sequence: Sequence, key: CacheKey) -> bytes:
 
 
 def restore(sequence: Sequence, data: bytes, key: CacheKey) -> str:
-    """Fill an empty sequence from a cache file; returns why not, empty where it is filled."""
+    """Fill an empty sequence from a cache file; returns why it cannot, or an empty text."""
     start = len(_MAGIC)
     bound, checksum = data[start : start + 32], data[start + 32 : start + 64]
     body = data[start + 64 :]
     if not data.startswith(_MAGIC):
-        return "it is no prompt cache"
+        return "it is not a prompt cache"
     if bound != key.bytes:
-        return "it is of another model, or of other settings"
+        return "it belongs to another model or other settings"
     if hashlib.sha256(body).digest() != checksum:
         return "it is damaged"
     (count,) = struct.unpack_from("<q", body)

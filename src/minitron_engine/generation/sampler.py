@@ -4,7 +4,7 @@ import ctypes
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from minitron_engine.llama import log
 from minitron_engine.llama.binding import api
 from minitron_engine.llama.context import Context
 from minitron_engine.llama.model import Model
+
+if TYPE_CHECKING:
+    from minitron_engine.generation.constraint import Constraint
 
 _MIROSTAT_CANDIDATES = 100  # of mirostat 1's estimate, as in llama.cpp's tools
 
@@ -38,12 +41,15 @@ class GreedySampler:
 class Sampler:
     """A chain of samplers that remembers what was accepted; made by `open_sampler`."""
 
-    def __init__(self, chain: int, grammar: int | None, n_vocab: int) -> None:
+    def __init__(
+        self, chain: int, grammar: int | None, constraint: "Constraint | None", n_vocab: int
+    ) -> None:
         self._chain = chain
         self._grammar = grammar
+        self._constraint = constraint
         self._ids = np.arange(n_vocab, dtype=np.int32)
         candidate = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
-        self._candidates = np.zeros(n_vocab if grammar else 1, dtype=candidate)
+        self._candidates = np.zeros(n_vocab if grammar or constraint else 1, dtype=candidate)
 
     def accept_prompt(self, tokens: Iterable[int]) -> None:
         """Let the penalties know the prompt; a grammar starts after it."""
@@ -53,19 +59,37 @@ class Sampler:
     def sample(self, context: Context, output: int = -1) -> int | None:
         """Choose and accept the token that follows one of the last decode's outputs.
 
-        None where the grammar and the biases together leave no token to choose. Raises Damaged for
+        None where the grammar or schema and the biases leave no token to choose. Raises Damaged for
         logits that are not numbers.
         """
         logits = context.output_logits(output)
         if math.isnan(logits.sum()):
             # sorting would run out of bounds
             raise Damaged("the model computes no numbers (NaN): its weights are damaged")
-        if self._grammar is None:
-            token: int = api.llama_sampler_sample(self._chain, context.handle, output)
-            return token
-        return self._constrained(logits)
+        if self._constraint is not None:
+            return self._constrained(self._constraint, logits)
+        if self._grammar is not None:
+            return self._by_grammar(self._grammar, logits)
+        token: int = api.llama_sampler_sample(self._chain, context.handle, output)
+        return token
 
-    def _constrained(self, logits: NDArray[np.float32]) -> int | None:
+    def _constrained(self, constraint: "Constraint", logits: NDArray[np.float32]) -> int | None:
+        allowed = constraint.allowed()
+        if not len(allowed):
+            return None
+        data = self._candidates[: len(allowed)]
+        data["id"], data["logit"], data["p"] = allowed, logits[allowed], 0.0
+        array = _token_array(data)
+        api.llama_sampler_apply(self._chain, ctypes.byref(array))
+        # a bias may have taken all that the schema leaves
+        if array.selected < 0 or np.isneginf(data["logit"][array.selected]):
+            return None
+        token = int(data["id"][array.selected])
+        constraint.accept(token)
+        api.llama_sampler_accept(self._chain, token)
+        return token
+
+    def _by_grammar(self, grammar: int, logits: NDArray[np.float32]) -> int | None:
         # as llama.cpp's tools: the grammar sees one token, and all of them only if it refuses that
         chosen = self._choose(logits, grammar_first=False)
         if chosen is None or not self._allows(chosen):
@@ -73,7 +97,7 @@ class Sampler:
         # accepting a token that the grammar refuses would end the process
         if chosen is None or not self._allows(chosen):
             return None
-        api.llama_sampler_accept(self._grammar, chosen)
+        api.llama_sampler_accept(grammar, chosen)
         api.llama_sampler_accept(self._chain, chosen)
         return chosen
 
@@ -104,7 +128,8 @@ def _token_array(data: NDArray[Any]) -> Any:
 def open_sampler(model: Model, settings: SamplingSettings) -> Iterator[Sampler]:
     """Build the chain and free it at the end of the block.
 
-    Raises Usage for a grammar that does not parse and for a bias of a token that does not exist.
+    Raises Usage for a grammar or a schema that cannot be followed, and for a bias of a token that
+    does not exist.
     """
     chain = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
     grammar = None
@@ -113,11 +138,19 @@ def open_sampler(model: Model, settings: SamplingSettings) -> Iterator[Sampler]:
             grammar = _grammar(model, settings.grammar)
         for part in _parts(model, settings):
             api.llama_sampler_chain_add(chain, part)
-        yield Sampler(chain, grammar, model.n_vocab)
+        constraint = _constraint(model, settings.json_schema) if settings.json_schema else None
+        yield Sampler(chain, grammar, constraint, model.n_vocab)
     finally:
         api.llama_sampler_free(chain)
         if grammar is not None:
             api.llama_sampler_free(grammar)
+
+
+def _constraint(model: Model, schema: str) -> "Constraint":
+    # llguidance is loaded only where an answer follows a schema
+    from minitron_engine.generation.constraint import Constraint, compile_schema
+
+    return Constraint(model, compile_schema(schema))
 
 
 def _grammar(model: Model, text: str) -> int:

@@ -39,7 +39,8 @@ class SamplingOption:
     only --name; parse: makes the value from its text there. request: its name in a request to
     the server, as llama-server has it. gguf: its key below general.sampling in a model's metadata.
     sampler: the part of the chain that takes it, with the part's other rows in their order here.
-    moves: away from its default it can make another token the likeliest.
+    moves: away from its default it can make another token the likeliest. text: the command line
+    takes a file with the value.
     """
 
     name: str
@@ -55,6 +56,7 @@ class SamplingOption:
     gguf: str = ""
     sampler: str = ""
     moves: bool = False
+    text: bool = False
 
     @property
     def numeric(self) -> bool:
@@ -220,7 +222,8 @@ class SamplingSettings:
         moves=True,
     )
     ignore_eos: bool = _row(False, "Ignore end-of-generation tokens.", moves=True)
-    grammar: str = _row("", "A GBNF grammar to obey.", metavar="FILE", moves=True)
+    grammar: str = _row("", "A GBNF grammar to follow.", metavar="FILE", text=True, moves=True)
+    json_schema: str = _row("", "A JSON schema to follow.", metavar="FILE", text=True, moves=True)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "samplers", tuple(map(sampler_name, self.samplers)))
@@ -228,6 +231,8 @@ class SamplingSettings:
             value = getattr(self, row.name)
             if row.numeric and not row.low <= value <= row.high:
                 raise Usage(f"{row.name} must be from {row.low:g} to {row.high:g}, not {value}")
+        if self.grammar and self.json_schema:
+            raise Usage("a grammar and a JSON schema exclude each other")
 
     @property
     def greedy(self) -> bool:

@@ -1,4 +1,4 @@
-"""One growing sequence of tokens in a context: appended, taken back, shifted out."""
+"""One growing sequence of tokens in a context: append, forget, shift, save."""
 
 import ctypes
 from collections.abc import Sequence as Tokens
@@ -31,7 +31,7 @@ class Sequence:
         self._ids = np.zeros(self._capacity, dtype=np.int32)
         self._ones = np.ones(self._capacity, dtype=np.int8)
         self._every_output = self._ones.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
-        # llama.cpp itself counts positions on, and gives the logits of the last token only
+        # llama.cpp itself numbers the positions, and computes the logits of the last token only
         ids = self._ids.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
         self._batch = api.llama_batch_get_one(ids, 0)
 
@@ -39,9 +39,9 @@ class Sequence:
         return len(self.tokens)
 
     def append(self, tokens: Tokens[int], *, every: bool = False) -> None:
-        """Decode tokens after the others; `every`: logits of each, at most a batch of them.
+        """Decode tokens after the others; `every`: compute logits of each, of at most one batch.
 
-        Errors: those of Context.decode.
+        Raises as Context.decode.
         """
         batch: Any = self._batch
         batch.logits = self._every_output if every else None
@@ -53,15 +53,15 @@ class Sequence:
             self.tokens += part
 
     def forget(self, start: int) -> None:
-        """Take back all tokens from a position on."""
+        """Remove all tokens from a position on."""
         if start < len(self.tokens):
             api.llama_memory_seq_rm(self._memory, 0, start, -1)
             del self.tokens[start:]
 
     def shift(self, keep: int) -> bool:
-        """Drop the older half of what follows the first `keep` tokens; False where it cannot be.
+        """Drop the older half of what follows the first `keep` tokens: llama.cpp's context shift.
 
-        The same tokens as llama.cpp's --context-shift drops.
+        Returns False where there is nothing to drop or the model's cache cannot shift.
         """
         drop = (len(self.tokens) - keep) // 2
         if drop <= 0 or not api.llama_memory_can_shift(self._memory):
@@ -79,7 +79,7 @@ class Sequence:
         return bytes(memoryview(data)[:written])
 
     def restore(self, tokens: list[int], state: bytes) -> bool:
-        """Take over a saved state of these tokens; False, and empty, where llama.cpp refuses it."""
+        """Load a saved state of these tokens; False, and empty, where llama.cpp refuses it."""
         data = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
         if api.llama_state_seq_set_data(self.context.handle, data, len(state), 0):
             self.tokens = list(tokens)

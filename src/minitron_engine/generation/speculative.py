@@ -1,12 +1,12 @@
-"""Speculative decoding: guess several tokens cheaply, let the model check them in one batch.
+"""Speculative decoding: a drafter proposes several tokens, the model checks them in one batch.
 
-A guess counts only where it is what the sampler chooses from the model's own logits at that place,
-with the same random numbers as without guesses. So the only difference to plain decoding is that a
-batch rounds the last bits of logits in another way than single tokens do.
+A drafted token is accepted only if it is what the sampler chooses from the model's own logits at
+that place, with the same random numbers as without drafts. So the only difference from plain
+decoding is that a batch rounds the last bits of logits differently than single tokens do.
 
-Greedy decoding closes that gap too (`ExactVerifier`): where the two likeliest tokens are nearer to
-each other than rounding can move them, the tokens since the last such place are computed again one
-by one, as plain decoding does it, and the choice is made from those logits.
+Greedy decoding closes that gap too (`ExactVerifier`): where the logits of the two likeliest tokens
+are closer than rounding can move them, the tokens since the last such place are decoded again one
+by one, as plain decoding does, and the choice is made from those logits.
 """
 
 from collections import Counter
@@ -28,7 +28,7 @@ _KERNEL_STEP = 256  # attention is computed over this many more places at once
 
 
 class Drafter(Protocol):
-    """Proposes what may follow."""
+    """Proposes the next tokens."""
 
     def propose(self, tokens: list[int], most: int) -> list[int]:
         """Up to `most` tokens that may follow these."""
@@ -36,13 +36,13 @@ class Drafter(Protocol):
 
 @dataclass
 class PromptLookup:
-    """Guesses what followed the same last tokens earlier in the text."""
+    """Prompt lookup: drafts what followed the same last tokens earlier in the text."""
 
     _seen: dict[tuple[int, ...], int] = field(default_factory=dict)
     _known: list[int] = field(default_factory=list)
 
     def propose(self, tokens: list[int], most: int) -> list[int]:
-        """What stands after the latest earlier place with the longest common ending."""
+        """What follows the longest, and then latest, earlier match of the last tokens."""
         if tokens[: len(self._known)] != self._known:
             self._seen, self._known = {}, []  # the context was shifted
         for end in range(max(len(self._known), 1), len(tokens)):
@@ -57,12 +57,12 @@ class PromptLookup:
 
 
 class DraftModel:
-    """Guesses with a smaller model, as long as it is sure enough."""
+    """Drafts with a smaller model, as long as that is sure enough."""
 
     def __init__(self, sequence: Sequence, target: Sequence, least: float) -> None:
-        """least: the probability below which a guess is not made.
+        """least: the probability below which it drafts no token.
 
-        Raises Unsupported where the two models do not have the same tokens.
+        Raises Unsupported where the two models have different vocabularies.
         """
         ours, theirs = sequence.context.model, target.context.model
         some = range(0, theirs.n_vocab, max(theirs.n_vocab // 500, 1))
@@ -72,13 +72,13 @@ class DraftModel:
         if not same:
             raise Unsupported(
                 f"{ours.path.name} has other tokens than {theirs.path.name}",
-                "a draft must have the model's vocabulary: a low level of it, or a smaller sister",
+                "a draft model needs the same vocabulary, as a low level of the model has it",
             )
         self._sequence = sequence
         self._least = least
 
     def propose(self, tokens: list[int], most: int) -> list[int]:
-        """The draft's likeliest tokens, one after the other."""
+        """The draft model's likeliest tokens, one after the other."""
         sequence, found = self._sequence, list[int]()
         if len(tokens) + most >= sequence.context.n_ctx:
             return []
@@ -97,11 +97,11 @@ class DraftModel:
 
 
 class ExactVerifier:
-    """Makes greedy choices from batches as single tokens would make them.
+    """Makes the greedy choices of decoding token by token, from batches.
 
     The kernels, and so the rounding, depend on how many tokens are computed at once. So all batches
-    have one width: the largest at which every bit of the logits is that of single tokens, where one
-    is found. Where none is, a choice counts only if its lead is larger than what rounding does.
+    have one width: the largest at which every bit of the logits equals that of single tokens, if
+    there is one. If not, a choice counts only if its lead is larger than what rounding can do.
     """
 
     def __init__(self, sequence: Sequence, width: int) -> None:
@@ -116,15 +116,15 @@ class ExactVerifier:
         self._least_lead = 0.1 if weights in _FLOAT_FILES else 0.5
 
     def fits(self) -> bool:
-        """Whether the next batch would be computed with attention of one size."""
+        """Whether the attention of the next batch has one size."""
         start, end = len(self._sequence), len(self._sequence) + self.width
         return start // _KERNEL_STEP == (end - 1) // _KERNEL_STEP
 
     def usable(self) -> bool:
         """Whether choices may be made from the last batch.
 
-        At first batches are only compared with their tokens one by one, and taken back: the cache
-        would keep differences that the logits do not show.
+        The first batches are only compared with their tokens one by one and removed again: the
+        cache would keep differences that the logits do not show.
         """
         place = (self.width, (len(self._sequence) - 1) // _KERNEL_STEP)
         if self._lead or self._equal[place] >= _ENOUGH:
@@ -138,7 +138,7 @@ class ExactVerifier:
         return False
 
     def _moved(self) -> float:
-        # how far the last batch's logits are from those of its tokens one by one; takes it back
+        # how far the last batch's logits are from those of its tokens one by one; removes the batch
         sequence, width = self._sequence, self.width
         batched = sequence.context.logits(width).copy()
         batch = sequence.tokens[-width:]
@@ -151,7 +151,7 @@ class ExactVerifier:
         return moved
 
     def needs_recheck(self, row: int, rows: int) -> bool:
-        """Whether the choice from this row of the last batch could be another one by one."""
+        """Whether decoding one by one could choose another token at this row of the last batch."""
         end = len(self._sequence) - rows + row + 1
         if not self._lead or (rows == 1 and self._base == end - 1):
             self._base = end
@@ -160,7 +160,7 @@ class ExactVerifier:
         return bool(first - second < self._lead)
 
     def recheck(self, row: int, rows: int) -> None:
-        """Compute the tokens up to this row's one by one; its logits are the context's last."""
+        """Decode the tokens up to this row one by one; its logits are the context's last then."""
         batched = self._sequence.context.logits(rows)[row].copy()
         self._recompute(len(self._sequence) - rows + row + 1)
         moved = float(np.abs(self._sequence.context.logits(1)[0] - batched).max())
@@ -176,7 +176,7 @@ class ExactVerifier:
 
 @dataclass
 class Speculation:
-    """A drafter, and what became of its guesses."""
+    """A drafter, and how many of its tokens were drafted and accepted."""
 
     drafter: Drafter
     most: int
@@ -187,28 +187,28 @@ class Speculation:
     def follow(
         self, sequence: Sequence, sampler: TokenSampler, token: int, room: int
     ) -> Iterator[int | None]:
-        """Decode a token and guesses after it; yields what the sampler chooses, at least once.
+        """Decode a token and drafted ones after it; yields the tokens that the sampler chooses.
 
-        room: tokens that may be yielded. Closing the iterator takes back what was not accepted.
+        room: the most tokens to yield. Closing the iterator removes what was not accepted.
         """
-        guesses = self._guesses(sequence, token, room)
+        draft = self._draft(sequence, token, room)
         kept = len(sequence) + 1
-        batch = [token, *guesses]
-        if guesses and self.verifier is not None:
-            batch += guesses[-1:] * (self.verifier.width - len(batch))
+        batch = [token, *draft]
+        if draft and self.verifier is not None:
+            batch += draft[-1:] * (self.verifier.width - len(batch))
         sequence.append(batch, every=True)
         verifier = self.verifier
-        if verifier is not None and guesses and not verifier.usable():
-            guesses, batch = [], [token]
+        if verifier is not None and draft and not verifier.usable():
+            draft, batch = [], [token]
             sequence.append(batch)
-        self.drafted += len(guesses)
+        self.drafted += len(draft)
         try:
-            for row in range(len(guesses) + 1):
+            for row in range(len(draft) + 1):
                 rechecked = verifier is not None and verifier.needs_recheck(row, len(batch))
                 if verifier is not None and rechecked:
                     verifier.recheck(row, len(batch))
                 chosen = sampler.sample(sequence.context, -1 if rechecked else row)
-                hit = row < len(guesses) and chosen == guesses[row]
+                hit = row < len(draft) and chosen == draft[row]
                 self.accepted += hit
                 kept += hit and not rechecked
                 yield chosen
@@ -217,7 +217,7 @@ class Speculation:
         finally:
             sequence.forget(kept)
 
-    def _guesses(self, sequence: Sequence, token: int, room: int) -> list[int]:
+    def _draft(self, sequence: Sequence, token: int, room: int) -> list[int]:
         left = sequence.context.n_ctx - len(sequence) - 2
         most = min(self.most, room - 1, left)
         if self.verifier is not None:

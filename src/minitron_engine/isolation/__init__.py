@@ -1,1 +1,1 @@
-"""What runs in a process of its own with limits: grammars, JSON schemas and chat templates."""
+"""Input from strangers, checked or run in a limited process: grammars, schemas, templates."""

@@ -1,4 +1,4 @@
-"""Chat templates: a conversation becomes a prompt, in a sandbox that cannot hang."""
+"""Chat templates: turn a conversation into a prompt, in a sandboxed process with limits."""
 
 import json
 import select
@@ -21,21 +21,21 @@ _WORKER = Path(__file__).with_name("chat_template_worker.py")
 
 
 class ChatTemplate:
-    """A model's template in a process of its own; made by `open_template`. Threads may share it."""
+    """A model's template, rendered in its own process; `open_template` makes it. Thread-safe."""
 
     def __init__(self, source: str, values: dict[str, Any], seconds: float) -> None:
-        self._source, self._values, self._seconds = source, values, seconds
+        self.source, self._values, self.seconds = source, values, seconds
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
 
     def render(self, messages: Sequence[Message], **more: Any) -> str:
-        """The prompt that asks for the assistant's next message.
+        """The prompt for the assistant's next message.
 
         messages: {"role": …, "content": …}; more: further values of the template.
         Errors: Usage where the template refuses the messages, Damaged where it takes too long.
         """
         values = self._values | more | {"messages": list(messages)}
-        request = json.dumps({"template": self._source, "values": values}).encode() + b"\n"
+        request = json.dumps({"template": self.source, "values": values}).encode() + b"\n"
         with self._lock:
             answer = json.loads(self._ask(request))
         if "error" in answer:
@@ -64,7 +64,7 @@ class ChatTemplate:
         try:
             stdin.write(request)
             stdin.flush()
-            line = _line_within(stdout, self._seconds)
+            line = _line_within(stdout, self.seconds)
         except BrokenPipeError:
             line = b""
         except BaseException:
@@ -73,15 +73,15 @@ class ChatTemplate:
         if not line.endswith(b"\n"):
             self.close()
             raise Damaged(
-                f"the model's chat template does not end within {self._seconds:g} s, "
-                "or takes too much memory",
-                "give the text raw instead: minitron generate, or minitron chat --raw",
+                f"the model's chat template takes longer than {self.seconds:g} s "
+                "or too much memory",
+                "use minitron generate or minitron chat --raw, which need no template",
             )
         return line
 
 
 def _line_within(stream: IO[bytes], seconds: float) -> bytes:
-    """The next line; less than a line where it does not come in time or the stream ends."""
+    """The next line; less than a line after a timeout or at the end of the stream."""
     deadline, line = time.monotonic() + seconds, b""
     while not line.endswith(b"\n"):
         left = deadline - time.monotonic()
@@ -96,15 +96,15 @@ def _line_within(stream: IO[bytes], seconds: float) -> bytes:
 
 @contextmanager
 def open_template(model: Model, seconds: float = 10.0) -> Iterator[ChatTemplate]:
-    """The model's own template. Unsupported: it has none.
+    """The model's own template; raises Unsupported where it has none.
 
-    seconds: what a rendering may take, the start of its process included.
+    seconds: the longest a rendering may take, including the start of the process.
     """
     source = model.chat_template
     if not source:
         raise Unsupported(
-            f"{model.path.name} has no chat template: it continues texts and knows no turns",
-            "minitron chat --raw continues what you write, and so does minitron generate",
+            f"{model.path.name} has no chat template: it is a base model that continues text",
+            "use minitron chat --raw or minitron generate",
         )
     values = {
         "bos_token": model.special(model.bos),
@@ -119,7 +119,7 @@ def open_template(model: Model, seconds: float = 10.0) -> Iterator[ChatTemplate]
 
 
 def chat_tokens(model: Model, prompt: str) -> Tokens:
-    """Token ids of a rendered prompt; a BOS that the template wrote itself is not added again."""
+    """Token ids of a rendered prompt; no second BOS where the template wrote one."""
     bos = model.special(model.bos)
     written = bool(bos) and prompt.startswith(bos)
     return model.tokenize(prompt, add_special=not written, parse_special=True)

@@ -1,8 +1,8 @@
 """The process in which chat templates run: one JSON line in, one out, until stdin ends.
 
-A template comes with a model from anywhere. Jinja's sandbox keeps it from everything but text; this
-process's limits keep it from taking all memory, and `templates` ends the process when it takes too
-long. Run as a file: imports nothing of the package.
+Templates come with models from anywhere. Jinja's sandbox restricts them to text, this process
+limits its memory, and chat_template.py ends it after a timeout. Run as a file: it imports nothing
+of the package.
 """
 
 import json
@@ -22,7 +22,7 @@ _LONGEST = 16 << 20  # characters of a prompt
 
 
 class _Generation(Extension):
-    """{% generation %} marks what an assistant said, for training; here it is only its content."""
+    """{% generation %} marks an assistant's words for training; here only its content counts."""
 
     tags = {"generation"}  # noqa: RUF012
 
@@ -58,10 +58,14 @@ def _render(request: dict[str, Any]) -> dict[str, str]:
     except MemoryError:
         return {"error": "it takes too much memory"}
     except RecursionError:
-        return {"error": "it calls itself without end"}
+        return {"error": "it recurses without end"}
     except Exception as error:
         return {"error": f"{error}" or type(error).__name__}
-    return {"text": text} if len(text) <= _LONGEST else {"error": "its text is endless"}
+    return (
+        {"text": text}
+        if len(text) <= _LONGEST
+        else {"error": f"its text is longer than {_LONGEST} characters"}
+    )
 
 
 def main() -> None:

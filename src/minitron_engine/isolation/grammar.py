@@ -28,13 +28,13 @@ _TOKEN_ID = re.compile(r"<\[\d{1,9}\]>")
 _BLANK = re.compile(r"(?:[ \t]|#[^\r\n]*)*")
 _BLANK_LINES = re.compile(r"(?:[ \t\r\n]|#[^\r\n]*)*")
 
-# a rule as its alternatives; a symbol is the name of a rule, or empty for a character or token
-Sequence = list[str]
+# the symbols of an alternative: names of rules, an empty one for a character or a token
+Symbols = list[str]
 
 
 @dataclass
 class _Parser:
-    """Reads rules into alternatives of symbols; groups and repetitions become rules of their own.
+    """Parses rules into alternatives of symbols; groups and repetitions become rules themselves.
 
     Repetitions are rewritten as llama.cpp does it: S{m,} is S … S S' with S' ::= S S' | nothing.
     """
@@ -43,9 +43,9 @@ class _Parser:
     is_token: Callable[[str], bool]
     at: int = 0
     depth: int = 0
-    rules: dict[str, list[Sequence]] = field(default_factory=dict)
+    rules: dict[str, list[Symbols]] = field(default_factory=dict)
     named: set[str] = field(default_factory=set)  # by rules that a later one replaces, too
-    often: list[tuple[int, Sequence]] = field(default_factory=list)  # where, and what
+    often: list[tuple[int, Symbols]] = field(default_factory=list)  # (position, symbols)
 
     def fail(self, reason: str) -> Usage:
         line = self.text.count("\n", 0, self.at) + 1
@@ -69,7 +69,7 @@ class _Parser:
         self.at = found.end()
         return found
 
-    def add(self, alternatives: list[Sequence]) -> str:
+    def add(self, alternatives: list[Symbols]) -> str:
         name = f"({len(self.rules)})"
         self.rules[name] = alternatives
         if len(self.rules) > _MOST_RULES:
@@ -88,7 +88,7 @@ class _Parser:
                 raise self.fail("expected the end of the line")
             self.skip(lines=True)
 
-    def alternatives(self, nested: bool) -> list[Sequence]:
+    def alternatives(self, nested: bool) -> list[Symbols]:
         found = [self.sequence(nested)]
         while self.peek() == "|":
             self.at += 1
@@ -96,9 +96,9 @@ class _Parser:
             found.append(self.sequence(nested))
         return found
 
-    def sequence(self, nested: bool) -> Sequence:
-        items: Sequence = []
-        last: Sequence = []
+    def sequence(self, nested: bool) -> Symbols:
+        items: Symbols = []
+        last: Symbols = []
         rules = 1  # that the last item stands for, as llama.cpp counts them against its limit
         repeated = 0
         while char := self.peek():
@@ -122,7 +122,7 @@ class _Parser:
             self.skip(lines=nested)
         return items + last
 
-    def item(self, char: str) -> Sequence:
+    def item(self, char: str) -> Symbols:
         if char == '"':
             return self.characters('"')
         if char == "[":
@@ -154,9 +154,9 @@ class _Parser:
         self.depth -= 1
         return name
 
-    def characters(self, end: str) -> Sequence:
+    def characters(self, end: str) -> Symbols:
         self.at += 2 if self.text.startswith("[^", self.at) else 1
-        found: Sequence = []
+        found: Symbols = []
         while self.peek() != end:
             if not self.peek():
                 raise self.fail(f"expected {end}")
@@ -179,10 +179,10 @@ class _Parser:
             raise self.fail(f"from {least} to {high} repetitions")
         return int(least), high
 
-    def repeated(self, last: Sequence, least: int, most: int | None) -> Sequence:
+    def repeated(self, last: Symbols, least: int, most: int | None) -> Symbols:
         if max(least, most or 0) > _MOST_EMPTY:
             self.often.append((self.at, last))
-        rest: Sequence = []
+        rest: Symbols = []
         if most is None:
             name = self.add([[]])
             self.rules[name].insert(0, [*last, name])
@@ -194,7 +194,7 @@ class _Parser:
 
 
 def check_grammar(text: str, is_token: Callable[[str], bool]) -> None:
-    """Raise Usage with line and column for a grammar that llama.cpp cannot take.
+    """Raise Usage, with line and column if possible, for a grammar that llama.cpp cannot take.
 
     is_token: whether a text such as <|end|> is one token of the model.
     """
@@ -223,7 +223,7 @@ def check_grammar(text: str, is_token: Callable[[str], bool]) -> None:
         )
 
 
-def _nullable(rules: dict[str, list[Sequence]]) -> set[str]:
+def _nullable(rules: dict[str, list[Symbols]]) -> set[str]:
     empty: set[str] = set()
     while True:
         more = {
@@ -236,7 +236,7 @@ def _nullable(rules: dict[str, list[Sequence]]) -> set[str]:
         empty |= more
 
 
-def _left_recursion(rules: dict[str, list[Sequence]], empty: set[str]) -> str | None:
+def _left_recursion(rules: dict[str, list[Symbols]], empty: set[str]) -> str | None:
     # a rule that can begin with itself, after rules that may be empty: a cycle among first symbols
     done: set[str] = set()
     for start in rules:
@@ -263,7 +263,7 @@ def _next(path: dict[str, list[str]], done: set[str]) -> str | None:
     return None
 
 
-def _firsts(alternatives: list[Sequence], empty: set[str]) -> set[str]:
+def _firsts(alternatives: list[Symbols], empty: set[str]) -> set[str]:
     found = set()
     for sequence in alternatives:
         for symbol in sequence:

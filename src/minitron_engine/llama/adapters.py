@@ -1,4 +1,4 @@
-"""LoRA adapters: low-rank changes to a model's weights, several at once, each with its scale."""
+"""LoRA adapters: low-rank changes to a model's weights, each with a scale."""
 
 import ctypes
 import os
@@ -14,7 +14,7 @@ from minitron_engine.llama.context import Context
 
 @dataclass(frozen=True)
 class Adapter:
-    """A GGUF file of an adapter; the weights become W + scale · alpha / rank · B·A."""
+    """An adapter's GGUF file; with it the weights are W + scale · alpha / rank · B·A."""
 
     path: Path
     scale: float = 1.0
@@ -23,7 +23,7 @@ class Adapter:
 def apply_adapters(context: Context, adapters: Sequence[Adapter]) -> None:
     """Load adapters and use them in a context; they live as long as its model.
 
-    Raises NotFound, and Damaged with llama.cpp's reason for an adapter that is not of this model.
+    Raises NotFound, and Damaged with llama.cpp's reason for an adapter of another model.
     """
     if not adapters:
         return

@@ -1,4 +1,4 @@
-"""A context: decode batches of tokens, read logits."""
+"""A context: a KV cache and buffers in which batches of tokens are decoded to logits."""
 
 import ctypes
 from collections.abc import Iterator
@@ -31,20 +31,20 @@ class Batch:
         self.position = np.zeros(capacity, dtype=np.int32)
         self.output = np.zeros(capacity, dtype=np.int8)
         self._sharers = np.ones(capacity, dtype=np.int32)
-        # the sequences of a token are a stretch of these numbers, so a pointer to the first will do
+        # the sequences of a token are consecutive numbers, so a pointer to the first is enough
         self._ids = np.arange(MAX_SEQUENCES, dtype=np.int32)
         self._sequences = np.zeros(capacity, dtype=np.uint64)
         self._struct = self._pointers()
         self.size = 0
 
     def clear(self) -> None:
-        """Start over with no tokens."""
+        """Remove all tokens."""
         self.size = 0
 
     def add(
         self, tokens: NDArray[np.int32], position: int, sequence: int, output: NDArray[np.bool_]
     ) -> None:
-        """Append a run of tokens of one sequence; `output` marks those whose logits are wanted."""
+        """Append consecutive tokens of one sequence; `output` marks those that get logits."""
         ones = np.ones(len(tokens), dtype=np.int32)
         positions = np.arange(position, position + len(tokens), dtype=np.int32)
         self.add_shared(tokens, positions, sequence * ones, ones, output)
@@ -57,8 +57,9 @@ class Batch:
         sharers: NDArray[np.int32],
         output: NDArray[np.bool_],
     ) -> None:
-        """Append tokens that several sequences have in common: a token belongs to `sharers`
-        sequences, numbered from its `sequences` on. Needs a unified cache.
+        """Append tokens that several sequences share, which needs a unified cache.
+
+        A token belongs to as many sequences as `sharers` says, from number `sequences` on.
         """
         start, end = self.size, self.size + len(tokens)
         self.token[start:end] = tokens
@@ -70,11 +71,11 @@ class Batch:
 
     @property
     def outputs(self) -> int:
-        """The number of tokens whose logits are wanted."""
+        """The number of tokens whose logits are computed."""
         return int(np.count_nonzero(self.output[: self.size]))
 
     def struct(self) -> api.llama_batch:
-        """The batch as llama.cpp's struct, valid as long as this object lives."""
+        """llama.cpp's struct of the batch, valid as long as this object lives."""
         self._struct.n_tokens = self.size
         return self._struct
 
@@ -94,29 +95,29 @@ class Batch:
 
 
 class Context:
-    """A KV cache and compute buffers for one model; made by `open_context`, which frees them."""
+    """A KV cache and compute buffers for one model, as `open_context` yields it."""
 
     def __init__(self, handle: int, model: Model, hooked: bool) -> None:
         self.handle = handle
         self.model = model
         self._hooked = hooked
         self.n_ctx: int = api.llama_n_ctx(handle)
-        self.n_batch: int = api.llama_n_batch(handle)  # at most what was asked for
+        self.n_batch: int = api.llama_n_batch(handle)  # may be less than the settings say
         self._memory = api.llama_get_memory(handle)
         # llama.cpp writes to the same places again and again, and a view takes time to make: as
         # much as 2 % of a small model's token
         self._views: dict[int, Logits] = {}
 
     def use_threads(self, threads: int) -> None:
-        """Decode with so many threads from now on."""
+        """Use so many threads from the next decode on."""
         api.llama_set_n_threads(self.handle, threads, threads)
 
     def clear(self) -> None:
-        """Forget all sequences."""
+        """Remove all sequences from the cache."""
         api.llama_memory_clear(self._memory, True)
 
     def keep(self, sequence: int, length: int) -> None:
-        """Forget all but the first `length` tokens of one sequence, which become sequence 0's."""
+        """Keep only the first `length` tokens of one sequence, as sequence 0."""
         if sequence:
             api.llama_memory_seq_rm(self._memory, 0, -1, -1)
             api.llama_memory_seq_cp(self._memory, sequence, 0, 0, length)
@@ -124,27 +125,30 @@ class Context:
         api.llama_memory_seq_rm(self._memory, 0, length, -1)
 
     def forget(self, sequence: int) -> None:
-        """Forget one sequence; tokens that others share with it stay."""
+        """Remove one sequence; tokens that others share with it stay."""
         api.llama_memory_seq_rm(self._memory, sequence, -1, -1)
 
     def share(self, target: int, length: int) -> None:
-        """Begin an empty sequence with the first `length` tokens of sequence 0, without a copy."""
+        """Let an empty sequence share the first `length` tokens of sequence 0, without a copy."""
         api.llama_memory_seq_cp(self._memory, 0, target, 0, length)
 
     def truncate(self, length: int, sequence: int = 0) -> bool:
-        """Forget a sequence's tokens from position `length` on; False where that cannot be."""
+        """Remove a sequence's tokens from position `length` on; False where the cache cannot."""
         return bool(api.llama_memory_seq_rm(self._memory, sequence, length, -1))
 
     def synchronize(self) -> None:
-        """Wait until the device has done what was decoded."""
+        """Wait until the device has finished the last decode."""
         api.llama_synchronize(self.handle)
 
     def decode(self, batch: Batch) -> None:
-        """Run the model on a batch. Releases the GIL."""
+        """Run the model on a batch; releases the GIL.
+
+        Raises OutOfResources for a full context or a lack of memory, MinitronError otherwise.
+        """
         self.decode_struct(batch.struct())
 
     def decode_struct(self, batch: api.llama_batch) -> None:
-        """The same for llama.cpp's own struct."""
+        """As decode, for llama.cpp's own struct."""
         with interrupts.deferred() if self._hooked else nullcontext():
             status = api.llama_decode(self.handle, batch)
         if status == 1:
@@ -155,18 +159,18 @@ class Context:
             raise MinitronError(f"llama.cpp failed to decode: {log.last_error() or status}")
 
     def logits(self, rows: int) -> Logits:
-        """The logits of the last decode's outputs, [rows, n_vocab]: a view, gone with the next one.
+        """The logits of the last decode's outputs, [rows, n_vocab]; waits for the device.
 
-        Waits for the device.
+        A view that the next decode overwrites.
         """
         pointer: Any = api.llama_get_logits(self.handle)
         return np.ctypeslib.as_array(pointer, shape=(rows, self.model.n_vocab))
 
     def output_logits(self, output: int = -1) -> Logits:
-        """The logits of one output of the last decode, [n_vocab]: a view, gone with the next one.
+        """The logits of one token of the last decode, [n_vocab]; waits for the device.
 
-        output: the place of a token in the batch, counted from the end where it is negative. Waits
-        for the device.
+        output: its place in the batch, or a negative place among the outputs, counted from the
+        end. A view that the next decode overwrites.
         """
         pointer: Any = api.llama_get_logits_ith(self.handle, output)
         address = ctypes.addressof(pointer.contents)
@@ -183,7 +187,8 @@ def open_context(
 ) -> Iterator[Context]:
     """Make a context and free it at the end of the block.
 
-    hook: an object of the binding's ggml_backend_sched_eval_callback type, called for every node.
+    hook: an object of the binding's ggml_backend_sched_eval_callback type, called for every node
+    of the graph. Raises OutOfResources with llama.cpp's reason where it cannot be made.
     """
     threads = settings.threads or default_threads()
     parameters = api.llama_context_default_params()

@@ -17,7 +17,7 @@ _KINDS = {0: "cpu", 1: "gpu", 2: "igpu", 3: "accelerator"}
 
 @dataclass(frozen=True)
 class Device:
-    """One device as ggml sees it; memory in bytes."""
+    """One device as ggml describes it; memory in bytes."""
 
     name: str
     description: str
@@ -27,14 +27,14 @@ class Device:
 
 
 def start() -> None:
-    """Initialize the backends and take over llama.cpp's log; harmless when repeated."""
+    """Initialize the backends, llama.cpp's log and its aborts; harmless when repeated."""
     log.install()
     aborts.install(ggml())
     api.llama_backend_init()
 
 
 def devices() -> list[Device]:
-    """Every device that the installed build can use, the CPU included."""
+    """Every device that the installed build can use, including the CPU."""
     start()
     found = []
     for index in range(registry().ggml_backend_dev_count()):
@@ -79,7 +79,7 @@ def _in_llama_cpp_order(found: list[Device]) -> list[Device]:
 
 
 def missing_gpu() -> str:
-    """One line for the user where a GPU, or a build with CUDA, is there without the other."""
+    """One line for the user if there is a GPU but no CUDA build, or the reverse; else empty."""
     if gpus():
         return ""
     if registry().ggml_backend_reg_by_name(b"CUDA"):

@@ -111,10 +111,10 @@ _CPU_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
 
 
 def _declared(functions: dict[str, tuple[Any, list[Any]]]) -> ctypes.CDLL:
-    """libllama's handle, which also finds what the libraries have that it brought along.
+    """libllama's handle with functions declared; it also finds those of the libraries it loads.
 
     The wheel has each of those three times, as copies: one loaded by its plain name would be a
-    second instance, with devices and callbacks of its own. AttributeError for a missing symbol.
+    second instance, with its own devices and callbacks. Raises AttributeError for a missing symbol.
     """
     library = ctypes.CDLL(api._lib._name, handle=api._lib._handle)
     for symbol, (result, arguments) in functions.items():
@@ -138,12 +138,12 @@ def ggml_version() -> str:
 
 @cache
 def registry() -> ctypes.CDLL:
-    """libggml, which knows the backends and their devices."""
+    """libggml with the functions of its registry of backends and devices."""
     return _declared(_REGISTRY_FUNCTIONS)
 
 
 def check_layout(base: ctypes.CDLL) -> None:
-    """Refuse a library whose tensors do not look as mirrored here: reads would be garbage."""
+    """Raise MinitronError for a library with another tensor struct: reads would be garbage."""
     expected = {OP_MUL_MAT: b"MUL_MAT", OP_MUL_MAT_ID: b"MUL_MAT_ID"}
     sizes = base.ggml_tensor_overhead() == _TENSOR_OVERHEAD == ctypes.sizeof(Tensor) + 32
     if sizes and all(base.ggml_op_name(op) == name for op, name in expected.items()):
@@ -157,9 +157,9 @@ def check_layout(base: ctypes.CDLL) -> None:
 
 @cache
 def _half_decoders() -> dict[int, Any]:
-    """The functions for f16 and bf16: libggml-cpu's, ten times faster, or libggml-base's.
+    """The functions for f16 and bf16: libggml-cpu's, which are ten times faster, or libggml-base's.
 
-    Both give the same bits. A build whose backends are loaded at run time does not bring the first.
+    Both give the same bits. A build that loads its backends at run time has only the latter.
     """
     try:
         cpu = _declared(_CPU_FUNCTIONS)

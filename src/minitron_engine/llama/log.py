@@ -1,4 +1,4 @@
-"""One log callback: what llama.cpp says goes to a buffer, and to the terminal only when asked."""
+"""llama.cpp's log: kept in a buffer and handed to Python's logging, never to stderr itself."""
 
 import ctypes
 import logging
@@ -57,18 +57,18 @@ def install() -> None:
 
 
 def last_error(after: str = "") -> str:
-    """The newest error that llama.cpp logged, or an empty string.
+    """The latest error that llama.cpp logged, or an empty string.
 
-    after: rather what follows this in one of the newest errors, where one has it.
+    after: prefer what follows this text in one of the latest errors.
     """
     errors = [line for level, line in reversed(_recent) if level == logging.ERROR]
-    told = (line.partition(after)[2] for line in errors[:3] if after and after in line)
-    return next(told, errors[0] if errors else "")
+    tails = (line.partition(after)[2] for line in errors[:3] if after and after in line)
+    return next(tails, errors[0] if errors else "")
 
 
 @contextmanager
 def capture() -> Iterator[list[str]]:
-    """Collect every complete line that is logged inside the block."""
+    """Collect every complete line that llama.cpp logs inside the block."""
     lines: list[str] = []
     _captures.append(lines)
     try:

@@ -55,7 +55,7 @@ class Model:
 
     @property
     def device(self) -> str:
-        """Where the layers run, for the user."""
+        """The devices that the layers run on, for the user."""
         if self.offloaded == 0:
             return "CPU"
         names = " + ".join(f"{gpu.name} ({gpu.description})" for gpu in self._gpus)
@@ -65,19 +65,19 @@ class Model:
 
     @property
     def description(self) -> str:
-        """What llama.cpp calls the model: architecture, size class and level."""
+        """llama.cpp's description of the model: architecture, size class and level."""
         buffer = ctypes.create_string_buffer(128)
         api.llama_model_desc(self.handle, buffer, len(buffer))
         return buffer.value.decode(errors="replace")
 
     @property
     def chat_template(self) -> str:
-        """The Jinja template that turns a conversation into a prompt, empty where there is none."""
+        """The Jinja template that turns a conversation into a prompt; empty without one."""
         text: bytes | None = api.llama_model_chat_template(self.handle, None)
         return text.decode(errors="replace") if text else ""
 
     def special(self, token: int) -> str:
-        """A special token as text, empty for none (-1)."""
+        """A special token as text; empty for -1."""
         return self.piece(token, special=True).decode(errors="replace") if token >= 0 else ""
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> Tokens:
@@ -103,13 +103,13 @@ class Model:
         return len(self.tokenize(text, add_special=False, parse_special=True)) == 1
 
     def suppressed(self) -> list[int]:
-        """Tokens that the model says are never to be generated."""
+        """Tokens that the model's metadata forbids to generate."""
         count = ctypes.c_int32()
         ids: Any = api.llama_vocab_get_suppress_tokens(self.vocab, ctypes.byref(count))
         return list(ids[: count.value]) if ids else []
 
     def metadata(self, key: str) -> str:
-        """A value of the file's metadata as text, empty where the key is missing."""
+        """A value of the file's metadata as text; empty where the key is missing."""
         buffer = ctypes.create_string_buffer(256)
         count = api.llama_model_meta_val_str(self.handle, key.encode(), buffer, len(buffer))
         return buffer.value.decode() if count >= 0 else ""
@@ -203,7 +203,7 @@ def _loaded(
     parameters.progress_callback = callback
     handle = None
     try:
-        with interrupts.deferred(), aborts.meaning(lambda reason: _refusal(path, reason)):
+        with interrupts.deferred(), aborts.explaining(lambda reason: _refusal(path, reason)):
             handle = api.llama_model_load_from_file(os.fsencode(path), parameters)
         if interrupted:
             raise interrupted[0]

@@ -1,4 +1,4 @@
-"""Metadata that llama.cpp takes in place of what stands in a file."""
+"""Metadata that llama.cpp uses instead of a file's own."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,9 +16,9 @@ _KINDS: tuple[tuple[type, int, str], ...] = (
 
 
 def as_array(overrides: Sequence[Override]) -> Any:
-    """llama.cpp's array of keys and values, None for none; to be kept alive by whoever passes it.
+    """llama.cpp's array of overrides, None if there are none; the caller keeps it alive.
 
-    The type of a value is that of the key.
+    A value has the type that llama.cpp expects of its key.
     """
     if not overrides:
         return None

@@ -1,4 +1,4 @@
-"""Devices of other machines, over llama.cpp's own RPC backend."""
+"""Devices of other machines, over llama.cpp's RPC backend."""
 
 import ctypes
 import socket
@@ -12,7 +12,7 @@ from minitron_engine.llama.library import registry
 RPC_WARNING = (
     "RPC servers are trusted without a password or encryption: use them in a private network only"
 )
-PATIENCE = 5.0  # seconds for a connection, and for an answer
+PATIENCE = 5.0  # seconds to wait for a connection, and for an answer
 # ggml-rpc.cpp: a command is its number, the size of what follows, and that; here the first one,
 # HELLO, with no capabilities of the connection named. Answered by a size and the protocol's version
 _PROTOCOL = 7
@@ -22,14 +22,14 @@ _ANSWER = struct.Struct("<QBBBx")
 
 
 def add_rpc_servers(servers: tuple[str, ...]) -> None:
-    """Make the devices of RPC servers (HOST:PORT) known, like local GPUs.
+    """Add the devices of RPC servers (HOST:PORT) to the local GPUs.
 
-    Raises Unsupported where the build has no RPC, Usage, and Denied for a server that does not
-    answer: llama.cpp itself would end the process then, or wait for ever.
+    Raises Unsupported where the build has no RPC, Usage for an address, and Denied for a server
+    that does not answer: llama.cpp itself would end the process then, or wait for ever.
     """
     add = ctypes.CFUNCTYPE(c_void_p, c_char_p)(_function("ggml_backend_rpc_add_server"))
     for server in servers:
-        greet(server)
+        handshake(server)
         found = add(server.encode())
         if not found:
             raise Denied(f"the RPC server at {server} offers no devices")
@@ -39,8 +39,9 @@ def add_rpc_servers(servers: tuple[str, ...]) -> None:
 def offer_devices(address: str, threads: int) -> None:
     """Serve this machine's devices at HOST:PORT, one client at a time, until the process ends.
 
-    The GPUs are offered, or the CPU where there are none. Never returns while it can listen.
-    Raises Unsupported where the build has no RPC, Usage, and Denied where it cannot listen.
+    It serves the GPUs, or the CPU where there are none, and never returns while it can listen.
+    Raises Unsupported where the build has no RPC, Usage for an address, Denied where it cannot
+    listen.
     """
     serve = ctypes.CFUNCTYPE(None, c_char_p, c_char_p, c_size_t, c_size_t, c_void_p)(
         _function("ggml_backend_rpc_start_server")
@@ -69,10 +70,10 @@ def _host_and_port(address: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def greet(server: str) -> None:
-    """Say hello as llama.cpp does; it does so itself afterwards, but without an end to waiting.
+def handshake(server: str) -> None:
+    """Check a server with llama.cpp's own HELLO, which llama.cpp itself would await for ever.
 
-    Raises Usage, Denied where nobody answers so, Unsupported for another version of the protocol.
+    Raises Usage, Denied where no RPC server answers, Unsupported for another protocol version.
     """
     try:
         with socket.create_connection(_host_and_port(server), timeout=PATIENCE) as connection:
@@ -85,10 +86,10 @@ def greet(server: str) -> None:
     except OSError as error:
         raise Denied(f"no RPC server answers at {server}: {error}") from error
     if len(answer) < _ANSWER.size:
-        raise Denied(f"what listens at {server} is no RPC server of llama.cpp")
+        raise Denied(f"{server} is not an RPC server of llama.cpp")
     size, major, minor, patch = _ANSWER.unpack(answer)
     if size != _ANSWER.size - 8 + _CAPABILITIES:
-        raise Denied(f"what listens at {server} is no RPC server of llama.cpp")
+        raise Denied(f"{server} is not an RPC server of llama.cpp")
     if major != _PROTOCOL or minor:
         raise Unsupported(
             f"the RPC server at {server} speaks protocol {major}.{minor}.{patch}, this build "

@@ -1,7 +1,7 @@
-"""The weights of a loaded model, where they lie: replaced and put back while the model runs.
+"""Replace weights of a loaded model and put them back, without loading it again.
 
-The evaluation callback shows every operation with its operands, the weights among them. A model
-must be loaded `writable`: in memory of its own, and laid out as its file is.
+The evaluation callback sees every operation with its operands, the weights among them. The model
+must be loaded `writable`: into memory of its own, laid out as in its file.
 """
 
 import ctypes
@@ -23,17 +23,17 @@ Bytes = NDArray[np.uint8]
 
 
 class Weights:
-    """Tensors by name; one that serves twice (a tied embedding) may lie in two places."""
+    """Tensors by name; one that is used twice (a tied embedding) may have two addresses."""
 
-    def __init__(self, places: dict[str, set[int]]) -> None:
-        self._places = places
+    def __init__(self, addresses: dict[str, set[int]]) -> None:
+        self._addresses = addresses
 
     def __contains__(self, name: str) -> bool:
-        return name in self._places
+        return name in self._addresses
 
     @contextmanager
     def replaced(self, name: str, data: Bytes, original: Bytes) -> Iterator[None]:
-        """Have other bytes in the tensor for the time of the block, of the tensor's own type."""
+        """Have other bytes of the tensor's type in it during the block."""
         self.put(name, data)
         try:
             yield
@@ -41,8 +41,8 @@ class Weights:
             self.put(name, original)
 
     def put(self, name: str, data: Bytes) -> None:
-        """Give the tensor other bytes, of its own type."""
-        for address in self._places[name]:
+        """Write other bytes of its type into the tensor. MinitronError: another number of bytes."""
+        for address in self._addresses[name]:
             size = ggml().ggml_nbytes(address)
             if data.nbytes != size:
                 raise MinitronError(f"{name} has {size} bytes in memory, not {data.nbytes}")
@@ -50,17 +50,17 @@ class Weights:
 
 
 def find_weights(model: Model) -> Weights:
-    """Run one token through the model and note where its tensors lie."""
-    places: dict[str, set[int]] = {}
+    """Decode one token and record the addresses of the model's tensors."""
+    addresses: dict[str, set[int]] = {}
     failed: list[BaseException] = []
 
     def look(address: int, ask: bool, _data: object) -> bool:
-        # an exception here would be swallowed by ctypes: keep it
+        # ctypes would swallow an exception here: keep it
         try:
             for source in Tensor.from_address(address).src if ask else ():
                 if source and source.contents.op == _OP_NONE:
                     name = source.contents.name.decode(errors="replace")
-                    places.setdefault(name, set()).add(ctypes.addressof(source.contents))
+                    addresses.setdefault(name, set()).add(ctypes.addressof(source.contents))
         except BaseException as error:
             failed.append(error)
         return False
@@ -72,4 +72,4 @@ def find_weights(model: Model) -> Weights:
         context.decode(batch)
     if failed:
         raise failed[0]
-    return Weights(places)
+    return Weights(addresses)

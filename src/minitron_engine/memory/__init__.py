@@ -1,1 +1,1 @@
-"""What a model needs in memory, how many layers go to the GPUs, and on which of them."""
+"""How much memory a model needs, and how many of its layers fit on the GPUs."""

@@ -1,1 +1,1 @@
-"""The process around llama.cpp: interrupts, aborts, fatal signals, the alignment of malloc."""
+"""Sensitive work on this process: interrupts, aborts, fatal signals, malloc, address space."""

@@ -1,7 +1,7 @@
 """llama.cpp ends the process where a check of its own fails; what the user reads then.
 
-Nothing can be undone at that point: the process must end. A program that registers a listener is
-told why before it does, and may leave in its own way.
+Nothing can be undone at that point: the process must end. A program that registers a handler gets
+the reason as an error before that, and may leave in its own way.
 """
 
 import os
@@ -13,62 +13,62 @@ from typing import Any
 
 from minitron_core.errors import Denied, MinitronError, OutOfResources
 
-Listener = Callable[[MinitronError], None]
-Meaning = Callable[[str], MinitronError]
+AbortHandler = Callable[[MinitronError], None]
+Explanation = Callable[[str], MinitronError]
 
-_listener: Listener | None = None
-_meanings: list[Meaning] = []
+_handler: AbortHandler | None = None
+_explanations: list[Explanation] = []
 _kept: list[Any] = []  # llama.cpp holds the pointers for the life of the process
-_ending = threading.Lock()  # several threads may meet the end at once; one tells
+_ending = threading.Lock()  # several threads may meet the end at once; one reports it
 # how llama.cpp, the system, and C++'s names of exceptions (of memory, of threads) say it
 _MEMORY = re.compile("alloc|memory|mem_buffer|failed to map|system_error|start new thread")
 
 
-def on_abort(listener: Listener) -> None:
-    """Call `listener` when llama.cpp is about to abort the process, from whichever thread it is.
+def on_abort(handler: AbortHandler) -> None:
+    """Call `handler` when llama.cpp is about to abort the process, from whichever thread it is.
 
     It takes effect when llama.cpp is started (`devices.start`).
     """
-    global _listener
-    _listener = listener
+    global _handler
+    _handler = handler
 
 
 @contextmanager
-def meaning(explain: Meaning) -> Iterator[None]:
+def explaining(explain: Explanation) -> Iterator[None]:
     """Have `explain` say what an abort inside the block means, given llama.cpp's reason."""
-    _meanings.append(explain)
+    _explanations.append(explain)
     try:
         yield
     finally:
-        _meanings.remove(explain)
+        _explanations.remove(explain)
 
 
 def end(explain: Callable[[], MinitronError]) -> None:
-    """Tell the listener why the process cannot go on, and end it; what C calls must not raise."""
+    """Hand the handler the reason to stop and end the process; what C calls must not raise."""
     _ending.acquire()
-    code = OutOfResources.exit_code  # of a lack of memory in which even the telling fails
+    code = OutOfResources.exit_code  # where there is too little memory even to explain it
     try:
         error = explain()
         code = error.exit_code
-        if _listener is not None:
-            _listener(error)
+        if _handler is not None:
+            _handler(error)
     finally:
         os._exit(code)
 
 
 def install(library: Any) -> None:
-    """Have libggml-base report here, where somebody listens; otherwise it prints a backtrace."""
-    if _listener is None or _kept:
+    """Have libggml-base report here if there is a handler; otherwise it prints a backtrace."""
+    if _handler is None or _kept:
         return
-    import ctypes  # here, so that whoever only listens does not load it
+    import ctypes  # here, so that setting a handler does not load it
 
-    def tell(message: bytes) -> None:
+    def aborted(message: bytes) -> None:
         end(lambda: explained(message.decode(errors="replace")))
 
     def terminate() -> None:
-        end(lambda: explained(f"an exception that nobody catches, {_current_exception(library)}"))
+        end(lambda: explained(f"an uncaught exception, {_current_exception(library)}"))
 
-    _kept.append(ctypes.CFUNCTYPE(None, ctypes.c_char_p)(tell))
+    _kept.append(ctypes.CFUNCTYPE(None, ctypes.c_char_p)(aborted))
     library.ggml_set_abort_callback(_kept[0])
     _kept.append(ctypes.CFUNCTYPE(None)(terminate))
     with suppress(AttributeError):  # std::set_terminate, by the name that most compilers give it
@@ -87,7 +87,7 @@ def _current_exception(library: Any) -> str:
 
 
 def is_memory(reason: str) -> bool:
-    """Whether something failed for a lack of memory, or of threads, by what is said about it."""
+    """Whether a reason tells of too little memory, or of too few threads."""
     return _MEMORY.search(reason) is not None
 
 
@@ -96,18 +96,18 @@ def explained(message: str) -> MinitronError:
     reason = message.split(": ", 1)[-1].strip()
     if "RPC server" in reason:
         return Denied(
-            "an RPC server stopped answering, and what it held of the model is lost",
-            "start it again, and then this command",
+            "an RPC server stopped answering, and its part of the model is lost",
+            "restart it, then repeat this command",
         )
     if is_memory(reason):
         return no_memory()
-    if _meanings:
-        return _meanings[-1](reason)
-    return MinitronError(f"llama.cpp gave up: {reason}", "-v shows what it said before")
+    if _explanations:
+        return _explanations[-1](reason)
+    return MinitronError(f"llama.cpp aborted: {reason}", "-v shows its log")
 
 
 def no_memory() -> OutOfResources:
-    """The error for memory, or a thread, that could not be had."""
+    """The error for memory, or a thread, that the system refused."""
     return OutOfResources(
         "there is not enough memory",
         "close other programs, or choose a smaller --ctx or --batch, or fewer --threads",

@@ -1,9 +1,10 @@
 """What ends the process from below: a mapped file that is cut short, and libraries that exit.
 
-The next look at such a file is a signal, SIGBUS. A handler of Python's would never run: the
+Reason: the next look at such a file is a signal, SIGBUS. A handler of Python's would never run: the
 instruction that failed is tried again for ever. So the system calls this one itself, in the thread
 that met it. OpenBLAS and OpenMP leave with exit() where they get no memory or no thread, and
-OpenBLAS now and then uses memory that it did not get: SIGSEGV.
+OpenBLAS now and then uses memory that it did not get: SIGSEGV. With these handlers each of them is
+one sentence and an exit code (benchmarks/results/hardening.md); without, a crash.
 """
 
 import atexit
@@ -24,7 +25,7 @@ _LITTLE_BYTES = 256 << 20
 
 
 def install() -> None:
-    """Have the listener of `aborts` told in all these cases; harmless when repeated.
+    """Call the handler of `aborts` in all these cases; harmless when repeated.
 
     A SIGSEGV is taken for a lack of memory only where address space is limited, and nearly used up.
     Where a system has no such signal, or another C library, it is left as it is.

@@ -1,9 +1,11 @@
-"""Where the work memory of llama.cpp on the processor begins.
+"""Where llama.cpp's work memory on the processor begins: on a cache line.
 
-ggml-cpu takes it with new[] in a context's first computation. glibc's malloc may put it anywhere at
-a multiple of 16; where that is no multiple of 32, vectors straddle cache lines, and a decode of the
-bundled model takes 7 % longer (benchmarks/work_memory.py). So malloc is brought to give a multiple
-of 64 next. Where that fails, or on another system, nothing but time is lost.
+Reason: ggml-cpu takes it with new[] in a context's first computation. glibc's malloc may put it at
+any multiple of 16; where that is not a multiple of 32, vectors straddle cache lines. So malloc is
+led to give a multiple of 64 next. Where that fails, or with another C library, nothing happens.
+
+Measured: a decode of the bundled model takes 6.5 % less time (305 ms instead of 326 ms, median of
+60 pairs; benchmarks/results/work_memory.md), with the same bits.
 """
 
 import ctypes

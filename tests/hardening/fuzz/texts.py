@@ -24,9 +24,9 @@ from minitron_cli.pipeline.mixes import check_sizes
 from minitron_convert.convert import ConvertSettings, convert
 from minitron_core.errors import Damaged, Usage
 from minitron_engine.generation import sampler
-from minitron_engine.isolation import chat_template_worker, json_schema_worker
+from minitron_engine.generation.constraint import Constraint, compile_schema
+from minitron_engine.isolation import chat_template_worker
 from minitron_engine.isolation.grammar import check_grammar
-from minitron_engine.isolation.json_schema import conversion_module
 from minitron_engine.llama.binding import api
 from minitron_engine.llama.model import Model
 from minitron_engine.llama.settings import ModelSettings
@@ -106,13 +106,17 @@ def _answered(answer: Callable[[], dict[str, str]]) -> dict[str, str]:
 
 
 def _schema(folder: Path) -> Opener:
-    model, module = _vocabulary(folder), conversion_module()
+    model = _vocabulary(folder)
 
-    def convert(data: bytes) -> None:
-        schema = data.decode("utf-8", "replace")
-        _take(model, _answered(lambda: json_schema_worker.convert(module, schema))["grammar"])
+    def follow(data: bytes) -> None:
+        constraint = Constraint(model, compile_schema(data.decode("utf-8", "replace")))
+        for _ in range(4):
+            allowed = constraint.allowed()
+            if not len(allowed):
+                return
+            constraint.accept(int(allowed[0]))
 
-    return convert
+    return follow
 
 
 def _template(_: Path) -> Opener:

@@ -20,7 +20,6 @@ from minitron_quant.perplexity.divergence import ReferenceChunk, TokenScores
 from minitron_quant.perplexity.evaluation import ReferenceScores
 from minitron_quant.perplexity.loaded_model import LoadedModel, ModelLoader
 from minitron_quant.perplexity.measures import Row
-from minitron_quant.perplexity.model_batching import MemoryPlan
 from minitron_quant.perplexity.scheduler import (
     IN_FLIGHT,
     Jobs,
@@ -255,8 +254,7 @@ def test_measure_same_bits_in_every_schedule(
     one = replace(SMALL, n_batch=256, limit=14, threads=1)  # four parts; the last has two chunks
     settings = MeasureSettings(levels, beginning(tmp_path, 8000), one, reference=beside)
     if reference == "disk":
-        groups = MemoryPlan([levels], from_disk=True)
-        monkeypatch.setattr(multi_model, "plan_memory", lambda *_: groups)
+        monkeypatch.setattr(multi_model, "group_models", lambda *_: [list(levels)])
     sequential = everything(measure(settings))
     assert {each.workers for each in schedules} == {1}
     schedules.clear()

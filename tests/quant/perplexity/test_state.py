@@ -22,7 +22,7 @@ from minitron_quant.model_files import open_model_files
 from minitron_quant.perplexity import loaded_model, multi_model
 from minitron_quant.perplexity.divergence import TokenScores, reference_chunk
 from minitron_quant.perplexity.measures import Row
-from minitron_quant.perplexity.model_batching import MemoryPlan, bytes_needed, plan_memory
+from minitron_quant.perplexity.model_batching import bytes_needed, group_models
 from minitron_quant.perplexity.reference_cache import open_cache
 from minitron_quant.perplexity.scheduler import IN_FLIGHT
 from minitron_quant.perplexity.settings import MeasureSettings
@@ -220,21 +220,20 @@ def test_measure_from_disk_has_the_same_numbers(
     assert sorted(decodes) == once  # the reference is not run more often
 
 
-def test_plan_memory_groups_models(nano_nemotron: Path, levels: list[Path]) -> None:
+def test_group_models_by_memory(nano_nemotron: Path, levels: list[Path]) -> None:
     needs = {
         path: bytes_needed(open_model_files(path), CHUNKS) for path in (nano_nemotron, *levels)
     }
     sizes = list(needs.values())
     assert all(size > path.stat().st_size for size, path in zip(sizes[1:], levels, strict=True))
 
-    def plan(free: float) -> MemoryPlan:
-        return plan_memory(needs, nano_nemotron, levels, int(free / 0.7) + 2)
+    def groups(free: float) -> list[list[Path]] | None:
+        return group_models(needs, nano_nemotron, levels, int(free / 0.7) + 2)
 
-    assert plan(sum(sizes)) == MemoryPlan([tuple(levels)], from_disk=False)
-    assert plan(sum(sizes) - 10) == MemoryPlan([tuple(levels)], from_disk=True)
-    two = plan(sizes[1] + sizes[2])
-    assert two == MemoryPlan([tuple(levels[:2]), (levels[2],)], from_disk=True)
-    assert plan(0).groups == [(level,) for level in levels]
+    assert groups(sum(sizes)) is None
+    assert groups(sum(sizes) - 10) == [levels]
+    assert groups(sizes[1] + sizes[2]) == [levels[:2], [levels[2]]]
+    assert groups(0) == [[level] for level in levels]
 
 
 @given(rows=st.integers(1, 9), vocabulary=st.integers(2, 70), spread=st.floats(0, 20))

@@ -16,11 +16,12 @@ from minitron_engine.generation.steps import GenerationSettings, collect
 from minitron_engine.llama.context import open_context
 from minitron_engine.llama.settings import ContextSettings, ModelSettings
 from minitron_engine.loading import open_model
+from minitron_quant.tasks.answers import answer_problems
 from minitron_quant.tasks.batch_generate import GreedySettings, generate_batch
 from minitron_quant.tasks.definitions import arc, gsm8k, mmlu
 from minitron_quant.tasks.likelihood import ScoreSettings
 from minitron_quant.tasks.registry import task_named
-from minitron_quant.tasks.task import PreparedProblems, Problem, TaskOptions
+from minitron_quant.tasks.task import Problem, TaskOptions
 
 # the data sets themselves are not part of the repository
 EVAL = Path(os.environ.get("MINITRON_EVAL_DATA", ROOT.parent / "shared" / "eval"))
@@ -195,7 +196,7 @@ def test_generate_batch_equals_single_generation(nano_llama: Path) -> None:
         assert generate_batch(model, [], GreedySettings((), 8)) == ([], 0)
 
 
-def test_prepared_problems_answer_by_number(nano_llama: Path) -> None:
+def test_answer_problems_by_number(nano_llama: Path) -> None:
     with open_model(ModelSettings(nano_llama)) as model:
         prompt = "Question: 1?\nAnswer:"
         (text,), _ = generate_batch(model, [prompt], GreedySettings(gsm8k.TASK.stop, 12))
@@ -203,7 +204,7 @@ def test_prepared_problems_answer_by_number(nano_llama: Path) -> None:
             Problem("line 1", prompt, gsm8k.number_in(text)),
             Problem("line 1", prompt, "-12345"),
         ]
-        answers = PreparedProblems(problems, gsm8k.TASK, 12).answer(model, ScoreSettings(), ignore)
+        answers = answer_problems(problems, gsm8k.TASK, 12, model, ScoreSettings(), ignore)
     assert [answer.right for answer in answers.answers] == [True, False]
 
 

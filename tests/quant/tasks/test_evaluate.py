@@ -16,7 +16,7 @@ from minitron_engine.llama.model import Model
 from minitron_engine.llama.settings import ModelSettings
 from minitron_engine.llama.tokenization import Tokens
 from minitron_engine.loading import open_model
-from minitron_quant.tasks.answers import Answers
+from minitron_quant.tasks.answers import Answer, Answers
 from minitron_quant.tasks.evaluate import TasksSettings, evaluate
 from minitron_quant.tasks.likelihood import ScoreSettings, likelihoods
 from minitron_quant.tasks.prefix_sharing import group_by_prefix, lay_out_group, shorten
@@ -223,9 +223,10 @@ def test_statistics_known_values() -> None:
     assert mcnemar_p(1, 9) == pytest.approx(2 * (1 + 10) / 1024)
     assert mcnemar_p(7, 7) == mcnemar_p(0, 0) == 1
     assert 0 < mcnemar_p(5000, 5200) < 0.06
-    flips = compare_answers(
-        [0, 1, 2, 3], [True, True, False, False], [0, 2, 1, 3], [True, False] * 2
-    )
+    ours = (0, True), (1, True), (2, False), (3, False)
+    theirs = (0, True), (2, False), (1, True), (3, False)
+    answers, base = ([Answer("", *each) for each in some] for some in (ours, theirs))
+    flips = compare_answers(answers, base)
     assert (flips.flips, flips.lost, flips.gained) == (2, 1, 1)
 
 

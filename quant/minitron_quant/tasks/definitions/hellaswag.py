@@ -8,7 +8,7 @@ text was made.
 import re
 from pathlib import Path
 
-from minitron_quant.tasks.data_files import Entry, is_json, read_lines, read_records
+from minitron_quant.tasks.data_files import Place, is_json, read_lines, read_records
 from minitron_quant.tasks.question import Question, after_common
 from minitron_quant.tasks.subsampling import sample_shuffled
 from minitron_quant.tasks.task import ChoiceTask
@@ -24,14 +24,14 @@ def load(path: Path) -> list[Question]:
 def _load_text(path: Path) -> list[Question]:
     lines = read_lines(path)
     if len(lines) % _LINES:
-        raise Entry(path, f"line {len(lines)}").error(
+        raise Place(path, f"line {len(lines)}").error(
             f"the file ends inside a question: {len(lines)} lines are not a multiple of 6",
             "six lines a question: context, number of the right ending, four endings",
         )
     questions = []
     for start in range(0, len(lines), _LINES):
         context, label, *endings = lines[start : start + _LINES]
-        gold = Entry(path, f"line {start + 2}").index(label, _ENDINGS)
+        gold = Place(path, f"line {start + 2}").index(label, _ENDINGS)
         questions.append(_question(f"line {start + 1}", context, endings, gold))
     return questions
 

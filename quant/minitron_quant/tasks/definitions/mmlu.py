@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minitron_core.errors import NotFound
-from minitron_quant.tasks.data_files import Entry, is_json, read_records, read_rows
+from minitron_quant.tasks.data_files import Place, is_json, read_records, read_rows
 from minitron_quant.tasks.question import Question, after_common
 from minitron_quant.tasks.subsampling import sample_sorted
 from minitron_quant.tasks.task import ChoiceTask, take_shots
@@ -67,7 +67,7 @@ def _examples_of(path: Path) -> Path:
 def _read(path: Path) -> list[_Item]:
     items = list(_read_json(path) if is_json(path) else _read_csv(path))
     if not items:
-        raise Entry(path, "line 1").error("a header and no questions")
+        raise Place(path, "line 1").error("a header and no questions")
     return items
 
 
@@ -92,11 +92,11 @@ def _read_json(path: Path) -> Iterable[_Item]:
         yield _item(record, subject, record.text("question"), choices, record.values.get("answer"))
 
 
-def _item(entry: Entry, subject: str, question: str, choices: list[str], answer: object) -> _Item:
+def _item(place: Place, subject: str, question: str, choices: list[str], answer: object) -> _Item:
     letter = _LETTERS.find(str(answer).strip().upper() or "-")
-    gold = letter if letter >= 0 else entry.index(answer, len(_LETTERS))
+    gold = letter if letter >= 0 else place.index(answer, len(_LETTERS))
     lines = [f"{letter}. {choice}" for letter, choice in zip(_LETTERS, choices, strict=True)]
-    return _Item(entry.where, subject, "\n".join([question.strip(), *lines, "Answer:"]), gold)
+    return _Item(place.where, subject, "\n".join([question.strip(), *lines, "Answer:"]), gold)
 
 
 def _head(subject: str, examples: list[_Item], shots: int | None) -> str:

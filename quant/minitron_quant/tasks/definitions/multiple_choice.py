@@ -9,7 +9,7 @@ import struct
 from pathlib import Path
 
 from minitron_core.errors import Damaged
-from minitron_quant.tasks.data_files import Entry, read_data
+from minitron_quant.tasks.data_files import Place, read_data
 from minitron_quant.tasks.question import Question, after_common
 from minitron_quant.tasks.task import ChoiceTask
 
@@ -23,7 +23,7 @@ class _Reader:
 
     def error(self, what: str) -> Damaged:
         where = f"question {self.question}" if self.question else "header"
-        return Entry(self._path, where).error(f"{what} (byte {self.at})")
+        return Place(self._path, where).error(f"{what} (byte {self.at})")
 
     def take(self, size: int) -> bytes:
         if size > len(self._data) - self.at:

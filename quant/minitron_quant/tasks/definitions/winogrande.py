@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minitron_quant.tasks.data_files import Entry, is_json, read_records, read_rows
+from minitron_quant.tasks.data_files import Place, is_json, read_records, read_rows
 from minitron_quant.tasks.question import Continuation, Question, after_common, after_context
 from minitron_quant.tasks.task import ChoiceTask
 
@@ -38,7 +38,7 @@ def _load_csv(path: Path) -> list[Question]:
             continue
         questions.append(_question(row, *row.cells[1:]))
     if not questions:
-        raise Entry(path, "line 1").error("a header and no questions")
+        raise Place(path, "line 1").error("a header and no questions")
     return questions
 
 
@@ -51,13 +51,13 @@ def _load_json(path: Path) -> list[Question]:
     return questions
 
 
-def _question(entry: Entry, sentence: str, first: str, second: str, answer: object) -> Question:
+def _question(place: Place, sentence: str, first: str, second: str, answer: object) -> Question:
     before, gap, after = sentence.partition("_")
     if not gap:
-        raise entry.error("the sentence has no gap (_)")
-    gold = entry.index(answer, 2, first=1)
+        raise place.error("the sentence has no gap (_)")
+    gold = place.index(answer, 2, first=1)
     choices = (before + first, after), (before + second, after)
-    return Question(entry.where, choices, frozenset([gold]))
+    return Question(place.where, choices, frozenset([gold]))
 
 
 def encode(model: Model, question: Question) -> list[Continuation]:

@@ -1,0 +1,85 @@
+"""Every architecture against what llama.cpp's converter makes of a tiny checkpoint of it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+
+from helpers.raw_llama import llama_logits
+from helpers.tiny_checkpoints import NAMES, description, make_checkpoint
+from minitron_convert.convert import ConvertSettings, convert
+from minitron_convert.verify import verify
+
+# Keys that are in our files alone: model → keys and values, with the reason.
+_NO_SPACE = ({"tokenizer.ggml.add_space_prefix": False}, "tokenizer.model adds no space to a text")
+MORE_KEYS: dict[str, tuple[dict[str, Any], str]] = {
+    "nemotron": _NO_SPACE,
+    "ernie4_5": _NO_SPACE,
+    "phi3": _NO_SPACE,
+    "phi3-longrope": _NO_SPACE,
+    "exaone3": (
+        {"exaone.attention.layer_norm_rms_epsilon": np.float32(1e-5).item()},
+        "llama.cpp's converter leaves it out and llama.cpp's loader wants it",
+    ),
+}
+LONG = 24  # arrays beyond are recorded by their length
+
+
+def recorded_value(value: Any) -> str:
+    """A key's value as the recordings have it."""
+    if isinstance(value, list) and len(value) > LONG:
+        value = f"[{len(value)} items]"
+    return repr(value)[:150]
+
+
+def keys_of(model: gguf.GGUFReader) -> dict[str, tuple[str, Any]]:
+    """Type and value of every key, in order."""
+    return {
+        key: ("/".join(kind.name.lower() for kind in field.types), field.contents())
+        for key, field in model.fields.items()
+        if not key.startswith("GGUF.")
+    }
+
+
+def tensors_of(model: gguf.GGUFReader) -> list[str]:
+    """The tensors as the recordings have them."""
+    return [
+        f"{tensor.name} {tensor.tensor_type.name} {'x'.join(str(n) for n in tensor.shape)} "
+        f"{hashlib.sha256(tensor.data.tobytes()).hexdigest()[:12]}"
+        for tensor in model.tensors
+    ]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_architecture_converts_as_by_llama_cpp(name: str, tmp_path: Path) -> None:
+    told = description(name)
+    path = convert(ConvertSettings(make_checkpoint(name, tmp_path), tmp_path)).paths[0]
+    model = gguf.GGUFReader(path)
+    keys = keys_of(model)
+    for key, value in MORE_KEYS.get(name, ({}, ""))[0].items():
+        assert keys.pop(key)[1] == value
+    found = [[key, kind, recorded_value(value)] for key, (kind, value) in keys.items()]
+    assert found == told["keys"]
+    assert tensors_of(model) == told["tensors"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_architecture_loads_and_evaluates(name: str, tmp_path: Path) -> None:
+    # llama.cpp looks for Phi-3's special tokens in any model of that name
+    settings = ConvertSettings(make_checkpoint(name, tmp_path), tmp_path, name="tiny")
+    logits = llama_logits(convert(settings).paths[0], [5, 6, 7, 8, 9, 10, 11, 12])
+    assert np.isfinite(logits).all()
+    assert logits.std() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["nemotron-3-super-120b", "gpt-oss", "deepseek2-lite", "lfm2moe"])
+@pytest.mark.parametrize("outtype", ["f32", "q8_0"])
+def test_verify_accepts_stacks_and_splits(name: str, outtype: str, tmp_path: Path) -> None:
+    settings = ConvertSettings(make_checkpoint(name, tmp_path), tmp_path, outtype)
+    result = verify(settings, convert(settings).paths[0])
+    assert result.passed, [check for check in result.checks if not check.passed]

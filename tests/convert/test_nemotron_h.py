@@ -1,0 +1,157 @@
+"""Nemotron-H in the forms in which configs describe it, and where llama.cpp's converter fails."""
+
+from __future__ import annotations
+
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from helpers.raw_llama import llama_logits
+from helpers.tiny_checkpoints import make_checkpoint, source_tensors
+from minitron_convert.architectures import read_model
+from minitron_convert.checkpoint.folder import open_checkpoint
+from minitron_convert.convert import ConvertSettings, convert
+from minitron_convert.verify import verify
+from minitron_core.errors import Damaged, Unsupported
+from minitron_core.gguf import Gguf, GgufWriter, TensorSpec, open_gguf
+
+DENSE, MIXED = "nemotron-h-8b", "nemotron-3-super-120b"
+WORDS = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
+
+
+def converted(folder: Path, out: Path) -> Gguf:
+    """A converted checkpoint, opened."""
+    return open_gguf(convert(ConvertSettings(folder, out, name="tiny", force=True)).paths[0])
+
+
+def contents(model: Gguf) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Keys and tensors by name."""
+    keys = {key: entry.raw for key, entry in model.metadata.items()}
+    return keys, {info.name: model.data(info).tobytes() for info in model.tensors}
+
+
+@pytest.mark.parametrize(("name", "kinds"), [(DENSE, "M-M*M-"), (MIXED, "MEM*ME")])
+def test_list_of_layers_gives_the_file_of_the_pattern(
+    name: str, kinds: str, tmp_path: Path
+) -> None:
+    by_pattern = converted(make_checkpoint(name, tmp_path / "pattern"), tmp_path / "a.gguf")
+    listed = {
+        "hybrid_override_pattern": None,
+        "num_hidden_layers": None,
+        "layers_block_type": [WORDS[kind] for kind in kinds],
+    }
+    by_list = converted(make_checkpoint(name, tmp_path / "list", listed), tmp_path / "b.gguf")
+    assert by_list.path.read_bytes() == by_pattern.path.read_bytes()
+
+
+def test_names_of_transformers_5_give_the_same_tensors(tmp_path: Path) -> None:
+    shapes = source_tensors(DENSE)
+    # weights depend on the name: only names and shapes can be compared
+    renamed = {name.replace("backbone.", "model."): told for name, told in shapes.items()}
+    old = converted(make_checkpoint(DENSE, tmp_path / "old"), tmp_path / "a.gguf")
+    new = converted(make_checkpoint(DENSE, tmp_path / "new", shapes=renamed), tmp_path / "b.gguf")
+    assert {(t.name, t.shape, t.type) for t in old.tensors} == {
+        (t.name, t.shape, t.type) for t in new.tensors
+    }
+
+
+def test_dense_model_stays_dense_beside_numbers_of_experts(tmp_path: Path) -> None:
+    plain = converted(make_checkpoint(DENSE, tmp_path / "plain"), tmp_path / "a.gguf")
+    more = {"num_experts_per_tok": 2, "n_routed_experts": 8, "moe_intermediate_size": 64}
+    told = converted(make_checkpoint(DENSE, tmp_path / "told", more), tmp_path / "b.gguf")
+    assert contents(told) == contents(plain)
+    assert told.get("general.architecture") == "nemotron_h"
+
+
+def test_missing_layer_norm_epsilon_is_that_of_the_rms_norms(tmp_path: Path) -> None:
+    folder = make_checkpoint(DENSE, tmp_path, {"layer_norm_epsilon": None})
+    model = converted(folder, tmp_path / "m.gguf")
+    keys = [f"nemotron_h.attention.layer_norm_{kind}epsilon" for kind in ("", "rms_")]
+    assert model.get(keys[0]) == model.get(keys[1])
+    assert np.isfinite(llama_logits(model.path, [5, 6, 7, 8])).all()
+
+
+def test_layer_of_further_tokens_is_left_out_where_the_checkpoint_lacks_it(
+    tmp_path: Path,
+) -> None:
+    kept = {
+        name: told for name, told in source_tensors(MIXED).items() if not name.startswith("mtp.")
+    }
+    model = converted(make_checkpoint(MIXED, tmp_path, shapes=kept), tmp_path / "m.gguf")
+    assert model.get("nemotron_h_moe.block_count") == 6
+    assert model.get("nemotron_h_moe.nextn_predict_layers") is None
+    assert np.isfinite(llama_logits(model.path, [5, 6, 7, 8])).all()
+
+
+@pytest.mark.parametrize(
+    ("config", "error", "words"),
+    [
+        ({"hybrid_override_pattern": None}, Damaged, "kinds of its layers"),
+        ({"hybrid_override_pattern": "M-M*MX"}, Damaged, "kinds of its layers"),
+        ({"mlp_hidden_act": "silu"}, Unsupported, "silu"),
+        ({"n_groups": 3}, Damaged, "does not fit"),
+        ({"mamba_num_heads": 0}, Damaged, "mamba_num_heads"),
+    ],
+)
+def test_config_that_does_not_fit_is_refused(
+    config: dict[str, Any], error: type[Exception], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=words):
+        converted(make_checkpoint(DENSE, tmp_path, config), tmp_path / "m.gguf")
+
+
+def test_lost_expert_is_named(tmp_path: Path) -> None:
+    lost = "backbone.layers.1.mixer.experts.2.up_proj.weight"
+    kept = {name: told for name, told in source_tensors(MIXED).items() if name != lost}
+    with pytest.raises(Damaged, match=r"backbone\.layers\.1 has not all"):
+        converted(make_checkpoint(MIXED, tmp_path, shapes=kept), tmp_path / "m.gguf")
+
+
+@pytest.mark.parametrize(("steps", "passes"), [(1, True), (3, False)])
+def test_verify_allows_one_unit_in_what_exp_computed(
+    steps: int, passes: bool, tmp_path: Path
+) -> None:
+    folder = make_checkpoint(DENSE, tmp_path)
+    settings = ConvertSettings(folder, tmp_path)
+    source = open_gguf(convert(settings).paths[0])
+    path = tmp_path / "moved.gguf"
+    specs = [TensorSpec(info.name, info.shape, info.type) for info in source.tensors]
+    with GgufWriter(path, list(source.metadata.values()), specs) as writer:
+        for info in source.tensors:
+            data = source.data(info).copy()
+            if info.name == "blk.0.ssm_a":
+                data.view(np.uint32)[0] += steps
+            writer.write(data)
+    values = {check.name: check for check in verify(settings, path).checks}["values"]
+    assert values.passed is passes
+    assert "ssm_a" in values.detail
+
+
+# Parameters in billions, as the Hub counts them; some configs at hand are not complete.
+PUBLISHED = {
+    "Llama-3.1-Minitron-4B-Depth-Base": 4.54,
+    "Llama-3.1-Minitron-4B-Width-Base": 4.51,
+    "Llama-3.1-Nemotron-Nano-8B-v1": 8.03,
+    "Minitron-4B-Base": 4.19,
+    "Mistral-NeMo-Minitron-8B-Base": 8.41,
+    "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16": 31.6,
+    "NVIDIA-Nemotron-3-Nano-4B-BF16": 3.97,
+    "NVIDIA-Nemotron-3-Nano-4B-BF16-list-form": 3.97,
+    "NVIDIA-Nemotron-3-Super-120B-A12B": 123.6,
+    "NVIDIA-Nemotron-Nano-12B-v2": 12.31,
+    "NVIDIA-Nemotron-Nano-9B-v2": 8.89,
+    "Nemotron-H-56B-Base-8K": 56.3,
+    "Nemotron-H-8B-Base-8K": 8.1,
+    "Nemotron-Mini-4B-Instruct": 4.19,
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_configs_give_the_published_size(name: str, shared: Path) -> None:
+    model = read_model(open_checkpoint(shared / "nvidia-configs" / name, vocab_only=True))
+    sizes = [prod(shape) for shape, required in model.expected_tensors().values() if required]
+    assert abs(sum(sizes) / 1e9 / PUBLISHED[name] - 1) < 0.02
+    assert model.hyperparameters(1)
