@@ -1,6 +1,7 @@
 """`minitron chat`: the session, its commands, and saved conversations."""
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
@@ -115,12 +116,13 @@ class _Session:
         return 0
 
     def _turn(self, name: str, rest: str, text: str) -> None:
-        if not name.startswith("/"):
-            self._show(self._conversation.say(text))
-        elif name in self._commands:
+        if name in self._commands:
             self._commands[name](rest)
-        else:
+        elif re.fullmatch(r"/[a-z]+", text):
             raise Usage(f"unknown command {name}", "/help lists them")
+        else:
+            # a message may begin with a path
+            self._show(self._conversation.say(text))
 
     def _show(self, steps: Iterator[GenerationStep]) -> None:
         out, conversation, result = self._out, self._conversation, Generation()
