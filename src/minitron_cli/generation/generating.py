@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from minitron_cli.inputs import DEFAULT_CONTEXT, open_checked, tell_full_gpu, tell_missing_gpu
+from minitron.loading import load
+from minitron_cli.inputs import DEFAULT_CONTEXT, note_full_gpu, note_missing_gpu
 from minitron_cli.options.generation import SpeculationOptions
 from minitron_cli.output import Output
 from minitron_core.atomic_files import write_whole
@@ -19,7 +20,7 @@ from minitron_engine.generation.steps import Generation, GenerationSettings, Tim
 from minitron_engine.llama.adapters import Adapter, apply_adapters
 from minitron_engine.llama.context import Context, open_context
 from minitron_engine.llama.model import Model
-from minitron_engine.llama.settings import ContextSettings, GpuLayers, Placement
+from minitron_engine.llama.settings import ContextSettings, GpuLayers, ModelSettings, Placement
 from minitron_engine.llama.tokenization import Tokens
 
 
@@ -50,10 +51,13 @@ class GenerateRequest:
 def answer(request: GenerateRequest, out: Output) -> int:
     """Generate and print; returns the exit code, 130 after Ctrl-C with the text until then."""
     result = Generation()
-    tell_missing_gpu(out, request.gpu_layers)
+    note_missing_gpu(out, request.gpu_layers)
     planned = replace(request.context, n_ctx=request.context.n_ctx or DEFAULT_CONTEXT)
-    with open_checked(request.model, request.gpu_layers, planned, request.placement) as model:
-        tell_full_gpu(out, model)
+    loading = ModelSettings(
+        request.model, request.gpu_layers, placement=request.placement, context=planned
+    )
+    with load(loading) as model:
+        note_full_gpu(out, model)
         if out.interactive:
             out.note(f"running on {model.device}" + (f" ({model.reason})" if model.reason else ""))
         tokens = prompt_tokens(model, request.prompt)
@@ -124,9 +128,11 @@ def _drafter(
         return
     elif speculation.draft is not None:
         settings = replace(request.context, n_ctx=sequence.context.n_ctx)
-        layers, placement = request.gpu_layers, request.placement
+        loading = ModelSettings(
+            speculation.draft, request.gpu_layers, placement=request.placement, context=settings
+        )
         with (
-            open_checked(speculation.draft, layers, settings, placement) as model,
+            load(loading) as model,
             open_context(model, settings) as context,
         ):
             yield DraftModel(Sequence(context), sequence, speculation.draft_min_p)
