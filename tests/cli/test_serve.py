@@ -158,6 +158,7 @@ def ask(served: Served, method: str, path: str, body: bytes = b"", **headers: st
     connection = HTTPConnection(*served.address, timeout=30)
     connection.request(method, path, body, headers)
     answer = connection.getresponse()
+    connection.close()
     found = answer.status, answer.read()
     connection.close()
     return found
@@ -309,4 +310,5 @@ def test_serve_answers_the_preflight_of_own_pages_only(
     connection = HTTPConnection(*served.address, timeout=30)
     connection.request("OPTIONS", "/v1/chat/completions", headers=asked)
     answer = connection.getresponse()
+    connection.close()
     assert (answer.getheader("Access-Control-Allow-Origin") == origin) is allowed
