@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from helpers.raw_llama import llama_logits
-from helpers.tiny_checkpoints import NAMES, description, make_checkpoint
+from helpers.tiny_checkpoints import NAMES, description, make_checkpoint, source_tensors
+from minitron_convert.checkpoint.safetensors import read_header
 from minitron_convert.convert import ConvertSettings, convert
 from minitron_convert.verify import verify
+from minitron_core.errors import Unsupported
 
 # Keys that are in our files alone: model → keys and values, with the reason.
 _NO_SPACE = ({"tokenizer.ggml.add_space_prefix": False}, "tokenizer.model adds no space to a text")
@@ -83,3 +85,42 @@ def test_verify_accepts_stacks_and_splits(name: str, outtype: str, tmp_path: Pat
     settings = ConvertSettings(make_checkpoint(name, tmp_path), tmp_path, outtype)
     result = verify(settings, convert(settings).paths[0])
     assert result.passed, [check for check in result.checks if not check.passed]
+
+
+def test_tied_output_is_dropped_where_llama_cpp_drops_it(tmp_path: Path) -> None:
+    shapes = source_tensors("hunyuan-dense")
+    shapes["lm_head.weight"] = shapes["model.embed_tokens.weight"]
+    plain = convert(ConvertSettings(make_checkpoint("hunyuan-dense", tmp_path), tmp_path)).paths[0]
+    wanted = plain.read_bytes()
+    more = make_checkpoint("hunyuan-dense", tmp_path / "more", shapes=shapes)
+    assert convert(ConvertSettings(more, tmp_path, force=True)).paths[0].read_bytes() == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "words"),
+    [
+        ("olmoe", {"clip_qkv": 8.0}, "clip_qkv"),
+        ("gemma3", {"attn_logit_softcapping": 50.0}, "capped"),
+        ("deepseek2-lite", {"q_lora_rank": 1536}, "q_lora_rank"),
+        ("qwen3", {"_name_or_path": "Qwen/Qwen3-Reranker-0.6B"}, "reranker"),
+        ("mixtral", {"rope_scaling": {"type": "longrope"}}, "longrope"),
+    ],
+)
+def test_read_model_refuses_what_llama_cpp_would_compute_otherwise(
+    name: str, config: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(Unsupported, match=words):
+        convert(ConvertSettings(make_checkpoint(name, tmp_path, config), tmp_path))
+
+
+def test_cohere2_takes_biases_of_zeros_alone(tmp_path: Path) -> None:
+    shapes = source_tensors("cohere2")
+    bias = "model.layers.0.self_attn.q_proj.bias"
+    shapes[bias] = ("BF16", (64,))
+    folder = make_checkpoint("cohere2", tmp_path, shapes=shapes)
+    with pytest.raises(Unsupported, match="not zero"):
+        convert(ConvertSettings(folder, tmp_path))
+    path = folder / "model.safetensors"
+    (found,) = [tensor for tensor in read_header(path) if tensor.name == bias]
+    np.memmap(path, np.uint16, "r+", found.offset, found.shape)[:] = 0
+    assert convert(ConvertSettings(folder, tmp_path)).tensors == len(shapes) - 1
