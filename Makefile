@@ -80,6 +80,7 @@ check: install
 
 manual: install
 	$(BIN)/python -m minitron_cli.manual
+	$(BIN)/python -m minitron_convert.families >docs/families.md
 
 lock: install
 	$(PYTHON) -m venv build/lock && build/lock/bin/pip install --quiet uv==0.13.9

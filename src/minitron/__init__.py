@@ -11,10 +11,9 @@ from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    home = _homes().get(name)
-    if home is None:
+    if name not in _homes():
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value = getattr(import_module(home), name)
+    globals()[name] = value = getattr(import_module(_homes()[name]), name)
     return value
 
 
@@ -24,7 +23,7 @@ def __dir__() -> list[str]:
 
 @cache
 def _homes() -> dict[str, str]:
-    """The modules of the names, read from the stub."""
+    """The module of each name, read from the stub."""
     import ast
     from pathlib import Path
 

@@ -1,5 +1,7 @@
 # the names of the package, for type checkers and for __init__.py: one import each
 from minitron.conversion import convert as convert
+from minitron.generation import chat as chat
+from minitron.generation import generate as generate
 from minitron.loading import load as load
 from minitron.measurement import advise as advise
 from minitron.measurement import bench as bench
@@ -12,9 +14,12 @@ from minitron.quantization import imatrix as imatrix
 from minitron.quantization import quantize as quantize
 from minitron.quantization import sensitivity as sensitivity
 from minitron.verification import verify as verify
+from minitron_cli.pipeline.run import run as run
 from minitron_convert.plan import ConvertSettings as ConvertSettings
 from minitron_core.errors import MinitronError as MinitronError
 from minitron_core.progress import Event as Event
+from minitron_engine.generation.sampling import SamplingSettings as SamplingSettings
+from minitron_engine.generation.steps import GenerationSettings as GenerationSettings
 from minitron_engine.llama.settings import ContextSettings as ContextSettings
 from minitron_engine.llama.settings import ModelSettings as ModelSettings
 from minitron_engine.llama.settings import Placement as Placement

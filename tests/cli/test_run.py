@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.support import EXAMPLES, RECORDED
-from minitron_cli.output import Output
 from minitron_cli.pipeline import executors
 from minitron_cli.pipeline.job_file import Job, load_jobs
-from minitron_cli.pipeline.run import STAGES, check_before, run_jobs
+from minitron_cli.pipeline.run import STAGES, check_before
+from minitron_cli.pipeline.run import run as run_job_file
 from minitron_convert.plan import plan
 from minitron_core.errors import Damaged, MinitronError, NotFound, Usage
 from minitron_quant.perplexity.table import measure
@@ -58,7 +58,7 @@ def run(path: Path) -> tuple[list[str], list[str]]:
         if event.stage not in (*worked, "check"):  # that what is there is what was made
             worked.append(event.stage)
 
-    (finished,) = run_jobs(load_jobs(path), Output(quiet=True), listen)
+    (finished,) = run_job_file(path, resume=True, progress=listen)
     if finished.error is not None:
         raise finished.error
     return [row.level for row in finished.rows], worked
@@ -174,7 +174,7 @@ def test_run_reports_what_was_measured_before_a_failure(
         raise Damaged("the next file is damaged")
 
     monkeypatch.setattr(executors, "measure", half)
-    (finished,) = run_jobs(load_jobs(job_file), Output(quiet=True), lambda event: None)
+    (finished,) = run_job_file(job_file)
     assert isinstance(finished.error, Damaged)
     assert [stage.outcome for stage in finished.stages] == ["done"] * 3 + [
         "failed",

@@ -131,9 +131,11 @@ def test_serve_takes_choices_stops_echo_and_formats(client: Any) -> None:
     assert stopped.choices[0].finish_reason == "stop"
     assert stopped.choices[0].text == "The old house of the"
     schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"]}
+    # without further properties, of which a model may write any number
+    schema["additionalProperties"] = False
     answer = client.chat.completions.create(
         messages=[{"role": "user", "content": "?"}],
-        max_tokens=40,
+        max_tokens=160,
         response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
         **GREEDY,
     )

@@ -32,8 +32,9 @@ def test_readme_lists_every_command() -> None:
     assert sorted(listed) == sorted(group.commands)
 
 
-def test_readme_links_every_page() -> None:
-    links = set(_LINK.findall(README.read_text()))
+def test_every_page_is_linked_from_the_front() -> None:
+    front = (README, ROOT / "CONTRIBUTING.md")
+    links = {link for page in front for link in _LINK.findall(page.read_text())}
     assert {str(page.relative_to(ROOT)) for page in (*pages()[1:], GENERATED)} <= links
 
 

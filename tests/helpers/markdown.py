@@ -9,12 +9,12 @@ from helpers.support import ROOT
 
 # written from the words of --help, not by hand
 GENERATED = ROOT / "docs" / "cli.md"
-_FENCE = re.compile(r"^```(?P<language>\w*)(?: (?P<mark>\w+))?$")
+_FENCE = re.compile(r"^```(?P<language>\w*)(?: (?P<mark>\S+))?$")
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block. mark: why its commands cannot run in a test, the word after the language."""
+    """A fenced block. mark: the word after the language, such as why a test cannot run it."""
 
     page: str
     line: int

@@ -34,17 +34,15 @@ def run(
 ) -> None:
     """Convert, calibrate, quantize, measure and report, as a job file says."""
     from minitron_cli.pipeline.dry_run import forecast
-    from minitron_cli.pipeline.executors import open_executor
     from minitron_cli.pipeline.job_file import load_jobs
-    from minitron_cli.pipeline.run import check_before, run_jobs
+    from minitron_cli.pipeline.run import run as run_jobs
     from minitron_cli.views.run import show_finished, show_forecast
 
     out = console.output()
-    jobs = load_jobs(job)
     if dry_run:
+        jobs = load_jobs(job)
         show_forecast(out, jobs, [forecast(each) for each in jobs])
         return
-    check_before(jobs, resume=resume)
-    with open_executor(executor) as place, out.progress() as listener:
-        finished = run_jobs(jobs, out, listener, place)
+    with out.progress() as listener:
+        finished = run_jobs(job, resume=resume, executor=executor, progress=listener, note=out.note)
     raise typer.Exit(show_finished(out, finished))

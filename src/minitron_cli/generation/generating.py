@@ -120,8 +120,8 @@ def _drafter(
     request: Request, out: Output, sequence: Sequence, generation: GenerationSettings
 ) -> Iterator[Drafter | None]:
     speculation, sampling = request.speculation, generation.sampling
-    guessing = speculation.lookup or speculation.draft is not None
-    if guessing and sampling.greedy and not sampling.plain:
+    drafting = speculation.lookup or speculation.draft is not None
+    if drafting and sampling.greedy and not sampling.plain:
         out.note("no speculative decoding: penalties and the like could change a greedy answer")
     elif speculation.lookup:
         yield PromptLookup()
@@ -166,7 +166,7 @@ def _finish(request: Request, out: Output, result: Generation, device: str) -> N
                 "time_to_first_token_s": round(timings.prompt_seconds, 4),
                 "device": device,
                 "prompt_tokens_reused": timings.reused_tokens,
-                **_guesses(timings),
+                **_draft_counts(timings),
             }
         )
         return
@@ -179,12 +179,12 @@ def _finish(request: Request, out: Output, result: Generation, device: str) -> N
             f"{timings.prompt_tokens} at {timings.prompt_tokens_per_second:.1f}/s, first after "
             f"{timings.prompt_seconds:.3f} s; seed {seed}; {result.finish_reason}; {device}"
         )
-        guesses = _guesses(timings)
-        if guesses:
-            out.note("{accepted} of {drafted} drafted tokens accepted".format(**guesses))
+        counts = _draft_counts(timings)
+        if counts:
+            out.note("{accepted} of {drafted} drafted tokens accepted".format(**counts))
 
 
-def _guesses(timings: Timings) -> dict[str, int | None]:
+def _draft_counts(timings: Timings) -> dict[str, int | None]:
     if timings.drafted is None:
         return {}
     return {"drafted": timings.drafted, "accepted": timings.accepted}

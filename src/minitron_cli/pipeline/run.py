@@ -9,9 +9,8 @@ from typing import Literal, TypeVar
 
 from minitron_cli.errors import explain
 from minitron_cli.inputs import open_checkpoint_source
-from minitron_cli.output import Output
-from minitron_cli.pipeline.executors import Executor, Here
-from minitron_cli.pipeline.job_file import Job
+from minitron_cli.pipeline.executors import Executor, open_executor
+from minitron_cli.pipeline.job_file import Job, load_jobs
 from minitron_cli.pipeline.mixes import check_sizes, make_sizes
 from minitron_cli.pipeline.stages import try_speed, try_tasks
 from minitron_cli.pipeline.state import Document, State
@@ -22,7 +21,7 @@ from minitron_convert.hub.download import Source
 from minitron_core.errors import AlreadyExists, from_os_error
 from minitron_core.file_lock import exclusive
 from minitron_core.hashing import file_sha256, fingerprint
-from minitron_core.progress import Progress
+from minitron_core.progress import Progress, ignore
 from minitron_engine.llama.settings import ModelSettings
 from minitron_engine.loading import open_model
 from minitron_quant.chunking import ChunkSettings
@@ -34,10 +33,12 @@ from minitron_quant.perplexity.settings import MeasureSettings
 from minitron_quant.perplexity.table import mark_dominated, relate
 from minitron_quant.quantize.options import QuantizeOptions
 from minitron_quant.quantize.prepare import QuantizeSettings, model_name, prepare
-from minitron_quant.quantize.run import LevelResult, run
+from minitron_quant.quantize.run import LevelResult
+from minitron_quant.quantize.run import run as run_quantization
 
 Outcome = Literal["done", "up to date", "failed", "skipped"]
 STAGES = ("convert", "imatrix", "quantize", "measure", "tasks", "speed", "report")
+Note = Callable[[str], None]
 _Result = TypeVar("_Result")
 _STATE = ".minitron-run.json"
 _LOCK = ".minitron-run.lock"
@@ -66,10 +67,10 @@ class Finished:
 class Pipeline:
     """One job on its way; what is done is written down in the output folder."""
 
-    def __init__(self, job: Job, out: Output, listener: Progress, executor: Executor) -> None:
+    def __init__(self, job: Job, note: Note, listener: Progress, executor: Executor) -> None:
         self._job = job
         self._executor = executor
-        self._out = out
+        self._note = note
         self._listener = listener
         self._folder = job.output.directory
         self._state = State(self._folder / _STATE)
@@ -117,7 +118,7 @@ class Pipeline:
         def work(source: Source) -> tuple[Path, Outcome]:
             outtype = self._job.model.outtype
             key = fingerprint("convert", outtype, *_hashes_of(source.folder))
-            known = self._state.finished_file("convert", key, self._out.note)
+            known = self._state.finished_file("convert", key, self._note)
             if known is not None:
                 return known, "up to date"
             settings = ConvertSettings(
@@ -143,7 +144,7 @@ class Pipeline:
             texts = [file_sha256(text) for text in section.text]
             chunks = ChunkSettings(n_ctx=section.ctx, limit=section.chunks)
             key = fingerprint("imatrix", file_sha256(full), *texts, repr(chunks))
-            if self._state.finished_file("imatrix", key, self._out.note) == path:
+            if self._state.finished_file("imatrix", key, self._note) == path:
                 return path, "up to date"
             n_ctx = chunks.context().n_ctx
             with open_model(ModelSettings(full, n_ctx=n_ctx)) as model:
@@ -175,7 +176,7 @@ class Pipeline:
             )
             batch = prepare(settings)
             self._state.put("quantize", [level.name for level in levels])
-            results = [*run(batch, self._listener), *self._sizes(settings)]
+            results = [*run_quantization(batch, self._listener), *self._sizes(settings)]
             return results, "up to date" if all(result.kept for result in results) else "done"
 
         return self._stage("quantize", work)
@@ -254,7 +255,7 @@ class Pipeline:
         finally:
             self._stages.append(Stage(name, outcome, round(time.monotonic() - started, 2)))
         if outcome == "up to date":
-            self._out.note(f"{name}: up to date")
+            self._note(f"{name}: up to date")
         return result
 
 
@@ -270,15 +271,29 @@ def _as_far_as_it_goes(rows: Iterator[Row]) -> tuple[list[Row], Exception | None
     return found, None
 
 
-def run_jobs(
-    jobs: Sequence[Job], out: Output, listener: Progress, executor: Executor | None = None
+def run(
+    path: Path,
+    *,
+    resume: bool = False,
+    executor: str | None = None,
+    progress: Progress = ignore,
+    note: Note = lambda _text: None,
 ) -> list[Finished]:
-    """Run jobs one after the other; one that fails does not keep the others from running."""
+    """Run the jobs of a file, one after the other for each of its models.
+
+    A job that fails does not keep the others from running; its `Finished` has the error.
+    resume: continue an earlier run. executor: dask://HOST:PORT of a cluster. note: gets sentences
+    about stages that are up to date.
+    Raises NotFound or Usage for the file, AlreadyExists for an earlier run without `resume`.
+    """
+    jobs = load_jobs(path)
+    check_before(jobs, resume=resume)
     finished = []
-    for job in jobs:
-        if len(jobs) > 1:
-            out.note(f"model: {job.model.source}")
-        finished.append(Pipeline(job, out, listener, executor or Here()).run())
+    with open_executor(executor) as place:
+        for job in jobs:
+            if len(jobs) > 1:
+                note(f"model: {job.model.source}")
+            finished.append(Pipeline(job, note, progress, place).run())
     return finished
 
 
