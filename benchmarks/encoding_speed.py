@@ -9,12 +9,10 @@ minitron_quant.quantize.summary has as RELATIVE_SPEED and KERNEL_SPEED, with q6_
 """
 
 import argparse
-import re
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from harness import machine
@@ -70,20 +68,12 @@ def _timed(
     return values.size / (time.thread_time_ns() - started) * 1e9
 
 
-def flags() -> str:
-    """The instruction sets of this processor that matter here."""
-    cpuinfo = Path("/proc/cpuinfo")
-    found = re.search(r"^flags\s*: (.+)", cpuinfo.read_text(), re.M) if cpuinfo.exists() else None
-    words = found[1].split() if found else []
-    return " ".join(word for word in words if word.startswith(("avx", "fma", "f16c", "bmi")))
-
-
 def main() -> None:
     """Print what the machine is and a Markdown table, slowest of ggml first."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=31)
     rounds = parser.parse_args().rounds
-    for name, value in {**machine(), "flags": flags(), "encoders": kernels()}.items():
+    for name, value in {**machine(), "encoders": kernels()}.items():
         print(f"- {name}: {value}")
     speeds = {
         (TYPE[kind].name, weighted): speed(kind, weighted, rounds)

@@ -188,9 +188,13 @@ def _number(value: float | None) -> str:
 def machine() -> dict[str, Any]:
     """The machine, how busy it was in the last 15 minutes, and the date; without its name."""
     cpuinfo = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.+)", cpuinfo.read_text() if cpuinfo.exists() else "")
+    facts = cpuinfo.read_text() if cpuinfo.exists() else ""
+    names = re.findall(r"model name\s*: (.+)", facts)
+    flags = re.findall(r"(?:^flags|Features)\s*: (.+)", facts, re.M)
+    chosen = re.findall(r"\b(?:avx|fma|f16c|bmi|sve|asimd)\w*", flags[0]) if flags else []
     return {
         "cpu": names[0] if names else platform.processor() or platform.machine(),
+        "instructions": " ".join(chosen),
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),

@@ -3,7 +3,9 @@
 import ast
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,46 @@ def test_imports_run_one_way() -> None:
         if name.split(".")[0] in PACKAGES and name.split(".")[0] not in (package, *ALLOWED[package])
     ]
     assert wrong == []
+
+
+def rooms(package: str) -> dict[str, set[str]]:
+    """The folders of a package, and the modules beside them, with those that each imports."""
+    root, found = PACKAGES[package], defaultdict[str, set[str]](set)
+    here = {path.stem for path in root.iterdir() if path.is_dir() or path.suffix == ".py"}
+    for path in sorted(root.rglob("*.py")):
+        room = path.relative_to(root).parts[0].removesuffix(".py")
+        for name in imported(path):
+            parts = name.split(".")
+            if parts[0] == package and len(parts) > 1 and parts[1] in here - {room}:
+                found[room].add(parts[1])
+    return found
+
+
+@pytest.mark.parametrize("package", ["minitron_engine", "minitron_quant", "minitron_convert"])
+def test_folders_form_no_cycle(package: str) -> None:
+    try:
+        TopologicalSorter(rooms(package)).prepare()
+    except CycleError as error:
+        pytest.fail(" → ".join(reversed(error.args[1])))
+
+
+def test_modules_have_at_most_350_lines() -> None:
+    long = {
+        str(path.relative_to(ROOT)): count
+        for _, path in modules()
+        if (count := len(path.read_text().splitlines())) > 350
+    }
+    assert long == {}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_public_classes_of_a_package_have_names_of_their_own(package: str) -> None:
+    places = defaultdict(list)
+    for name, path in modules():
+        for node in ast.parse(path.read_text()).body if name == package else ():
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places[node.name].append(str(path.relative_to(PACKAGES[package])))
+    assert {name: paths for name, paths in places.items() if len(paths) > 1} == {}
 
 
 def test_only_the_command_line_knows_the_terminal() -> None:

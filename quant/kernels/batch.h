@@ -3,10 +3,12 @@
 // the latency of the sums.
 constexpr int VECTORS = 2, BATCH = VECTORS * W;
 
+// The arrays have a row more than they need: those of 32 rows would lie 4096 bytes apart, where
+// addresses compete for the same places of the first cache.
 template <int N>
 struct Batch {
     alignas(64) float x[N + 1][BATCH], w[N + 1][BATCH]; // transposed: [weight][block]
-    alignas(64) float level[N + 1][BATCH];          // of the trial at hand
+    alignas(64) float level[N + 1][BATCH];              // of the trial at hand
     alignas(64) float sum_w[BATCH], scale[BATCH], min[BATCH];
     uint8_t levels[BATCH][N]; // of the best trial
     void put(int block, const float *values, const float *weights) {

@@ -1,4 +1,4 @@
-"""What this installation has: versions, devices, room, environment."""
+"""The state of this installation: versions, devices, disk, environment."""
 
 import os
 import platform
@@ -34,7 +34,7 @@ def versions() -> dict[str, str]:
 
 
 def examine(folder: Path) -> dict[str, Any]:
-    """Everything worth knowing in a bug report; `problems` lists what is wrong."""
+    """The facts for a bug report; `problems` lists what is wrong."""
     from minitron_engine.llama import devices
     from minitron_engine.llama.binding import api
     from minitron_engine.llama.library import PINNED_BINDING, ggml

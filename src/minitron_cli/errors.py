@@ -16,7 +16,7 @@ class Failure(NamedTuple):
 
 
 def explain(error: BaseException) -> Failure | None:
-    """The failure for an error that is expected to happen, None for a mistake of this program.
+    """The failure that explains an error; None for a bug in Minitron.
 
     The packages' own errors carry their exit code and hint; the rest are the system's.
     """
@@ -26,7 +26,7 @@ def explain(error: BaseException) -> Failure | None:
     if lacks_memory(error):
         return explain(no_memory())
     if isinstance(error, UnicodeError):
-        return Failure(f"a name or a text is no Unicode: {one_line(str(error))}", "", 8)
+        return Failure(f"a name or a text is not Unicode: {one_line(str(error))}", "", 8)
     if isinstance(error, RecursionError):
         return Failure("a file is nested too deeply to be read", "", 8)
     if isinstance(error, OSError):
@@ -35,10 +35,10 @@ def explain(error: BaseException) -> Failure | None:
 
 
 def lacks_memory(error: BaseException | None) -> bool:
-    """Whether it came of a lack of memory: also where a library, or a thread, cannot be begun."""
+    """Whether memory ran out, also where a library cannot be loaded or a thread not started."""
     while error is not None:
-        told = isinstance(error, (ImportError, RuntimeError)) and is_memory(str(error))
-        if told or isinstance(error, MemoryError) or getattr(error, "errno", 0) == errno.ENOMEM:
+        says_so = isinstance(error, (ImportError, RuntimeError)) and is_memory(str(error))
+        if says_so or isinstance(error, MemoryError) or getattr(error, "errno", 0) == errno.ENOMEM:
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -12,18 +12,14 @@ from minitron_cli.output import Output
 from minitron_core.errors import AlreadyExists, Denied, NotFound, Usage
 from minitron_core.progress import Progress
 from minitron_engine.llama.settings import (
-    ContextSettings,
     GpuLayers,
-    ModelSettings,
-    Placement,
 )
-from minitron_engine.loading import open_model
 
 if TYPE_CHECKING:
     from minitron_convert.hub.download import Source
     from minitron_convert.hub.models import HubModel
     from minitron_engine.llama.model import Model
-    from minitron_engine.llama.settings import ContextSettings, GpuLayers
+    from minitron_engine.llama.settings import GpuLayers
 
 # the Hub's client and llama.cpp are loaded only by the functions that need them
 
@@ -45,7 +41,7 @@ def local_models(models: Sequence[Path], out: Output) -> tuple[Path, ...]:
     from minitron_quant.model_files import is_imatrix
 
     paths = [local_model(model, out) for model in models]
-    # where there is only one, whoever opens it says what it is
+    # a single file is refused with a reason where it is opened
     chosen = [path for path in paths if len(paths) == 1 or not is_imatrix(path)] or paths
     for path in paths:
         if path not in chosen:
@@ -78,39 +74,19 @@ def folder_for_results(model: Path) -> Path:
     return model.parent if model.is_file() or model.suffix == ".gguf" else Path()
 
 
-def tell_missing_gpu(out: Output, wanted: GpuLayers = "auto") -> None:
-    """One line where a GPU, or a build for it, is missing; nothing if the CPU was asked for."""
+def note_missing_gpu(out: Output, wanted: GpuLayers = "auto") -> None:
+    """A note where a GPU, or a build for it, is missing, unless the CPU was chosen."""
     from minitron_engine.llama.devices import missing_gpu
 
-    told = missing_gpu() if wanted != 0 else ""
-    if told:
-        out.note(told)
+    reason = missing_gpu() if wanted != 0 else ""
+    if reason:
+        out.note(reason)
 
 
-def tell_full_gpu(out: Output, model: Model) -> None:
-    """One line where there are GPUs, but without room for any layer."""
+def note_full_gpu(out: Output, model: Model) -> None:
+    """A note where there are GPUs, but no layer fits."""
     if model.reason and not model.offloaded:
         out.note(f"nothing is offloaded, no layer fits: {model.reason}")
-
-
-@contextmanager
-def open_checked(
-    path: Path,
-    gpu_layers: GpuLayers,
-    context: ContextSettings,
-    placement: Placement | None = None,
-) -> Iterator[Model]:
-    """A loaded model. llama.cpp aborts on some damaged files, so their headers are read first.
-
-    context: what must fit on the GPUs beside the weights.
-    """
-    from minitron_engine.llama.settings import EVERY_GPU
-    from minitron_quant.model_files import open_model_files
-
-    open_model_files(path)
-    settings = ModelSettings(path, gpu_layers, placement=placement or EVERY_GPU, context=context)
-    with open_model(settings) as model:
-        yield model
 
 
 @contextmanager
@@ -143,7 +119,7 @@ def quantize_source(model: Path, out: Output, plan_only: bool) -> Iterator[Path]
     if not plan_only:
         if model.is_dir():
             raise Usage(
-                f"{model} is a folder; of a checkpoint only --dry-run can be shown",
+                f"{model} is a folder; for a checkpoint only --dry-run works",
                 f"convert it first: minitron convert {model}",
             )
         yield local_model(model, out)

@@ -45,7 +45,7 @@ _SETTINGS: dict[str, Any] = {
 
 
 class _Loaded(Mapping[str, Any]):
-    """The commands, each loaded when it is asked for: a third of the time until it starts."""
+    """The commands, each loaded when it is used, which saves a third of the start-up time."""
 
     def __init__(self) -> None:
         self._commands: dict[str, Any] = {}
@@ -115,14 +115,14 @@ def main() -> None:
     """Run the command line and leave with an exit code of the contract."""
     on_abort(_leave)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # names in a file may be no Unicode, and a terminal may know few characters
+        # names in a file may not be Unicode, and a terminal may know few characters
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         fatal_signals.install()
         address_space.reserve()
         app()
     except BrokenPipeError:
-        # the reader of a pipe left; nothing more can be written, not even by the interpreter's exit
+        # the reader of a pipe left: nothing more can be written, not even at the interpreter's exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except KeyboardInterrupt:
@@ -134,7 +134,7 @@ def main() -> None:
 
 
 def _leave(error: Exception) -> None:
-    # what cannot go on, in llama.cpp or a mapped file, perhaps of another thread: nothing is undone
+    # a fatal error in llama.cpp or a mapped file, perhaps in another thread: nothing is cleaned up
     code = 1
     try:
         with suppress(Exception):

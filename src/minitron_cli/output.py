@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # json: a command prints a document instead of its tables
 TableFormat = Literal["table", "md", "csv", "json"]
 _shown: list["Bars"] = []  # bars that are on the terminal now, with its cursor hidden
-# off a terminal lines are as long as they need to be: whoever reads them may cut them
+# off a terminal, lines are as long as they need to be
 _UNLIMITED = 400
 _GAP = 2  # spaces between two columns
 _LONGEST_LINE = 1200
@@ -47,7 +47,7 @@ class _Steady:
             self._give_up()
 
     def _give_up(self) -> None:
-        # what is still buffered must not fail once more, at the end
+        # what is still buffered must not fail again at exit
         with Path(os.devnull).open("w") as nowhere:
             os.dup2(nowhere.fileno(), sys.stderr.fileno())
 
@@ -73,18 +73,18 @@ class Output:
 
     @cached_property
     def _err(self) -> "Console":
-        # rich is loaded where something is to be said: a quiet command starts sooner
+        # rich is loaded when something is printed: a quiet command starts sooner
         from rich.console import Console
 
         return Console(file=_stderr(), highlight=False)
 
     @property
     def interactive(self) -> bool:
-        """Whether a person is reading along."""
+        """Whether stderr is a terminal."""
         return sys.stderr.isatty() and self._err.is_terminal
 
     def note(self, text: str) -> None:
-        """Something worth knowing, on stderr; not with --quiet."""
+        """A note on stderr; not with --quiet."""
         if not self.quiet:
             from rich.markup import escape
 
@@ -92,7 +92,7 @@ class Output:
             self._err.print(escape(lines), style="dim", soft_wrap=True)
 
     def detail(self, text: str) -> None:
-        """What is for someone who watches: a note on a terminal, or with --verbose."""
+        """A note only on a terminal, or with --verbose."""
         if self.interactive or self.verbose:
             self.note(text)
 
@@ -215,7 +215,7 @@ def _on_terminal(bars: "Bars") -> Iterator[None]:
 
 
 def clear_terminal() -> None:
-    """Take bars away and show the cursor: for who leaves without the end of `progress`."""
+    """Remove bars and show the cursor, for an exit that skips the end of `progress`."""
     for bars in _shown:
         bars.stop()
 
@@ -235,7 +235,7 @@ def csv_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def printable(text: str) -> str:
-    """The text without what a terminal would obey: � for each such character."""
+    """The text with � for each control character that a terminal would obey."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else "\ufffd" for char in text)

@@ -1,4 +1,4 @@
-"""Where the `minitron` command begins: an interruption is quiet even while modules are loaded."""
+"""The entry point of `minitron`: Ctrl-C is quiet even while modules are loaded."""
 
 import os
 import resource
@@ -13,8 +13,8 @@ def main() -> None:
         _begin()
     except KeyboardInterrupt:
         sys.exit(130)
-    except MemoryError:  # too little even to load what tells of errors
-        sys.stderr.write("error: there is not enough memory to begin\n")
+    except MemoryError:  # too little even to load what explains errors
+        sys.stderr.write("error: not enough memory to start\n")
         sys.exit(6)
 
 
@@ -31,7 +31,7 @@ def _begin() -> None:
 
 
 def _allow_many_files() -> None:
-    """All levels of a model in shards are many files at once; some systems begin with 256."""
+    """Raise the limit of open files: all levels of a model in shards are many at once."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:

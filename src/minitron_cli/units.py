@@ -16,7 +16,7 @@ def parse_size(text: str) -> int:
 
 
 def parse_memory(text: str) -> int:
-    """Bytes of memory, none included: 8G are 8 GiB, as memory is sold and told."""
+    """Bytes of memory, 0 included; 8G is 8 GiB, as memory is sold."""
     return _parse(text, 1024)
 
 

@@ -11,7 +11,7 @@ HELD_OUT = str(EXAMPLES / "held-out.txt")
 IMATRIX = str(RECORDED / "nano-llama.imatrix.gguf")
 
 
-def test_missing_files(minitron: Any, tmp_path: Path) -> None:
+def test_main_names_missing_files(minitron: Any, tmp_path: Path) -> None:
     none = tmp_path / "none.gguf"
     for arguments in (
         ("convert", tmp_path / "none"),
@@ -25,17 +25,17 @@ def test_missing_files(minitron: Any, tmp_path: Path) -> None:
         fails(minitron(*arguments), 3, "none")
 
 
-def test_not_a_checkpoint(minitron: Any, tmp_path: Path) -> None:
+def test_convert_refuses_other_folders(minitron: Any, tmp_path: Path) -> None:
     fails(minitron("convert", tmp_path), 3, "config.json")
 
 
-def test_unsupported_architecture(minitron: Any, tmp_path: Path) -> None:
+def test_convert_names_an_unsupported_architecture(minitron: Any, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"architectures": ["GPT2LMHeadModel"]}')
     ran = minitron("convert", tmp_path, "-o", tmp_path / "x.gguf")
     fails(ran, 4, "GPT2LMHeadModel", "LlamaForCausalLM")
 
 
-def test_truncated_safetensors(minitron: Any, tmp_path: Path) -> None:
+def test_convert_refuses_truncated_safetensors(minitron: Any, tmp_path: Path) -> None:
     source = EXAMPLES / "nano-llama"
     for file in source.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
@@ -47,7 +47,7 @@ def test_truncated_safetensors(minitron: Any, tmp_path: Path) -> None:
     assert list(out.iterdir()) == []
 
 
-def test_damaged_gguf(minitron: Any, nano_llama: Path, tmp_path: Path) -> None:
+def test_commands_refuse_damaged_gguf(minitron: Any, nano_llama: Path, tmp_path: Path) -> None:
     for name, data in (
         ("cut.gguf", nano_llama.read_bytes()[:100_000]),
         ("text.gguf", b"not a model at all"),
@@ -66,7 +66,7 @@ def test_damaged_gguf(minitron: Any, nano_llama: Path, tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_an_importance_matrix_is_no_model(minitron: Any, tmp_path: Path) -> None:
+def test_commands_refuse_an_importance_matrix_as_model(minitron: Any, tmp_path: Path) -> None:
     for arguments in (
         ("quantize", IMATRIX, "Q4_0", "-d", tmp_path),
         ("generate", IMATRIX, "x"),
@@ -76,12 +76,12 @@ def test_an_importance_matrix_is_no_model(minitron: Any, tmp_path: Path) -> None
     fails(minitron("ppl", IMATRIX, "-f", HELD_OUT), 4, "importance matrix, not a model")
 
 
-def test_an_importance_matrix_among_models_is_left_out(minitron: Any, nano_llama: Path) -> None:
+def test_local_models_leaves_out_importance_matrices(minitron: Any, nano_llama: Path) -> None:
     ran = minitron("ppl", IMATRIX, nano_llama, "-f", HELD_OUT, "--chunks", 2, "-c", 128)
     assert ran.code == 0 and "left out" in ran.err and ran.out.startswith("PPL = ")
 
 
-def test_text_too_short(minitron: Any, nano_llama: Path, tmp_path: Path) -> None:
+def test_ppl_refuses_a_short_text(minitron: Any, nano_llama: Path, tmp_path: Path) -> None:
     short = tmp_path / "short.txt"
     short.write_text("Just this.")
     fails(minitron("ppl", nano_llama, "-f", short), 2, "short.txt", "two chunks")
@@ -90,17 +90,19 @@ def test_text_too_short(minitron: Any, nano_llama: Path, tmp_path: Path) -> None
     assert not out.exists()
 
 
-def test_unknown_level_names_the_nearest(minitron: Any, nano_llama: Path) -> None:
+def test_quantize_names_the_nearest_level(minitron: Any, nano_llama: Path) -> None:
     fails(minitron("quantize", nano_llama, "Q4_K_X"), 4, "Q4_K_X", "Q4_K")
 
 
-def test_imatrix_needed(minitron: Any, nano_llama: Path, tmp_path: Path) -> None:
+def test_quantize_says_where_a_matrix_is_needed(
+    minitron: Any, nano_llama: Path, tmp_path: Path
+) -> None:
     ran = minitron("quantize", nano_llama, "IQ2_XS", "-d", tmp_path / "x")
     fails(ran, 5, "IQ2_XS", "minitron imatrix", "--imatrix")
     assert not (tmp_path / "x").exists()
 
 
-def test_output_that_cannot_be_written(minitron: Any, nano_llama: Path) -> None:
+def test_commands_refuse_unwritable_outputs(minitron: Any, nano_llama: Path) -> None:
     for arguments in (
         ("quantize", nano_llama, "Q4_0", "-d", "/proc/nowhere"),
         ("imatrix", nano_llama, "-f", HELD_OUT, "-o", "/proc/nowhere/m.gguf"),
@@ -111,14 +113,14 @@ def test_output_that_cannot_be_written(minitron: Any, nano_llama: Path) -> None:
         fails(ran, ran.code, "/proc/nowhere")
 
 
-def test_collision(minitron: Any, nano_llama: Path, tmp_path: Path) -> None:
+def test_quantize_refuses_to_replace(minitron: Any, nano_llama: Path, tmp_path: Path) -> None:
     mine = tmp_path / "nano-llama-Q4_0.gguf"
     mine.write_text("mine")
     fails(minitron("quantize", nano_llama, "Q4_0", "-d", tmp_path), 1, "--force")
     assert mine.read_text() == "mine"
 
 
-def test_wrong_usage(minitron: Any, nano_llama: Path) -> None:
+def test_commands_refuse_wrong_usage(minitron: Any, nano_llama: Path) -> None:
     for arguments in (
         ("quantize",),
         ("ppl", nano_llama),
@@ -130,7 +132,7 @@ def test_wrong_usage(minitron: Any, nano_llama: Path) -> None:
         assert ran.code == 2 and ran.out == "" and "Traceback" not in ran.err
 
 
-def test_a_reader_that_leaves(nano_llama: Path) -> None:
+def test_main_ends_when_a_pipe_is_closed(nano_llama: Path) -> None:
     command = f"{sys.executable} -m minitron_cli inspect {nano_llama} --tensors | head -1"
     ran = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
     assert ran.stderr == "" and ran.stdout.startswith("file")

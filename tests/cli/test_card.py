@@ -60,7 +60,7 @@ def report(folder: Path, divergence: bool) -> None:
 
 
 @pytest.mark.parametrize("divergence", [True, False])
-def test_advice_follows_the_measurements(folder: Path, divergence: bool) -> None:
+def test_make_card_advises_by_measurements(folder: Path, divergence: bool) -> None:
     report(folder, divergence)
     text = make_card(CardSettings(folder))
     # files of one level are told apart by what was measured of them
@@ -74,13 +74,13 @@ def test_advice_follows_the_measurements(folder: Path, divergence: bool) -> None
     assert "nano.imatrix.gguf](" not in text, "the matrix is no model"
 
 
-def test_nothing_is_claimed_that_was_not_measured(folder: Path) -> None:
+def test_make_card_claims_nothing_unmeasured(folder: Path) -> None:
     text = make_card(CardSettings(folder))
     assert "Nothing was measured" in text
     assert "PPL" not in text and "divergence" not in text
 
 
-def test_the_head_is_what_the_hub_reads(tmp_path: Path) -> None:
+def test_make_card_writes_the_head_the_hub_reads(tmp_path: Path) -> None:
     source = tmp_path / "source"
     shutil.copytree(EXAMPLES / "nano-llama", source)
     head = "license: other\nlicense_name: open-model\nlicense_link: https://example.org/l\n"
@@ -104,7 +104,7 @@ def test_the_head_is_what_the_hub_reads(tmp_path: Path) -> None:
     assert "## Intended use\nTests." in text and "Long." not in text
 
 
-def test_a_card_by_hand_is_kept(minitron: Any, folder: Path) -> None:
+def test_write_card_keeps_a_card_by_hand(minitron: Any, folder: Path) -> None:
     (folder / "README.md").write_text("mine")
     fails(minitron("card", folder), 1, "--force")
     assert (folder / "README.md").read_text() == "mine"
@@ -113,7 +113,7 @@ def test_a_card_by_hand_is_kept(minitron: Any, folder: Path) -> None:
     assert write_card(CardSettings(folder)) == folder / "README.md"
 
 
-def test_bad_input(minitron: Any, folder: Path, tmp_path: Path) -> None:
+def test_card_refuses_bad_input(minitron: Any, folder: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     fails(minitron("card", empty), 3, "no model")

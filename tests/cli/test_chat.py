@@ -52,7 +52,7 @@ def chat(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> 
     return run
 
 
-def test_turns_through_a_pipe(chat: Any, model: Path) -> None:
+def test_chat_answers_piped_lines(chat: Any, model: Path) -> None:
     ran = chat("Hello\n\nAgain\n", model, "--system", "Be kind.", "--json")
     assert ran.code == 0, ran.err
     messages = ran.document["messages"]
@@ -65,7 +65,7 @@ def test_turns_through_a_pipe(chat: Any, model: Path) -> None:
     assert plain.err == ""
 
 
-def test_commands(chat: Any, model: Path, tmp_path: Path) -> None:
+def test_chat_obeys_its_commands(chat: Any, model: Path, tmp_path: Path) -> None:
     saved = tmp_path / "talk.json"
     lines = f"Hello\n/save {saved}\n/clear\n/system Be brief.\nOther\n/load {saved}\n/regenerate\n"
     ran = chat(lines + "/exit\nnever read\n", model, "--json")
@@ -89,11 +89,11 @@ def test_commands(chat: Any, model: Path, tmp_path: Path) -> None:
         ("/system no orders\nHello\n", 2, "refused"),
     ],
 )
-def test_mistakes(chat: Any, model: Path, lines: str, code: int, word: str) -> None:
+def test_chat_explains_mistakes(chat: Any, model: Path, lines: str, code: int, word: str) -> None:
     fails(chat(lines, model), code, word)
 
 
-def test_a_model_without_a_template_is_offered_raw(chat: Any, nano_llama: Path) -> None:
+def test_chat_offers_raw_without_a_template(chat: Any, nano_llama: Path) -> None:
     fails(chat("Hello\n", nano_llama), 4, "no chat template", "--raw")
     ran = chat("The old\nAnd then\n", nano_llama, "--raw", "--json")
     assert len(ran.document["messages"]) == 4
@@ -101,26 +101,26 @@ def test_a_model_without_a_template_is_offered_raw(chat: Any, nano_llama: Path) 
     fails(chat("Hello\n", nano_llama, "--raw", "--lora", nano_llama), 8, "adapter")
 
 
-def test_a_long_conversation_forgets_its_beginning(chat: Any, model: Path) -> None:
+def test_chat_drops_the_beginning_of_a_long_conversation(chat: Any, model: Path) -> None:
     lines = "".join(f"Question {n} about the house in the wood\n" for n in range(20))
     ran = chat(lines, model, "--system", "Be kind.", "--ctx", 256, "--json")
     assert ran.code == 0 and "does not fit" in ran.err
     assert len(ran.document["messages"]) == 41 and ran.document["context_tokens"] <= 256
 
 
-def test_a_context_smaller_than_a_batch(chat: Any, nano_llama: Path) -> None:
+def test_chat_takes_a_context_smaller_than_a_batch(chat: Any, nano_llama: Path) -> None:
     ran = chat("the house " * 80 + "\n", nano_llama, "--raw", "--ctx", 64, "-n", 3)
     assert ran.code == 0 and ran.out.strip() and not ran.err
 
 
-def test_a_damaged_save(chat: Any, model: Path, tmp_path: Path) -> None:
+def test_read_messages_refuses_damaged_files(chat: Any, model: Path, tmp_path: Path) -> None:
     for number, text in enumerate(("{", "[]", '{"messages": [{"role": "x", "content": ""}]}')):
         path = tmp_path / f"{number}.json"
         path.write_text(text)
-        fails(chat(f"/load {path}\n", model), 8, "no saved conversation")
+        fails(chat(f"/load {path}\n", model), 8, "not a saved conversation")
 
 
-def test_several_lines_are_one_turn() -> None:
+def test_turns_joins_continued_lines() -> None:
     def read(text: str) -> list[str]:
         lines = iter(text.splitlines())
         return list(turns(lambda _prompt: next(lines, None)))
@@ -132,7 +132,7 @@ def test_several_lines_are_one_turn() -> None:
     assert read("open\\") == ["open"]
 
 
-def test_on_a_terminal_ctrl_c_ends_the_answer_and_ctrl_d_the_session(nano_llama: Path) -> None:
+def test_chat_ends_the_answer_on_ctrl_c_and_the_session_on_ctrl_d(nano_llama: Path) -> None:
     words = ("chat", str(nano_llama), "--raw", "--ignore-eos", "--threads", "1")
     child, terminal = pty.fork()
     if child == 0:
@@ -155,23 +155,23 @@ def test_on_a_terminal_ctrl_c_ends_the_answer_and_ctrl_d_the_session(nano_llama:
     expect("tokens/s")
     expect("> ")
     os.write(terminal, b"/nonsense\n")
-    expect("no command /nonsense")
+    expect("unknown command /nonsense")
     expect("> ")
     os.write(terminal, b"\x04")
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     os.close(terminal)
 
 
-def test_a_template_that_loops_is_one_line(
+def test_chat_stops_a_template_that_loops(
     chat: Any, nano_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loops = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
     path = with_template(nano_llama, tmp_path / "hostile.gguf", loops)
     monkeypatch.setattr(chatting, "open_template", partial(chatting.open_template, seconds=0.5))
-    fails(chat("Hello\n", path), 8, "does not end")
+    fails(chat("Hello\n", path), 8, "takes longer than")
 
 
-def test_a_server_does_without_such_a_template(nano_llama: Path, tmp_path: Path) -> None:
+def test_serve_leaves_out_a_template_that_loops(nano_llama: Path, tmp_path: Path) -> None:
     serving = pytest.importorskip("minitron_cli.server.serving")
     path = with_template(nano_llama, tmp_path / "hostile.gguf", "{{ 'x' * 10 ** 10 }}")
     with ExitStack() as stack:

@@ -8,7 +8,7 @@ from minitron_cli.output import column_groups
 GAP = 2
 
 
-def test_what_does_not_fit_comes_below_with_the_name() -> None:
+def test_column_groups_repeats_the_name_below() -> None:
     assert column_groups([6, 4, 4, 4], 1, 100) == [[0, 1, 2, 3]]
     assert column_groups([6, 4, 4, 4], 1, 18) == [[0, 1, 2], [0, 3]]
     assert column_groups([6, 40, 4], 1, 18) == [[0, 1], [0, 2]]
@@ -20,9 +20,7 @@ def test_what_does_not_fit_comes_below_with_the_name() -> None:
 @given(
     st.lists(st.integers(1, 40), min_size=1, max_size=12), st.integers(1, 3), st.integers(1, 140)
 )
-def test_every_column_is_shown_once_and_fits_if_it_can(
-    widths: list[int], left: int, room: int
-) -> None:
+def test_column_groups_shows_every_column_once(widths: list[int], left: int, room: int) -> None:
     left = min(left, len(widths))
     groups = column_groups(widths, left, room)
     shown = groups[0] + [number for group in groups[1:] for number in group[1:]]

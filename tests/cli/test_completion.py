@@ -32,7 +32,7 @@ def offered(line: str, folder: Path) -> list[str]:
     return ran.stdout.split()
 
 
-def test_the_shell_is_offered_levels_models_and_jobs(tmp_path: Path) -> None:
+def test_completion_offers_levels_models_and_jobs(tmp_path: Path) -> None:
     (tmp_path / "model-F16.gguf").touch()
     (tmp_path / "model.txt").touch()
     (tmp_path / "job.toml").touch()
@@ -42,14 +42,16 @@ def test_the_shell_is_offered_levels_models_and_jobs(tmp_path: Path) -> None:
     assert "imatrix-merge" in offered("minitron imat", tmp_path)
 
 
-def test_levels_in_any_case() -> None:
+def test_complete_level_takes_any_case() -> None:
     assert complete_level("q4_k_") == ["q4_k_s", "q4_k_m"]
     assert complete_level("Q4_K_") == ["Q4_K_S", "Q4_K_M"]
     assert complete_level("al") == ["all"]
     assert complete_level("zz") == []
 
 
-def test_paths_keep_what_was_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_complete_model_keeps_what_was_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.gguf").touch()
     (tmp_path / ".hidden").mkdir()
@@ -61,7 +63,7 @@ def test_paths_keep_what_was_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert complete_model("none/x") == [] and complete_job("out/") == []
 
 
-def test_models_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_complete_model_lists_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     snapshot = tmp_path / "models--me--nano-GGUF" / "snapshots" / "0123"

@@ -36,7 +36,7 @@ def in_two_steps(source: Path, level: str, folder: Path) -> Path:
     ("source", "level"),
     [(LLAMA, "q4_k_m"), (LLAMA, "iq4_xs"), (NEMOTRON, "q6_k"), (NEMOTRON, "Q4_0")],
 )
-def test_straight_to_a_level_is_the_same_as_in_two_steps(
+def test_convert_to_a_level_equals_two_steps(
     source: Path, level: str, tmp_path: Path, minitron: Any
 ) -> None:
     out = tmp_path / "out"
@@ -51,7 +51,9 @@ def test_straight_to_a_level_is_the_same_as_in_two_steps(
     assert path.read_bytes() == in_two_steps(source, level, tmp_path).read_bytes()
 
 
-def test_small_pieces_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_convert_in_small_pieces_gives_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # pieces of 17 rows begin and end within heads, whose rows are read in one go
     monkeypatch.setattr("minitron_quant.quantize.encode.SLAB_ELEMENTS", 256 * 17)
     result = convert(ConvertSettings(LLAMA, tmp_path, outtype="q4_k_m"))
@@ -59,7 +61,7 @@ def test_small_pieces_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.Mo
     assert result.paths[0].read_bytes() == expected.read_bytes()
 
 
-def test_a_level_in_shards(tmp_path: Path) -> None:
+def test_convert_writes_a_level_in_shards(tmp_path: Path) -> None:
     events: list[Event] = []
     settings = ConvertSettings(
         NEMOTRON, tmp_path / "m.gguf", outtype="q5_k_s", split_max_size=1_000_000
@@ -75,7 +77,7 @@ def test_a_level_in_shards(tmp_path: Path) -> None:
     assert events[-1].done == events[-1].total == sum(info.nbytes for info in whole.tensors)
 
 
-def test_a_level_that_needs_an_importance_matrix(minitron: Any, tmp_path: Path) -> None:
+def test_convert_refuses_a_level_that_needs_a_matrix(minitron: Any, tmp_path: Path) -> None:
     ran = minitron("convert", LLAMA, "--outtype", "iq2_xs", "-o", tmp_path)
     assert ran.code == 5 and ran.out == ""
     assert "minitron imatrix Nano-Llama-8.0M-BF16.gguf" in ran.err
@@ -83,7 +85,7 @@ def test_a_level_that_needs_an_importance_matrix(minitron: Any, tmp_path: Path) 
     assert not list(tmp_path.iterdir())
 
 
-def test_wrong_outtypes(minitron: Any, tmp_path: Path) -> None:
+def test_convert_refuses_wrong_outtypes(minitron: Any, tmp_path: Path) -> None:
     unknown = minitron("convert", LLAMA, "--outtype", "q4_k_x", "-o", tmp_path)
     assert unknown.code == 4 and "Q4_K" in unknown.err
     vocabulary = minitron("convert", LLAMA, "--outtype", "q4_k_m", "--vocab-only")
@@ -100,7 +102,7 @@ def copied(source: Path, folder: Path) -> Path:
     return folder
 
 
-def test_damage_on_the_way_leaves_nothing(
+def test_convert_leaves_nothing_after_damage(
     minitron: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, out = copied(LLAMA, tmp_path / "source"), tmp_path / "out"
@@ -120,9 +122,7 @@ def test_damage_on_the_way_leaves_nothing(
     assert not list(out.iterdir()) and not list(place.iterdir())
 
 
-def test_a_full_disk_is_told_before_the_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_convert_checks_the_disk_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
     with pytest.raises(OutOfResources, match="1000 bytes free"):
@@ -130,7 +130,7 @@ def test_a_full_disk_is_told_before_the_work(
 
 
 @pytest.mark.parametrize("outtype", ["bf16", "q4_k_m"])
-def test_dry_run_shows_the_plan(outtype: str, minitron: Any, tmp_path: Path) -> None:
+def test_convert_dry_run_shows_the_plan(outtype: str, minitron: Any, tmp_path: Path) -> None:
     arguments = ("convert", LLAMA, "--outtype", outtype, "-o", tmp_path / "m.gguf")
     text = minitron(*arguments, "--dry-run").out
     document = json.loads(minitron(*arguments, "--dry-run", "--json").out)
@@ -147,7 +147,7 @@ def test_dry_run_shows_the_plan(outtype: str, minitron: Any, tmp_path: Path) -> 
     assert "would write" in lines[-1] and "of memory" in lines[-1]
 
 
-def test_an_architecture_comes_before_missing_files(minitron: Any, tmp_path: Path) -> None:
+def test_convert_names_the_architecture_before_missing_files(minitron: Any, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"architectures": ["GPT2LMHeadModel"]}')
     ran = minitron("convert", tmp_path)
     assert ran.code == Unsupported.exit_code
@@ -156,7 +156,9 @@ def test_an_architecture_comes_before_missing_files(minitron: Any, tmp_path: Pat
 
 @pytest.mark.parametrize("outtype", ["auto", "q4_k_m"])
 @pytest.mark.parametrize("source", [LLAMA, NEMOTRON], ids=["nano-llama", "nano-nemotron"])
-def test_verify(source: Path, outtype: str, minitron: Any, tmp_path: Path) -> None:
+def test_verify_passes_what_convert_wrote(
+    source: Path, outtype: str, minitron: Any, tmp_path: Path
+) -> None:
     path = tmp_path / "m.gguf"
     minitron("convert", source, "--outtype", outtype, "-o", path)
     ran = minitron("verify", source, path, "--no-logits", "--json")
@@ -189,7 +191,7 @@ def test_verify_finds_another_tokenizer(minitron: Any, tmp_path: Path) -> None:
     assert ran.code == 1 and "FAILED   token ids" in ran.out
 
 
-def test_verify_bad_input(minitron: Any, tmp_path: Path) -> None:
+def test_verify_refuses_bad_input(minitron: Any, tmp_path: Path) -> None:
     missing = minitron("verify", LLAMA, tmp_path / "absent.gguf")
     assert missing.code == 3 and "absent.gguf" in missing.err
     (tmp_path / "text.gguf").write_text("not a model")
@@ -198,7 +200,7 @@ def test_verify_bad_input(minitron: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", [LLAMA, NEMOTRON], ids=["nano-llama", "nano-nemotron"])
-def test_logits_are_those_of_transformers(
+def test_verify_compares_logits_with_transformers(
     source: Path, tmp_path: Path, record_testsuite_property: Any
 ) -> None:
     if source_logits(source) is None:

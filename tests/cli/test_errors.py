@@ -33,23 +33,23 @@ def raised_while(first: BaseException) -> BaseException:
     ],
     ids=repr,
 )
-def test_a_lack_of_memory(error: BaseException) -> None:
+def test_explain_names_a_lack_of_memory(error: BaseException) -> None:
     failure = explain(error)
     assert failure is not None
     assert (failure.message, failure.exit_code) == ("there is not enough memory", 6)
 
 
-def test_a_server_that_lacks_memory_is_not_available() -> None:
+def test_failure_of_memory_is_unavailable() -> None:
     document, status = responses.failure(RuntimeError("can't start new thread"))
     assert status == 503
     assert document["error"]["message"].startswith("there is not enough memory (close other")
 
 
-def test_a_lack_of_memory_while_a_file_is_mapped() -> None:
+def test_explain_names_a_lack_of_memory_while_mapping() -> None:
     error = from_os_error(NO_MEMORY, Path("model.gguf"), "read")
     assert error.exit_code == 6 and "not enough memory to read model.gguf" in str(error)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a mistake"), ImportError("no module named x")])
-def test_other_errors_are_mistakes(error: BaseException) -> None:
+def test_explain_leaves_bugs_alone(error: BaseException) -> None:
     assert explain(error) is None

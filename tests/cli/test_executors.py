@@ -93,7 +93,7 @@ def test_cluster_keeps_the_rows_beside_a_failure(
 
 
 @pytest.mark.parametrize("stage", ["convert", "measure"])
-def test_cluster_explains_what_no_error_of_ours_explains(stage: str) -> None:
+def test_cluster_explains_unknown_errors(stage: str) -> None:
     class Client:
         def submit(self, *_given: Any, **_more: Any) -> Any:
             future: Future[Any] = Future()

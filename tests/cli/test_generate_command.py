@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 
-def test_generate(minitron: Any, nano_llama: Path) -> None:
+def test_generate_prints_text_and_json(minitron: Any, nano_llama: Path) -> None:
     ran = minitron("generate", nano_llama, "The old house", "-n", 12, "--temp", 0, "--json")
     assert ran.code == 0, ran.err
     document = ran.document

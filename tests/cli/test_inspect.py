@@ -12,7 +12,7 @@ from minitron_quant.inspect.difference import compare, same
 from minitron_quant.quantize.run import LevelResult
 
 
-def test_a_level_says_where_it_comes_from(
+def test_inspect_shows_the_matrix_of_a_level(
     minitron: Any, llama_levels: dict[str, LevelResult]
 ) -> None:
     path = llama_levels["IQ2_XS"].path
@@ -30,12 +30,12 @@ def test_a_level_says_where_it_comes_from(
     assert "llama-bpe, 4,096 tokens" in shown and "sha256" not in shown
 
 
-def test_a_full_model_has_no_imatrix(minitron: Any, nano_nemotron: Path) -> None:
+def test_inspect_shows_no_matrix_of_a_full_model(minitron: Any, nano_nemotron: Path) -> None:
     document = minitron("inspect", nano_nemotron, "--json").document
     assert document["imatrix"] is None and "sha256" not in document
 
 
-def test_two_levels_differ_in_types(minitron: Any, llama_levels: dict[str, LevelResult]) -> None:
+def test_inspect_compares_types(minitron: Any, llama_levels: dict[str, LevelResult]) -> None:
     paths = [llama_levels[level].path for level in ("Q4_K_S", "Q4_K_M")]
     document = minitron("inspect", *paths, "--data", "--json").document
     assert document["metadata"]["changed"] == {"general.file_type": [14, 15]}
@@ -48,14 +48,16 @@ def test_two_levels_differ_in_types(minitron: Any, llama_levels: dict[str, Level
     assert "general.file_type" in shown and "blk.*.ffn_down.weight" in shown
 
 
-def test_equal_files_do_not_differ(minitron: Any, nano_llama: Path, tmp_path: Path) -> None:
+def test_compare_finds_equal_files_the_same(
+    minitron: Any, nano_llama: Path, tmp_path: Path
+) -> None:
     copy = tmp_path / "copy.gguf"
     shutil.copy(nano_llama, copy)
     assert same(compare(nano_llama, copy, with_data=True))
     assert "They do not differ" in minitron("inspect", nano_llama, copy).out
 
 
-def test_a_token_far_back_and_a_flipped_bit_are_found(nano_llama: Path, tmp_path: Path) -> None:
+def test_compare_finds_a_token_and_a_flipped_bit(nano_llama: Path, tmp_path: Path) -> None:
     file = open_gguf(nano_llama)
     metadata = [
         KeyValue.of(entry.key, ValueType.ARRAY, [*entry.value[:-1], "other"], ValueType.STRING)
@@ -76,20 +78,22 @@ def test_a_token_far_back_and_a_flipped_bit_are_found(nano_llama: Path, tmp_path
     assert not same(found)
 
 
-def test_models_of_other_shapes(nano_llama: Path, nano_nemotron: Path) -> None:
+def test_compare_takes_models_of_other_shapes(nano_llama: Path, nano_nemotron: Path) -> None:
     tensors = compare(nano_llama, nano_nemotron, with_data=False)["tensors"]
     assert "blk.0.ffn_gate.weight" in tensors["only_first"]
     assert "blk.0.attn_norm.bias" in tensors["only_second"]
     assert tensors["shapes"]["blk.0.ffn_up.weight"] == [[256, 768], [256, 1024]]
 
 
-def test_data_needs_two_models(minitron: Any, nano_llama: Path) -> None:
+def test_inspect_data_needs_two_models(minitron: Any, nano_llama: Path) -> None:
     ran = minitron("inspect", nano_llama, "--data")
     assert ran.code == 2 and "other one" in ran.err
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_both_must_be_models(which: int, minitron: Any, nano_llama: Path, tmp_path: Path) -> None:
+def test_inspect_refuses_what_is_missing(
+    which: int, minitron: Any, nano_llama: Path, tmp_path: Path
+) -> None:
     pair = [nano_llama, nano_llama]
     pair[which] = tmp_path / "none.gguf"
     assert minitron("inspect", *pair).code == 3

@@ -23,7 +23,7 @@ def states(minitron: Any, manifest: Path) -> tuple[int, dict[str, str]]:
     return ran.code, {file["name"]: file["state"] for file in ran.document["files"]}
 
 
-def test_files_are_what_the_manifest_says(minitron: Any, manifest: Path) -> None:
+def test_verify_manifest_passes_unchanged_files(minitron: Any, manifest: Path) -> None:
     assert states(minitron, manifest) == (
         0,
         {"nano-Q8_0.gguf": "ok", "nano-Q4_0.gguf": "ok", "nano-F16.gguf": "ok"},
@@ -33,7 +33,7 @@ def test_files_are_what_the_manifest_says(minitron: Any, manifest: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["nano-Q8_0.gguf", "nano-F16.gguf"])
-def test_a_flipped_bit_is_noticed(name: str, minitron: Any, manifest: Path) -> None:
+def test_verify_manifest_finds_a_flipped_bit(name: str, minitron: Any, manifest: Path) -> None:
     path = manifest.parent / name
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -44,7 +44,7 @@ def test_a_flipped_bit_is_noticed(name: str, minitron: Any, manifest: Path) -> N
     assert f"CHANGED  {name}" in minitron("verify", "--manifest", manifest).out
 
 
-def test_a_missing_or_cut_level_is_noticed(minitron: Any, manifest: Path) -> None:
+def test_verify_manifest_finds_missing_and_cut_files(minitron: Any, manifest: Path) -> None:
     (manifest.parent / "nano-Q8_0.gguf").unlink()
     with (manifest.parent / "nano-Q4_0.gguf").open("r+b") as file:
         file.truncate(1000)
@@ -54,7 +54,7 @@ def test_a_missing_or_cut_level_is_noticed(minitron: Any, manifest: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["../nano-F16.gguf", "/etc/hostname", "", ".."])
-def test_a_manifest_speaks_of_its_own_folder(name: str, minitron: Any, manifest: Path) -> None:
+def test_check_manifest_stays_in_its_folder(name: str, minitron: Any, manifest: Path) -> None:
     document = json.loads(manifest.read_text())
     document["levels"]["Q8_0"]["files"][0]["name"] = name
     manifest.write_text(json.dumps(document))
@@ -62,13 +62,13 @@ def test_a_manifest_speaks_of_its_own_folder(name: str, minitron: Any, manifest:
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"levels": 3}', '{"levels": {"Q8_0": {}}}'])
-def test_what_is_no_manifest(text: str, minitron: Any, tmp_path: Path) -> None:
+def test_verify_manifest_refuses_other_files(text: str, minitron: Any, tmp_path: Path) -> None:
     path = tmp_path / "x.manifest.json"
     fails(minitron("verify", "--manifest", path), 3, "does not exist")
     path.write_text(text)
     fails(minitron("verify", "--manifest", path), 8, "no manifest")
 
 
-def test_one_thing_at_a_time(minitron: Any, manifest: Path) -> None:
+def test_verify_takes_a_manifest_or_a_model(minitron: Any, manifest: Path) -> None:
     assert minitron("verify").code == 2
     assert minitron("verify", "x", "--manifest", manifest).code == 2

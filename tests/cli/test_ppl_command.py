@@ -12,7 +12,7 @@ from minitron_quant.quantize.run import LevelResult
 HELD_OUT = str(EXAMPLES / "held-out.txt")
 
 
-def test_ppl_of_one_and_of_many(
+def test_ppl_shows_one_model_or_a_table(
     minitron: Any, nano_llama: Path, llama_levels: dict[str, LevelResult]
 ) -> None:
     options = ("-f", HELD_OUT, "--chunks", 2, "-c", 128)
@@ -47,7 +47,7 @@ def test_ppl_of_one_and_of_many(
     assert comma[0].startswith("Model,") and len(comma) == 3
 
 
-def test_ppl_goes_on_and_marks_what_is_beaten(
+def test_ppl_resumes_and_marks_what_is_beaten(
     minitron: Any, nano_llama: Path, llama_levels: dict[str, LevelResult], tmp_path: Path
 ) -> None:
     paths = [llama_levels[level].path for level in ("IQ4_NL", "IQ1_S")]
@@ -69,7 +69,7 @@ def test_ppl_goes_on_and_marks_what_is_beaten(
     fails(minitron("ppl", paths[0], *options, "--stride", 128), 2, "from 1 to 127")
 
 
-def test_ppl_compares_any_two(
+def test_ppl_compare_shows_every_pair(
     minitron: Any, nano_llama: Path, llama_levels: dict[str, LevelResult]
 ) -> None:
     paths = [llama_levels[level].path for level in ("Q8_0", "Q4_0", "IQ1_S")]
@@ -85,7 +85,7 @@ def test_ppl_compares_any_two(
     assert len(shown.out.splitlines()) == 4 + 2 + 1 + 4
 
 
-def test_a_noise_floor_is_a_number_only_where_there_is_noise() -> None:
+def test_notes_of_gives_a_noise_floor_where_there_is_noise() -> None:
     none = Divergence(**{each.name: 4e-16 for each in fields(Divergence)})
     row = Row("a", "F16", 1.0, 9.0, 100.0, 100.0, 0.1, 4, "CPU", noise=none)
     assert "none" in notes_of([row])[0]

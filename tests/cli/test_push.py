@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from minitron_quant.mixed_precision.build_mix import beside
+from minitron_quant.mixed_precision.build_mix import sibling
 
 TOKEN = "hf_marked_token_of_this_test"
 
@@ -111,7 +111,7 @@ def test_push_refuses_bad_input(hub: Any, folder: Path, tmp_path: Path, minitron
 
 def test_push_uploads_the_recipe_of_a_mix(hub: Any, folder: Path) -> None:
     # as quantize --size and job files with sizes name it
-    recipe = beside(folder / "nano-3.5bpw.gguf", "types.txt")
+    recipe = sibling(folder / "nano-3.5bpw.gguf", "types.txt")
     recipe.write_text("output.weight=q6_K\n")
     ran = push(hub, folder, "--dry-run", "--json")
     assert recipe.name in [each["file"] for each in json.loads(ran.stdout)["files"]]

@@ -44,7 +44,7 @@ def texts(svg: str) -> list[str]:
     return [node.text or "" for node in ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
 
 
-def test_every_file_stands_in_the_picture() -> None:
+def test_plots_name_every_file() -> None:
     picture = plots.perplexity_against_size(ROWS)
     assert {"Q2_K", "Q4_K_M", "Q4_1", "Q8_0", "Perplexity"} <= set(texts(picture))
     assert picture == plots.perplexity_against_size(ROWS), "the same in every run"
@@ -52,13 +52,13 @@ def test_every_file_stands_in_the_picture() -> None:
     assert "currentColor" in picture and plots._INK not in picture
 
 
-def test_what_was_not_measured_is_not_drawn() -> None:
+def test_plots_leave_out_what_was_not_measured() -> None:
     assert plots.divergence_against_size(ROWS) == ""
     assert plots.importance_by_layer([]) == ""
     assert html.figure("", "nothing") == ""
 
 
-def test_the_matrix_by_layer_and_role() -> None:
+def test_importance_by_layer_draws_layers_and_roles() -> None:
     picture = plots.importance_by_layer(weight_statistics(read_imatrix(IMATRIX)))
     assert {"attn_q", "attn_output", "ffn_down", "Layer"} <= set(texts(picture))
 
@@ -66,7 +66,7 @@ def test_the_matrix_by_layer_and_role() -> None:
 @given(
     st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=12, unique=True)
 )
-def test_pareto_holds_what_no_other_point_beats(points: list[tuple[int, int]]) -> None:
+def test_pareto_keeps_what_no_other_point_beats(points: list[tuple[int, int]]) -> None:
     front = {points[number] for number in plots.pareto(points)}
     unbeaten = {
         p for p in points if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points)
@@ -120,7 +120,7 @@ def findings(tmp_path: Path) -> Findings:
     return Findings(load_jobs(job)[0], tmp_path / "nano-F16.gguf", IMATRIX, ROWS, [result])
 
 
-def test_the_page_needs_nothing_else(findings: Findings, tmp_path: Path) -> None:
+def test_page_needs_no_other_file(findings: Findings, tmp_path: Path) -> None:
     write_reports(findings, tmp_path)
     text = (tmp_path / "report.html").read_text()
     page = Page()
@@ -132,7 +132,7 @@ def test_the_page_needs_nothing_else(findings: Findings, tmp_path: Path) -> None
     assert "ab" * 32 in text
 
 
-def test_all_forms_tell_the_same(findings: Findings, tmp_path: Path) -> None:
+def test_write_reports_agree_in_all_forms(findings: Findings, tmp_path: Path) -> None:
     write_reports(findings, tmp_path)
     forms = {kind: (tmp_path / f"report.{kind}").read_text() for kind in ("md", "html", "csv")}
     for text in forms.values():
@@ -142,7 +142,7 @@ def test_all_forms_tell_the_same(findings: Findings, tmp_path: Path) -> None:
         assert line in forms["md"] and line in forms["html"]
 
 
-def test_commands_name_no_folder_of_this_machine(findings: Findings, tmp_path: Path) -> None:
+def test_commands_name_no_local_folder(findings: Findings, tmp_path: Path) -> None:
     lines = commands(findings)
     assert [line.split()[1] for line in lines] == ["convert", "imatrix", "quantize", "ppl"]
     assert not any(str(tmp_path) in line or str(EXAMPLES) in line for line in lines)
@@ -150,13 +150,13 @@ def test_commands_name_no_folder_of_this_machine(findings: Findings, tmp_path: P
 
 
 @given(st.text(max_size=30))
-def test_names_are_text_and_never_markup(name: str) -> None:
+def test_page_escapes_names(name: str) -> None:
     shown = html.page(name, name, [html.table([name], [[name]]), html.listing([name])])
     assert "<script" not in html.page("<script>alert(1)</script>", "", [])
     assert shown.count("<table") == 1
 
 
-def test_a_missing_matplotlib_is_told_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_before_names_a_missing_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
     def refuse(name: str, *more: Any) -> Any:

@@ -233,7 +233,7 @@ def load(tmp_path: Path, text: str) -> Job:
         ("[model]\nsource = 'x'\n[quantize]\nlevels = 'all'", ["list of levels"]),
         ("[model]\nsource = 'x'\n[output]\nreport = ['pdf']", ["md, html, csv, json"]),
         ("[model]\nsource = ['a/x', 'b/x']", ["called x"]),
-        ("not toml at all", ["no TOML"]),
+        ("not toml at all", ["not a TOML"]),
     ],
 )
 def test_load_jobs_names_what_is_wrong(text: str, words: list[str], tmp_path: Path) -> None:

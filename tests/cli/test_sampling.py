@@ -21,11 +21,10 @@ from minitron_engine.generation.sampler import open_sampler
 from minitron_engine.generation.sampling import (
     SAMPLERS,
     SAMPLING_OPTIONS,
-    SamplingOption,
     SamplingSettings,
-    sampling_options,
     settings_for,
 )
+from minitron_engine.generation.sampling_options import SamplingOption, sampling_options
 from minitron_engine.generation.steps import Generation, GenerationSettings, collect
 from minitron_engine.llama.context import Context, open_context
 from minitron_engine.llama.settings import ContextSettings, ModelSettings

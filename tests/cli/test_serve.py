@@ -82,7 +82,7 @@ def sure(model: Path) -> Iterator[Callable[[str, int], str]]:
         yield text
 
 
-def test_completions_are_those_of_the_engine(client: Any, sure: Callable[[str, int], str]) -> None:
+def test_serve_completes_as_the_engine_does(client: Any, sure: Callable[[str, int], str]) -> None:
     prompt = PROMPTS[3]
     text = sure(prompt, 12)
     answer = client.completions.create(prompt=prompt, max_tokens=12, **GREEDY)
@@ -100,7 +100,7 @@ def test_completions_are_those_of_the_engine(client: Any, sure: Callable[[str, i
     assert last.choices == [] and last.usage.completion_tokens == 12
 
 
-def test_chat(client: Any, sure: Callable[[str, int], str]) -> None:
+def test_serve_answers_chats(client: Any, sure: Callable[[str, int], str]) -> None:
     messages = [
         {"role": "user", "content": "Who are you?"},
         {"role": "assistant", "content": "The king."},
@@ -121,7 +121,7 @@ def test_chat(client: Any, sure: Callable[[str, int], str]) -> None:
     assert again.usage.prompt_tokens_details.cached_tokens == again.usage.prompt_tokens - 1
 
 
-def test_choices_stops_echo_and_formats(client: Any) -> None:
+def test_serve_takes_choices_stops_echo_and_formats(client: Any) -> None:
     several = client.completions.create(model="x", prompt=["The", "It"], n=2, seed=4, max_tokens=2)
     assert [choice.index for choice in several.choices] == [0, 1, 2, 3]
     assert several.choices[0].text != several.choices[1].text
@@ -131,16 +131,18 @@ def test_choices_stops_echo_and_formats(client: Any) -> None:
     assert stopped.choices[0].finish_reason == "stop"
     assert stopped.choices[0].text == "The old house of the"
     schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"]}
+    # without further properties, of which a model may write any number
+    schema["additionalProperties"] = False
     answer = client.chat.completions.create(
         messages=[{"role": "user", "content": "?"}],
-        max_tokens=40,
+        max_tokens=160,
         response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
         **GREEDY,
     )
     assert json.loads(answer.choices[0].message.content)["a"] in (1, 2)
 
 
-def test_models_and_health(client: Any, served: Served) -> None:
+def test_serve_shows_models_and_health(client: Any, served: Served) -> None:
     (found,) = client.models.list().data
     assert found.id == "nano" and client.models.retrieve("nano").id == "nano"
     with pytest.raises(openai.NotFoundError):
@@ -190,7 +192,7 @@ def ask(served: Served, method: str, path: str, body: bytes = b"", **headers: st
         ("chat/completions", {"messages": [{"role": "user"}], "tools": [1]}, "content"),
     ],
 )
-def test_bad_requests(served: Served, path: str, body: Any, word: str) -> None:
+def test_serve_refuses_bad_requests(served: Served, path: str, body: Any, word: str) -> None:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"}
     status, answer = ask(served, "POST", f"/v1/{path}", data, **headers)
@@ -199,7 +201,7 @@ def test_bad_requests(served: Served, path: str, body: Any, word: str) -> None:
     assert word in error["message"] and error["type"] == "invalid_request_error"
 
 
-def test_who_is_turned_away(served: Served, client: Any) -> None:
+def test_serve_refuses_wrong_keys_and_hosts(served: Served, client: Any) -> None:
     stranger = openai.OpenAI(base_url=served.url, api_key="wrong", max_retries=0)
     with stranger, pytest.raises(openai.AuthenticationError):
         stranger.models.list()
@@ -217,7 +219,7 @@ def test_who_is_turned_away(served: Served, client: Any) -> None:
     assert refused.value.status_code == 503
 
 
-def test_fifty_clients_at_once(
+def test_serve_answers_fifty_clients_at_once(
     served: Served, client: Any, sure: Callable[[str, int], str]
 ) -> None:
     """Whole and streamed, all get what they would get alone."""
@@ -239,7 +241,7 @@ def test_fifty_clients_at_once(
         assert text.startswith(expected)
 
 
-def test_clients_that_misbehave_hold_up_nobody(served: Served, client: Any) -> None:
+def test_serve_survives_clients_that_misbehave(served: Served, client: Any) -> None:
     def request(body: dict[str, Any], length: int | None = None) -> socket.socket:
         data = json.dumps(body).encode()
         head = (
@@ -269,7 +271,9 @@ def test_clients_that_misbehave_hold_up_nobody(served: Served, client: Any) -> N
     assert client.completions.create(prompt="It", max_tokens=2, **GREEDY).usage.total_tokens > 2
 
 
-def test_wrong_usage(minitron: Any, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_serve_refuses_wrong_usage(
+    minitron: Any, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         fails(minitron("serve", model, "--port", port), 1, str(port), "--port")

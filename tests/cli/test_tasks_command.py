@@ -19,7 +19,7 @@ def run(*words: object) -> str:
     return result.stdout
 
 
-def test_a_table_and_a_document(nano_llama: Path, tmp_path: Path) -> None:
+def test_tasks_shows_a_table_and_a_document(nano_llama: Path, tmp_path: Path) -> None:
     common = (nano_llama, "--task", "hellaswag", "--data", HELLASWAG, "--limit", 24)
     assert run(*common, "--format", "md") == (
         "| Model | Size (MB) | Questions | Score (%) | 95 % from | to | Chance (%) |\n"
@@ -44,7 +44,7 @@ def test_a_table_and_a_document(nano_llama: Path, tmp_path: Path) -> None:
         (None, 3, "does not exist"),
     ],
 )
-def test_bad_data(
+def test_tasks_refuses_bad_data(
     text: str | None,
     code: int,
     message: str,

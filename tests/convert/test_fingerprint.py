@@ -16,6 +16,7 @@ from minitron_convert.vocab import fingerprint
 from minitron_convert.vocab.bpe import read_merges
 from minitron_convert.vocab.fingerprint import TEXT, pretokenizer_name
 from minitron_convert.vocab.post_processor import special_tokens_around
+from minitron_convert.vocab.pretokenizers import choose_pretokenizer
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
@@ -47,6 +48,21 @@ def test_encode_gives_the_ids_of_the_tokenizers_library(examples: Path) -> None:
     ids = [*before, *fingerprint._encode(tokenizer, merges), *after]
     assert ids == library.encode(TEXT).ids
     assert pretokenizer_name(tokenizer, settings, merges) is None
+
+
+@pytest.mark.parametrize(("name", "told"), [("smollm2", True), ("tekken", False)])
+def test_choose_pretokenizer_says_where_llama_cpp_splits_differently(
+    name: str, told: bool, shared: Path
+) -> None:
+    tokenizer, settings, merges = read(shared / "tokenizers" / name)
+    chosen, notes = choose_pretokenizer(tokenizer, settings, merges, Path("tokenizer.json"))
+    assert chosen in ("smollm", "tekken")
+    assert bool(notes) is told
+    changed, notes = choose_pretokenizer(
+        {**tokenizer, "post_processor": None}, settings, merges, Path("tokenizer.json")
+    )
+    assert changed in ("smollm", "pixtral")
+    assert "splits some texts differently" in notes[0]
 
 
 EXPRESSIONS = (

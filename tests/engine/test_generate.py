@@ -1,6 +1,7 @@
 """Generation, against recordings of llama-completion, and what streaming must never do."""
 
 from collections.abc import Iterator
+from dataclasses import FrozenInstanceError
 from itertools import pairwise
 from pathlib import Path
 
@@ -146,3 +147,42 @@ def test_stop_buffer_shows_everything_before_the_first_stop(
         assert buffer.stopped
         assert text.startswith(shown)
         assert not any(stop in shown for stop in stops)
+
+
+def test_generate_yields_frozen_steps_that_add_up(contexts: dict[str, Context]) -> None:
+    context = contexts["nano-llama"]
+    tokens = prompt_tokens(context.model, "The old house stood")
+    steps = list(generate(context, tokens, GenerationSettings(GREEDY, 6)))
+    result = collect(steps)
+    assert [step.finish_reason for step in steps] == [None] * 5 + ["length"]
+    assert [step.timings.tokens for step in steps] == [1, 2, 3, 4, 5, 6]
+    assert result.tokens == [step.token for step in steps]
+    assert result.text == "".join(step.text for step in steps)
+    assert result.timings == steps[-1].timings
+    assert result.timings.prompt_seconds > 0 and result.timings.tokens_per_second > 0
+    with pytest.raises(FrozenInstanceError):
+        steps[0].text = ""  # type: ignore[misc]
+
+
+def test_generate_of_no_tokens_still_gives_the_reason(contexts: dict[str, Context]) -> None:
+    context = contexts["nano-llama"]
+    tokens = prompt_tokens(context.model, "The")
+    (step,) = generate(context, tokens, GenerationSettings(GREEDY, 0))
+    assert (step.text, step.token, step.finish_reason) == ("", None, "length")
+    assert step.timings.prompt_tokens == len(tokens)
+
+
+def test_generate_ends_with_interrupted_after_ctrl_c(
+    contexts: dict[str, Context], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = contexts["nano-llama"]
+    tokens = prompt_tokens(context.model, "The old house stood")
+    steps = generate(context, tokens, GenerationSettings(GREEDY, 64))
+    first = next(steps)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(context, "decode_struct", interrupt)
+    (last,) = steps
+    assert (last.finish_reason, last.token, last.timings) == ("interrupted", None, first.timings)

@@ -60,7 +60,7 @@ SOME = [
 
 
 @pytest.mark.parametrize(("name", "function", "times"), SOME)
-def test_some_commands(
+def test_some_commands_survive_a_cut_file(
     name: str, function: str, times: int, copied: Material, tmp_path: Path
 ) -> None:
     folder = tmp_path / "out"
@@ -71,7 +71,7 @@ def test_some_commands(
     assert workshop.results(folder) == {}
 
 
-def test_the_terminal_is_left_as_it_was(copied: Material, tmp_path: Path) -> None:
+def test_progress_leaves_the_terminal_as_it_was(copied: Material, tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     words = [*workshop.words_of("quantize", copied, tmp_path / "out")]
     process = subprocess.Popen(
@@ -104,7 +104,7 @@ def server(copied: Material) -> Iterator[tuple[Material, subprocess.Popen[str], 
     process.communicate()
 
 
-def test_a_server(server: tuple[Material, subprocess.Popen[str], str]) -> None:
+def test_serve_survives_a_cut_file(server: tuple[Material, subprocess.Popen[str], str]) -> None:
     copied, process, url = server
     question = json.dumps({"prompt": "The old", "max_tokens": 32}).encode()
     asked = Request(f"{url}/completions", question, {"Content-Type": "application/json"})
@@ -146,7 +146,7 @@ def calls(
 @pytest.mark.harden
 @pytest.mark.parametrize("seed", range(ROUNDS))
 @pytest.mark.parametrize("name", sorted({*COMMANDS, *READERS} - NOT_DRAWN))
-def test_every_command(
+def test_every_command_survives_a_cut_file(
     name: str,
     seed: int,
     calls: Callable[[str], dict[str, int]],

@@ -72,13 +72,15 @@ def fill_up(library: Path, name: str, n: int, whole: Any, material: Material, pa
 
 
 @pytest.mark.parametrize("n", [7])
-def test_quantize(n: int, library: Path, whole: Any, material: Material, tmp_path: Path) -> None:
+def test_quantize_on_a_full_disk(
+    n: int, library: Path, whole: Any, material: Material, tmp_path: Path
+) -> None:
     fill_up(library, "quantize", n, whole, material, tmp_path)
 
 
 @pytest.mark.harden
 @pytest.mark.parametrize("name", sorted(COMMANDS))
-def test_every_command_at_many_writes(
+def test_every_command_on_a_full_disk(
     name: str, library: Path, whole: Any, material: Material, tmp_path: Path
 ) -> None:
     whole(name)  # makes what a command needs first

@@ -155,7 +155,7 @@ REFUSED: dict[str, tuple[str, bytes]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refused(name: str, tmp_path: Path) -> None:
+def test_inputs_found_by_fuzzing_are_refused(name: str, tmp_path: Path) -> None:
     target, data = REFUSED[name]
     with pytest.raises((MinitronError, MinitronError)) as caught:
         TARGETS[target].prepare(tmp_path)(data)
@@ -185,7 +185,7 @@ NUMBERS = {
 @pytest.mark.parametrize(
     ("key", "value"), [(key, value) for key, values in NUMBERS.items() for value in values]
 )
-def test_numbers_over_which_llama_cpp_would_abort(
+def test_open_model_files_refuses_numbers_that_abort_llama_cpp(
     key: str, value: int, minitron: Any, tmp_path: Path
 ) -> None:
     path, data = tmp_path / "m.gguf", commands.model()
@@ -195,7 +195,7 @@ def test_numbers_over_which_llama_cpp_would_abort(
     fails(minitron("generate", path, "The", "-n", "1"), 8, "damaged")
 
 
-def test_one_copy_of_ggml_is_loaded() -> None:
+def test_library_loads_one_copy_of_ggml() -> None:
     # what is called when it aborts would else be set in a copy that libllama does not use
     program = (
         "from minitron_cli import main; from minitron_engine.llama import devices, library;"
@@ -211,17 +211,17 @@ def test_one_copy_of_ggml_is_loaded() -> None:
 
 
 @pytest.mark.parametrize("unknown", [{}, [1], 5])
-def test_an_unknown_token_that_is_no_text(unknown: object, tmp_path: Path) -> None:
+def test_convert_takes_an_unknown_token_that_is_not_text(unknown: object, tmp_path: Path) -> None:
     TARGETS["tokenizer.json"].prepare(tmp_path)(tokenizer(unk_token=unknown))
 
 
-def test_nested_arrays_are_described(tmp_path: Path) -> None:
+def test_describe_takes_nested_arrays(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(seeds.ggufs()[0])
     assert describe(path, with_tensors=True)["metadata"]["a.nested"] == [[0], [0]]
 
 
-def test_what_a_terminal_would_obey_is_not_shown(minitron: Any, tmp_path: Path) -> None:
+def test_printable_hides_control_characters(minitron: Any, tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     entry = KeyValue.of("general.name", ValueType.STRING, b"\x1b[2J\x07\xff")
     with GgufWriter(path, [entry], []):
@@ -235,7 +235,9 @@ def test_what_a_terminal_would_obey_is_not_shown(minitron: Any, tmp_path: Path) 
     assert ran.code == 3 and "\x1b" not in ran.err
 
 
-def test_names_that_are_no_unicode(minitron: Any, nano_nemotron: Path, tmp_path: Path) -> None:
+def test_main_shows_names_that_are_not_unicode(
+    minitron: Any, nano_nemotron: Path, tmp_path: Path
+) -> None:
     model = tmp_path / os.fsdecode(b"\x80mall.gguf")
     model.write_bytes(nano_nemotron.read_bytes())
     assert minitron("generate", model, "A", "-n", 2).code == 0

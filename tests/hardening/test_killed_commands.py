@@ -30,7 +30,7 @@ MOMENTS = [(name, seed) for name, count in ROUNDS.items() for seed in range(coun
 
 
 @pytest.mark.parametrize(("name", "seed"), MOMENTS)
-def test_killed(
+def test_commands_resume_after_a_kill(
     name: str,
     seed: int,
     whole: Callable[[str], Whole],

@@ -197,10 +197,16 @@ def test_make_corrects_the_prediction_by_the_measured_divergence(
         predicted = open_gguf(files[0]).get("minitron.predicted_kld")
         return [Row(1.5 * predicted)]
 
+    better = Baseline(0.04, 0.06, Difference(-0.02, -0.03, -0.01), "Q4_0", 2_400_000)
+    verified = Verification("t", "", "", 1, 0.04, 0.0, None, better)
     monkeypatch.setattr(make_module, "measure_divergence", worse_than_predicted)
-    maker = MixBuilder(replace(job, target=MixTarget(max_kld=0.05), held_out=held_out))
-    made = maker._correct(0.05, held_out)
-    assert made.met and 0.9 * 0.05 <= 1.5 * made.recipe.predicted <= 0.05
+    monkeypatch.setattr(make_module, "verify_mix", lambda *_: verified)
+    made = MixBuilder(replace(job, target=MixTarget(max_kld=0.05), held_out=held_out)).make()
+    assert (
+        made.verification is verified
+        and made.met
+        and 0.9 * 0.05 <= 1.5 * made.recipe.predicted <= 0.05
+    )
     assert [path.name for path in tmp_path.glob("*.gguf")] == [made.result.path.name]
 
 

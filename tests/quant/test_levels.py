@@ -1,9 +1,15 @@
 """The table of levels, and what reads it."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from minitron_core.errors import Unsupported
 from minitron_core.gguf import TYPE
+from minitron_quant import levels
 from minitron_quant.levels import (
     LEVELS,
     OTHER_LEVELS,
@@ -54,3 +60,31 @@ def test_level_of_ftype_is_the_inverse_of_the_table() -> None:
 @pytest.mark.parametrize("speeds", [RELATIVE_SPEED, KERNEL_SPEED])
 def test_speeds_cover_every_encodable_type(speeds: dict[str, float]) -> None:
     assert {TYPE[ggml_type].name for ggml_type in ENCODABLE} == speeds.keys()
+
+
+def test_levels_with_a_new_row_reach_help_completion_and_parsing() -> None:
+    source = Path(levels.__file__).read_text()
+    row = 'Level("Q9_X", 999, 9.5, aliases=("Q9",)),'
+    code = """
+import sys, types
+module = sys.modules["minitron_quant.levels"] = types.ModuleType("minitron_quant.levels")
+exec(sys.stdin.read(), module.__dict__)
+import minitron_quant
+minitron_quant.levels = module
+from minitron_cli.options.completion import complete_level
+from minitron_cli.main import app
+assert complete_level("q9") == ["q9_x", "q9"], complete_level("q9")
+assert [level.ftype for level in module.parse_levels(["q9"])] == [999]
+assert module.level_of_ftype(999) == "Q9_X"
+app(["quantize", "--help"])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=source.replace("OTHER_LEVELS = (\n", f"OTHER_LEVELS = (\n    {row}\n"),
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "COLUMNS": "200"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Q9_X" in done.stdout

@@ -212,6 +212,8 @@ def vocabulary_rows(tensor: ModelTensor, sizes: Sizes) -> ModelTensor:
 
 def stack(name: str, tensors: Sequence[ModelTensor]) -> ModelTensor:
     """Matrices of one shape as one tensor of three dimensions: one matrix per expert."""
+    if not tensors:
+        raise WrongShape("there are no experts")
     first = tensors[0]
     if any((t.shape, t.dtype) != (first.shape, first.dtype) for t in tensors):
         raise WrongShape("the experts differ in shape or data type")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -69,7 +70,8 @@ class SourceModel:
             raise Unsupported(
                 f"{where} gives {self.size.layers} layers; llama.cpp takes {MAX_LAYERS}"
             )
-        reason = architecture.refuse(self) if architecture.refuse else None
+        with _malformed(where, architecture.arch):
+            reason = architecture.refuse(self) if architecture.refuse else None
         if reason:
             raise Unsupported(f"{checkpoint.folder}: {reason}")
 
@@ -82,7 +84,8 @@ class SourceModel:
     def layers(self) -> list[Layer]:
         """The layers in order."""
         if self.architecture.layers is not None:
-            return list(self.architecture.layers(self))
+            with _malformed(self.config.where, self.arch):
+                return list(self.architecture.layers(self))
         return [Layer()] * self.size.layers
 
     @cached_property
@@ -93,11 +96,13 @@ class SourceModel:
     def hyperparameters(self, file_type: int) -> list[KeyValue]:
         """The keys of the model in the order of llama.cpp's converter."""
         keys = COMMON if self.architecture.keys is None else self.architecture.keys
-        return key_values(self, (*keys, *self.architecture.after), file_type)
+        with _malformed(self.config.where, self.arch):
+            return key_values(self, (*keys, *self.architecture.after), file_type)
 
     def leading_keys(self) -> list[KeyValue]:
         """The keys that stand before the general ones."""
-        return key_values(self, self.architecture.before)
+        with _malformed(self.config.where, self.arch):
+            return key_values(self, self.architecture.before)
 
     def tensors(self) -> list[ModelTensor]:
         """All tensors of the output in file order. Damaged: missing, unknown or of other shape."""
@@ -133,7 +138,8 @@ class SourceModel:
             sizes["experts"] = self.config.whole(*_EXPERT_COUNTS, least=0)
             sizes["expert_ffn"] = self.config.whole("moe_intermediate_size", "intermediate_size")
         more = self.architecture.sizes
-        return {**sizes, **(more(self) if more else {})}
+        with _malformed(self.config.where, self.arch):
+            return {**sizes, **(more(self) if more else {})}
 
     @cached_property
     def _layer_sizes(self) -> list[dict[str, int]]:
@@ -262,13 +268,20 @@ class SourceModel:
                 )
 
 
+@contextmanager
+def _malformed(where: str, arch: str) -> Iterator[None]:
+    """Damaged for what a record's functions raise where a config holds other than they read."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise Damaged(f"{where} is not a config of {arch}: {error}") from error
+
+
 def _filled(architecture: Architecture, config: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The config with the defaults of its class where it is silent."""
     stated = {key: value for key, value in config.items() if value is not None}
-    try:
+    with _malformed(where, architecture.arch):
         return architecture.normalize({**architecture.defaults, **stated})
-    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
-        raise Damaged(f"{where} is not a config of {architecture.arch}: {error!r}") from error
 
 
 def _source_name(name: str, found: Mapping[str, Placed]) -> str:

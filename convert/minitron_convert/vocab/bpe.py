@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from minitron_convert.checkpoint.json_files import read_optional
-from minitron_convert.vocab.fingerprint import pretokenizer_name
-from minitron_convert.vocab.pretokenizers import SHARED, recognize
+from minitron_convert.vocab.pretokenizers import choose_pretokenizer
 from minitron_convert.vocab.sentencepiece import put_added
 from minitron_convert.vocab.tokens import TokenType, Vocabulary
 from minitron_core.errors import Damaged
@@ -24,13 +23,9 @@ def build(
     """
     merges = read_merges(tokenizer["model"].get("merges"), path)
     settings = read_optional(path.with_name("tokenizer_config.json"))
-    known = pretokenizer_name(tokenizer, settings, merges)
-    name = known or recognize(tokenizer, path)
+    name, notes = choose_pretokenizer(tokenizer, settings, merges, path)
     vocabulary = Vocabulary.unused("gpt2", name, size)
-    if known is None and name in SHARED:
-        vocabulary.notes.append(
-            f"{path.name} splits text as {name} does, and so do {SHARED[name]}: taken for {name}"
-        )
+    vocabulary.notes += notes
     put_base(vocabulary, tokenizer, path, added)
     if tokenizer.get("normalizer"):
         vocabulary.notes.append(

@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from minitron_convert.vocab.post_processor import special_tokens_around
 
@@ -24,7 +24,7 @@ NAMES: Mapping[str, str] = _DATA["names"]
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _PROPERTY = re.compile(r"\\([pP])\{(\^?)(\w+)\}")
-_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
+_FORMS: tuple[Literal["NFC", "NFD", "NFKC", "NFKD"], ...] = ("NFC", "NFD", "NFKC", "NFKD")
 # What no expression of a tokenizer needs on this text, and what would take forever.
 _LONGEST_EXPRESSION = 10_000
 
@@ -82,9 +82,10 @@ def _split_added(text: str, added: Mapping[str, int]) -> list[str]:
 def _normalized(tokenizer: Mapping[str, Any], text: str) -> str:
     node = tokenizer.get("normalizer")
     for part in (node or {}).get("normalizers", [node] if node else []):
-        if part["type"] not in _FORMS:
+        form = next((form for form in _FORMS if form == part["type"]), None)
+        if form is None:
             raise _Unknown(part["type"])
-        text = unicodedata.normalize(part["type"], text)
+        text = unicodedata.normalize(form, text)
     return text
 
 

@@ -9,10 +9,12 @@ names given here (llama-vocab.cpp, 0c1e57098).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
+from minitron_convert.vocab.fingerprint import pretokenizer_name
 from minitron_core.errors import Unsupported
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -50,12 +52,33 @@ KNOWN: dict[tuple[tuple[str, ...], bool], str] = {
 
 # Names whose pre-tokenizer does what others do too, by the names of these.
 SHARED = {"smollm": "starcoder, refact and command-r", "tekken": "pixtral"}
+# What a tokenizer does and what llama.cpp takes it for, where these split some texts differently.
+_TAKEN_FOR_ANOTHER = {("gpt-2", "smollm"), ("tekken", "pixtral")}
+
+
+def choose_pretokenizer(
+    tokenizer: dict[str, Any], settings: dict[str, Any], merges: Sequence[str], path: Path
+) -> tuple[str, list[str]]:
+    """The name of the pre-tokenizer, as llama.cpp's converter chooses it, and what to say of it.
+
+    `settings` is tokenizer_config.json. Unsupported if it is none of those known.
+    """
+    known = pretokenizer_name(tokenizer, settings, merges)
+    if known is None:
+        name = recognize(tokenizer, path)
+        shared = f"{path.name} splits text as {name} does, and so do {SHARED.get(name)}"
+        return name, [f"{shared}: taken for {name}"] if name in SHARED else []
+    steps = (_steps_of(tokenizer), bool(tokenizer["model"].get("ignore_merges", False)))
+    if (KNOWN.get(steps), known) not in _TAKEN_FOR_ANOTHER:
+        return known, []
+    told = f"llama.cpp takes {path.name} for {known}, which splits some texts differently than it"
+    return known, [told]
 
 
 def recognize(tokenizer: dict[str, Any], path: Path) -> str:
     """The name of the pre-tokenizer. Unsupported if it is none of those known."""
     ignore_merges = bool(tokenizer["model"].get("ignore_merges", False))
-    steps = tuple(_steps(tokenizer.get("pre_tokenizer")))
+    steps = _steps_of(tokenizer)
     name = KNOWN.get((steps, ignore_merges))
     if name is not None:
         return name
@@ -71,6 +94,10 @@ def recognize(tokenizer: dict[str, Any], path: Path) -> str:
 def _likeness(known: tuple[tuple[str, ...], bool], steps: tuple[str, ...], flag: bool) -> float:
     matcher = SequenceMatcher(None, " ".join(known[0]), " ".join(steps), autojunk=False)
     return matcher.ratio() + (0.001 if known[1] == flag else 0)
+
+
+def _steps_of(tokenizer: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(_steps(tokenizer.get("pre_tokenizer")))
 
 
 def _steps(node: Any) -> list[str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +31,7 @@ class ReferenceScores:
     """The reference's predictions of a group, passed to all that compare with them.
 
     Nothing else keeps them: they are forgotten with the last comparison. chunks: those that a cache
-    had; otherwise `compute` sets them.
+    had; otherwise they are set by `computing`.
     """
 
     def __init__(self, chunks: list[ReferenceChunk] | None = None) -> None:
@@ -39,15 +39,16 @@ class ReferenceScores:
         if chunks is not None:
             self._chunks.set_result(chunks)
 
-    def compute(self, work: Callable[[], list[ReferenceChunk]]) -> list[ReferenceChunk]:
-        """Set what `work` returns, or its error for all that wait."""
+    @contextmanager
+    def computing(self) -> Iterator[list[ReferenceChunk]]:
+        """Fill the list in the block; all that wait get it, or the error that ends the block."""
+        chunks: list[ReferenceChunk] = []
         try:
-            chunks = work()
+            yield chunks
         except BaseException as error:
             self._chunks.set_exception(error)
             raise
         self._chunks.set_result(chunks)
-        return chunks
 
     def chunks(self) -> list[ReferenceChunk]:
         """Wait until they are there; raises what computing them raised."""
@@ -75,16 +76,11 @@ class ReferenceScorer:
     keep: Keep | None
 
     def __call__(self, pool: ThreadPoolExecutor, chunks: Iterable[Logits]) -> list[TokenScores]:
-
-        def work() -> list[ReferenceChunk]:
-            made = []
+        with self.scores.computing() as made:
             for number, (logits, targets) in enumerate(zip(chunks, self.targets, strict=True)):
                 if number == len(self.buffers):
                     self.buffers.append(np.empty_like(logits))
                 made.append(reference_chunk(pool, logits, targets, self.buffers[number]))
-            return made
-
-        made = self.scores.compute(work)
         if self.keep is not None:
             self.keep(made)
         return [TokenScores.of_nll(chunk.nll) for chunk in made]

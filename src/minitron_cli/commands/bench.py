@@ -56,7 +56,7 @@ def bench(
     console: ConsoleOptions,
 ) -> None:
     """Measure tokens per second, as llama-bench does: no tokenizer, no sampler."""
-    from minitron_cli.inputs import local_model, tell_missing_gpu
+    from minitron_cli.inputs import local_model, note_missing_gpu
     from minitron_cli.views.bench import show_bench
     from minitron_core.errors import Usage
     from minitron_quant.bench.run import BenchPlan, plan_contexts, plan_tests
@@ -74,7 +74,7 @@ def bench(
         tests=tests,
         repetitions=repetitions,
     )
-    tell_missing_gpu(out)
+    note_missing_gpu(out)
     rows: list[dict[str, Any]] = []
     try:
         with out.progress() as listener:

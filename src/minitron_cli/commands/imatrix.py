@@ -93,8 +93,10 @@ def imatrix(
     console: ConsoleOptions,
 ) -> None:
     """Collect an importance matrix on a text, equal to llama-imatrix's."""
-    from minitron_cli.inputs import folder_for_results, local_model, open_checked, refuse_existing
+    from minitron.loading import load
+    from minitron_cli.inputs import folder_for_results, local_model, refuse_existing
     from minitron_cli.views.imatrix import show_collected
+    from minitron_engine.llama.settings import ModelSettings
     from minitron_quant.chunking import ChunkSettings
     from minitron_quant.imatrix.collect import (
         CollectSettings,
@@ -130,7 +132,7 @@ def imatrix(
     keep = ResumePolicy(path, "continue" if resume else "restart", save_every)
     with (
         out.progress() as listener,
-        open_checked(found, gpu_layers(layers), context) as loaded,
+        load(ModelSettings(found, gpu_layers(layers), context=context)) as loaded,
     ):
         if synthetic and written is not None and not (resume and written.exists()):
             sampling = SyntheticTextSettings(synthetic, ctx, seed, threads)

@@ -57,12 +57,13 @@ def ppl(
     before it, and the result has an error; llama-perplexity --ppl-stride has neither: it widens
     the windows, and puts BOS where it has no effect.
     """
+    from minitron.measurement import perplexity
     from minitron_cli.inputs import local_model, local_models
     from minitron_cli.views.perplexity import measured_document, show_measured
     from minitron_quant.chunking import ChunkSettings
     from minitron_quant.perplexity.paired import compare_all
     from minitron_quant.perplexity.settings import MeasureSettings
-    from minitron_quant.perplexity.table import mark_dominated, measure
+    from minitron_quant.perplexity.table import mark_dominated
 
     out = console.output(table_format)
     settings = MeasureSettings(
@@ -74,7 +75,7 @@ def ppl(
         resume,
     )
     with out.progress() as listener:
-        rows = mark_dominated(list(measure(settings, listener)))
+        rows = mark_dominated(list(perplexity(settings, listener)))
     differences = compare_all(rows) if compare else None
     if out.as_json:
         out.document(measured_document(text, ctx, rows, differences))

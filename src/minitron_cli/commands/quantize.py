@@ -78,28 +78,19 @@ def _covariance(out: Output, settings: QuantizeSettings, gptq: GptqOptions) -> P
     """The covariance that --gptq needs: the one given, or collected on its text."""
     if not gptq.gptq or gptq.covariance is not None:
         return gptq.covariance
-    from minitron_cli.inputs import open_checked
+    from minitron.quantization import covariance
     from minitron_quant.chunking import ChunkSettings
-    from minitron_quant.covariance.collect import (
-        BLOCK,
-        FULL,
-        CovarianceSettings,
-        collect_covariance,
-    )
+    from minitron_quant.covariance.collect import BLOCK, FULL, CovarianceSettings
     from minitron_quant.quantize.prepare import folder_of, model_name
 
-    chunks = ChunkSettings(threads=settings.threads)
     full = gptq.effort == "high"
     name = f"{model_name(settings.source)}.covariance{'-full' if full else ''}.gguf"
     path = folder_of(settings) / name
     path.parent.mkdir(parents=True, exist_ok=True)
+    chunks = ChunkSettings(threads=settings.threads)
     collecting = CovarianceSettings(tuple(gptq.text or ()), chunks, FULL if full else BLOCK)
-    with (
-        out.progress() as listener,
-        open_checked(settings.source, "auto", chunks.context()) as model,
-    ):
-        collect_covariance(model, collecting, path, listener)
-    return path
+    with out.progress() as listener:
+        return covariance(settings.source, path, collecting, progress=listener)
 
 
 def _encoder(out: Output, settings: QuantizeSettings, gptq: GptqOptions) -> GptqEncoder | None:

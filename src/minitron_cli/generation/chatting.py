@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from minitron.loading import load
 from minitron_cli.generation.chat_input import reader, turns
-from minitron_cli.inputs import DEFAULT_CONTEXT, open_checked, tell_full_gpu, tell_missing_gpu
+from minitron_cli.inputs import DEFAULT_CONTEXT, note_full_gpu, note_missing_gpu
 from minitron_cli.output import Output
 from minitron_core.atomic_files import write_whole
 from minitron_core.errors import Damaged, MinitronError, NotFound, Usage
@@ -20,7 +21,7 @@ from minitron_engine.generation.steps import Generation, GenerationSettings, Gen
 from minitron_engine.isolation.chat_template import open_template
 from minitron_engine.llama.adapters import Adapter, apply_adapters
 from minitron_engine.llama.context import open_context
-from minitron_engine.llama.settings import ContextSettings, GpuLayers
+from minitron_engine.llama.settings import ContextSettings, GpuLayers, ModelSettings
 from minitron_engine.process import interrupts
 
 _ROLES = ("system", "user", "assistant")
@@ -54,11 +55,12 @@ class ChatRequest:
 
 def converse(request: ChatRequest, out: Output) -> int:
     """Answer every turn until the input ends; returns the exit code."""
-    tell_missing_gpu(out, request.gpu_layers)
+    note_missing_gpu(out, request.gpu_layers)
     settings = replace(request.context, n_ctx=request.context.n_ctx or DEFAULT_CONTEXT)
     with ExitStack() as stack:
-        model = stack.enter_context(open_checked(request.model, request.gpu_layers, settings))
-        tell_full_gpu(out, model)
+        loading = ModelSettings(request.model, request.gpu_layers, context=settings)
+        model = stack.enter_context(load(loading))
+        note_full_gpu(out, model)
         template = None if request.raw else stack.enter_context(open_template(model))
         if not request.context.n_ctx:
             settings = replace(settings, n_ctx=min(settings.n_ctx, max(model.n_ctx_train, 8)))
@@ -118,7 +120,7 @@ class _Session:
         elif name in self._commands:
             self._commands[name](rest)
         else:
-            raise Usage(f"there is no command {name}", "/help lists them")
+            raise Usage(f"unknown command {name}", "/help lists them")
 
     def _show(self, steps: Iterator[GenerationStep]) -> None:
         out, conversation, result = self._out, self._conversation, Generation()
@@ -173,7 +175,7 @@ def read_messages(path: Path) -> list[dict[str, Any]]:
     except OSError as error:
         raise NotFound(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise Damaged(f"{path} is no saved conversation") from error
+        raise Damaged(f"{path} is not a saved conversation") from error
     if any(message["role"] not in _ROLES for message in messages):
-        raise Damaged(f"{path} is no saved conversation: a role is none of {', '.join(_ROLES)}")
+        raise Damaged(f"{path} is not a saved conversation: a role is none of {', '.join(_ROLES)}")
     return messages

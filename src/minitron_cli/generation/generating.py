@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from minitron_cli.inputs import DEFAULT_CONTEXT, open_checked, tell_full_gpu, tell_missing_gpu
+from minitron.loading import load
+from minitron_cli.inputs import DEFAULT_CONTEXT, note_full_gpu, note_missing_gpu
 from minitron_cli.options.generation import SpeculationOptions
 from minitron_cli.output import Output
 from minitron_core.atomic_files import write_whole
@@ -19,7 +20,7 @@ from minitron_engine.generation.steps import Generation, GenerationSettings, Tim
 from minitron_engine.llama.adapters import Adapter, apply_adapters
 from minitron_engine.llama.context import Context, open_context
 from minitron_engine.llama.model import Model
-from minitron_engine.llama.settings import ContextSettings, GpuLayers, Placement
+from minitron_engine.llama.settings import ContextSettings, GpuLayers, ModelSettings, Placement
 from minitron_engine.llama.tokenization import Tokens
 
 
@@ -50,10 +51,13 @@ class Request:
 def answer(request: Request, out: Output) -> int:
     """Generate and print; returns the exit code: 130 after Ctrl-C, with what came until then."""
     result = Generation()
-    tell_missing_gpu(out, request.gpu_layers)
+    note_missing_gpu(out, request.gpu_layers)
     planned = replace(request.context, n_ctx=request.context.n_ctx or DEFAULT_CONTEXT)
-    with open_checked(request.model, request.gpu_layers, planned, request.placement) as model:
-        tell_full_gpu(out, model)
+    loading = ModelSettings(
+        request.model, request.gpu_layers, placement=request.placement, context=planned
+    )
+    with load(loading) as model:
+        note_full_gpu(out, model)
         if out.interactive:
             out.note(f"running on {model.device}" + (f" ({model.reason})" if model.reason else ""))
         tokens = prompt_tokens(model, request.prompt)
@@ -116,17 +120,19 @@ def _drafter(
     request: Request, out: Output, sequence: Sequence, generation: GenerationSettings
 ) -> Iterator[Drafter | None]:
     speculation, sampling = request.speculation, generation.sampling
-    guessing = speculation.lookup or speculation.draft is not None
-    if guessing and sampling.greedy and not sampling.plain:
+    drafting = speculation.lookup or speculation.draft is not None
+    if drafting and sampling.greedy and not sampling.plain:
         out.note("no speculative decoding: penalties and the like could change a greedy answer")
     elif speculation.lookup:
         yield PromptLookup()
         return
     elif speculation.draft is not None:
         settings = replace(request.context, n_ctx=sequence.context.n_ctx)
-        layers, placement = request.gpu_layers, request.placement
+        loading = ModelSettings(
+            speculation.draft, request.gpu_layers, placement=request.placement, context=settings
+        )
         with (
-            open_checked(speculation.draft, layers, settings, placement) as model,
+            load(loading) as model,
             open_context(model, settings) as context,
         ):
             yield DraftModel(Sequence(context), sequence, speculation.draft_min_p)
@@ -160,7 +166,7 @@ def _finish(request: Request, out: Output, result: Generation, device: str) -> N
                 "time_to_first_token_s": round(timings.prompt_seconds, 4),
                 "device": device,
                 "prompt_tokens_reused": timings.reused_tokens,
-                **_guesses(timings),
+                **_draft_counts(timings),
             }
         )
         return
@@ -173,12 +179,12 @@ def _finish(request: Request, out: Output, result: Generation, device: str) -> N
             f"{timings.prompt_tokens} at {timings.prompt_tokens_per_second:.1f}/s, first after "
             f"{timings.prompt_seconds:.3f} s; seed {seed}; {result.finish_reason}; {device}"
         )
-        guesses = _guesses(timings)
-        if guesses:
-            out.note("{accepted} of {drafted} drafted tokens accepted".format(**guesses))
+        counts = _draft_counts(timings)
+        if counts:
+            out.note("{accepted} of {drafted} drafted tokens accepted".format(**counts))
 
 
-def _guesses(timings: Timings) -> dict[str, int | None]:
+def _draft_counts(timings: Timings) -> dict[str, int | None]:
     if timings.drafted is None:
         return {}
     return {"drafted": timings.drafted, "accepted": timings.accepted}

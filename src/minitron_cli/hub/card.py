@@ -92,7 +92,9 @@ def _report(folder: Path) -> dict[str, Any]:
             for key in (column.key for column in columns()):
                 row[key] = None if row.get(key) is None else float(row[key])
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise Damaged(f"{path} is no report of minitron", "minitron run makes one") from error
+        raise Damaged(
+            f"{path} is not a report of minitron run", "minitron run writes one"
+        ) from error
     found: dict[str, Any] = report
     return found
 
@@ -206,7 +208,7 @@ def _source_card(path: Path | None) -> _Source | None:
     try:
         card = ModelCard(file.read_text(encoding="utf-8"), ignore_metadata_errors=True)
     except (ValueError, OSError) as error:
-        raise Damaged(f"{file} is no model card: {error}") from error
+        raise Damaged(f"{file} is not a model card: {error}") from error
     head: dict[str, Any] = card.data.to_dict()  # type: ignore[no-untyped-call]
     return _Source(head, card.text)
 

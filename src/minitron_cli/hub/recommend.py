@@ -1,4 +1,4 @@
-"""Which file to choose, told from what was measured and from nothing else."""
+"""Which file to choose, by measurements alone."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -34,7 +34,7 @@ def advice_lines(files: Sequence[Measured], report: dict[str, Any]) -> str:
     if not rows:
         return (
             "Nothing was measured yet, so only sizes can be compared: take the largest file that "
-            "fits into your memory beside the context."
+            "fits into your memory together with the context."
         )
     by_divergence = all(_value(file, "kld_mean") is not None for file in rows)
     key = "kld_mean" if by_divergence else "ppl"

@@ -57,7 +57,7 @@ def push(
 ) -> str:
     """Upload what is new or changed; returns the repository's address. Errors: Denied.
 
-    starts: told what comes next; the bars within a file are huggingface_hub's own.
+    starts: called with what is uploaded next; the bars within a file are huggingface_hub's own.
     """
     api = huggingface_hub.HfApi()
     wanted = [upload for upload in uploads if upload.state != "there"]
@@ -78,7 +78,7 @@ def push(
 
 
 def _there(repository: str, revision: str | None) -> dict[str, str]:
-    """Names and hashes of the files on the Hub; none where there is no such repository yet."""
+    """Names and hashes of the files on the Hub; none where the repository does not exist yet."""
     api = huggingface_hub.HfApi()
     with _explained(repository):
         try:
@@ -115,7 +115,7 @@ def _git_id(path: Path) -> str:
 
 @contextmanager
 def _explained(repository: str) -> Iterator[None]:
-    """What huggingface_hub meets becomes an error with a hint; a token is never part of it."""
+    """Turn huggingface_hub's errors into ours with a hint; a token is never part of them."""
     try:
         with Repository(repository).explained():
             yield
@@ -123,7 +123,7 @@ def _explained(repository: str) -> Iterator[None]:
         # how huggingface_hub wraps what broke within an upload
         raise Denied(
             f"{error} ({error.__cause__ or 'no reason given'})",
-            "run the command again: what arrived is not sent twice",
+            "run the command again: files that arrived are not sent twice",
         ) from error
     except NotFound as error:
         raise NotFound(

@@ -6,7 +6,8 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from minitron_engine.generation.sampling import SAMPLING_OPTIONS, SamplingOption
+from minitron_engine.generation.sampling import SAMPLING_OPTIONS
+from minitron_engine.generation.sampling_options import SamplingOption
 
 Group = TypeVar("Group")
 # what is beyond only guards llama.cpp's numbers and is not worth showing

@@ -116,7 +116,7 @@ def load_jobs(path: Path) -> tuple[Job, ...]:
     except FileNotFoundError as error:
         raise NotFound(f"{path} does not exist") from error
     except (ValueError, RecursionError) as error:
-        raise Usage(f"{path} is no TOML file: {error}") from error
+        raise Usage(f"{path} is not a TOML file: {error}") from error
     _check_names(path, "section", document, _SECTIONS)
     sections = {
         name: _section(path, name, kind, document.get(name, {})) for name, kind in _SECTIONS.items()
@@ -147,7 +147,7 @@ def _place(folder: Path, source: str) -> str:
     try:
         return str(local) if local.exists() else source
     except (OSError, ValueError) as error:  # a name that is too long, or has a NUL
-        raise Usage(f"{source!r:.80} is no name of a model") from error
+        raise Usage(f"{source!r:.80} is not the name of a model") from error
 
 
 def _section(path: Path, name: str, kind: Callable[..., Any], table: Any) -> Any:
@@ -184,7 +184,7 @@ def _check_names(path: Path, what: str, table: dict[str, Any], known: Any) -> No
     for name in table:
         if name not in known:
             near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)
-            raise Usage(f"{path}: there is no {what} called {name}", f"the nearest is {near[0]}")
+            raise Usage(f"{path}: unknown {what}: {name}", f"the nearest is {near[0]}")
 
 
 def _value(path: Path, section: str, key: str, value: Any) -> Any:

@@ -39,12 +39,12 @@ _WIDE = 3.0
 
 
 def require_matplotlib() -> None:
-    """Say before the work what would be missing after it."""
+    """Fail before the work if matplotlib is missing. MinitronError."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise MinitronError(
-            "a report as HTML needs matplotlib for its pictures",
+            "an HTML report needs matplotlib for its plots",
             "pip install 'minitron[report]', or leave html out of the job's report",
         ) from error
 

@@ -15,9 +15,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from minitron_cli.server import requests
-from minitron_cli.server.requests import Wanted
+from minitron_cli.server.requests import ParsedRequest
 from minitron_cli.server.responses import DONE, Answer, event, failure, problem, reason_of
-from minitron_cli.server.worker import Ticket, Update, Worker
+from minitron_cli.server.worker import Subscription, Update, Worker
 from minitron_core.errors import MinitronError
 from minitron_engine.generation.slots import GenerationRequest
 from minitron_engine.isolation.chat_template import ChatTemplate
@@ -33,7 +33,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 @dataclass(frozen=True)
 class Service:
-    """What the routes serve; a template of None: the model has none; an empty key: none needed."""
+    """What the routes serve. template: None where the model has none. api_key: empty for none."""
 
     name: str
     model: Model
@@ -73,7 +73,7 @@ class _Routes:
         self._started = int(time.time())
 
     def guarded(self, handler: Handler) -> Handler:
-        """A handler behind the key, whose errors are answers."""
+        """A handler that checks the key and turns errors into answers."""
 
         async def handle(request: Request) -> Response:
             key = f"Bearer {self._service.api_key}".encode()
@@ -112,8 +112,8 @@ class _Routes:
         """Continue texts."""
         body = requests.parse(await _body(request))
         # tokenizing a book, or checking a grammar, must not hold up the others
-        asked = await asyncio.to_thread(requests.completion, body, self._service.model)
-        return await self._respond(request, asked)
+        parsed = await asyncio.to_thread(requests.completion, body, self._service.model)
+        return await self._respond(request, parsed)
 
     async def chat(self, request: Request) -> Response:
         """Answer a conversation."""
@@ -121,8 +121,8 @@ class _Routes:
         template = self._service.template
         if template is None:
             raise requests.BadRequest(_NO_TEMPLATE)
-        asked = await asyncio.to_thread(requests.chat, body, self._service.model, template)
-        return await self._respond(request, asked)
+        parsed = await asyncio.to_thread(requests.chat, body, self._service.model, template)
+        return await self._respond(request, parsed)
 
     def _description(self) -> dict[str, Any]:
         return {
@@ -137,41 +137,44 @@ class _Routes:
             },
         }
 
-    async def _respond(self, request: Request, asked: Wanted) -> Response:
-        run = _Run(self._service.worker, asked)
-        answer = Answer(self._service.name, is_chat=asked.is_chat)
-        if asked.stream:
-            # what fails before the first word is still told by the status
-            first = await anext(run.updates)
-            return StreamingResponse(_events(run, answer, first), media_type="text/event-stream")
-        return await _unless_gone(request, run.whole(answer))
+    async def _respond(self, request: Request, parsed: ParsedRequest) -> Response:
+        streams = _Streams(self._service.worker, parsed)
+        answer = Answer(self._service.name, is_chat=parsed.is_chat)
+        if parsed.stream:
+            # what fails before the first word still sets the status
+            first = await anext(streams.updates)
+            return StreamingResponse(
+                _events(streams, answer, first), media_type="text/event-stream"
+            )
+        return await _unless_gone(request, streams.whole(answer))
 
 
-class _Run:
+class _Streams:
     """The answers of a client's request, and their text as it comes."""
 
-    def __init__(self, worker: Worker, asked: Wanted) -> None:
-        self._worker, self.asked = worker, asked
+    def __init__(self, worker: Worker, parsed: ParsedRequest) -> None:
+        self._worker, self.parsed = worker, parsed
         self._queue: asyncio.Queue[Update] = asyncio.Queue()
         self.requests = [
-            GenerationRequest(tokens, one) for tokens in asked.prompts for one in asked.settings
+            GenerationRequest(tokens, one) for tokens in parsed.prompts for one in parsed.settings
         ]
-        self.echoed = [text for text in asked.echoed for _ in asked.settings]
+        self.echoed = [text for text in parsed.echoed for _ in parsed.settings]
         for each in self.requests:
             if len(each.tokens) >= worker.n_ctx:
-                told = f"the prompt has {len(each.tokens)} tokens, the context takes {worker.n_ctx}"
-                raise requests.BadRequest(told, "messages" if asked.is_chat else "prompt")
+                count = len(each.tokens)
+                message = f"the prompt has {count} tokens, the context takes {worker.n_ctx}"
+                raise requests.BadRequest(message, "messages" if parsed.is_chat else "prompt")
         self.updates = self._updates()
 
     async def _updates(self) -> AsyncGenerator[Update]:
-        """What the tickets tell; errors are raised; frees the slots at its end."""
-        tickets = []
+        """Updates of all subscriptions; raises their errors; releases them at its end."""
+        subscriptions = []
         try:
             for number, each in enumerate(self.requests):
-                ticket = Ticket(each, number, self._queue)
-                self._worker.submit(ticket)
-                tickets.append(ticket)
-            left = len(tickets)
+                subscription = Subscription(each, number, self._queue)
+                self._worker.submit(subscription)
+                subscriptions.append(subscription)
+            left = len(subscriptions)
             while left:
                 update = await self._queue.get()
                 error = self.requests[update[0]].error
@@ -180,8 +183,8 @@ class _Run:
                 left -= update[2]
                 yield update
         finally:
-            for ticket in tickets:
-                self._worker.release(ticket)
+            for subscription in subscriptions:
+                self._worker.release(subscription)
 
     async def whole(self, answer: Answer) -> Response:
         """All texts at once."""
@@ -191,9 +194,9 @@ class _Run:
         return JSONResponse(answer.whole(self.requests, texts))
 
 
-async def _events(run: _Run, answer: Answer, first: Update) -> AsyncIterator[bytes]:
-    for number, text in enumerate(run.echoed):
-        if run.asked.is_chat:
+async def _events(streams: _Streams, answer: Answer, first: Update) -> AsyncIterator[bytes]:
+    for number, text in enumerate(streams.echoed):
+        if streams.parsed.is_chat:
             yield answer.opening(number)
         elif text:
             yield answer.piece(number, text)
@@ -203,17 +206,17 @@ async def _events(run: _Run, answer: Answer, first: Update) -> AsyncIterator[byt
             if text:
                 yield answer.piece(number, text)
             if last:
-                yield answer.piece(number, "", reason_of(run.requests[number]))
-            following = await anext(run.updates, None)
+                yield answer.piece(number, "", reason_of(streams.requests[number]))
+            following = await anext(streams.updates, None)
             if following is None:
                 break
             number, text, last = following
-        if run.asked.usage_in_stream:
-            yield answer.totals(run.requests)
+        if streams.parsed.usage_in_stream:
+            yield answer.totals(streams.requests)
     except MinitronError as error:
         yield event(failure(error)[0])
     finally:
-        await run.updates.aclose()
+        await streams.updates.aclose()
     yield DONE
 
 
@@ -230,12 +233,12 @@ async def _body(request: Request) -> bytes:
                     raise requests.BadRequest(f"the body is longer than {_MOST_BYTES} bytes")
                 parts.append(part)
     except TimeoutError:
-        raise requests.BadRequest("the body does not come") from None
+        raise requests.BadRequest("timed out while reading the request body") from None
     return b"".join(parts)
 
 
 async def _unless_gone(request: Request, answer: Coroutine[Any, Any, Response]) -> Response:
-    """The answer, given up when the client leaves before."""
+    """The answer, cancelled when the client disconnects first."""
     working = asyncio.ensure_future(answer)
     leaving = asyncio.ensure_future(_gone(request))
     try:

@@ -1,4 +1,4 @@
-"""What a client wants: a JSON body, checked, becomes prompts and settings of the engine."""
+"""A client's JSON body, checked, becomes prompts and settings of the engine."""
 
 import json
 import secrets
@@ -21,7 +21,7 @@ from minitron_engine.llama.tokenization import Tokens
 MOST_CHOICES = 64
 _MOST_STOPS = 64
 _COMPLETION_TOKENS = 16  # OpenAI's default for completions
-# what would change the answer, and is not done: saying so is better than ignoring it
+# these would change the answer and are not implemented: refused rather than ignored
 _NOT_SUPPORTED = ("logprobs", "top_logprobs", "suffix", "tools", "functions", "audio")
 _ROLES = {"developer": "system"} | {
     role: role for role in ("system", "user", "assistant", "tool", "function")
@@ -37,7 +37,7 @@ class BadRequest(Usage):
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ParsedRequest:
     """A checked request: one answer for each prompt and each of its `settings`."""
 
     prompts: tuple[Tokens, ...]
@@ -52,42 +52,42 @@ def parse(body: bytes) -> dict[str, Any]:
     """The body as a JSON object; BadRequest otherwise."""
     try:
         found = json.loads(body)
-        # half a surrogate pair, which JSON can name, is no text
+        # JSON can name half a surrogate pair, which is not text
         json.dumps(found, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        raise BadRequest(f"the body is no JSON: {error}") from error
+        raise BadRequest(f"the body is not JSON: {error}") from error
     if not isinstance(found, dict):
         raise BadRequest("the body must be a JSON object")
     return found
 
 
-def completion(body: dict[str, Any], model: Model) -> Wanted:
-    """What /v1/completions is asked for."""
+def completion(body: dict[str, Any], model: Model) -> ParsedRequest:
+    """Parse a request to /v1/completions. BadRequest: a field that is wrong."""
     given = _prompts(body.get("prompt"))
     prompts = tuple(_tokens(model, prompt) for prompt in given)
     echo = _flag(body, "echo")
     echoed = tuple(_text(model, prompt) if echo else "" for prompt in given)
-    return _wanted(body, model, prompts, echoed, is_chat=False)
+    return _parsed(body, model, prompts, echoed, is_chat=False)
 
 
-def chat(body: dict[str, Any], model: Model, template: ChatTemplate) -> Wanted:
-    """What /v1/chat/completions is asked for."""
+def chat(body: dict[str, Any], model: Model, template: ChatTemplate) -> ParsedRequest:
+    """Parse a request to /v1/chat/completions. BadRequest: a field that is wrong."""
     messages = _messages(body.get("messages"))
     more = body.get("chat_template_kwargs") or {}
     if not isinstance(more, dict) or "messages" in more:
         raise BadRequest("chat_template_kwargs must be an object", "chat_template_kwargs")
     tokens = chat_tokens(model, template.render(messages, **more))
-    return _wanted(body, model, (tokens,), ("",), is_chat=True)
+    return _parsed(body, model, (tokens,), ("",), is_chat=True)
 
 
-def _wanted(
+def _parsed(
     body: dict[str, Any],
     model: Model,
     prompts: tuple[Tokens, ...],
     echoed: tuple[str, ...],
     *,
     is_chat: bool,
-) -> Wanted:
+) -> ParsedRequest:
     for name in _NOT_SUPPORTED:
         if body.get(name):
             raise BadRequest(f"{name} is not supported", name)
@@ -99,7 +99,7 @@ def _wanted(
     options = body.get("stream_options") or {}
     if not isinstance(options, dict):
         raise BadRequest("stream_options must be an object", "stream_options")
-    return Wanted(
+    return ParsedRequest(
         prompts=prompts,
         settings=_settings(body, model, count, is_chat=is_chat),
         echoed=echoed,
@@ -274,7 +274,7 @@ def _message(number: int, message: Any) -> Message:
         texts = [part.get("text") if isinstance(part, dict) else None for part in content]
         known = [text for text in texts if isinstance(text, str)]
         if len(known) < len(texts):
-            raise BadRequest(f"{where} has a part that is no text", where)
+            raise BadRequest(f"{where} has a part that is not text", where)
         content = "".join(known)
     if not isinstance(content, str):
         raise BadRequest(f"{where} needs a content that is a text", where)

@@ -11,7 +11,7 @@ from minitron_core.errors import MinitronError
 from minitron_engine.generation.slots import GenerationRequest
 from minitron_engine.process.aborts import no_memory
 
-# the contract's exit codes as HTTP has them; everything else is our own failure
+# the contract's exit codes as HTTP has them; everything else is a server error
 _STATUS = {2: 400, 3: 404, 4: 400, 6: 503}
 _REASONS = {"end": "stop", "stop": "stop", "grammar": "stop"}
 DONE = b"data: [DONE]\n\n"
@@ -88,7 +88,7 @@ def usage(requests: Sequence[GenerationRequest]) -> dict[str, Any]:
 
 
 def failure(error: Exception) -> tuple[dict[str, Any], int]:
-    """The document and the HTTP status that tell of an error."""
+    """The document and the HTTP status of an error."""
     if lacks_memory(error):
         error = no_memory()
     if not isinstance(error, MinitronError):

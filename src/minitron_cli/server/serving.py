@@ -6,7 +6,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from minitron_cli.inputs import DEFAULT_CONTEXT, open_checked, tell_full_gpu, tell_missing_gpu
+from minitron.loading import load
+from minitron_cli.inputs import DEFAULT_CONTEXT, note_full_gpu, note_missing_gpu
 from minitron_cli.output import Output
 from minitron_core.errors import MinitronError, Unsupported, Usage
 from minitron_engine.generation.slots import Slots
@@ -14,7 +15,7 @@ from minitron_engine.isolation.chat_template import ChatTemplate, open_template
 from minitron_engine.llama.adapters import Adapter, apply_adapters
 from minitron_engine.llama.context import open_context
 from minitron_engine.llama.model import Model
-from minitron_engine.llama.settings import ContextSettings, GpuLayers
+from minitron_engine.llama.settings import ContextSettings, GpuLayers, ModelSettings
 
 try:
     import uvicorn
@@ -32,7 +33,7 @@ _SECONDS_TO_LEAVE = 3
 
 @dataclass(frozen=True)
 class ServeRequest:
-    """Everything that the command line said; the context's n_ctx is that of each client."""
+    """The options of the command; the context's n_ctx is that of each client."""
 
     model: Path
     name: str
@@ -48,13 +49,14 @@ class ServeRequest:
 
 def serve_model(request: ServeRequest, out: Output) -> None:
     """Serve until Ctrl-C. The port is taken before the model is loaded."""
-    tell_missing_gpu(out, request.gpu_layers)
+    note_missing_gpu(out, request.gpu_layers)
     with ExitStack() as stack:
         listener = stack.enter_context(_listen(request.host, request.port))
         n_ctx, parallel = request.context.n_ctx or DEFAULT_CONTEXT, request.parallel
         settings = replace(request.context, n_ctx=n_ctx * parallel, n_seq=parallel)
-        model = stack.enter_context(open_checked(request.model, request.gpu_layers, settings))
-        tell_full_gpu(out, model)
+        loading = ModelSettings(request.model, request.gpu_layers, context=settings)
+        model = stack.enter_context(load(loading))
+        note_full_gpu(out, model)
         if not request.context.n_ctx:
             n_ctx = min(n_ctx, max(model.n_ctx_train, 8))
             settings = replace(settings, n_ctx=n_ctx * parallel)
@@ -84,11 +86,11 @@ def _listen(host: str, port: int) -> socket.socket:
             f"cannot listen on {host}, port {port}: {error.strerror}", "choose another --port"
         ) from error
     except OverflowError as error:
-        raise Usage(f"{port} is no port") from error
+        raise Usage(f"{port} is not a port") from error
 
 
 def _template(model: Model, enter: Callable[..., ChatTemplate], out: Output) -> ChatTemplate | None:
-    """The model's template, tried once: what hangs here would hang with every request."""
+    """The model's template, rendered once: one that hangs would hang with every request."""
     try:
         template = enter(open_template(model))
         template.render([{"role": "user", "content": "Hello"}])
@@ -122,5 +124,5 @@ def _announce(
     out.text(url)
     out.note(
         f"{service.name} on {service.model.device}: {request.parallel} clients at once with "
-        f"{service.worker.n_ctx} tokens each; Ctrl-C ends it"
+        f"{service.worker.n_ctx} tokens each; Ctrl-C stops it"
     )

@@ -1,4 +1,4 @@
-"""The one thread that talks to llama.cpp, and how coroutines give it work."""
+"""The one thread that calls llama.cpp, and how coroutines give it work."""
 
 import asyncio
 import queue
@@ -12,10 +12,10 @@ from minitron_engine.generation.slots import GenerationRequest, Slots
 Update = tuple[int, str, bool]
 
 
-class Ticket:
-    """A request on its way for a coroutine, told as (number, text, whether it is the last).
+class Subscription:
+    """A coroutine's interest in a request: updates of (number, text, whether it is the last).
 
-    Several tickets may share their updates.
+    Several subscriptions may share one queue.
     """
 
     def __init__(
@@ -25,8 +25,8 @@ class Ticket:
         self._number, self._updates = number, updates
         self._loop = asyncio.get_running_loop()
 
-    def tell(self, text: str, last: bool) -> None:
-        """Called in the worker's thread."""
+    def publish(self, text: str, last: bool) -> None:
+        """Put an update into the queue; called in the worker's thread."""
         update = self._number, text, last
         # the loop is closed when the server stops
         with suppress(RuntimeError):
@@ -39,7 +39,7 @@ class Worker:
     def __init__(self, slots: Slots, most_waiting: int) -> None:
         self._slots, self._most = slots, most_waiting
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._tickets: dict[GenerationRequest, Ticket] = {}
+        self._subscriptions: dict[GenerationRequest, Subscription] = {}
         self._accepted = 0
         self._thread = threading.Thread(target=self._run, name="llama.cpp", daemon=True)
         self._thread.start()
@@ -49,35 +49,35 @@ class Worker:
         """The tokens that a prompt and its answer may have together."""
         return self._slots.n_ctx
 
-    def submit(self, ticket: Ticket) -> None:
+    def submit(self, subscription: Subscription) -> None:
         """Queue a request. OutOfResources: too many are waiting."""
         if self._accepted >= self._most:
             raise OutOfResources(f"{self._most} requests are waiting already", "try again later")
         self._accepted += 1
-        self._inbox.put(lambda: self._begin(ticket))
+        self._inbox.put(lambda: self._begin(subscription))
 
-    def release(self, ticket: Ticket) -> None:
-        """The coroutine's last word on a ticket: whatever is left of its request is given up."""
+    def release(self, subscription: Subscription) -> None:
+        """End a subscription; what is left of its request is cancelled."""
         self._accepted -= 1
-        self._inbox.put(lambda: self._end(ticket))
+        self._inbox.put(lambda: self._end(subscription))
 
     def stop(self) -> None:
-        """Finish the decode at hand, give up all requests, end the thread."""
+        """Finish the current decode, cancel all requests, end the thread."""
         self._inbox.put(None)
         self._thread.join()
 
-    def _begin(self, ticket: Ticket) -> None:
+    def _begin(self, subscription: Subscription) -> None:
         try:
-            self._slots.submit(ticket.request)
+            self._slots.submit(subscription.request)
         except MinitronError as error:
-            ticket.request.error, ticket.request.done = error, True
-            ticket.tell("", True)
+            subscription.request.error, subscription.request.done = error, True
+            subscription.publish("", True)
         else:
-            self._tickets[ticket.request] = ticket
+            self._subscriptions[subscription.request] = subscription
 
-    def _end(self, ticket: Ticket) -> None:
-        if self._tickets.pop(ticket.request, None) is not None:
-            self._slots.cancel(ticket.request)
+    def _end(self, subscription: Subscription) -> None:
+        if self._subscriptions.pop(subscription.request, None) is not None:
+            self._slots.cancel(subscription.request)
 
     def _run(self) -> None:
         while True:
@@ -96,14 +96,14 @@ class Worker:
             advanced = [(request, step.text) for request, step in self._slots.step()]
         except Exception as error:
             # not one request's fault: all that wait get the error, and the next ones start over
-            advanced = [(request, "") for request in self._tickets]
+            advanced = [(request, "") for request in self._subscriptions]
             for request, _ in advanced:
                 self._slots.cancel(request)
                 request.error = MinitronError(f"{type(error).__name__}: {error}")
         for request, text in advanced:
-            ticket = self._tickets.get(request)
-            if ticket is not None:
+            subscription = self._subscriptions.get(request)
+            if subscription is not None:
                 if request.done:
-                    del self._tickets[request]
+                    del self._subscriptions[request]
                 if text or request.done:
-                    ticket.tell(text, request.done)
+                    subscription.publish(text, request.done)

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from minitron_core.errors import Unsupported, Usage
 from minitron_engine.llama.model import Model
 
-# as llama.cpp's own conversion: without a bound, a model can write spaces until its limit
-_WHITESPACE = r" |\n{1,2}[ \t]{0,20}"
+# without a bound, a model can write spaces until its limit
+_AFTER_COMMA, _AFTER_COLON = r",( |\n[ \t]{0,20})?", ": ?"
 # long chains of references overflow the engine's stack from about 10,000 on
 _MAX_REFERENCES = 2000
 _MAX_BYTES = 4 << 20
@@ -27,6 +27,9 @@ _CONTROL_PREFIX = b"\xff"  # how llguidance tells a control token from text that
 _SUBSCHEMAS = ("items", "additionalProperties")
 _SCHEMA_LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
 _SCHEMA_MAPS = ("properties", "patternProperties", "$defs", "definitions")
+
+# keywords by which an object has properties that are not in its list
+_OPEN = {"additionalProperties", "patternProperties", "minProperties", *_SCHEMA_LISTS, "$ref"}
 
 _tokenizers: "WeakKeyDictionary[Model, LLTokenizer]" = WeakKeyDictionary()
 
@@ -43,12 +46,13 @@ def compile_schema(schema: str) -> str:
         document = {}
     if not isinstance(document, dict):
         raise _refused("it must be an object")
+    _close(document)
     options: Any = {
         "lenient": False,
         "coerce_one_of": False,
-        "whitespace_pattern": _WHITESPACE,
-        "item_separator": ",",
-        "key_separator": ":",
+        "whitespace_flexible": False,
+        "item_separator": _AFTER_COMMA,
+        "key_separator": _AFTER_COLON,
     }
     try:
         grammar = LLMatcher.grammar_from_json_schema(json.dumps(document), overrides=options)
@@ -101,11 +105,39 @@ def _subschemas(document: Any) -> Iterator[dict[str, Any]]:
         yield schema
         waiting += [schema.get(name) for name in _SUBSCHEMAS]
         for name in _SCHEMA_LISTS:
-            several = schema.get(name)
-            waiting += several if isinstance(several, list) else []
+            waiting += _list(schema.get(name))
         for name in _SCHEMA_MAPS:
             named = schema.get(name)
             waiting += named.values() if isinstance(named, dict) else []
+
+
+def _close(document: dict[str, Any]) -> None:
+    """Let objects have the properties that are listed, and no others unless it says so.
+
+    Such an answer is as valid, and it ends. Members of allOf, and what these refer to, stay open:
+    the properties of the others are not in their lists.
+    """
+    parts = [part for schema in _subschemas(document) for part in _list(schema.get("allOf"))]
+    merged = {id(part) for part in parts}
+    targets = {part["$ref"] for part in parts if isinstance(part, dict) and "$ref" in part}
+    merged |= {id(_target(document, str(target))) for target in targets}
+    for schema in _subschemas(document):
+        properties, required = schema.get("properties"), _list(schema.get("required"))
+        closes = isinstance(properties, dict) and set(map(str, required)) <= properties.keys()
+        if closes and id(schema) not in merged and not _OPEN & schema.keys():
+            schema["additionalProperties"] = False
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _target(document: Any, reference: str) -> Any:
+    """What a reference within the document names, None for what is not found that way."""
+    for part in reference.removeprefix("#").split("/")[1:]:
+        name = part.replace("~1", "/").replace("~0", "~")
+        document = document.get(name) if isinstance(document, dict) else None
+    return document
 
 
 class Constraint:

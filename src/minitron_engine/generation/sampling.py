@@ -6,11 +6,12 @@ To add an option, add a row. A new sampler also needs a line with its constructo
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from minitron_core.errors import Damaged, Usage
+from minitron_engine.generation.sampling_options import option_row, sampling_options
 
 SAMPLERS = (
     "penalties",
@@ -29,56 +30,6 @@ _ALIASES = {"nucleus": "top_p", "temp": "temperature", "typ": "typ_p"}
 _BREAKERS = ("\n", ":", '"', "*")
 _LONGEST_WINDOW = 1 << 20
 _HUGE = 1e6
-
-
-@dataclass(frozen=True)
-class SamplingOption:
-    """A row of the registry: one setting as all users of it need it.
-
-    low, high: the least and the greatest number allowed. flags: names on the command line, if not
-    only --name; parse: makes the value from its text there. request: its name in a request to
-    the server, as llama-server has it. gguf: its key below general.sampling in a model's metadata.
-    sampler: the part of the chain that takes it, with the part's other rows in their order here.
-    moves: away from its default it can make another token the likeliest. text: the command line
-    takes a file with the value.
-    """
-
-    name: str
-    type: type
-    default: Any
-    help: str
-    low: float = 0
-    high: float = _HUGE
-    flags: tuple[str, ...] = ()
-    metavar: str | None = None
-    parse: Callable[[Any], Any] | None = None
-    request: str = ""
-    gguf: str = ""
-    sampler: str = ""
-    moves: bool = False
-    text: bool = False
-
-    @property
-    def numeric(self) -> bool:
-        """Whether the value is one number."""
-        return self.type in (int, float)
-
-    @property
-    def many(self) -> bool:
-        """Whether it is given several times, once for each element of the value."""
-        return self.type is tuple and self.name != "samplers"
-
-    @property
-    def shown_default(self) -> str:
-        """The default as help shows it, empty where there is nothing to show."""
-        if self.numeric and self.default is not None:
-            return f"{self.default:g}"
-        return ";".join(self.default) if self.default is SAMPLERS else ""
-
-
-def _row(default: Any, help: str, **more: Any) -> Any:
-    metadata = {"help": help, "type": type(default), **more}
-    return field(default=default, metadata=metadata)
 
 
 def parse_samplers(text: str) -> tuple[str, ...]:
@@ -112,118 +63,164 @@ class SamplingSettings:
     seed: int = field(
         metadata={
             "type": int,
-            "help": "Random when not given; shown.",
+            "help": "Seed of the random numbers; random and shown if not given.",
             "high": 2**32 - 2,
             "flags": ("--seed", "-s"),
         }
     )
-    temperature: float = _row(
-        0.8, "0 is greedy.", flags=("--temp", "--temperature"), gguf="temp", sampler="temperature"
+    temperature: float = option_row(
+        0.8,
+        "Temperature; 0 is greedy.",
+        flags=("--temp", "--temperature"),
+        gguf="temp",
+        sampler="temperature",
     )
-    dynatemp_range: float = _row(
-        0.0, "Temperature ± this, by entropy; 0 is off.", sampler="temperature"
+    dynatemp_range: float = option_row(
+        0.0, "Vary the temperature by ± this with the entropy; 0 is off.", sampler="temperature"
     )
-    dynatemp_exp: float = _row(
-        1.0, "Entropy to temperature.", request="dynatemp_exponent", sampler="temperature"
+    dynatemp_exp: float = option_row(
+        1.0,
+        "Exponent of the entropy in the temperature.",
+        request="dynatemp_exponent",
+        sampler="temperature",
     )
-    samplers: tuple[str, ...] = _row(
+    samplers: tuple[str, ...] = option_row(
         SAMPLERS,
-        "Which samplers, in which order.",
+        "The samplers in their order.",
         metavar="NAME;…",
         parse=parse_samplers,
         gguf="sequence",
     )
-    top_k: int = _row(
+    top_k: int = option_row(
         40,
-        "Only the likeliest k; 0 for all.",
+        "Keep the k likeliest tokens; 0 keeps all.",
         low=-1,
         high=2**31 - 1,
         gguf="top_k",
         sampler="top_k",
     )
-    top_p: float = _row(0.95, "Nucleus; 1 for all.", high=1, gguf="top_p", sampler="top_p")
-    min_p: float = _row(
-        0.05, "Floor, relative to the likeliest.", high=1, gguf="min_p", sampler="min_p"
+    top_p: float = option_row(
+        0.95,
+        "Nucleus: keep this much of the probability; 1 keeps all.",
+        high=1,
+        gguf="top_p",
+        sampler="top_p",
     )
-    typical: float = _row(
+    min_p: float = option_row(
+        0.05,
+        "Least probability, relative to the likeliest token's.",
+        high=1,
+        gguf="min_p",
+        sampler="min_p",
+    )
+    typical: float = option_row(
         1.0,
-        "Locally typical; 1 is off.",
+        "Locally typical sampling; 1 is off.",
         high=1,
         flags=("--typical", "--typical-p"),
         request="typical_p",
         sampler="typ_p",
         moves=True,
     )
-    top_n_sigma: float = _row(
+    top_n_sigma: float = option_row(
         -1.0,
-        "Logits within n sigmas; -1 is off.",
+        "Keep logits within n sigmas of the largest; -1 is off.",
         low=-1,
         flags=("--top-n-sigma", "--top-nsigma"),
         sampler="top_n_sigma",
     )
-    xtc_probability: float = _row(
+    xtc_probability: float = option_row(
         0.0,
-        "How often the top is excluded.",
+        "XTC: probability of excluding top tokens; 0 is off.",
         high=1,
         gguf="xtc_probability",
         sampler="xtc",
         moves=True,
     )
-    xtc_threshold: float = _row(
-        0.1, "What counts as the top.", high=1, gguf="xtc_threshold", sampler="xtc"
+    xtc_threshold: float = option_row(
+        0.1, "XTC: least probability of a top token.", high=1, gguf="xtc_threshold", sampler="xtc"
     )
-    repeat_last_n: int = _row(
+    repeat_last_n: int = option_row(
         64,
-        "Tokens that the penalties look at.",
+        "Tokens that the penalties look back at.",
         high=_LONGEST_WINDOW,
         gguf="penalty_last_n",
         sampler="penalties",
     )
-    repeat_penalty: float = _row(
-        1.0, "1 is off.", low=1e-6, gguf="penalty_repeat", sampler="penalties", moves=True
+    repeat_penalty: float = option_row(
+        1.0,
+        "Penalty on repeated tokens; 1 is off.",
+        low=1e-6,
+        gguf="penalty_repeat",
+        sampler="penalties",
+        moves=True,
     )
-    frequency_penalty: float = _row(
-        0.0, "0 is off.", low=-100, high=100, sampler="penalties", moves=True
+    frequency_penalty: float = option_row(
+        0.0,
+        "Penalty for each repetition; 0 is off.",
+        low=-100,
+        high=100,
+        sampler="penalties",
+        moves=True,
     )
-    presence_penalty: float = _row(
-        0.0, "0 is off.", low=-100, high=100, sampler="penalties", moves=True
+    presence_penalty: float = option_row(
+        0.0,
+        "Penalty on any repetition; 0 is off.",
+        low=-100,
+        high=100,
+        sampler="penalties",
+        moves=True,
     )
-    dry_multiplier: float = _row(
-        0.0, "Penalty on repeated sequences; 0 is off.", low=-_HUGE, sampler="dry", moves=True
+    dry_multiplier: float = option_row(
+        0.0, "DRY: penalty on repeated sequences; 0 is off.", low=-_HUGE, sampler="dry", moves=True
     )
-    dry_base: float = _row(1.75, "Growth with length.", low=1, sampler="dry")
-    dry_allowed_length: int = _row(2, "Free repetitions.", high=_LONGEST_WINDOW, sampler="dry")
-    dry_penalty_last_n: int = _row(64, "0 is off.", high=_LONGEST_WINDOW, sampler="dry")
-    dry_sequence_breakers: tuple[str, ...] = _row(
+    dry_base: float = option_row(
+        1.75, "DRY: growth of the penalty with length.", low=1, sampler="dry"
+    )
+    dry_allowed_length: int = option_row(
+        2, "DRY: longest repetition without penalty.", high=_LONGEST_WINDOW, sampler="dry"
+    )
+    dry_penalty_last_n: int = option_row(
+        64, "DRY: tokens that it looks back at; 0 is off.", high=_LONGEST_WINDOW, sampler="dry"
+    )
+    dry_sequence_breakers: tuple[str, ...] = option_row(
         _BREAKERS,
-        'Instead of newline : " *; none for no breakers.',
+        'DRY: what ends a sequence, not newline : " *; none for nothing.',
         flags=("--dry-sequence-breaker",),
         metavar="TEXT",
         parse=_parse_breakers,
         sampler="dry",
     )
-    mirostat: int = _row(0, "1 or 2, instead of the samplers.", high=2, gguf="mirostat", moves=True)
-    mirostat_lr: float = _row(
+    mirostat: int = option_row(
+        0, "Mirostat 1 or 2 instead of the samplers; 0 is off.", high=2, gguf="mirostat", moves=True
+    )
+    mirostat_lr: float = option_row(
         0.1, "Mirostat's learning rate.", request="mirostat_eta", gguf="mirostat_eta"
     )
-    mirostat_ent: float = _row(
+    mirostat_ent: float = option_row(
         5.0, "Mirostat's target entropy.", request="mirostat_tau", gguf="mirostat_tau"
     )
-    adaptive_target: float = _row(
-        -1.0, "Probability that adaptive_p aims at.", low=-1, high=1, sampler=_ADAPTIVE
+    adaptive_target: float = option_row(
+        -1.0, "Probability that adaptive_p aims at; -1 is off.", low=-1, high=1, sampler=_ADAPTIVE
     )
-    adaptive_decay: float = _row(0.9, "How slowly it adapts.", high=0.99, sampler=_ADAPTIVE)
-    logit_bias: tuple[tuple[int, float], ...] = _row(
+    adaptive_decay: float = option_row(
+        0.9, "How slowly adaptive_p adapts.", high=0.99, sampler=_ADAPTIVE
+    )
+    logit_bias: tuple[tuple[int, float], ...] = option_row(
         (),
-        "As 15043+1 or 15043-inf.",
+        "Add a bias to a token, as 15043+1 or 15043-inf.",
         flags=("--logit-bias", "-l"),
         metavar="ID±BIAS",
         parse=_parse_bias,
         moves=True,
     )
-    ignore_eos: bool = _row(False, "Ignore end-of-generation tokens.", moves=True)
-    grammar: str = _row("", "A GBNF grammar to follow.", metavar="FILE", text=True, moves=True)
-    json_schema: str = _row("", "A JSON schema to follow.", metavar="FILE", text=True, moves=True)
+    ignore_eos: bool = option_row(False, "Ignore end-of-generation tokens.", moves=True)
+    grammar: str = option_row(
+        "", "A GBNF grammar to follow.", metavar="FILE", text=True, moves=True
+    )
+    json_schema: str = option_row(
+        "", "A JSON schema to follow.", metavar="FILE", text=True, moves=True
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "samplers", tuple(map(sampler_name, self.samplers)))
@@ -251,21 +248,6 @@ class SamplingSettings:
     def arguments(self, sampler: str) -> list[Any]:
         """The settings that a part of the chain takes, in the order of llama.cpp's constructor."""
         return [getattr(self, row.name) for row in SAMPLING_OPTIONS if row.sampler == sampler]
-
-
-def sampling_options(settings: type) -> tuple[SamplingOption, ...]:
-    """The rows of a class of settings, in the order of its fields."""
-    return tuple(
-        SamplingOption(
-            **{
-                "name": each.name,
-                "default": None if each.default is MISSING else each.default,
-                "request": each.name,
-                **each.metadata,
-            }
-        )
-        for each in fields(settings)
-    )
 
 
 SAMPLING_OPTIONS = sampling_options(SamplingSettings)

@@ -55,7 +55,7 @@ class Sequence:
     def forget(self, start: int) -> None:
         """Remove all tokens from a position on."""
         if start < len(self.tokens):
-            api.llama_memory_seq_rm(self._memory, 0, start, -1)
+            self.context.truncate(start)
             del self.tokens[start:]
 
     def shift(self, keep: int) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,6 +12,7 @@ from hardening.fuzz import formats, seeds
 from hardening.fuzz.json_values import damage_json
 from hardening.fuzz.mutate import Mutator, damage_bytes, either, number_fields
 from hardening.fuzz.runner import Target
+from helpers.tiny_checkpoints import make_checkpoint
 from minitron_convert.checkpoint.folder import open_checkpoint
 from minitron_convert.checkpoint.safetensors import read_header
 from minitron_convert.checkpoint.tensor_ref import TensorRef
@@ -69,6 +72,41 @@ def _plan(name: str, folder: Path) -> Opener:
     return through(name, both, folder)
 
 
+def _tiny(name: str, *, header: bool) -> Callable[[], list[bytes]]:
+    """A tiny checkpoint's config, or the header of its weights."""
+
+    def read() -> list[bytes]:
+        with tempfile.TemporaryDirectory() as place:
+            folder = make_checkpoint(name, Path(place))
+            weights = (folder / "model.safetensors").read_bytes()
+            end = 8 + int.from_bytes(weights[:8], "little")
+            return [weights[8:end] if header else (folder / "config.json").read_bytes()]
+
+    return read
+
+
+def _plan_tiny(name: str, folder: Path) -> Opener:
+    """Plan the conversion of a tiny checkpoint whose config is the input."""
+    made = make_checkpoint(name, folder)
+    settings = ConvertSettings(made, folder / "out.gguf")
+    return through("config.json", lambda _: plan(settings), made)
+
+
+def _plan_header(name: str, folder: Path) -> Opener:
+    """Plan the conversion of a tiny checkpoint whose header of weights is the input."""
+    made = make_checkpoint(name, folder)
+    settings = ConvertSettings(made, folder / "out.gguf")
+    path = made / "model.safetensors"
+    size = path.stat().st_size
+
+    def open_input(data: bytes) -> object:
+        path.write_bytes(len(data).to_bytes(8, "little") + data)
+        os.truncate(path, size + len(data))  # the weights themselves are not read
+        return plan(settings)
+
+    return open_input
+
+
 def _gguf(path: Path) -> object:
     file = open_gguf(path)
     values = [entry.value for entry in file.metadata.values()]
@@ -88,12 +126,33 @@ def _sensitivity(path: Path) -> object:
     return found.predict(types), found.error, found.chunks
 
 
+# state-space layers, experts and a layer of further tokens; blocks of their own; packed experts
+_FAMILIES = ("nemotron-3-super-120b", "nemotron-super-49b", "gpt-oss")
+
 TARGETS = [
     Target(
         "safetensors",
         seeds.safetensors,
         mostly(formats.damage_safetensors),
         partial(through, "model.safetensors", lambda path: _read_all(read_header(path))),
+    ),
+    *(
+        Target(
+            f"config.json of {name}",
+            _tiny(name, header=False),
+            mostly(damage_json),
+            partial(_plan_tiny, name),
+        )
+        for name in _FAMILIES
+    ),
+    *(
+        Target(
+            f"header of {name}",
+            _tiny(name, header=True),
+            mostly(damage_json),
+            partial(_plan_header, name),
+        )
+        for name in _FAMILIES
     ),
     Target("index.json", seeds.index, mostly(damage_json), _index),
     Target(

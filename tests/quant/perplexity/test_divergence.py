@@ -120,8 +120,9 @@ def test_measure_beside_divergence_like_llama_perplexity(rows: list[Row]) -> Non
     same_running(level, found["levels"]["Q4_K_M"]["running"][:22])
     theirs = dict(printed("Q4_K_M"))["Mean PPL(Q)"]
     share = allowed(0, others=1e-3)
-    assert level.ppl == pytest.approx(theirs["value"], rel=share, abs=6e-7)
-    assert level.ppl_error == pytest.approx(theirs["error"], rel=share, abs=6e-7)
+    # six decimals are printed; the sums of exponentials differ in order
+    assert level.ppl == pytest.approx(theirs["value"], rel=share, abs=1.5e-6)
+    assert level.ppl_error == pytest.approx(theirs["error"], rel=share, abs=1.5e-6)
     assert reference.divergence is None and reference.accuracy_pct == 100
 
 

@@ -16,7 +16,7 @@ from helpers.support import beginning, quantize
 from minitron_engine.llama.context import Logits
 from minitron_quant.chunking import ChunkSettings
 from minitron_quant.perplexity import evaluation, multi_model
-from minitron_quant.perplexity.divergence import ReferenceChunk, TokenScores
+from minitron_quant.perplexity.divergence import TokenScores
 from minitron_quant.perplexity.evaluation import ReferenceScores
 from minitron_quant.perplexity.loaded_model import LoadedModel, ModelLoader
 from minitron_quant.perplexity.measures import Row
@@ -150,12 +150,9 @@ def test_run_jobs_error_ends_jobs_and_is_raised(schedule: Schedule, where: str) 
 def test_reference_scores_failure_reaches_all_that_wait() -> None:
     scores = ReferenceScores()
 
-    def fail() -> list[ReferenceChunk]:
-        raise MemoryError("the reference")
-
     def compute(_pool: ThreadPoolExecutor, _chunks: Any) -> list[TokenScores]:
-        scores.compute(fail)
-        return []
+        with scores.computing():
+            raise MemoryError("the reference")
 
     def wait(pool: ThreadPoolExecutor, chunks: Any) -> list[TokenScores]:
         with pytest.raises(MemoryError, match="the reference"):

@@ -77,7 +77,7 @@ class Plain(ChatTemplate):
 
 @QUIETLY
 @given(prompt=ANYTHING, fields=st.dictionaries(st.sampled_from(FIELDS), ANYTHING, max_size=4))
-def test_completions(model: Model, prompt: Any, fields: dict[str, Any]) -> None:
+def test_completion_parses_or_refuses(model: Model, prompt: Any, fields: dict[str, Any]) -> None:
     try:
         found = requests.completion({"prompt": prompt, **fields}, model)
     except MinitronError as error:
@@ -125,7 +125,7 @@ def test_completion_refuses_a_wrong_sampling_option(model: Model, wrong: dict[st
 
 @QUIETLY
 @given(messages=ANYTHING, fields=st.dictionaries(st.sampled_from(FIELDS), ANYTHING, max_size=4))
-def test_chats(model: Model, messages: Any, fields: dict[str, Any]) -> None:
+def test_chat_parses_or_refuses(model: Model, messages: Any, fields: dict[str, Any]) -> None:
     body = json.loads(json.dumps({"messages": messages, **fields}))
     try:
         found = requests.chat(body, model, Plain("", {}, 1))
@@ -137,7 +137,7 @@ def test_chats(model: Model, messages: Any, fields: dict[str, Any]) -> None:
 
 @QUIETLY
 @given(body=st.binary(max_size=30) | st.text(max_size=30).map(str.encode))
-def test_bodies(body: bytes) -> None:
+def test_parse_takes_any_bytes(body: bytes) -> None:
     try:
         assert isinstance(requests.parse(body), dict)
     except requests.BadRequest as error:
@@ -145,6 +145,6 @@ def test_bodies(body: bytes) -> None:
 
 
 @pytest.mark.parametrize("body", [b'{"prompt": "\\ud800"}', b"\xff", b"[" * 100_000])
-def test_bodies_that_are_no_text(body: bytes) -> None:
+def test_parse_refuses_half_surrogates(body: bytes) -> None:
     with pytest.raises(requests.BadRequest):
         requests.parse(body)
