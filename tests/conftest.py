@@ -1,5 +1,10 @@
 """What the tests of all packages share: the bundled models, converted and quantized once."""
 
+# first: numpy reads what it sets when it is loaded, and most tests load numpy before the engine
+import minitron_engine  # noqa: F401
+
+# isort: split
+
 import io
 import logging
 import os

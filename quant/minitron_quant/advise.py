@@ -106,7 +106,10 @@ def advise(
     budget: Budget,
     quality: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Fit]:
-    """How every candidate fits, the smallest first, with its quality as `measured` returns it.
+    """How each level fits into memory, the smallest first; all sizes in bytes.
+
+    model: a folder of levels, or a full-precision file that levels could be made of. quality:
+    measured values by level, as `measured` reads them from a report.
 
     Errors: NotFound: a folder without models; those of open_model and open_context.
     """

@@ -3,7 +3,6 @@ from minitron.conversion import convert as convert
 from minitron.generation import chat as chat
 from minitron.generation import generate as generate
 from minitron.loading import load as load
-from minitron.measurement import advise as advise
 from minitron.measurement import bench as bench
 from minitron.measurement import inspect as inspect
 from minitron.measurement import perplexity as perplexity
@@ -24,12 +23,14 @@ from minitron_engine.llama.settings import ContextSettings as ContextSettings
 from minitron_engine.llama.settings import ModelSettings as ModelSettings
 from minitron_engine.llama.settings import Placement as Placement
 from minitron_quant.advise import Budget as Budget
+from minitron_quant.advise import advise as advise
 from minitron_quant.bench.run import BenchPlan as BenchPlan
 from minitron_quant.bench.run import plan_contexts as plan_contexts
 from minitron_quant.bench.run import plan_tests as plan_tests
 from minitron_quant.chunking import ChunkSettings as ChunkSettings
 from minitron_quant.covariance.collect import CovarianceSettings as CovarianceSettings
 from minitron_quant.imatrix.collect import CollectSettings as CollectSettings
+from minitron_quant.inspect.difference import compare as compare
 from minitron_quant.levels import parse_levels as parse_levels
 from minitron_quant.mixed_precision.build_mix import MixSettings as MixSettings
 from minitron_quant.mixed_precision.build_mix import MixTarget as MixTarget

@@ -1,13 +1,10 @@
-"""Measure models: perplexity and divergence, tasks, speed, what is in a file, what fits."""
+"""Measure models: perplexity and divergence, tasks, speed, and what is in a file."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from minitron_core.progress import Progress, ignore
-from minitron_engine.llama.settings import ContextSettings
-from minitron_quant.advise import Budget, Fit
-from minitron_quant.advise import advise as advise_model
 from minitron_quant.bench.run import BenchPlan
 from minitron_quant.inspect.description import describe
 from minitron_quant.perplexity.measures import Row
@@ -45,24 +42,12 @@ def bench(plan: BenchPlan, progress: Progress = ignore) -> Iterator[dict[str, An
     return plan.rows(progress)
 
 
-def inspect(model: Path, *, with_tensors: bool = False) -> dict[str, Any]:
+def inspect(
+    model: Path, *, with_tensors: bool = False, with_hashes: bool = False
+) -> dict[str, Any]:
     """Describe a GGUF file from its header: metadata, types, sizes in bytes, bits per weight.
 
-    A first shard stands for all. Raises NotFound, Damaged.
+    A first shard stands for all. with_hashes: also the SHA-256 of each file, which reads all of it.
+    Raises NotFound, Damaged.
     """
-    return describe(model, with_tensors)
-
-
-def advise(
-    model: Path,
-    settings: ContextSettings,
-    budget: Budget,
-    quality: Mapping[str, Mapping[str, Any]] | None = None,
-) -> list[Fit]:
-    """How each level fits into memory, the smallest first; all sizes in bytes.
-
-    model: a folder of levels, or a full-precision file that levels could be made of.
-    quality: measured values by level, as `minitron_quant.advise.measured` reads them from a report.
-    Raises NotFound for a folder without models.
-    """
-    return advise_model(model, settings, budget, quality)
+    return describe(model, with_tensors, with_hashes)
