@@ -17,7 +17,7 @@ import gguf
 import yaml  # type: ignore[import-untyped]
 
 from minitron_convert.architectures import ModelTensor
-from minitron_convert.checkpoint.json_files import read_object, read_optional
+from minitron_convert.checkpoint.json_files import read_object, read_settings
 from minitron_core.errors import Damaged
 from minitron_core.gguf import KeyValue, ValueType
 
@@ -79,7 +79,7 @@ def read_general(
         )
     except (TypeError, AttributeError, ValueError) as error:
         raise Damaged(f"the model card or a config in {folder} is malformed: {error}") from error
-    _take_sampling(found, read_optional(folder / "generation_config.json"))
+    _take_sampling(found, read_settings(folder / "generation_config.json", notes))
     for key, value in overrides.items():
         attribute = key.removeprefix("general.").replace(".", "_")
         if attribute in _FIELDS:
@@ -95,12 +95,21 @@ def _read_card(folder: Path, notes: list[str]) -> dict[str, Any]:
     disabled, logger.disabled = logger.disabled, True
     try:
         card: dict[str, Any] = gguf.Metadata.load_model_card(folder)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, UnicodeDecodeError):
         notes.append("the head of README.md is not valid YAML: nothing was taken from it")
         return {}
     finally:
         logger.disabled = disabled
-    return card
+    return {key: _as_text(value) for key, value in card.items()}
+
+
+def _as_text(value: Any) -> Any:
+    """A value of a model card as the text that it was: YAML reads no, 3.1 and dates otherwise."""
+    if isinstance(value, list):
+        return [_as_text(item) for item in value if item is not None]
+    if isinstance(value, bool):
+        return "true" if value else "no"
+    return value if isinstance(value, str | dict | None) else str(value)
 
 
 def _take_sampling(found: gguf.Metadata, generation: dict[str, Any]) -> None:

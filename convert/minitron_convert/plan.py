@@ -9,6 +9,7 @@ from pathlib import Path
 from minitron_convert.architectures import ModelTensor, SourceModel, read_model
 from minitron_convert.checkpoint.folder import open_checkpoint
 from minitron_convert.metadata import count_parameters, quantization_version_key, read_general
+from minitron_convert.outtypes import OUTTYPES
 from minitron_convert.vocab import read_vocabulary, vocabulary_keys
 from minitron_core.errors import Damaged, Unsupported
 from minitron_core.gguf import (
@@ -25,7 +26,6 @@ from minitron_core.gguf import (
     file_size,
 )
 
-OUTTYPES = ("auto", "f32", "f16", "bf16", "q8_0")
 _TYPE_OF_OUTTYPE = {"f32": F32, "f16": F16, "bf16": BF16, "q8_0": Q8_0}
 _FILE_TYPE = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32, "mxfp4": 38}  # llama_ftype
 MXFP4 = TYPE_ID["mxfp4"]

@@ -10,3 +10,4 @@ typedef Avx2 V;
 #include "encoders.h"
 
 Encoder avx2_encoder(int type) { return encoder_of(type); }
+bool avx2_score(const Scoring &rows) { return score_rows(rows); }

@@ -11,3 +11,4 @@ typedef Avx512 V;
 #include "encoders.h"
 
 Encoder avx512_encoder(int type) { return encoder_of(type); }
+bool avx512_score(const Scoring &rows) { return score_rows(rows); }

@@ -11,6 +11,8 @@ namespace {
 #include "codebook_block.h"
 #include "ternary_split.h"
 
+#include "scoring.h"
+
 #include "types_k.h"
 #include "types_scaled.h"
 #include "types_iq4.h"

@@ -106,3 +106,12 @@ int64_t kernels_encode(int level, int type, const float *x, void *target, int64_
     }
     return left_to_ggml;
 }
+
+int kernels_score(int level, const float *logits, int64_t rows, int64_t vocabulary,
+                  const int32_t *targets, double *nll, int64_t *top, float *p, double *log,
+                  double *total, double *kld) {
+    if (level < 1 || level > kernels_level() || vocabulary < 1)
+        return -1;
+    const Scoring scoring = {logits, rows, vocabulary, targets, nll, top, p, log, total, kld};
+    return (level == 2 ? avx512_score(scoring) : avx2_score(scoring)) ? 0 : -1;
+}

@@ -29,6 +29,18 @@ KERNELS_API int kernels_set_codebook(int type, const int8_t *levels, int count, 
 KERNELS_API int64_t kernels_encode(int level, int type, const float *x, void *y, int64_t rows,
                                    int64_t columns, const float *importance, QuantizeChunk ggml);
 
+// Score rows of logits, each of `vocabulary` float32: nll = -ln p of the target, top: the first of
+// the likeliest tokens. p, log, total and kld are null, or
+// - kld is null: what is needed of a reference is written: p (vocabulary of each row, zero where
+//   ln p <= -16), log = sum of p ln p, total = sum of p;
+// - else these are read, and kld gets log - sum of p ln q, q being the probabilities of the logits.
+// Exponentials are float32 of the difference to the largest logit, sums are float64. The result of
+// a row depends neither on the level nor on the other rows. Returns 0, or -1 if there is no such
+// level.
+KERNELS_API int kernels_score(int level, const float *logits, int64_t rows, int64_t vocabulary,
+                              const int32_t *targets, double *nll, int64_t *top, float *p,
+                              double *log, double *total, double *kld);
+
 #ifdef __cplusplus
 }
 #endif

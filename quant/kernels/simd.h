@@ -77,6 +77,17 @@ struct Avx2 {
                                 _mm256_permutevar8x32_ps(t.hi, c),
                                 _mm256_castsi256_ps(_mm256_slli_epi32(c, 28)));
     }
+    struct Sum { // of W floats each, in float64
+        __m256d low, high;
+        ALWAYS_INLINE void add(F x) {
+            low = _mm256_add_pd(low, _mm256_cvtps_pd(_mm256_castps256_ps128(x)));
+            high = _mm256_add_pd(high, _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1)));
+        }
+        ALWAYS_INLINE void store(double *p) const {
+            _mm256_storeu_pd(p, low);
+            _mm256_storeu_pd(p + 4, high);
+        }
+    };
     INLINE float hmin(F a) {
         __m128 m = _mm_min_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
         m = _mm_min_ps(m, _mm_movehl_ps(m, m));
@@ -146,6 +157,17 @@ struct Avx512 {
     typedef __m512 T16;
     INLINE T16 tab16(const float *p) { return _mm512_loadu_ps(p); }
     INLINE F lut16(T16 t, I c) { return _mm512_permutexvar_ps(c, t); }
+    struct Sum {
+        __m512d low, high;
+        ALWAYS_INLINE void add(F x) {
+            low = _mm512_add_pd(low, _mm512_cvtps_pd(_mm512_castps512_ps256(x)));
+            high = _mm512_add_pd(high, _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1)));
+        }
+        ALWAYS_INLINE void store(double *p) const {
+            _mm512_storeu_pd(p, low);
+            _mm512_storeu_pd(p + 8, high);
+        }
+    };
     INLINE float hmin(F a) {
         return Avx2::hmin(_mm256_min_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1)));
     }

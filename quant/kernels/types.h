@@ -37,6 +37,19 @@ struct Encoder {
     EncodeRows rows; // null: no kernel for this type
     int block_weights, block_bytes;
 };
+// Scoring of rows of logits, see kernels.h; p, log and total are null without a reference.
+struct Scoring {
+    const float *logits;
+    int64_t rows, vocabulary;
+    const int32_t *targets;
+    double *nll;
+    int64_t *top;
+    float *p;            // of the reference: written, or read where kld is not null
+    double *log, *total; // of the reference
+    double *kld;
+};
+bool avx2_score(const Scoring &rows);
+bool avx512_score(const Scoring &rows);
 Encoder avx2_encoder(int type);
 Encoder avx512_encoder(int type);
 

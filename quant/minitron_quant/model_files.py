@@ -12,7 +12,12 @@ EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
 # tensors by name, each with its shard
 Tensors = dict[str, tuple[Gguf, TensorInfo]]
 
-_IMATRIX = "imatrix"
+# by general.type: what lies in folders beside models
+_OTHERS = {
+    "imatrix": "an importance matrix",
+    "mmproj": "a multimodal projector",
+    "adapter": "a LoRA adapter",
+}
 _MAX_LAYERS = 512  # LLAMA_MAX_LAYERS of llama.cpp
 
 
@@ -23,10 +28,10 @@ def open_model_files(path: Path) -> list[Gguf]:
     abort the process, or compute without end.
     """
     shards = open_shards(path)
-    if shards[0].get("general.type") == _IMATRIX:
-        raise Unsupported(
-            f"{path.name} is an importance matrix, not a model", "pass it with --imatrix"
-        )
+    other = _other_content(shards[0])
+    if other:
+        hint = "pass it with --imatrix" if "matrix" in other else "name the model beside it"
+        raise Unsupported(f"{path.name} is {other}, not a model", hint)
     _check_numbers(shards[0])
     return shards
 
@@ -70,14 +75,20 @@ def _is_count(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def is_imatrix(path: Path) -> bool:
-    """Whether a GGUF file is an importance matrix."""
-    return bool(open_gguf(path).get("general.type") == _IMATRIX)
+def other_content(path: Path) -> str:
+    """What a GGUF file without a model holds, such as an adapter; empty for a model."""
+    return _other_content(open_gguf(path))
+
+
+def _other_content(file: Gguf) -> str:
+    if file.get("general.architecture") == "clip":
+        return _OTHERS["mmproj"]
+    return _OTHERS.get(str(file.get("general.type")), "")
 
 
 def models_in(folder: Path) -> list[Path]:
     """The models of a folder by name, sharded ones by their first shard; NotFound if none."""
-    paths = [path for path in sorted(folder.glob("*.gguf")) if not is_imatrix(path)]
+    paths = [path for path in sorted(folder.glob("*.gguf")) if not other_content(path)]
     shards = {path: parse_shard_name(path.name) for path in paths}
     firsts = [path for path, shard in shards.items() if shard is None or shard.number == 1]
     if not firsts:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from minitron_convert.convert import ConvertResult, ConvertSettings
 from minitron_convert.convert import convert as convert_checkpoint
-from minitron_convert.plan import OUTTYPES
+from minitron_convert.outtypes import OUTTYPES
 from minitron_core.errors import Usage
 from minitron_core.progress import Progress, ignore
 from minitron_quant.levels import Level, level_named

@@ -34,15 +34,16 @@ def local_model(model: Path, out: Output) -> Path:
 
 
 def local_models(models: Sequence[Path], out: Output) -> tuple[Path, ...]:
-    """The files of several MODELs, but for the importance matrix that a shell's *.gguf brings."""
-    from minitron_quant.model_files import is_imatrix
+    """The files of several MODELs, without matrices and adapters that a shell's *.gguf brings."""
+    from minitron_quant.model_files import other_content
 
     paths = [local_model(model, out) for model in models]
     # a single file is refused with a reason where it is opened
-    chosen = [path for path in paths if len(paths) == 1 or not is_imatrix(path)] or paths
+    others = {path: other_content(path) for path in paths} if len(paths) > 1 else {}
+    chosen = [path for path in paths if not others.get(path)] or paths
     for path in paths:
         if path not in chosen:
-            out.note(f"{path.name} is left out: an importance matrix, not a model")
+            out.note(f"{path.name} is left out: {others[path]}, not a model")
     return tuple(chosen)
 
 

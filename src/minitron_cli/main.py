@@ -1,15 +1,17 @@
 """The `minitron` command: registration, and the one place where errors end."""
 
+import ast
 import io
 import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from minitron_engine.process import address_space, fatal_signals
 from minitron_engine.process.aborts import on_abort
@@ -80,6 +82,20 @@ class _Group(TyperGroup):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.commands = cast(Any, _Loaded())
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        # a list of the commands needs their summaries, not their options
+        self.commands = {name: TyperCommand(name, help=_docstring(name)) for name in COMMANDS}
+        super().format_help(ctx, formatter)
+
+
+def _docstring(command: str) -> str:
+    """The help of a command, read from its source without loading it."""
+    name = command.replace("-", "_")
+    source = Path(__file__).with_name("commands") / f"{name}.py"
+    body = ast.parse(source.read_text(encoding="utf-8")).body
+    functions = (node for node in body if isinstance(node, ast.FunctionDef) and node.name == name)
+    return ast.get_docstring(next(functions)) or ""
 
 
 app = typer.Typer(

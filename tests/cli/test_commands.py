@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from helpers.support import EXAMPLES, ROOT, fails
-from minitron_cli.main import COMMANDS
+from minitron_cli.main import COMMANDS, app
 
 
 def test_version_names_what_decides_results(minitron: Any) -> None:
@@ -27,6 +28,17 @@ def test_help_of_every_command_has_examples_and_common_options(
     assert f"{command} [OPTIONS]" in usage and f"minitron {command} " in f"{rest} "
     assert {"--verbose", "--quiet", "--help"} <= {word for word in usage.split()}
     assert command == "rpc-server" or "--json" in usage
+
+
+def test_help_lists_every_command_with_the_summary_of_its_own_help(
+    minitron: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    lines = minitron("--help").out.splitlines()
+    group: Any = typer.main.get_command(app)
+    for name, command in group.commands.items():
+        summary = " ".join(command.help.split("\n\n")[0].split())
+        assert any(f" {name} " in line and summary in line for line in lines), name
 
 
 def test_main_names_every_command_module() -> None:

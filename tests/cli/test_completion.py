@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from minitron_cli.options.completion import complete_job, complete_level, complete_model
+from minitron_cli.options.completion import (
+    complete_job,
+    complete_level,
+    complete_model,
+    complete_outtype,
+)
+from minitron_convert.outtypes import OUTTYPES
 
 
 def offered(line: str, folder: Path) -> list[str]:
@@ -74,3 +80,9 @@ def test_complete_model_lists_the_cache(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     assert complete_model("me/") == ["me/nano-GGUF:IQ2_XS", "me/nano-GGUF:Q4_K_M"]
     assert complete_model("you/") == []
+
+
+def test_complete_outtype_knows_types_and_levels() -> None:
+    assert complete_outtype("") == list(OUTTYPES)
+    assert complete_outtype("q8") == ["q8_0"]
+    assert complete_outtype("Q4_K") == ["Q4_K_S", "Q4_K_M", "Q4_K"]

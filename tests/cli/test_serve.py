@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -153,11 +154,11 @@ def test_serve_shows_models_and_health(client: Any, served: Served) -> None:
 
 def ask(served: Served, method: str, path: str, body: bytes = b"", **headers: str) -> Any:
     """A request by hand: status and body."""
-    import http.client
 
-    connection = http.client.HTTPConnection(*served.address, timeout=30)
+    connection = HTTPConnection(*served.address, timeout=30)
     connection.request(method, path, body, headers)
     answer = connection.getresponse()
+    connection.close()
     found = answer.status, answer.read()
     connection.close()
     return found
@@ -283,3 +284,31 @@ def test_serve_refuses_wrong_usage(
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     fails(minitron("serve", model), 1, "uvicorn", "minitron[serve]")
+
+
+def test_serve_says_null_usage_in_all_chunks_but_the_last(client: Any) -> None:
+    chunks = client.completions.create(
+        prompt="The", stream=True, max_tokens=3, stream_options={"include_usage": True}, **GREEDY
+    )
+    usages = [chunk.model_dump(exclude_unset=True).get("usage", "missing") for chunk in chunks]
+    assert usages[-1]["completion_tokens"] == 3 and set(map(str, usages[:-1])) == {"None"}
+
+
+def test_serve_has_a_code_for_prompts_beyond_the_context(client: Any) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.completions.create(prompt="word " * 600, **GREEDY)
+    assert caught.value.code == "context_length_exceeded"
+
+
+@pytest.mark.parametrize(
+    ("origin", "allowed"), [("http://localhost:3000", True), ("https://example.org", False)]
+)
+def test_serve_answers_the_preflight_of_own_pages_only(
+    served: Served, origin: str, allowed: bool
+) -> None:
+    asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+    connection = HTTPConnection(*served.address, timeout=30)
+    connection.request("OPTIONS", "/v1/chat/completions", headers=asked)
+    answer = connection.getresponse()
+    connection.close()
+    assert (answer.getheader("Access-Control-Allow-Origin") == origin) is allowed

@@ -148,3 +148,57 @@ def test_parse_takes_any_bytes(body: bytes) -> None:
 def test_parse_refuses_half_surrogates(body: bytes) -> None:
     with pytest.raises(requests.BadRequest):
         requests.parse(body)
+
+
+def chat(model: Model, *messages: dict[str, Any], **fields: Any) -> requests.ParsedRequest:
+    return requests.chat({"messages": list(messages), **fields}, model, Plain("", {}, 1))
+
+
+USER = {"role": "user", "content": "Hi"}
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_chat_takes_minus_one_as_no_limit(model: Model, name: str) -> None:
+    (settings,) = chat(model, USER, **{name: -1}).settings
+    assert settings.n_predict == -1
+
+
+@pytest.mark.parametrize("seed", [7, 2**32 - 1, 2**40 + 5, -(2**63), 2**63 - 1])
+def test_chat_takes_seeds_of_64_bits(model: Model, seed: int) -> None:
+    (settings,) = chat(model, USER, seed=seed).settings
+    assert settings.sampling.seed == seed % 2**32 % (2**32 - 1)
+
+
+def test_chat_takes_a_random_seed_for_minus_one(model: Model) -> None:
+    seeds = {chat(model, USER, seed=-1).settings[0].sampling.seed for _ in range(3)}
+    assert len(seeds) > 1
+
+
+@pytest.mark.parametrize("said", [{"content": None}, {}, {"content": None, "tool_calls": []}])
+def test_chat_takes_turns_that_only_call_tools(model: Model, said: dict[str, Any]) -> None:
+    assistant = {"role": "assistant", "tool_calls": [{"id": "1"}], **said}
+    assert len(chat(model, USER, assistant, USER).prompts) == 1
+
+
+def test_chat_joins_parts_by_line_breaks(model: Model) -> None:
+    parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
+    both = chat(model, {"role": "user", "content": parts}).prompts[0]
+    assert both.tolist() == chat(model, {"role": "user", "content": "one\ntwo"}).prompts[0].tolist()
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"json_schema": {"type": "null"}},
+        {"response_format": {"type": "json_object", "schema": {"type": "null"}}},
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "null"}}}},
+    ],
+)
+def test_chat_takes_schemas_of_every_client(model: Model, form: dict[str, Any]) -> None:
+    (settings,) = chat(model, USER, **form).settings
+    assert json.loads(settings.sampling.json_schema) == {"type": "null"}
+
+
+def test_chat_names_a_keyword_that_is_not_supported(model: Model) -> None:
+    with pytest.raises(requests.BadRequest, match="uniqueItems"):
+        chat(model, USER, json_schema={"type": "array", "uniqueItems": True})

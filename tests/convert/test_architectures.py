@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,11 @@ import numpy as np
 import pytest
 
 from helpers.raw_llama import llama_logits
-from helpers.tiny_checkpoints import NAMES, description, make_checkpoint
+from helpers.tiny_checkpoints import NAMES, description, make_checkpoint, source_tensors
+from minitron_convert.checkpoint.safetensors import read_header
 from minitron_convert.convert import ConvertSettings, convert
 from minitron_convert.verify import verify
+from minitron_core.errors import Unsupported
 
 # Keys that are in our files alone: model → keys and values, with the reason.
 _NO_SPACE = ({"tokenizer.ggml.add_space_prefix": False}, "tokenizer.model adds no space to a text")
@@ -55,11 +59,24 @@ def tensors_of(model: gguf.GGUFReader) -> list[str]:
     ]
 
 
+@pytest.fixture(scope="module")
+def convert_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A maker of the file of a tiny checkpoint, for all tests that only read it."""
+
+    @cache
+    def make(name: str) -> Path:
+        folder = tmp_path_factory.mktemp(name)
+        return convert(ConvertSettings(make_checkpoint(name, folder), folder)).paths[0]
+
+    return make
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_architecture_converts_as_by_llama_cpp(name: str, tmp_path: Path) -> None:
+def test_architecture_converts_as_by_llama_cpp(
+    name: str, convert_once: Callable[[str], Path]
+) -> None:
     told = description(name)
-    path = convert(ConvertSettings(make_checkpoint(name, tmp_path), tmp_path)).paths[0]
-    model = gguf.GGUFReader(path)
+    model = gguf.GGUFReader(convert_once(name))
     keys = keys_of(model)
     for key, value in MORE_KEYS.get(name, ({}, ""))[0].items():
         assert keys.pop(key)[1] == value
@@ -69,10 +86,15 @@ def test_architecture_converts_as_by_llama_cpp(name: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_architecture_loads_and_evaluates(name: str, tmp_path: Path) -> None:
-    # llama.cpp looks for Phi-3's special tokens in any model of that name
-    settings = ConvertSettings(make_checkpoint(name, tmp_path), tmp_path, name="tiny")
-    logits = llama_logits(convert(settings).paths[0], [5, 6, 7, 8, 9, 10, 11, 12])
+def test_architecture_loads_and_evaluates(
+    name: str, convert_once: Callable[[str], Path], tmp_path: Path
+) -> None:
+    path = convert_once(name)
+    if name.startswith("phi3"):
+        # llama.cpp looks for Phi-3's special tokens in any model of that name
+        settings = ConvertSettings(make_checkpoint(name, tmp_path), tmp_path, name="tiny")
+        path = convert(settings).paths[0]
+    logits = llama_logits(path, [5, 6, 7, 8, 9, 10, 11, 12])
     assert np.isfinite(logits).all()
     assert logits.std() > 1e-3
 
@@ -83,3 +105,42 @@ def test_verify_accepts_stacks_and_splits(name: str, outtype: str, tmp_path: Pat
     settings = ConvertSettings(make_checkpoint(name, tmp_path), tmp_path, outtype)
     result = verify(settings, convert(settings).paths[0])
     assert result.passed, [check for check in result.checks if not check.passed]
+
+
+def test_tied_output_is_dropped_where_llama_cpp_drops_it(tmp_path: Path) -> None:
+    shapes = source_tensors("hunyuan-dense")
+    shapes["lm_head.weight"] = shapes["model.embed_tokens.weight"]
+    plain = convert(ConvertSettings(make_checkpoint("hunyuan-dense", tmp_path), tmp_path)).paths[0]
+    wanted = plain.read_bytes()
+    more = make_checkpoint("hunyuan-dense", tmp_path / "more", shapes=shapes)
+    assert convert(ConvertSettings(more, tmp_path, force=True)).paths[0].read_bytes() == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "words"),
+    [
+        ("olmoe", {"clip_qkv": 8.0}, "clip_qkv"),
+        ("gemma3", {"attn_logit_softcapping": 50.0}, "capped"),
+        ("deepseek2-lite", {"q_lora_rank": 1536}, "q_lora_rank"),
+        ("qwen3", {"_name_or_path": "Qwen/Qwen3-Reranker-0.6B"}, "reranker"),
+        ("mixtral", {"rope_scaling": {"type": "longrope"}}, "longrope"),
+    ],
+)
+def test_read_model_refuses_what_llama_cpp_would_compute_otherwise(
+    name: str, config: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(Unsupported, match=words):
+        convert(ConvertSettings(make_checkpoint(name, tmp_path, config), tmp_path))
+
+
+def test_cohere2_takes_biases_of_zeros_alone(tmp_path: Path) -> None:
+    shapes = source_tensors("cohere2")
+    bias = "model.layers.0.self_attn.q_proj.bias"
+    shapes[bias] = ("BF16", (64,))
+    folder = make_checkpoint("cohere2", tmp_path, shapes=shapes)
+    with pytest.raises(Unsupported, match="not zero"):
+        convert(ConvertSettings(folder, tmp_path))
+    path = folder / "model.safetensors"
+    (found,) = [tensor for tensor in read_header(path) if tensor.name == bias]
+    np.memmap(path, np.uint16, "r+", found.offset, found.shape)[:] = 0
+    assert convert(ConvertSettings(folder, tmp_path)).tensors == len(shapes) - 1

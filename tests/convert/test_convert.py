@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -68,7 +69,7 @@ def describe(model: Gguf, i: int) -> list[Any]:
 
 @pytest.mark.parametrize("outtype", OUTTYPES)
 @pytest.mark.parametrize("model", ["nano-llama", "nano-nemotron"])
-def test_bundled_models_are_converted_as_by_llama_cpp(
+def test_convert_writes_bundled_models_as_llama_cpp(
     model: str, outtype: str, tmp_path: Path, examples: Path, recorded: Recorded
 ) -> None:
     (expected,) = recorded(model)["runs"][f"--outtype {outtype}"]
@@ -79,7 +80,7 @@ def test_bundled_models_are_converted_as_by_llama_cpp(
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_all_families_are_converted_as_by_llama_cpp(
+def test_convert_writes_variants_as_llama_cpp(
     variant: str, tmp_path: Path, checkpoint: Callable[[str], Path], recorded: Recorded
 ) -> None:
     folder = checkpoint(variant)
@@ -90,12 +91,12 @@ def test_all_families_are_converted_as_by_llama_cpp(
         compare(result.paths[0], expected)
 
 
-def test_every_variant_is_tested(synthetic: ModuleType) -> None:
+def test_variants_are_all_tested(synthetic: ModuleType) -> None:
     assert set(VARIANTS) == set(synthetic.VARIANTS)
 
 
 @pytest.mark.parametrize("model", ["nano-llama", "nano-nemotron"])
-def test_shards_are_those_of_llama_cpp(
+def test_convert_splits_as_llama_cpp(
     model: str, tmp_path: Path, examples: Path, recorded: Recorded
 ) -> None:
     expected = recorded(model)["runs"]["--outtype f16 --split-max-size 4M"]
@@ -108,7 +109,9 @@ def test_shards_are_those_of_llama_cpp(
 
 
 @pytest.mark.parametrize("model", ["nano-llama", "nano-nemotron"])
-def test_vocabulary_alone(model: str, tmp_path: Path, examples: Path, recorded: Recorded) -> None:
+def test_convert_writes_a_vocabulary_alone(
+    model: str, tmp_path: Path, examples: Path, recorded: Recorded
+) -> None:
     (expected,) = recorded(model)["runs"]["--vocab-only"]
     # llama.cpp's converter writes the type that it would choose into a vocabulary too.
     result = convert(ConvertSettings(examples / model, tmp_path, "bf16", vocab_only=True))
@@ -117,7 +120,9 @@ def test_vocabulary_alone(model: str, tmp_path: Path, examples: Path, recorded: 
 
 
 @pytest.mark.parametrize("size", ["Width", "Depth"])
-def test_published_llamas(size: str, tmp_path: Path, shared: Path, recorded: Recorded) -> None:
+def test_convert_writes_published_vocabularies_as_llama_cpp(
+    size: str, tmp_path: Path, shared: Path, recorded: Recorded
+) -> None:
     model = f"Llama-3.1-Minitron-4B-{size}-Base"
     folder = tmp_path / model
     folder.mkdir()
@@ -130,7 +135,7 @@ def test_published_llamas(size: str, tmp_path: Path, shared: Path, recorded: Rec
     compare(result.paths[0], expected)
 
 
-def test_plan_tells_what_convert_writes(tmp_path: Path, examples: Path) -> None:
+def test_plan_describes_what_convert_writes(tmp_path: Path, examples: Path) -> None:
     settings = ConvertSettings(examples / "nano-llama", tmp_path / "m.gguf", "q8_0")
     planned = plan(settings)
     assert not list(tmp_path.iterdir())
@@ -141,7 +146,7 @@ def test_plan_tells_what_convert_writes(tmp_path: Path, examples: Path) -> None:
     assert (planned.architecture, planned.outtype) == ("llama", "q8_0")
 
 
-def test_dry_run_writes_nothing(
+def test_convert_writes_nothing_in_a_dry_run(
     tmp_path: Path, examples: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -153,7 +158,7 @@ def test_dry_run_writes_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def test_progress_counts_every_byte(tmp_path: Path, examples: Path) -> None:
+def test_convert_reports_every_byte(tmp_path: Path, examples: Path) -> None:
     events: list[Event] = []
     result = convert(ConvertSettings(examples / "nano-llama", tmp_path, "f16"), events.append)
     done = [event.done for event in events]
@@ -163,7 +168,7 @@ def test_progress_counts_every_byte(tmp_path: Path, examples: Path) -> None:
     assert events[-1].detail == "output_norm.weight"
 
 
-def test_metadata_from_a_file_replaces_what_was_found(tmp_path: Path, examples: Path) -> None:
+def test_read_general_prefers_the_metadata_file(tmp_path: Path, examples: Path) -> None:
     override = tmp_path / "override.json"
     values = {"general.name": "Other", "general.tags": ["a", "b"], "general.sampling.temp": 0.25}
     override.write_text(json.dumps(values))
@@ -174,6 +179,20 @@ def test_metadata_from_a_file_replaces_what_was_found(tmp_path: Path, examples: 
     assert model.get("general.tags") == ["a", "b"]
     assert model.get("general.sampling.temp") == 0.25
     assert result.paths[0].name == "Other-8.0M-BF16.gguf"
+
+
+def test_read_general_goes_by_the_given_name(
+    tmp_path: Path, checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if the folder had that name, without a link of that name: some systems have none."""
+    folder = checkpoint("llama-tied")
+    renamed = folder.parent / "Small-Story-7B-Instruct-v0.2"
+    shutil.copytree(folder, renamed)
+    wanted = convert(ConvertSettings(renamed, tmp_path / "a.gguf")).paths[0].read_bytes()
+    monkeypatch.delattr(Path, "symlink_to")
+    settings = ConvertSettings(folder, tmp_path / "b.gguf", name=renamed.name)
+    assert convert(settings).paths[0].read_bytes() == wanted
+    assert open_gguf(tmp_path / "b.gguf").get("general.finetune") == "Instruct"
 
 
 CARD = """---
@@ -189,7 +208,9 @@ tags: [alpha, beta]
 """
 
 
-def test_metadata_from_the_model_card(tmp_path: Path, checkpoint: Callable[[str], Path]) -> None:
+def test_read_general_takes_the_model_card(
+    tmp_path: Path, checkpoint: Callable[[str], Path]
+) -> None:
     folder = checkpoint("llama-tied")
     (folder / "README.md").write_text(CARD)
     (folder / "generation_config.json").write_text('{"repetition_penalty": 1.5, "top_k": null}')
@@ -207,7 +228,7 @@ def test_metadata_from_the_model_card(tmp_path: Path, checkpoint: Callable[[str]
     assert found["general.sampling.penalty_repeat"] == 1.5
 
 
-def test_a_broken_model_card_is_told_and_passed_over(
+def test_read_general_passes_over_a_broken_model_card(
     tmp_path: Path, checkpoint: Callable[[str], Path]
 ) -> None:
     folder = checkpoint("llama-tied")
@@ -216,7 +237,7 @@ def test_a_broken_model_card_is_told_and_passed_over(
     assert any("README.md" in note for note in result.notes)
 
 
-def test_template_of_a_chat_model(tmp_path: Path, checkpoint: Callable[[str], Path]) -> None:
+def test_convert_writes_chat_templates(tmp_path: Path, checkpoint: Callable[[str], Path]) -> None:
     folder = checkpoint("llama-tied")
     (folder / "chat_template.jinja").write_text("{{ messages }}")
     (folder / "additional_chat_templates").mkdir()
@@ -230,7 +251,7 @@ def test_template_of_a_chat_model(tmp_path: Path, checkpoint: Callable[[str], Pa
     )
 
 
-def test_values_are_those_of_the_checkpoint(tmp_path: Path, examples: Path) -> None:
+def test_convert_keeps_the_values_of_the_checkpoint(tmp_path: Path, examples: Path) -> None:
     model = open_gguf(convert(ConvertSettings(examples / "nano-llama", tmp_path)).paths[0])
     data = model.data(model.tensor("token_embd.weight")).view(np.uint16)
     source = np.memmap(examples / "nano-llama" / "model.safetensors", np.uint8, "r")

@@ -25,14 +25,14 @@ def theirs(values: np.ndarray, kind: int) -> bytes:
         return bytes(gguf.quants.quantize(values, gguf.GGMLQuantizationType(kind)).tobytes())
 
 
-def test_every_bf16_keeps_its_bits() -> None:
+def test_encode_keeps_the_bits_of_every_bf16() -> None:
     values = to_float(BITS, "BF16")
     assert encode(BITS, "BF16", BF16).tobytes() == theirs(values.reshape(1, -1), BF16)
     assert encode(BITS, "BF16", F32).tobytes() == values.tobytes()
     assert encode(BITS, "BF16", F16).tobytes() == theirs(values, F16)
 
 
-def test_every_f16_is_encoded_as_by_gguf_py() -> None:
+def test_encode_treats_every_f16_as_gguf_py() -> None:
     halves = BITS.view(np.float16)
     assert encode(halves, "F16", F16) is halves
     values = halves.astype(np.float32).reshape(1, -1)
@@ -40,7 +40,7 @@ def test_every_f16_is_encoded_as_by_gguf_py() -> None:
 
 
 @given(hnp.arrays(np.uint32, 64, elements=st.integers(0, 2**32 - 1)))
-def test_any_f32_becomes_the_same_bf16(bits: np.ndarray) -> None:
+def test_to_bf16_rounds_as_gguf_py(bits: np.ndarray) -> None:
     values = np.concatenate([bits, EDGES]).view(np.float32).reshape(1, -1)
     assert to_bf16(values).tobytes() == theirs(values, BF16)
 
@@ -49,12 +49,12 @@ def test_any_f32_becomes_the_same_bf16(bits: np.ndarray) -> None:
     hnp.arrays(np.float32, 64, elements=st.floats(-1e6, 1e6, width=32)),
     st.integers(-100, 100),
 )
-def test_any_f32_becomes_the_same_q8_0(values: np.ndarray, exponent: int) -> None:
+def test_to_q8_0_rounds_as_gguf_py(values: np.ndarray, exponent: int) -> None:
     values = np.ldexp(values, exponent).reshape(2, 32).astype(np.float32)
     assert to_q8_0(values).tobytes() == theirs(values, Q8_0)
 
 
-def test_halves_are_rounded_away_from_zero_in_q8_0() -> None:
+def test_to_q8_0_rounds_halves_away_from_zero() -> None:
     steps = np.arange(-127, 127.5, 0.5, dtype=np.float32)
     near = np.concatenate([steps, np.nextafter(steps, np.float32(0)), [127.0] * 3])
     rows = near.astype(np.float32)[: len(near) // 31 * 31].reshape(-1, 31)

@@ -23,11 +23,11 @@ EXPECTED = ("max_position_embeddings", "rope_theta", "rms_norm_eps", "layer_norm
 OTHERS = {"GraniteMoeSharedForCausalLM", "MistralForCausalLM"}
 
 
-def test_page_of_families_is_made_from_the_records() -> None:
+def test_families_markdown_is_the_page_of_the_documentation() -> None:
     assert (ROOT / "docs" / "families.md").read_text() == families_markdown()
 
 
-def test_every_family_names_models_and_has_a_tiny_checkpoint() -> None:
+def test_architectures_name_models_and_have_a_tiny_checkpoint() -> None:
     covered = {description(name)["config"]["architectures"][0] for name in NAMES}
     for name, architecture in ARCHITECTURES.items():
         assert architecture.models, name
@@ -36,7 +36,7 @@ def test_every_family_names_models_and_has_a_tiny_checkpoint() -> None:
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_defaults_are_those_of_transformers(name: str) -> None:
+def test_architectures_have_the_defaults_of_transformers(name: str) -> None:
     config = description(name)["config"]
     theirs = DEFAULTS[config["model_type"]]
     ours = ARCHITECTURES[config["architectures"][0]].defaults

@@ -94,6 +94,6 @@ def test_pretokenizer_name_of_junk_is_none(node: Any, key: str) -> None:
     assert pretokenizer_name(tokenizer, {}, []) is None
 
 
-def test_names_are_sha256_hashes() -> None:
+def test_fingerprints_are_sha256_hashes() -> None:
     assert len(fingerprint.NAMES) == 95
     assert all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in fingerprint.NAMES)

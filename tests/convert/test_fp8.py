@@ -29,7 +29,7 @@ def value_of(byte: int) -> float:
     return float(sign * (1 + mantissa / 8) * 2.0 ** (exponent - 7))
 
 
-def test_e4m3_values_are_those_of_the_definition() -> None:
+def test_e4m3_values_follow_the_definition() -> None:
     wanted = np.array([value_of(byte) for byte in range(256)], np.float32)
     assert np.array_equal(E4M3_VALUES, wanted, equal_nan=True)
 
@@ -65,7 +65,7 @@ BLOCKS = {"quant_method": "fp8", "weight_block_size": [32, 24]}
         ),
     ],
 )
-def test_fp8_is_scaled_exactly(
+def test_convert_scales_fp8_exactly(
     scale: str,
     shape: tuple[int, ...],
     block: tuple[int, int],
@@ -100,7 +100,7 @@ def test_fp8_is_scaled_exactly(
     ("scale", "shape", "words"),
     [("_scale_inv", (4, 3), "does not fit"), ("_zero", (3, 3), "no scale")],
 )
-def test_fp8_without_fitting_scales_is_damaged(
+def test_convert_refuses_fp8_without_fitting_scales(
     scale: str, shape: tuple[int, ...], words: str, tmp_path: Path
 ) -> None:
     with pytest.raises(Damaged, match=words):
@@ -116,7 +116,7 @@ def test_fp8_without_fitting_scales_is_damaged(
         ({"quant_method": "compressed-tensors", "format": "pack-quantized"}, "PACK-QUANTIZED"),
     ],
 )
-def test_other_quantized_checkpoints_are_refused(
+def test_check_quantization_refuses_other_types(
     config: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
     folder = make_checkpoint("qwen3", tmp_path, {"quantization_config": config})
@@ -124,7 +124,7 @@ def test_other_quantized_checkpoints_are_refused(
         convert(ConvertSettings(folder, tmp_path))
 
 
-def test_unquantized_release_is_named(tmp_path: Path) -> None:
+def test_check_quantization_names_the_unquantized_release(tmp_path: Path) -> None:
     folder = make_checkpoint("nemotron-3-nano-30b", tmp_path)
     published = folder.rename(tmp_path / "NVIDIA-Nemotron-3-Nano-30B-A3B-NVFP4")
     told = {"quantization": {"quant_algo": "NVFP4"}}
@@ -134,7 +134,7 @@ def test_unquantized_release_is_named(tmp_path: Path) -> None:
     assert "NVIDIA-Nemotron-3-Nano-30B-A3B or " in caught.value.hint
 
 
-def test_nemotron_flash_is_refused_by_name(tmp_path: Path) -> None:
+def test_read_model_refuses_nemotron_flash_by_name(tmp_path: Path) -> None:
     flash = {"architectures": ["NemotronFlashForCausalLM"]}
     with pytest.raises(Unsupported, match="Nemotron-Flash"):
         convert(ConvertSettings(make_checkpoint("qwen3", tmp_path, flash), tmp_path))

@@ -80,7 +80,7 @@ def fetch(hub: Any, tmp_path: Path, source: str = "someone/Small-Nemotron", **mo
     return json.loads(run.stdout)
 
 
-def test_download_convert_and_use_the_cache(hub: Any, tmp_path: Path) -> None:
+def test_open_source_downloads_once(hub: Any, tmp_path: Path) -> None:
     found = fetch(hub, tmp_path)
     assert set(found["files"]) == {
         "README.md",
@@ -124,7 +124,7 @@ def command(hub: Any, tmp_path: Path, *arguments: object) -> Any:
     return json.loads(run.stdout)
 
 
-def test_commands(hub: Any, tmp_path: Path) -> None:
+def test_commands_take_names_of_checkpoints(hub: Any, tmp_path: Path) -> None:
     source, out = "someone/Small-Nemotron", tmp_path / "out"
     out.mkdir()
     convert = ("convert", source, "--revision", "v1", "--outtype", "q4_0", "-o", out)
@@ -143,7 +143,7 @@ def test_commands(hub: Any, tmp_path: Path) -> None:
     assert checked["passed"]
 
 
-def test_revision(hub: Any, tmp_path: Path) -> None:
+def test_open_source_takes_a_revision(hub: Any, tmp_path: Path) -> None:
     assert "path" in fetch(hub, tmp_path, "someone/Small-Nemotron@v1")
     assert any("/revision/v1" in path for _, path, _ in hub.requests)
     found = fetch(hub, tmp_path, "someone/Small-Nemotron@v9")
@@ -151,7 +151,7 @@ def test_revision(hub: Any, tmp_path: Path) -> None:
     assert "v9" in found["message"]
 
 
-def test_a_cut_download_goes_on_where_it_stopped(hub: Any, tmp_path: Path) -> None:
+def test_open_source_resumes_a_cut_download(hub: Any, tmp_path: Path) -> None:
     hub.cut = "model-00001-of-00002.safetensors"
     with (hub.folder / hub.cut).open("ab") as file:
         file.write(bytes(40 << 20))  # the Hub's library writes, and resumes, by pieces of 10 MB
@@ -163,7 +163,7 @@ def test_a_cut_download_goes_on_where_it_stopped(hub: Any, tmp_path: Path) -> No
     assert any(part.startswith("bytes=") and part != "bytes=0-" for _, _, part in hub.requests)
 
 
-def test_token(hub: Any, tmp_path: Path) -> None:
+def test_open_source_sends_the_token(hub: Any, tmp_path: Path) -> None:
     hub.token = "hf_secret"
     found = fetch(hub, tmp_path)
     assert found["error"] in ("NotFound", "Denied")
@@ -171,14 +171,14 @@ def test_token(hub: Any, tmp_path: Path) -> None:
     assert "path" in fetch(hub, tmp_path, HF_TOKEN="hf_secret")
 
 
-def test_gated(hub: Any, tmp_path: Path) -> None:
+def test_open_source_explains_gated_repositories(hub: Any, tmp_path: Path) -> None:
     hub.gated = True
     found = fetch(hub, tmp_path)
     assert found["error"] == "Denied"
     assert "gated" in found["message"]
 
 
-def test_missing_repository_and_no_network(hub: Any, tmp_path: Path) -> None:
+def test_open_source_explains_missing_repositories_and_networks(hub: Any, tmp_path: Path) -> None:
     assert fetch(hub, tmp_path, "someone/else")["error"] == "NotFound"
     offline = fetch(hub, tmp_path, HF_HUB_OFFLINE="1")
     assert offline["error"] == "Denied"
@@ -187,7 +187,7 @@ def test_missing_repository_and_no_network(hub: Any, tmp_path: Path) -> None:
     assert fetch(hub, tmp_path)["error"] == "Denied"
 
 
-def test_a_repository_without_safetensors(hub: Any, tmp_path: Path) -> None:
+def test_open_source_without_safetensors_wants_torch_files(hub: Any, tmp_path: Path) -> None:
     for path in hub.folder.glob("model*"):
         path.unlink()
     found = fetch(hub, tmp_path)
@@ -198,13 +198,15 @@ def test_a_repository_without_safetensors(hub: Any, tmp_path: Path) -> None:
     assert fetch(hub, tmp_path)["error"] == "NotFound"
 
 
-def test_folders_are_taken_as_they_are(tmp_path: Path) -> None:
+def test_open_source_takes_folders_as_they_are(tmp_path: Path) -> None:
     assert open_source(str(tmp_path)) == Source(tmp_path)
     assert open_source("absent") == Source(Path("absent"))
     assert open_source("a/b/c") == Source(Path("a/b/c"))
 
 
-def test_space_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_source_checks_the_space_of_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from minitron_core.errors import OutOfResources
 
     files = {"config.json": 1, "model.safetensors": 10**18}

@@ -86,7 +86,7 @@ def fetch(hub: Any, tmp_path: Path, *names: str, **more: str) -> Any:
     return json.loads(ran.stdout)
 
 
-def test_levels_are_found_downloaded_and_kept(hub: Any, tmp_path: Path) -> None:
+def test_hub_model_downloads_a_level_once(hub: Any, tmp_path: Path) -> None:
     one, shards, none, missing = fetch(
         hub, tmp_path, f"{NAME}:f16", f"{NAME}@v1:BF16", NAME, f"{NAME}:Q2_K"
     )
@@ -104,7 +104,7 @@ def test_levels_are_found_downloaded_and_kept(hub: Any, tmp_path: Path) -> None:
     assert not [path for method, path, _ in hub.requests if method == "GET" and "resolve" in path]
 
 
-def test_without_a_network_the_cache_does(hub: Any, tmp_path: Path) -> None:
+def test_hub_model_works_from_the_cache_offline(hub: Any, tmp_path: Path) -> None:
     fetched, shards = fetch(hub, tmp_path, f"{NAME}:F16", f"{NAME}:BF16")
     Path(shards["path"]).with_name("Nano-BF16-00002-of-00002.gguf").unlink()
     hub.requests.clear()
@@ -121,7 +121,7 @@ def test_without_a_network_the_cache_does(hub: Any, tmp_path: Path) -> None:
     assert never_seen["error"] == "Denied" and "cannot be reached" in never_seen["message"]
 
 
-def test_commands_take_names(hub: Any, tmp_path: Path) -> None:
+def test_commands_take_names_of_hub_models(hub: Any, tmp_path: Path) -> None:
     """A header needs no download; a token opens the door and is never shown."""
     hub.token = "hf_secret"
     command = ("-m", "minitron_cli")
@@ -137,7 +137,9 @@ def test_commands_take_names(hub: Any, tmp_path: Path) -> None:
     assert not any("secret" in text for text in (header.stderr, told.stderr, refused.stderr))
 
 
-def test_a_plan_needs_headers_only(hub: Any, hub_server: ModuleType, tmp_path: Path) -> None:
+def test_open_headers_downloads_no_weights(
+    hub: Any, hub_server: ModuleType, tmp_path: Path
+) -> None:
     plan = ("-m", "minitron_cli", "quantize", NAME, "Q4_0", "--dry-run", "--json")
     (hub.folder / "BF16" / "Nano-BF16-00001-of-00002.gguf").unlink()
     (hub.folder / "BF16" / "Nano-BF16-00002-of-00002.gguf").unlink()
@@ -152,13 +154,13 @@ def test_a_plan_needs_headers_only(hub: Any, hub_server: ModuleType, tmp_path: P
     assert not any(name.endswith((".gguf", ".safetensors")) for name in cached)
 
 
-def test_results_do_not_go_into_the_cache(tmp_path: Path) -> None:
+def test_commands_write_nothing_into_the_cache(tmp_path: Path) -> None:
     assert folder_for_results(Path(f"{NAME}:F16")) == Path()
     assert folder_for_results(tmp_path / "model.gguf") == tmp_path
     assert folder_for_results(tmp_path) == Path()
 
 
-def test_only_names_are_names(tmp_path: Path) -> None:
+def test_parse_model_takes_only_names(tmp_path: Path) -> None:
     for text in (str(tmp_path), "out/model.gguf", "model", "a/b/c", "a/b/c:Q4_K_M"):
         assert parse_model(text) is None
     assert parse_model("a/b") == HubModel(Repository("a/b"))
@@ -175,11 +177,11 @@ def test_only_names_are_names(tmp_path: Path) -> None:
         ("folder-1/model", "model"),
     ],
 )
-def test_level_in_a_name(model: str, level: str) -> None:
+def test_hub_model_takes_the_level_from_the_name(model: str, level: str) -> None:
     assert level_in(model) == level
 
 
-def test_which_file_a_level_is() -> None:
+def test_hub_model_finds_the_file_of_a_level() -> None:
     files = ["a-Q4_K_M.gguf", "a-Q8_0.gguf", "b/b-Q8_0.gguf", "mmproj-F16.gguf", "notes.txt"]
     model = HubModel(Repository("x/y"))
     assert model._choose(files) == ["a-Q4_K_M.gguf"]

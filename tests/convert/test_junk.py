@@ -48,7 +48,9 @@ def attempt(folder: Path, out: Path, **settings: Any) -> None:
 @pytest.mark.parametrize(
     "variant", ["llama-tied", "nemotron-f16", "llama-yarn", "llama-wide-heads", "nemotron-wide"]
 )
-def test_json_files(variant: str, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+def test_convert_survives_junk_in_json_files(
+    variant: str, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
     folder, choose = checkpoint(variant), random.Random(variant)
     for name, text in EXTRA.items():
         (folder / name).write_text(text)
@@ -60,7 +62,9 @@ def test_json_files(variant: str, checkpoint: Callable[[str], Path], tmp_path: P
         path.write_text(texts[path])
 
 
-def test_model_cards(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+def test_convert_survives_junk_in_model_cards(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
     folder = checkpoint("llama-tied")
     for line in CARD:
         (folder / "README.md").write_text(f"---\n{line}\n---\ntext")
@@ -70,7 +74,9 @@ def test_model_cards(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
         attempt(folder, tmp_path, vocab_only=True)
 
 
-def test_sentencepiece_models(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+def test_convert_survives_junk_in_sentencepiece_models(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
     folder, choose = checkpoint("nemotron-f16"), random.Random(3)
     path = folder / "tokenizer.model"
     whole = path.read_bytes()

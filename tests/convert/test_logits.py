@@ -36,7 +36,9 @@ def error_of(folder: Path, out: Path, reference: ModuleType) -> float:
 
 
 @pytest.mark.parametrize("model", ["nano-llama", "nano-nemotron"])
-def test_bundled_models(model: str, examples: Path, tmp_path: Path, reference: ModuleType) -> None:
+def test_bundled_models_compute_the_reference_logits(
+    model: str, examples: Path, tmp_path: Path, reference: ModuleType
+) -> None:
     assert error_of(examples / model, tmp_path, reference) < 1e-4
 
 
@@ -56,7 +58,7 @@ def test_bundled_models(model: str, examples: Path, tmp_path: Path, reference: M
         "nemotron-tied",
     ],
 )
-def test_families(
+def test_architectures_compute_the_reference_logits(
     variant: str, checkpoint: Callable[[str], Path], tmp_path: Path, reference: ModuleType
 ) -> None:
     folder = checkpoint(variant)
@@ -66,7 +68,7 @@ def test_families(
     assert error_of(folder, tmp_path, reference) < 1e-4
 
 
-def test_what_was_done_is_told(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+def test_wide_nemotron_says_what_it_did(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     result = convert(ConvertSettings(checkpoint("nemotron-wide"), tmp_path))
     assert result.architecture == "jais2"
     (note,) = result.notes
@@ -74,7 +76,7 @@ def test_what_was_done_is_told(checkpoint: Callable[[str], Path], tmp_path: Path
     assert open_gguf(result.paths[0]).get("minitron.conversion") == note
 
 
-def test_minitron_8b_keeps_its_size(shared: Path) -> None:
+def test_widen_adds_little_to_minitron_8b(shared: Path) -> None:
     config = json.loads(
         (shared / "nvidia-configs" / "Minitron-8B-Base" / "config.json").read_text()
     )
@@ -85,7 +87,7 @@ def test_minitron_8b_keeps_its_size(shared: Path) -> None:
 
 
 @pytest.mark.parametrize("sizes", [(128, 64, 1e4), (64, 32, 1e4), (128, 32, 1e6), (96, 48, 5e5)])
-def test_the_blend_of_yarn_meets_only_zeros(sizes: tuple[int, int, float]) -> None:
+def test_widen_puts_zeros_where_yarn_blends(sizes: tuple[int, int, float]) -> None:
     head_dim, rotary, theta = sizes
     head = widen(*sizes)
 
@@ -112,7 +114,7 @@ def changed(folder: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def test_theta_beyond_what_can_be_expressed(
+def test_wide_nemotron_refuses_what_yarn_cannot_express(
     checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
     from minitron_core.errors import Unsupported

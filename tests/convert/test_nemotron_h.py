@@ -34,7 +34,7 @@ def contents(model: Gguf) -> tuple[dict[str, Any], dict[str, bytes]]:
 
 
 @pytest.mark.parametrize(("name", "kinds"), [(DENSE, "M-M*M-"), (MIXED, "MEM*ME")])
-def test_list_of_layers_gives_the_file_of_the_pattern(
+def test_nemotron_h_reads_a_list_of_layers_as_the_pattern(
     name: str, kinds: str, tmp_path: Path
 ) -> None:
     by_pattern = converted(make_checkpoint(name, tmp_path / "pattern"), tmp_path / "a.gguf")
@@ -47,7 +47,7 @@ def test_list_of_layers_gives_the_file_of_the_pattern(
     assert by_list.path.read_bytes() == by_pattern.path.read_bytes()
 
 
-def test_names_of_transformers_5_give_the_same_tensors(tmp_path: Path) -> None:
+def test_nemotron_h_reads_the_names_of_transformers_5(tmp_path: Path) -> None:
     shapes = source_tensors(DENSE)
     # weights depend on the name: only names and shapes can be compared
     renamed = {name.replace("backbone.", "model."): told for name, told in shapes.items()}
@@ -58,7 +58,7 @@ def test_names_of_transformers_5_give_the_same_tensors(tmp_path: Path) -> None:
     }
 
 
-def test_dense_model_stays_dense_beside_numbers_of_experts(tmp_path: Path) -> None:
+def test_nemotron_h_stays_dense_beside_numbers_of_experts(tmp_path: Path) -> None:
     plain = converted(make_checkpoint(DENSE, tmp_path / "plain"), tmp_path / "a.gguf")
     more = {"num_experts_per_tok": 2, "n_routed_experts": 8, "moe_intermediate_size": 64}
     told = converted(make_checkpoint(DENSE, tmp_path / "told", more), tmp_path / "b.gguf")
@@ -66,7 +66,7 @@ def test_dense_model_stays_dense_beside_numbers_of_experts(tmp_path: Path) -> No
     assert told.get("general.architecture") == "nemotron_h"
 
 
-def test_missing_layer_norm_epsilon_is_that_of_the_rms_norms(tmp_path: Path) -> None:
+def test_nemotron_h_fills_in_the_layer_norm_epsilon(tmp_path: Path) -> None:
     folder = make_checkpoint(DENSE, tmp_path, {"layer_norm_epsilon": None})
     model = converted(folder, tmp_path / "m.gguf")
     keys = [f"nemotron_h.attention.layer_norm_{kind}epsilon" for kind in ("", "rms_")]
@@ -74,7 +74,7 @@ def test_missing_layer_norm_epsilon_is_that_of_the_rms_norms(tmp_path: Path) -> 
     assert np.isfinite(llama_logits(model.path, [5, 6, 7, 8])).all()
 
 
-def test_layer_of_further_tokens_is_left_out_where_the_checkpoint_lacks_it(
+def test_nemotron_h_leaves_out_a_next_token_layer_that_is_not_there(
     tmp_path: Path,
 ) -> None:
     kept = {
@@ -96,14 +96,14 @@ def test_layer_of_further_tokens_is_left_out_where_the_checkpoint_lacks_it(
         ({"mamba_num_heads": 0}, Damaged, "mamba_num_heads"),
     ],
 )
-def test_config_that_does_not_fit_is_refused(
+def test_nemotron_h_refuses_a_config_that_does_not_fit(
     config: dict[str, Any], error: type[Exception], words: str, tmp_path: Path
 ) -> None:
     with pytest.raises(error, match=words):
         converted(make_checkpoint(DENSE, tmp_path, config), tmp_path / "m.gguf")
 
 
-def test_lost_expert_is_named(tmp_path: Path) -> None:
+def test_expert_stacks_name_the_layer_of_a_lost_expert(tmp_path: Path) -> None:
     lost = "backbone.layers.1.mixer.experts.2.up_proj.weight"
     kept = {name: told for name, told in source_tensors(MIXED).items() if name != lost}
     with pytest.raises(Damaged, match=r"backbone\.layers\.1 has not all"):
@@ -150,7 +150,7 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_published_configs_give_the_published_size(name: str, shared: Path) -> None:
+def test_expected_tensors_give_the_published_size(name: str, shared: Path) -> None:
     model = read_model(open_checkpoint(shared / "nvidia-configs" / name, vocab_only=True))
     sizes = [prod(shape) for shape, required in model.expected_tensors().values() if required]
     assert abs(sum(sizes) / 1e9 / PUBLISHED[name] - 1) < 0.02

@@ -41,7 +41,7 @@ def as_torch(folder: Path, synthetic: ModuleType, name: str) -> None:
 
 
 @pytest.mark.parametrize("variant", ["nemotron-old-keys", "nemotron-f16", "llama-bias"])
-def test_same_tensors_as_from_safetensors(
+def test_read_pickle_gives_the_tensors_of_safetensors(
     variant: str, synthetic: ModuleType, checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
     folder = checkpoint(variant)
@@ -56,7 +56,7 @@ def test_same_tensors_as_from_safetensors(
         assert (model.data(other) == wanted.data(info)).all()
 
 
-def test_the_published_form_of_nano_nemotron(
+def test_read_pickle_reads_the_published_form(
     shared: Path, examples: Path, tmp_path: Path, recorded: Callable[[str], dict[str, Any]]
 ) -> None:
     folder = tmp_path / "nano-nemotron"
@@ -78,7 +78,7 @@ def test_the_published_form_of_nano_nemotron(
     )
 
 
-def test_views_into_a_shared_storage(tmp_path: Path) -> None:
+def test_read_pickle_reads_views_into_a_shared_storage(tmp_path: Path) -> None:
     path = tmp_path / "pytorch_model.bin"
     data = np.arange(12, dtype=np.float32)
     state = {
@@ -103,7 +103,7 @@ class _Evil:
 
 
 @pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
-def test_a_pickle_that_calls_code_is_refused(protocol: int, tmp_path: Path) -> None:
+def test_read_pickle_refuses_a_pickle_that_calls_code(protocol: int, tmp_path: Path) -> None:
     path, target = tmp_path / "pytorch_model.bin", tmp_path / "ran"
     write_torch(path, pickle.dumps({"a": _Evil(target)}, protocol), {})
     with pytest.raises(Damaged, match="state dictionary"):
@@ -111,7 +111,7 @@ def test_a_pickle_that_calls_code_is_refused(protocol: int, tmp_path: Path) -> N
     assert not target.exists()
 
 
-def test_the_refusal_names_the_function(tmp_path: Path) -> None:
+def test_read_pickle_names_the_function_it_refuses(tmp_path: Path) -> None:
     path = tmp_path / "pytorch_model.bin"
     write_torch(path, pickled({"a": Reduce(Global("builtins", "eval"), ("1",))}), {})
     with pytest.raises(Damaged, match=r"builtins\.eval"):
@@ -134,14 +134,16 @@ def test_the_refusal_names_the_function(tmp_path: Path) -> None:
         (5, Damaged),
     ],
 )
-def test_impossible_tensors(entry: object, error: type[MinitronError], tmp_path: Path) -> None:
+def test_read_pickle_refuses_impossible_tensors(
+    entry: object, error: type[MinitronError], tmp_path: Path
+) -> None:
     path = tmp_path / "pytorch_model.bin"
     write_torch(path, pickled({"a": entry}), {"0": bytes(16)})
     with pytest.raises(error):
         read_pickle(path)
 
 
-def test_other_files(tmp_path: Path) -> None:
+def test_read_pickle_refuses_other_files(tmp_path: Path) -> None:
     path = tmp_path / "pytorch_model.bin"
     for content, error in (
         (b"", Damaged),
@@ -164,7 +166,7 @@ def test_other_files(tmp_path: Path) -> None:
         read_pickle(path)
 
 
-def test_a_cut_archive(tmp_path: Path) -> None:
+def test_read_pickle_refuses_a_cut_archive(tmp_path: Path) -> None:
     path = tmp_path / "pytorch_model.bin"
     write_torch(path, pickled({"a": tensor("FloatStorage", "0", (2, 2))}), {"0": bytes(16)})
     whole = path.read_bytes()
@@ -174,7 +176,7 @@ def test_a_cut_archive(tmp_path: Path) -> None:
             read_pickle(path)
 
 
-def test_memory_is_not_taken_on_the_word_of_a_pickle() -> None:
+def test_read_pickle_takes_no_memory_on_the_word_of_a_pickle() -> None:
     assert load(b"\x80\x02}r" + struct.pack("<I", 2**31 - 1) + b".", {}) == {}
     for data in (b"\x8e" + struct.pack("<Q", 2**62), b"(" * 100, b"\x80\x02", b"0."):
         with pytest.raises(RefusedPickle):
@@ -183,7 +185,9 @@ def test_memory_is_not_taken_on_the_word_of_a_pickle() -> None:
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), min_size=1, max_size=4))
-def test_no_damage_raises_anything_else(tmp_path: Path, changes: list[tuple[int, int]]) -> None:
+def test_read_pickle_raises_only_its_own_errors(
+    tmp_path: Path, changes: list[tuple[int, int]]
+) -> None:
     path = tmp_path / "pytorch_model.bin"
     state = {"a": tensor("FloatStorage", "0", (2, 2)), "b": tensor("HalfStorage", "1", (4,))}
     write_torch(path, pickled(state), {"0": bytes(16), "1": bytes(8)})
@@ -199,7 +203,7 @@ def test_no_damage_raises_anything_else(tmp_path: Path, changes: list[tuple[int,
         assert reference.read().shape == reference.shape
 
 
-def test_shards_with_an_index(
+def test_open_checkpoint_reads_shards_with_an_index(
     synthetic: ModuleType, checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
     folder = checkpoint("nemotron-f16")

@@ -29,7 +29,9 @@ def by_name(result: VerifyResult) -> dict[str, Check]:
 
 @pytest.mark.parametrize("outtype", ["f32", "f16", "bf16", "q8_0"])
 @pytest.mark.parametrize("model", ["nano-llama", "nano-nemotron"])
-def test_converted_models_pass(model: str, outtype: str, examples: Path, tmp_path: Path) -> None:
+def test_verify_passes_converted_models(
+    model: str, outtype: str, examples: Path, tmp_path: Path
+) -> None:
     settings = ConvertSettings(examples / model, tmp_path, outtype)
     events: list[Event] = []
     result = verify(settings, convert(settings).paths[0], progress=events.append)
@@ -38,7 +40,9 @@ def test_converted_models_pass(model: str, outtype: str, examples: Path, tmp_pat
     assert events[-1].done == events[-1].total
 
 
-def test_wide_heads_and_shards_pass(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+def test_verify_passes_wide_heads_and_shards(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
     for variant in ("nemotron-wide-bias", "llama-wide-heads", "nemotron-tied"):
         folder = checkpoint(variant)
         settings = ConvertSettings(folder, tmp_path, "f16", split_max_size=400_000)
@@ -76,7 +80,7 @@ def rewritten(
 
 
 @pytest.mark.parametrize("kind", [2, 3, 6, 7, 34, 35, 39])
-def test_quantized_models_pass_within_their_type_s_error(
+def test_verify_passes_quantized_models_within_their_error(
     kind: int, examples: Path, tmp_path: Path
 ) -> None:
     settings = ConvertSettings(examples / "nano-llama", tmp_path, "f32")
@@ -86,7 +90,7 @@ def test_quantized_models_pass_within_their_type_s_error(
     assert result["values"].passed, result["values"].detail
 
 
-def test_a_tensor_in_another_order_is_found(examples: Path, tmp_path: Path) -> None:
+def test_verify_finds_a_tensor_in_another_order(examples: Path, tmp_path: Path) -> None:
     settings = ConvertSettings(examples / "nano-llama", tmp_path, "f32")
     path = convert(settings).paths[0]
 
@@ -101,7 +105,7 @@ def test_a_tensor_in_another_order_is_found(examples: Path, tmp_path: Path) -> N
         assert ";" not in values.detail
 
 
-def test_one_wrong_value_is_found_in_floats(examples: Path, tmp_path: Path) -> None:
+def test_verify_finds_one_wrong_value_in_floats(examples: Path, tmp_path: Path) -> None:
     settings = ConvertSettings(examples / "nano-llama", tmp_path, "f32")
     path = convert(settings).paths[0]
 
@@ -114,7 +118,7 @@ def test_one_wrong_value_is_found_in_floats(examples: Path, tmp_path: Path) -> N
     assert not verify(settings, wrong).passed
 
 
-def test_keys_and_names(examples: Path, tmp_path: Path) -> None:
+def test_verify_lists_keys_and_names_that_differ(examples: Path, tmp_path: Path) -> None:
     settings = ConvertSettings(examples / "nano-llama", tmp_path, "f16")
     path = convert(settings).paths[0]
     base = KeyValue.of("llama.rope.freq_base", ValueType.FLOAT32, 1.0)
@@ -130,14 +134,14 @@ def test_keys_and_names(examples: Path, tmp_path: Path) -> None:
     assert "values" not in result
 
 
-def test_token_ids_by_given_functions(examples: Path) -> None:
+def test_check_token_ids_compares_two_tokenizers(examples: Path) -> None:
     encode = source_encoder(examples / "nano-llama")
     assert encode is not None
     assert check_token_ids(encode, encode).passed
     assert not check_token_ids(encode, lambda text: encode(text)[1:]).passed
 
 
-def test_logits_by_given_functions() -> None:
+def test_check_logits_compares_two_models() -> None:
     def logits(tokens: list[int]) -> np.ndarray:
         return np.random.default_rng(1).standard_normal((len(tokens), 8), np.float32)
 
@@ -154,14 +158,14 @@ def test_logits_by_given_functions() -> None:
     assert not check_logits(tokens, logits, lambda tokens: logits(tokens)[1:], floats).passed
 
 
-def test_reference_by_transformers(examples: Path) -> None:
+def test_source_logits_come_from_transformers(examples: Path) -> None:
     logits = source_logits(examples / "nano-llama")
     if logits is None:
         pytest.skip("transformers and torch are not installed")
     assert logits([4094, 100, 200]).shape == (3, 4096)
 
 
-def test_tolerances_are_those_of_the_types() -> None:
+def test_tolerance_follows_the_type() -> None:
     assert tolerance(0) < 1e-7
     assert tolerance(1) == 2**-11
     assert 0.005 < tolerance(8) < 0.01

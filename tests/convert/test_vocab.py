@@ -177,12 +177,12 @@ def pair(
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_token_ids_of_known_texts(pair: tuple[Tokenizer, Encode], text: str) -> None:
+def test_vocabulary_gives_the_ids_of_known_texts(pair: tuple[Tokenizer, Encode], text: str) -> None:
     ours, theirs = pair
     assert ours.encode(text) == theirs(text)
 
 
-def test_token_ids_of_a_book(pair: tuple[Tokenizer, Encode], examples: Path) -> None:
+def test_vocabulary_gives_the_ids_of_a_book(pair: tuple[Tokenizer, Encode], examples: Path) -> None:
     ours, theirs = pair
     for text in (examples / "held-out.txt").read_text().split("\n\n")[:100]:
         assert ours.encode(text) == theirs(text)
@@ -198,13 +198,15 @@ CHARACTERS = st.one_of(
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 @given(texts=st.lists(st.text(CHARACTERS, max_size=40), min_size=50, max_size=60))
-def test_token_ids_of_any_text(pair: tuple[Tokenizer, Encode], texts: list[str]) -> None:
+def test_vocabulary_gives_the_ids_of_any_text(
+    pair: tuple[Tokenizer, Encode], texts: list[str]
+) -> None:
     ours, theirs = pair
     for text in texts:
         assert ours.encode(text) == theirs(text)
 
 
-def test_bos_is_added_where_the_tokenizer_adds_it(examples: Path, tmp_path: Path) -> None:
+def test_vocabulary_adds_bos_where_the_tokenizer_does(examples: Path, tmp_path: Path) -> None:
     for model, bos in (("nano-llama", 4094), ("nano-nemotron", 2)):
         tokenizer = Tokenizer(convert_vocabulary(examples / model, tmp_path))
         assert tokenizer.encode("Hello", add=True)[0] == bos
@@ -236,7 +238,7 @@ def pieces_as_json(model: sentencepiece.SentencePieceProcessor, prefix: bool) ->
     return tokenizer.to_str()
 
 
-def test_sentencepiece_model_as_json_alone(
+def test_spm_from_json_gives_the_ids_of_sentencepiece(
     examples: Path, checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
     folder = checkpoint("nemotron-f16")
@@ -255,7 +257,9 @@ def test_sentencepiece_model_as_json_alone(
     tokenizer.close()
 
 
-def test_space_before_the_text(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+def test_spm_from_json_puts_a_space_before_the_text(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
     folder = checkpoint("nemotron-f16")
     pieces = sentencepiece.SentencePieceProcessor(str(folder / "tokenizer.model"))
     (folder / "tokenizer.model").unlink()
@@ -266,7 +270,7 @@ def test_space_before_the_text(checkpoint: Callable[[str], Path], tmp_path: Path
     tokenizer.close()
 
 
-def test_symbols_that_sentencepiece_never_splits(
+def test_sentencepiece_keeps_user_defined_symbols_whole(
     checkpoint: Callable[[str], Path], tmp_path: Path, examples: Path
 ) -> None:
     folder = checkpoint("nemotron-f16")
@@ -308,7 +312,9 @@ def vocabulary_of(folder: Path, out: Path) -> Gguf:
     return open_gguf(convert_vocabulary(folder, out))
 
 
-def test_added_tokens_of_a_fine_tune(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+def test_vocabulary_holds_the_added_tokens_of_a_fine_tune(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
     folder = checkpoint("llama-tied")
     added = [
         {"id": 4096, "content": "<|turn|>", "special": False, "normalized": False},
@@ -336,7 +342,9 @@ def test_added_tokens_of_a_fine_tune(checkpoint: Callable[[str], Path], tmp_path
     tokenizer.close()
 
 
-def test_code_llama_s_infill_tokens(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+def test_special_tokens_include_those_of_code_llama(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
     folder = checkpoint("llama-tied")
     names = ("▁<PRE>", "▁<SUF>", "▁<MID>", "▁<EOT>")
     for count in (3, 4):
@@ -351,7 +359,7 @@ def test_code_llama_s_infill_tokens(checkpoint: Callable[[str], Path], tmp_path:
         assert found == ([4096, 4097, 4098, 4099] if count == 4 else [None] * 4)
 
 
-def test_unknown_pretokenizer_is_refused_by_name_of_the_nearest(
+def test_recognize_refuses_by_name_of_the_nearest(
     checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
     folder = checkpoint("llama-tied")
@@ -362,7 +370,7 @@ def test_unknown_pretokenizer_is_refused_by_name_of_the_nearest(
     assert "llama-bpe" in caught.value.hint
 
 
-def test_tekken_and_others_are_recognized(
+def test_recognize_knows_tekken_and_others(
     checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
     folder = checkpoint("llama-tied")
@@ -391,7 +399,7 @@ def test_tekken_and_others_are_recognized(
         assert vocabulary_of(folder, tmp_path).get("tokenizer.ggml.pre") == name
 
 
-def test_a_normalizer_that_llama_cpp_lacks_is_told(
+def test_bpe_says_that_llama_cpp_does_not_normalize(
     checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
     folder = checkpoint("llama-tied")
@@ -400,7 +408,7 @@ def test_a_normalizer_that_llama_cpp_lacks_is_told(
     assert any("normalizes" in note for note in result.notes)
 
 
-def test_vocabulary_larger_than_the_embedding(
+def test_vocabulary_larger_than_the_embedding_is_damaged(
     checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
     for variant in ("llama-tied", "nemotron-f16"):
@@ -411,7 +419,7 @@ def test_vocabulary_larger_than_the_embedding(
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "types"])
-def test_damaged_sentencepiece_models(
+def test_read_model_refuses_damaged_sentencepiece_models(
     damage: str, checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
     folder = checkpoint("nemotron-f16")

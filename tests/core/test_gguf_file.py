@@ -164,9 +164,21 @@ def test_open_gguf_limits_nested_arrays(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     _write(path, [KeyValue.of("deep", ValueType.ARRAY, value)])
     assert open_gguf(path).get("deep")[0][0][0].tolist() == [1]
-    _write(path, [KeyValue.of("deep", ValueType.ARRAY, [value])])
     with pytest.raises(Damaged, match="nested"):
-        open_gguf(path)
+        _write(path, [KeyValue.of("deep", ValueType.ARRAY, [value])])
+
+
+@pytest.mark.parametrize("alignment", [8, 64, 128, 4096])
+def test_writer_keeps_the_alignment_of_the_metadata(tmp_path: Path, alignment: int) -> None:
+    path, rows = tmp_path / "m.gguf", np.arange(7, dtype=np.float32)
+    metadata = [KeyValue.of("general.alignment", ValueType.UINT32, alignment)]
+    specs = [TensorSpec(name, (7,), F32) for name in "ab"]
+    with GgufWriter(path, metadata, specs) as writer:
+        writer.write(rows)
+        writer.write(rows + 1)
+    file = open_gguf(path)
+    assert path.stat().st_size == file_size(metadata, specs)
+    assert file.data(file.tensors[1]).view(np.float32).tolist() == (rows + 1).tolist()
 
 
 def test_key_value_keeps_strings_that_are_not_utf8(tmp_path: Path) -> None:

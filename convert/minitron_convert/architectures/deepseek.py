@@ -112,6 +112,7 @@ DEEPSEEK2 = Architecture(
         ),
     ),
     experts=GATED_EXPERTS,
+    drops_tied_output=True,
     keys=COMMON,
     after=(
         ("attention.head_count_kv", constant(1)),  # all heads share the latent vector

@@ -94,6 +94,11 @@ GEMMA3 = Architecture(
         ),
         ("attention.sliding_window", _window),
     ),
+    refuse=lambda model: (
+        "its attention scores are capped, which llama.cpp's gemma3 does not do"
+        if model.config.find("attn_logit_softcapping")
+        else None
+    ),
     vocabulary=VOCABULARY,
 )
 

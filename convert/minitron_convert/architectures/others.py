@@ -52,6 +52,7 @@ ERNIE = Architecture(
     },
     fills_head_dim=True,
     layer_kinds={"layer": GATED_LAYER},
+    renames=((r"ernie\.(.*)", r"model.\1"),),
     vocabulary=VocabularyRules("pieces", space_prefix="setting last"),
 )
 
@@ -121,6 +122,7 @@ HUNYUAN = Architecture(
     models="Hunyuan (0.5B, 1.8B, 4B, 7B)",
     defaults={"max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "rope_theta": 10000.0},
     layer_kinds={"layer": needs(f"{ATTENTION} attn_q_norm attn_k_norm {GATED_FFN}")},
+    drops_tied_output=True,
     after=(
         ("rope.freq_base", _scaled_base),
         ("rope.scaling.type", _if_dynamic("none")),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from minitron_convert.architectures.record import (
     ATTENTION,
     EXPERTS,
@@ -12,6 +14,9 @@ from minitron_convert.architectures.record import (
     Architecture,
     needs,
 )
+
+if TYPE_CHECKING:
+    from minitron_convert.architectures.source_model import SourceModel
 
 QWEN2 = Architecture(
     "qwen2",
@@ -25,12 +30,21 @@ QWEN2 = Architecture(
     layer_kinds={"layer": needs(f"{ATTENTION} {GATED_FFN}", bias=QKV)},
 )
 
+
+def _is_reranker(model: SourceModel) -> str | None:
+    names = (model.checkpoint.folder.resolve().name, model.config.find("_name_or_path"))
+    if any("qwen3-reranker" in str(name).lower() for name in names):
+        return "rerankers are not supported: they score a document and do not generate"
+    return None
+
+
 QWEN3 = Architecture(
     "qwen3",
     models="Qwen3, Nemotron-Cascade-8B",
     defaults={**QWEN2.defaults, "head_dim": 128},
     fills_head_dim=True,
     layer_kinds={"layer": needs(f"{ATTENTION} attn_q_norm attn_k_norm {GATED_FFN}")},
+    refuse=_is_reranker,
 )
 
 QWEN2_MOE = Architecture(

@@ -92,7 +92,8 @@ class Architecture:
     the keys of a head's size are always written. `keys` replaces the common list of keys, `after`
     adds to it and `before` comes ahead of the general.* keys. `shapes` replaces entries of the
     common table. `renames` are applied to every tensor's name in turn, before the mappings; they
-    may refer to the number of layers as {layers}. `quantizations` are ways in which checkpoints
+    may refer to the number of layers as {layers}. `drops_tied_output` leaves out the output's
+    weights where they are the embedding's. `quantizations` are ways in which checkpoints
     of the family are quantized and still read. `refuse` gives a reason why a checkpoint cannot
     be converted, and `variant` chooses another record by what the checkpoint holds.
     """
@@ -117,5 +118,6 @@ class Architecture:
     rope_kinds: Sequence[str] = ("default", "linear", "yarn", "llama3", "dynamic")
     vocabulary: VocabularyRules = PLAIN_RULES
     quantizations: tuple[str, ...] = ()
+    drops_tied_output: bool = False
     refuse: Callable[[SourceModel], str | None] | None = None
     variant: Callable[[SourceModel], Architecture] | None = None

@@ -158,7 +158,10 @@ class SourceModel:
             self.architecture.experts, self.sizes().get("experts", 0), self.checkpoint.folder
         )
         for source in self.checkpoint.tensors.values():
-            if source.name.endswith(IGNORED_SUFFIXES):
+            dropped = source.name == "lm_head.weight" and self.tied
+            if source.name.endswith(IGNORED_SUFFIXES) or (
+                dropped and self.architecture.drops_tied_output
+            ):
                 continue
             for tensor in self._changed(source):
                 for whole in stacks.add(tensor):

@@ -50,3 +50,12 @@ def read_object(path: Path) -> dict[str, Any]:
 def read_optional(path: Path) -> dict[str, Any]:
     """The JSON object that the file holds, or an empty one if there is no such file."""
     return read_object(path) if path.is_file() else {}
+
+
+def read_settings(path: Path, notes: list[str]) -> dict[str, Any]:
+    """An object that weights and vocabulary do not need; a note where it cannot be read."""
+    try:
+        return read_optional(path)
+    except Damaged:
+        notes.append(f"{path.name} is not valid JSON: nothing was taken from it")
+        return {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from minitron_convert.checkpoint.json_files import read_object, read_optional
+from minitron_convert.checkpoint.json_files import read_object, read_optional, read_text
 from minitron_convert.vocab import bpe, sentencepiece, spm_from_json
 from minitron_convert.vocab.rules import VocabularyRules
 from minitron_convert.vocab.special import SpecialTokens, read_special
@@ -22,7 +22,13 @@ def read_vocabulary(folder: Path, size: int, rules: VocabularyRules) -> Vocabula
     """The vocabulary of a checkpoint's folder, `size` tokens. NotFound, Damaged, Unsupported."""
     size = -(-size // rules.pad_to) * rules.pad_to
     model = folder / "tokenizer.model"
-    if _wants_pieces(folder, rules):
+    wants_pieces = _wants_pieces(folder, rules)
+    notes = []
+    # tiktoken's files have this name, too, and so have empty placeholders
+    if wants_pieces and (folder / "tokenizer.json").is_file() and not _has_pieces(model):
+        notes.append("tokenizer.model is not a SentencePiece model: tokenizer.json is used")
+        wants_pieces = False
+    if wants_pieces:
         if not model.is_file():
             raise NotFound(
                 f"{folder} has no tokenizer.model",
@@ -48,7 +54,16 @@ def read_vocabulary(folder: Path, size: int, rules: VocabularyRules) -> Vocabula
     for i, token in _added_in_settings(folder).items():
         added.setdefault(i, token)
     build = spm_from_json.build if spm_from_json.is_pieces(tokenizer) else bpe.build
-    return build(tokenizer, path, size, added)
+    vocabulary = build(tokenizer, path, size, added)
+    vocabulary.notes += notes
+    return vocabulary
+
+
+def _has_pieces(model: Path) -> bool:
+    try:
+        return not model.is_file() or bool(sentencepiece.read_model(model))
+    except Damaged:
+        return False
 
 
 def _wants_pieces(folder: Path, rules: VocabularyRules) -> bool:
@@ -64,6 +79,12 @@ def vocabulary_keys(
 ) -> list[KeyValue]:
     """Every tokenizer.* key, in the order of llama.cpp's converter."""
     settings = read_optional(folder / "tokenizer_config.json")
+    template = folder / "chat_template.jinja"
+    if template.is_file() and settings.get("chat_template") not in (None, read_text(template)):
+        vocabulary.notes.append(
+            "chat_template.jinja differs from the template in tokenizer_config.json, which is "
+            "used, as by llama.cpp's converter"
+        )
     stated = settings.get("add_prefix_space")
     if rules.space_prefix == "never last":
         vocabulary.add_space_prefix = False

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from minitron_convert.checkpoint.json_files import read_optional, read_text
+from minitron_convert.checkpoint.json_files import read_optional, read_settings, read_text
 from minitron_convert.vocab.post_processor import processors
 from minitron_convert.vocab.rules import VocabularyRules
 from minitron_convert.vocab.tokens import TokenType, Vocabulary, added_tokens
@@ -127,7 +127,7 @@ def read_special(
             special.ids.setdefault(kind, control[names[kind] or ""])
     _force_ids(vocabulary, config, rules, special)
     _read_infill(vocabulary, special)
-    _read_ends(read_optional(folder / "generation_config.json"), config, vocabulary, special)
+    _read_ends(read_settings(folder / "generation_config.json", []), config, vocabulary, special)
     _read_templates(folder, settings, special)
     return special
 

@@ -76,6 +76,8 @@ def _declare(library: ctypes.CDLL) -> None:
     library.kernels_level.restype, library.kernels_level.argtypes = c_int, []
     library.kernels_set_codebook.restype = c_int
     library.kernels_set_codebook.argtypes = [c_int, c_void_p, c_int, c_int]
+    library.kernels_score.restype = c_int
+    library.kernels_score.argtypes = [c_int, c_void_p, c_int64, c_int64, *[c_void_p] * 7]
     library.kernels_encode.restype = c_int64
     library.kernels_encode.argtypes = [
         *(c_int, c_int, c_void_p, c_void_p, c_int64, c_int64, c_void_p, c_void_p),

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minitron_engine.llama.context import Logits
+from minitron_quant.kernels.score import ReferenceRows, compared_rows, reference_rows
 from minitron_quant.perplexity.perplexity import row_blocks, row_products, row_sums
 
 _LEAST_LOG_PROBABILITY = -16.0
@@ -73,6 +74,10 @@ def reference_chunk(
 def _reference_block(
     logits: Logits, targets: NDArray[np.int32], p: NDArray[np.float32]
 ) -> tuple[Array, Array, NDArray[np.int64], Array]:
+    scored = reference_rows(logits, targets, p)
+    if scored is not None:
+        made, nll, top = scored
+        return made.log, made.total, top, nll
     shifted, top = _below_the_top(logits)
     np.exp(shifted, out=p)
     sums = row_sums(p)
@@ -97,6 +102,10 @@ def compare_chunk(
     """Score a model's logits, [rows, n_vocab], of a chunk against the reference's."""
 
     def work(rows: slice) -> tuple[Array, Array, NDArray[np.bool_]]:
+        reference = ReferenceRows(base.p[rows], base.log[rows], base.total[rows])
+        scored = compared_rows(logits[rows], targets[rows], reference)
+        if scored is not None:
+            return scored[0], scored[1], scored[2] == base.top[rows]
         shifted, top = _below_the_top(logits[rows])
         cross = row_products(base.p[rows], shifted)
         chosen = shifted[np.arange(len(top)), targets[rows]].astype(np.float64)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minitron_core.errors import MinitronError
+from minitron_quant.kernels.score import negative_log_likelihoods
 
 if TYPE_CHECKING:
     from minitron_engine.llama.context import Logits
@@ -52,7 +53,16 @@ def negative_log_likelihood(
 
     As llama.cpp: exponentials in float32 of the difference to the row's maximum.
     """
-    highest, log_sum = normalizers(pool, logits)
+
+    def work(rows: slice) -> NDArray[np.float64]:
+        scored = negative_log_likelihoods(logits[rows], targets[rows])
+        return _negative_log_likelihood(logits[rows], targets[rows]) if scored is None else scored
+
+    return np.concatenate(list(pool.map(work, row_blocks(logits))))
+
+
+def _negative_log_likelihood(logits: Logits, targets: NDArray[np.int32]) -> NDArray[np.float64]:
+    highest, log_sum = _normalize(logits)
     chosen = logits[np.arange(len(targets)), targets] - highest
     return log_sum - chosen.astype(np.float64)
 

@@ -51,7 +51,7 @@ def generate_batch(
     room = max((settings.n_ctx or model.n_ctx_train) - settings.n_predict, 2)
     whole = [_prompt(model, text) for text in prompts]
     tokens = [drop_after(item, room, int(model.add_bos)) for item in whole]
-    # the last token of every prompt is decoded by itself: its logits begin the text
+    # no prompt is shared whole: the logits of its last token begin the text
     shared = min(
         *(common_prefix(tokens[0], item) for item in tokens), *(len(t) - 1 for t in tokens)
     )

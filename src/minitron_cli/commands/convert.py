@@ -5,12 +5,14 @@ from typing import Annotated
 
 import typer
 
+from minitron_cli.options.completion import complete_outtype
 from minitron_cli.options.parameters import (
     ConsoleOptions,
     Force,
     Revision,
     SourceName,
 )
+from minitron_convert.outtypes import OUTTYPES
 
 EXAMPLES = """minitron convert examples/nano-llama
 minitron convert Llama-3.1-Minitron-4B-Width-Base --outtype bf16 -o width.gguf
@@ -27,7 +29,8 @@ def convert(
     outtype: Annotated[
         str,
         typer.Option(
-            metavar="auto|f32|f16|bf16|q8_0|LEVEL",
+            metavar="|".join((*OUTTYPES, "LEVEL")),
+            autocompletion=complete_outtype,
             help="Type of the matrices; auto keeps the checkpoint's 16-bit type. A level that "
             "needs no importance matrix, such as q4_k_m, is made without a file between.",
         ),

@@ -59,11 +59,11 @@ def generate(
     console: ConsoleOptions,
 ) -> None:
     """Generate text with llama.cpp, on a GPU where there is one."""
-    from minitron_cli.generation.generating import Request, answer
+    from minitron_cli.generation.generating import GenerateRequest, answer
     from minitron_cli.inputs import local_model
 
     out = console.output()
-    request = Request(
+    request = GenerateRequest(
         model=local_model(model, out),
         prompt=_read_prompt(prompt, file),
         sampling=sampling.given(),

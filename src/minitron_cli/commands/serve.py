@@ -37,6 +37,14 @@ def serve(
     waiting: Annotated[
         int, typer.Option(min=1, help="Requests at work or in the queue; more are refused (503).")
     ] = 512,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--cors-origin",
+            metavar="ORIGIN",
+            help="A web page's origin that may ask, besides those of this machine; * is any.",
+        ),
+    ] = None,
     name: Annotated[
         str | None, typer.Option("--name", help="The model's name for clients; its file's.")
     ] = None,
@@ -65,5 +73,6 @@ def serve(
         context=runtime.context(ctx, n_batch=512, n_outputs=parallel),
         gpu_layers=gpu_layers(runtime.layers),
         adapters=adapters.adapters(),
+        origins=tuple(cors_origin or ()),
     )
     serve_model(request, out)

@@ -1,1 +1,1 @@
-"""One answer, or a conversation."""
+"""The commands that generate text: one answer, or a conversation."""

@@ -1,4 +1,4 @@
-"""What a person writes in a chat, turn by turn, from a terminal or a pipe."""
+"""The user's messages in a chat, read from a terminal or a pipe."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -8,9 +8,9 @@ _QUOTES = '"""'
 
 
 def turns(read_line: ReadLine) -> Iterator[str]:
-    """Whole turns until the end of the input; blank ones are left out.
+    """Whole messages until the end of the input, without blank ones.
 
-    A backslash at the end of a line goes on with the next; three quotes hold any lines between.
+    A backslash at the end of a line continues it on the next; three quotes enclose several lines.
     """
     while (line := read_line("> ")) is not None:
         if line.startswith(_QUOTES):
@@ -44,7 +44,7 @@ def _quoted(line: str, read_line: ReadLine) -> str:
 
 
 def reader() -> ReadLine:
-    """Lines of stdin: with a prompt and editing on a terminal, as they are in a pipe."""
+    """Lines of stdin: with a prompt and line editing on a terminal, plain in a pipe."""
     if sys.stdin.isatty():
         import readline  # noqa: F401  input() edits lines once it is loaded
 

@@ -1,6 +1,7 @@
-"""`minitron chat`: the session, its commands, and what is kept of it."""
+"""`minitron chat`: the session, its commands, and saved conversations."""
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
@@ -29,19 +30,19 @@ _ROLES = ("system", "user", "assistant")
 
 HELP = {
     "/help": "show this",
-    "/system TEXT": "set the instructions of the model; without TEXT, take them away",
-    "/regenerate": "another answer to the last message",
-    "/clear": "forget the conversation, but not the instructions",
+    "/system TEXT": "set the system message; without TEXT, remove it",
+    "/regenerate": "answer the last message again",
+    "/clear": "forget the conversation, but not the system message",
     "/save FILE": "write the conversation as JSON",
-    "/load FILE": "go on with a conversation that was saved",
-    "/exit": "leave; so does the end of the input (Ctrl-D)",
-    '\\ or """': "at the end of a line: the next one belongs to it; around lines: they all do",
+    "/load FILE": "continue a saved conversation",
+    "/exit": "leave, as at the end of the input (Ctrl-D)",
+    '\\ or """': "continue a line on the next; enclose several lines",
 }
 
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """Everything that the command line said; a context of 0 tokens means: choose one."""
+    """The request of the command line; a context of 0 tokens lets the command choose."""
 
     model: Path
     system: str | None
@@ -55,7 +56,7 @@ class ChatRequest:
 
 
 def converse(request: ChatRequest, out: Output) -> int:
-    """Answer every turn until the input ends; returns the exit code."""
+    """Answer every message until the input ends; returns the exit code."""
     note_missing_gpu(out, request.gpu_layers)
     settings = replace(request.context, n_ctx=request.context.n_ctx or DEFAULT_CONTEXT)
     with ExitStack() as stack:
@@ -93,10 +94,10 @@ class _Session:
             "/regenerate": lambda _: self._show(conversation.regenerate()),
         }
         self._interrupted = False
-        self._watched = sys.stdin.isatty()
+        self._on_terminal = sys.stdin.isatty()
 
     def run(self) -> int:
-        """Turn by turn until the end; the first failure ends a session that nobody watches."""
+        """Message by message until the end; the first failure ends a session without a terminal."""
         for text in turns(reader()):
             name, _, rest = text.partition(" ")
             if name in ("/exit", "/quit"):
@@ -104,10 +105,10 @@ class _Session:
             try:
                 self._turn(name, rest.strip(), text)
             except MinitronError as error:
-                if not self._watched:
+                if not self._on_terminal:
                     raise
                 self._out.error(str(error), error.hint)
-            if self._interrupted and not self._watched:
+            if self._interrupted and not self._on_terminal:
                 return interrupts.INTERRUPTED
         if self._out.as_json:
             conversation = self._conversation
@@ -116,12 +117,13 @@ class _Session:
         return 0
 
     def _turn(self, name: str, rest: str, text: str) -> None:
-        if not name.startswith("/"):
-            self._show(self._conversation.say(text))
-        elif name in self._commands:
+        if name in self._commands:
             self._commands[name](rest)
-        else:
+        elif re.fullmatch(r"/[a-z]+", text):
             raise Usage(f"unknown command {name}", "/help lists them")
+        else:
+            # a message may begin with a path
+            self._show(self._conversation.say(text))
 
     def _show(self, steps: Iterator[GenerationStep]) -> None:
         out, conversation, result = self._out, self._conversation, Generation()
@@ -134,7 +136,7 @@ class _Session:
             out.text("")
         self._interrupted = result.finish_reason == "interrupted"
         if conversation.left_out:
-            out.note("the beginning of the conversation does not fit any more; --ctx gives it room")
+            out.note("the oldest messages no longer fit into the context; --ctx makes it larger")
         if result.finish_reason == "context":
             out.note("stopped: the context is full")
         if out.interactive:
@@ -178,5 +180,5 @@ def read_messages(path: Path) -> list[dict[str, Any]]:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Damaged(f"{path} is not a saved conversation") from error
     if any(message["role"] not in _ROLES for message in messages):
-        raise Damaged(f"{path} is not a saved conversation: a role is none of {', '.join(_ROLES)}")
+        raise Damaged(f"{path} is not a saved conversation: roles are {', '.join(_ROLES)}")
     return messages

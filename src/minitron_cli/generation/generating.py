@@ -1,4 +1,4 @@
-"""One answer of `minitron generate`: load, stream, and tell what happened."""
+"""`minitron generate`: load the model, stream one answer, report what happened."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,8 +26,8 @@ from minitron_engine.llama.tokenization import Tokens
 
 
 @dataclass(frozen=True)
-class Request:
-    """Everything that the command line said; a context of 0 tokens means: choose one.
+class GenerateRequest:
+    """The request of the command line; a context of 0 tokens lets the command choose.
 
     sampling: the settings that were given; the model's metadata may recommend others.
     generation: the other settings of the generation.
@@ -49,8 +49,8 @@ class Request:
     stats: bool
 
 
-def answer(request: Request, out: Output) -> int:
-    """Generate and print; returns the exit code: 130 after Ctrl-C, with what came until then."""
+def answer(request: GenerateRequest, out: Output) -> int:
+    """Generate and print; returns the exit code, 130 after Ctrl-C with the text until then."""
     result = Generation()
     note_missing_gpu(out, request.gpu_layers)
     planned = replace(request.context, n_ctx=request.context.n_ctx or DEFAULT_CONTEXT)
@@ -76,7 +76,7 @@ def answer(request: Request, out: Output) -> int:
 
 
 def _generate(
-    request: Request, out: Output, context: Context, tokens: Tokens, result: Generation
+    request: GenerateRequest, out: Output, context: Context, tokens: Tokens, result: Generation
 ) -> None:
     sampling = settings_for(context.model, request.sampling)
     generation = GenerationSettings(
@@ -95,9 +95,9 @@ def _generate(
 
 @contextmanager
 def _prompt_cache(
-    request: Request, out: Output, sequence: Sequence, result: Generation
+    request: GenerateRequest, out: Output, sequence: Sequence, result: Generation
 ) -> Iterator[None]:
-    """What an earlier run computed; saved again after an answer that was not cut short."""
+    """Load the prompt cache of an earlier run; save it after an answer that is not interrupted."""
     path = request.prompt_cache
     if path is None:
         yield
@@ -118,7 +118,7 @@ def _prompt_cache(
 
 @contextmanager
 def _drafter(
-    request: Request, out: Output, sequence: Sequence, generation: GenerationSettings
+    request: GenerateRequest, out: Output, sequence: Sequence, generation: GenerationSettings
 ) -> Iterator[Drafter | None]:
     speculation, sampling = request.speculation, generation.sampling
     drafting = speculation.lookup or speculation.draft is not None
@@ -141,14 +141,14 @@ def _drafter(
     yield None
 
 
-def _context(request: Request, model: Model, prompt: int) -> ContextSettings:
+def _context(request: GenerateRequest, model: Model, prompt: int) -> ContextSettings:
     if request.context.n_ctx:
         return request.context
     tokens = prompt + max(request.generation["n_predict"], 0)
     return replace(request.context, n_ctx=context_size(model, tokens))
 
 
-def _finish(request: Request, out: Output, result: Generation, device: str) -> None:
+def _finish(request: GenerateRequest, out: Output, result: Generation, device: str) -> None:
     seed, timings = request.sampling["seed"], result.timings
     reason = "length" if result.finish_reason == "context" else result.finish_reason
     if out.as_json:

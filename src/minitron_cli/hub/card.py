@@ -14,7 +14,7 @@ from minitron_core.atomic_files import write_whole
 from minitron_core.errors import Damaged, MinitronError, NotFound
 from minitron_core.gguf import Gguf
 from minitron_quant.levels import level_of_ftype
-from minitron_quant.model_files import is_imatrix, models_in, open_model_files
+from minitron_quant.model_files import models_in, open_model_files, other_content
 from minitron_quant.perplexity.measures import columns
 
 NAME = "README.md"
@@ -168,7 +168,9 @@ def _files(files: Sequence[File]) -> str:
 
 def _how(folder: Path, report: dict[str, Any]) -> str:
     parts = ["## How they were made"]
-    matrices = [path.name for path in sorted(folder.glob("*.gguf")) if is_imatrix(path)]
+    matrices = [
+        path.name for path in sorted(folder.glob("*.gguf")) if "matrix" in other_content(path)
+    ]
     calibration = ", ".join(report.get("calibration", ())) or None
     if matrices:
         told = f", calibrated on {calibration}" if calibration else ""

@@ -19,6 +19,15 @@ def complete_task(incomplete: str) -> list[tuple[str, str]]:
     return [(name, task_named(name).help) for name in task_names() if name.startswith(incomplete)]
 
 
+def complete_outtype(incomplete: str) -> list[str]:
+    """Output types that begin so: the converter's own, and levels in the case that was typed."""
+    from minitron_convert.outtypes import OUTTYPES
+
+    own = [name for name in OUTTYPES if name.startswith(incomplete.lower())]
+    levels = complete_level(incomplete) if incomplete else []
+    return [*own, *(name for name in levels if name.lower() not in (*own, "all"))]
+
+
 def complete_model(incomplete: str) -> list[str]:
     """GGUF files and folders that begin so, and models that the Hub's cache holds."""
     return [*_paths(incomplete, ".gguf"), *_cached(incomplete)]

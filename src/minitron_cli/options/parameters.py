@@ -11,10 +11,10 @@ import typer
 
 from minitron_cli.options.completion import complete_model
 from minitron_core.errors import Usage
+from minitron_engine.llama.settings import CACHE_TYPES, FLASH_ATTENTION, ContextSettings
 
 if TYPE_CHECKING:
     from minitron_cli.output import Output
-    from minitron_engine.llama.settings import ContextSettings
 
 TableFormat = Annotated[
     Literal["table", "md", "csv", "json"], typer.Option("--format", help="Form of the result.")
@@ -30,7 +30,12 @@ GpuLayers = Annotated[
     str,
     typer.Option("--gpu-layers", metavar="auto|all|N", help="Layers to put on GPUs."),
 ]
-CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
+# choices that the engine's tables know, which a type checker does not
+if TYPE_CHECKING:
+    CacheType = str
+    FlashAttention = str
+else:
+    CacheType, FlashAttention = Literal[tuple(CACHE_TYPES)], Literal[tuple(FLASH_ATTENTION)]
 ModelPath = Annotated[
     Path,
     typer.Argument(
@@ -85,16 +90,15 @@ class RuntimeOptions:
     cache_type_v: Annotated[
         CacheType, typer.Option("--cache-type-v", help="Type of the V cache.")
     ] = "f16"
-    flash_attn: Annotated[
-        Literal["auto", "on", "off"], typer.Option("--flash-attn", help="Flash attention.")
-    ] = "auto"
+    flash_attn: Annotated[FlashAttention, typer.Option("--flash-attn", help="Flash attention.")] = (
+        "auto"
+    )
     threads: Threads = None
 
     def context(
         self, n_ctx: int | None, n_batch: int, n_outputs: int | None = None
     ) -> ContextSettings:
         """The settings of a context; without n_ctx its size is chosen later."""
-        from minitron_engine.llama.settings import ContextSettings
 
         return ContextSettings(
             n_ctx=n_ctx or 0,

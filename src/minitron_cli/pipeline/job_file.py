@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from minitron_convert.plan import OUTTYPES
+from minitron_convert.outtypes import OUTTYPES
 from minitron_core.errors import NotFound, Usage
 from minitron_quant.tasks.registry import task_names
 

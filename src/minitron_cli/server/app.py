@@ -9,6 +9,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -28,18 +29,25 @@ _MOST_BYTES = 32 << 20
 _SLOWEST_BODY = 60.0  # seconds
 _NO_TEMPLATE = "the model has no chat template: use /v1/completions"
 
+# pages that this machine serves itself, on any port
+_OWN_PAGES = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
+
 Handler = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True)
 class Service:
-    """What the routes serve. template: None where the model has none. api_key: empty for none."""
+    """What the routes serve. template: None where the model has none. api_key: empty for none.
+
+    origins: web pages beside those of this machine that may ask; * for all.
+    """
 
     name: str
     model: Model
     template: ChatTemplate | None
     worker: Worker
     api_key: str
+    origins: tuple[str, ...] = ()
 
 
 def make_app(service: Service, host: str) -> Starlette:
@@ -48,6 +56,13 @@ def make_app(service: Service, host: str) -> Starlette:
     """
     routes = _Routes(service)
     trusted = Middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, "[::1]"])
+    pages = Middleware(
+        CORSMiddleware,
+        allow_origins=service.origins,
+        allow_origin_regex=_OWN_PAGES,
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],
+    )
     return Starlette(
         routes=[
             Route("/health", routes.health),
@@ -56,7 +71,7 @@ def make_app(service: Service, host: str) -> Starlette:
             Route("/v1/completions", routes.guarded(routes.completions), methods=["POST"]),
             Route("/v1/chat/completions", routes.guarded(routes.chat), methods=["POST"]),
         ],
-        middleware=[trusted] if host in LOOPBACK else [],
+        middleware=[trusted, pages] if host in LOOPBACK else [pages],
         exception_handlers={404: _not_found, 405: _not_found},
     )
 
@@ -139,7 +154,8 @@ class _Routes:
 
     async def _respond(self, request: Request, parsed: ParsedRequest) -> Response:
         streams = _Streams(self._service.worker, parsed)
-        answer = Answer(self._service.name, is_chat=parsed.is_chat)
+        counts = parsed.stream and parsed.usage_in_stream
+        answer = Answer(self._service.name, is_chat=parsed.is_chat, counts=counts)
         if parsed.stream:
             # what fails before the first word still sets the status
             first = await anext(streams.updates)
@@ -163,7 +179,8 @@ class _Streams:
             if len(each.tokens) >= worker.n_ctx:
                 count = len(each.tokens)
                 message = f"the prompt has {count} tokens, the context takes {worker.n_ctx}"
-                raise requests.BadRequest(message, "messages" if parsed.is_chat else "prompt")
+                field = "messages" if parsed.is_chat else "prompt"
+                raise requests.BadRequest(message, field, "context_length_exceeded")
         self.updates = self._updates()
 
     async def _updates(self) -> AsyncGenerator[Update]:

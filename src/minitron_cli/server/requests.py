@@ -29,11 +29,11 @@ _ROLES = {"developer": "system"} | {
 
 
 class BadRequest(Usage):
-    """A request that cannot be answered; `parameter` is the field that is wrong."""
+    """A request that cannot be answered: the field that is wrong, and OpenAI's code for why."""
 
-    def __init__(self, message: str, parameter: str | None = None) -> None:
+    def __init__(self, message: str, parameter: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
-        self.parameter = parameter
+        self.parameter, self.code = parameter, code
 
 
 @dataclass(frozen=True)
@@ -115,10 +115,12 @@ def _settings(
     given = _sampling(body)
     given["logit_bias"] = _biases(body.get("logit_bias"), model.n_vocab)
     given |= _structure(body, model)
-    seed = int(given.pop("seed", secrets.randbelow(2**32 - 1)))
+    given.pop("seed", None)
+    seed = _seed(body)
     limit = None
     for name in ("max_completion_tokens", "max_tokens"):
-        found = _number(body, name, int, 0, 2**31 - 1)
+        # below 0 is no limit, as in llama-server
+        found = _number(body, name, int, -2, 2**31 - 1)
         limit = found if limit is None else limit
     n_predict = int(limit) if limit is not None else -1 if is_chat else _COMPLETION_TOKENS
     stop = _stops(body.get("stop"))
@@ -130,11 +132,17 @@ def _settings(
     )
 
 
+def _seed(body: dict[str, Any]) -> int:
+    """A seed of llama.cpp's 32 bits from any of a client's 64; -1 is random, as in llama-server."""
+    seed = _number(body, "seed", int, -(2**63), 2**64 - 1)
+    return secrets.randbelow(2**32 - 1) if seed in (None, -1) else int(seed or 0) % 2**32
+
+
 def _sampling(body: dict[str, Any]) -> dict[str, Any]:
     """The settings of the registry that a body has under llama-server's names for them."""
     given: dict[str, Any] = {}
     for row in SAMPLING_OPTIONS:
-        if body.get(row.request) is None or row.text or row.name == "logit_bias":
+        if body.get(row.request) is None or row.text or row.name in ("logit_bias", "seed"):
             continue
         if row.numeric:
             given[row.name] = _number(body, row.request, row.type, row.low, row.high)
@@ -275,7 +283,13 @@ def _message(number: int, message: Any) -> Message:
         known = [text for text in texts if isinstance(text, str)]
         if len(known) < len(texts):
             raise BadRequest(f"{where} has a part that is not text", where)
-        content = "".join(known)
+        content = "\n".join(known)
+    if content is None and message["role"] == "assistant":
+        content = ""  # as clients send a turn that only calls tools
     if not isinstance(content, str):
         raise BadRequest(f"{where} needs a content that is a text", where)
-    return {"role": _ROLES[message["role"]], "content": content}
+    called = message.get("tool_calls")
+    if not isinstance(called, list | None):
+        raise BadRequest(f"{where} has tool_calls that are not a list", where)
+    told: Message = {"role": _ROLES[message["role"]], "content": content}
+    return told | ({"tool_calls": called} if called else {})

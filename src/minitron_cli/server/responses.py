@@ -20,8 +20,10 @@ DONE = b"data: [DONE]\n\n"
 class Answer:
     """The frame of one answer, with several choices."""
 
-    def __init__(self, model: str, *, is_chat: bool) -> None:
+    def __init__(self, model: str, *, is_chat: bool, counts: bool = False) -> None:
         self._is_chat = is_chat
+        # OpenAI's chunks say null where their last one will count
+        self._uncounted = {"usage": None} if counts else {}
         self._fixed = {
             "id": f"{'chatcmpl' if is_chat else 'cmpl'}-{secrets.token_hex(12)}",
             "created": int(time.time()),
@@ -61,7 +63,8 @@ class Answer:
 
     def _event(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
         kind = "chat.completion.chunk" if self._is_chat else "text_completion"
-        return event(self._fixed | {"object": kind, "choices": choices} | more)
+        document = self._fixed | {"object": kind, "choices": choices}
+        return event(document | self._uncounted | more)
 
 
 def event(document: dict[str, Any]) -> bytes:
@@ -95,9 +98,9 @@ def failure(error: Exception) -> tuple[dict[str, Any], int]:
         return problem(f"{type(error).__name__}: {error}", "server_error"), 500
     status = _STATUS.get(error.exit_code, 500)
     kind = "invalid_request_error" if status < 500 else "server_error"
-    parameter = getattr(error, "parameter", None)
+    parameter, code = getattr(error, "parameter", None), getattr(error, "code", None)
     hint = f" ({error.hint})" if error.hint else ""
-    return problem(f"{error}{hint}", kind, parameter), status
+    return problem(f"{error}{hint}", kind, parameter, code), status
 
 
 def problem(

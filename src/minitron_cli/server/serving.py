@@ -46,6 +46,7 @@ class ServeRequest:
     context: ContextSettings
     gpu_layers: GpuLayers
     adapters: tuple[Adapter, ...] = ()
+    origins: tuple[str, ...] = ()
 
 
 def serve_model(request: ServeRequest, out: Output) -> None:
@@ -65,7 +66,8 @@ def serve_model(request: ServeRequest, out: Output) -> None:
         template = _template(model, stack.enter_context, out)
         worker = Worker(Slots(context, request.parallel), request.waiting)
         stack.callback(worker.stop)
-        service = Service(request.name, model, template, worker, request.api_key)
+        key, origins = request.api_key, request.origins
+        service = Service(request.name, model, template, worker, key, origins)
         _announce(request, listener, service, out)
         configuration = uvicorn.Config(
             make_app(service, request.host),

@@ -21,6 +21,7 @@ from minitron_core.gguf.reader import (
     MAX_DIMENSIONS,
     MAX_NAME_BYTES,
     VERSION,
+    open_gguf,
 )
 from minitron_core.gguf.types import tensor_bytes
 from minitron_core.gguf.values import KeyValue, encode_string
@@ -59,15 +60,18 @@ def padded(size: int, alignment: int) -> int:
     return -(-size // alignment) * alignment
 
 
-def encode_header(
-    metadata: Sequence[KeyValue],
-    tensors: Sequence[TensorSpec],
-    alignment: int = DEFAULT_ALIGNMENT,
-) -> bytes:
+def alignment_of(metadata: Sequence[KeyValue]) -> int:
+    """The alignment of the data that readers take from a file's metadata."""
+    found = (entry.value for entry in metadata if entry.key == "general.alignment")
+    return int(next(found, DEFAULT_ALIGNMENT))
+
+
+def encode_header(metadata: Sequence[KeyValue], tensors: Sequence[TensorSpec]) -> bytes:
     """Everything before the data section, padding included.
 
     Raises ValueError for a name or a shape that GGUF does not allow.
     """
+    alignment = alignment_of(metadata)
     parts = [MAGIC, struct.pack("<IQQ", VERSION, len(tensors), len(metadata))]
     parts += [entry.encoded() for entry in metadata]
     offset = 0
@@ -82,14 +86,11 @@ def encode_header(
     return header.ljust(padded(len(header), alignment), b"\0")
 
 
-def file_size(
-    metadata: Sequence[KeyValue],
-    tensors: Sequence[TensorSpec],
-    alignment: int = DEFAULT_ALIGNMENT,
-) -> int:
+def file_size(metadata: Sequence[KeyValue], tensors: Sequence[TensorSpec]) -> int:
     """The exact size in bytes of the file with this metadata and these tensors."""
+    alignment = alignment_of(metadata)
     data = sum(padded(tensor.nbytes, alignment) for tensor in tensors)
-    return len(encode_header(metadata, tensors, alignment)) + data
+    return len(encode_header(metadata, tensors)) + data
 
 
 class GgufWriter:
@@ -109,15 +110,14 @@ class GgufWriter:
         metadata: Sequence[KeyValue],
         tensors: Sequence[TensorSpec],
         *,
-        alignment: int = DEFAULT_ALIGNMENT,
         resume_tensors: int = 0,
         digest: Digest | None = None,
     ) -> None:
         self.path = path
         self.partial = path.with_name(f".{path.name}.partial")
         self.tensors = list(tensors)
-        self.alignment = alignment
-        header = encode_header(metadata, tensors, alignment)
+        self.alignment = alignment = alignment_of(metadata)
+        header = encode_header(metadata, tensors)
         self.header_size = len(header)
         self.total_size = len(header) + sum(padded(t.nbytes, alignment) for t in tensors)
         self._next = resume_tensors
@@ -225,6 +225,7 @@ class GgufWriter:
             raise ValueError(f"{self.path.name} has {self._next} of {len(self.tensors)} tensors")
         try:
             os.fsync(self._file.fileno())
+            open_gguf(self.partial)  # nothing gets its name that cannot be read
             self.partial.replace(self.path)
             self._file.close()
             sync_folder(self.path.parent)

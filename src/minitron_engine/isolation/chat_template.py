@@ -110,6 +110,9 @@ def open_template(model: Model, seconds: float = 10.0) -> Iterator[ChatTemplate]
         "bos_token": model.special(model.bos),
         "eos_token": model.special(model.eos),
         "add_generation_prompt": True,
+        # as in transformers: templates ask whether they are none
+        "tools": None,
+        "documents": None,
     }
     template = ChatTemplate(source, values, seconds)
     try:

@@ -38,8 +38,9 @@ class Tokenizer:
         self._pieces = self._all_pieces() if is_spm and not self._has_byte_tokens() else None
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> Tokens:
-        """Token ids of a text.
+        """Token ids of a text. add_special: BOS where the model wants one, but never EOS.
 
+        An end behind a prompt would end the answer, whatever tokenizer.ggml.add_eos_token says.
         Raises Unsupported for a character that the vocabulary cannot spell, OutOfResources where
         there is no memory for the stack that a long match needs.
         """
@@ -50,8 +51,11 @@ class Tokenizer:
         def run() -> Tokens:
             return self._run(data, add_special, parse_special)
 
+        at_end = add_special and api.llama_vocab_get_add_eos(self._vocab)
         longest = max(map(len, _BETWEEN_MATCHES.split(data))) if self._is_bpe else 0
-        return run() if longest <= _SHORT_MATCH else _with_stack(run, longest * _STACK_PER_BYTE)
+        short = longest <= _SHORT_MATCH
+        ids = run() if short else _with_stack(run, longest * _STACK_PER_BYTE)
+        return ids[:-1] if at_end else ids
 
     def _run(self, data: bytes, add_special: bool, parse_special: bool) -> Tokens:
         ids = np.empty(len(data) + 8, dtype=np.int32)
