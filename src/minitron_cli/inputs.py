@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 # the Hub's client and llama.cpp are loaded only by the functions that need them
 
-# tokens of a context where none are asked for; fewer where the model was trained on fewer
-DEFAULT_CONTEXT = 4096
-
 
 def local_model(model: Path, out: Output) -> Path:
     """The file that MODEL means: itself, or owner/name[:LEVEL] on the Hub, downloaded."""

@@ -56,6 +56,7 @@ def bench(
     console: ConsoleOptions,
 ) -> None:
     """Measure tokens per second, as llama-bench does: no tokenizer, no sampler."""
+    from minitron import measurement
     from minitron_cli.inputs import local_model, note_missing_gpu
     from minitron_cli.views.bench import show_bench
     from minitron_core.errors import Usage
@@ -78,7 +79,7 @@ def bench(
     rows: list[dict[str, Any]] = []
     try:
         with out.progress() as listener:
-            rows.extend(plan.rows(listener))
+            rows.extend(measurement.bench(plan, listener))
     finally:
         # what was measured before a failure or Ctrl-C is worth having
         if rows:

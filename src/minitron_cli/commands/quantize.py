@@ -123,6 +123,7 @@ def _show_plan(out: Output, settings: QuantizeSettings, gptq: GptqOptions) -> No
 
 
 def _make_mix(out: Output, settings: MixSettings, *, curve: bool) -> None:
+    from minitron.quantization import build_mix
     from minitron_cli.views.mix import CURVE_POINTS, show_curve, show_mix
     from minitron_quant.levels import LEVELS
     from minitron_quant.mixed_precision.build_mix import MixBuilder
@@ -132,7 +133,7 @@ def _make_mix(out: Output, settings: MixSettings, *, curve: bool) -> None:
         show_curve(out, solver.curve(CURVE_POINTS), solver.presets(LEVELS))
         return
     with out.progress() as listener:
-        made = MixBuilder(settings, listener).make()
+        made = build_mix(settings, listener)
     show_mix(out, made)
 
 

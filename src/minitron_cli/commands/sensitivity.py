@@ -48,15 +48,12 @@ def sensitivity(
     console: ConsoleOptions,
 ) -> None:
     """Measure each tensor's sensitivity to quantization error, for quantize --size."""
+    from minitron import quantization
     from minitron_cli.inputs import folder_for_results, local_model, refuse_existing
     from minitron_cli.units import parse_time
     from minitron_cli.views.sensitivity import show_sensitivity
     from minitron_quant.chunking import ChunkSettings
-    from minitron_quant.mixed_precision.measure import (
-        DEFAULT_TOKENS,
-        SensitivitySettings,
-        measure_sensitivity,
-    )
+    from minitron_quant.mixed_precision.measure import DEFAULT_TOKENS, SensitivitySettings
     from minitron_quant.quantize.prepare import model_name
 
     out = console.output()
@@ -75,5 +72,5 @@ def sensitivity(
         resume=resume,
     )
     with out.progress() as listener:
-        measured = measure_sensitivity(settings, listener)
+        measured = quantization.sensitivity(settings, listener)
     show_sensitivity(out, path, settings.imatrix_output, measured)

@@ -73,10 +73,11 @@ def tasks(
     console: ConsoleOptions,
 ) -> None:
     """Score models on tasks, as llama-perplexity or lm-evaluation-harness does."""
+    from minitron import measurement
     from minitron_cli.inputs import local_model, local_models, refuse_existing
     from minitron_cli.views.tasks import answer_lines, show_tasks, tasks_document
     from minitron_core.atomic_files import write_whole
-    from minitron_quant.tasks.evaluate import TasksSettings, evaluate
+    from minitron_quant.tasks.evaluate import TasksSettings
     from minitron_quant.tasks.likelihood import ScoreSettings
     from minitron_quant.tasks.task import TaskOptions
 
@@ -92,7 +93,7 @@ def tasks(
         local_model(reference, out) if reference else None,
     )
     with out.progress() as listener:
-        found = list(evaluate(settings, listener))
+        found = list(measurement.tasks(settings, listener))
     rows = [row for row, _ in found]
     if answers:
         write_whole(answers, answer_lines(found))

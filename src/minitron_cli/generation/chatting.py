@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from minitron.generation import DEFAULT_CONTEXT, context_size
 from minitron.loading import load
 from minitron_cli.generation.chat_input import reader, turns
-from minitron_cli.inputs import DEFAULT_CONTEXT, note_full_gpu, note_missing_gpu
+from minitron_cli.inputs import note_full_gpu, note_missing_gpu
 from minitron_cli.output import Output
 from minitron_core.atomic_files import write_whole
 from minitron_core.errors import Damaged, MinitronError, NotFound, Usage
@@ -64,7 +65,7 @@ def converse(request: ChatRequest, out: Output) -> int:
         note_full_gpu(out, model)
         template = None if request.raw else stack.enter_context(open_template(model))
         if not request.context.n_ctx:
-            settings = replace(settings, n_ctx=min(settings.n_ctx, max(model.n_ctx_train, 8)))
+            settings = replace(settings, n_ctx=context_size(model))
         context = stack.enter_context(open_context(model, settings))
         apply_adapters(context, request.adapters)
         slots = Slots(context, 1)

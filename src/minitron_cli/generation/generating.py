@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from minitron.generation import DEFAULT_CONTEXT, context_size
 from minitron.loading import load
-from minitron_cli.inputs import DEFAULT_CONTEXT, note_full_gpu, note_missing_gpu
+from minitron_cli.inputs import note_full_gpu, note_missing_gpu
 from minitron_cli.options.generation import SpeculationOptions
 from minitron_cli.output import Output
 from minitron_core.atomic_files import write_whole
@@ -143,9 +144,8 @@ def _drafter(
 def _context(request: GenerateRequest, model: Model, prompt: int) -> ContextSettings:
     if request.context.n_ctx:
         return request.context
-    wanted = max(DEFAULT_CONTEXT, prompt + max(request.generation["n_predict"], 0))
-    # beyond the context that it was trained on, a model writes nonsense
-    return replace(request.context, n_ctx=min(wanted, max(model.n_ctx_train, 8)))
+    tokens = prompt + max(request.generation["n_predict"], 0)
+    return replace(request.context, n_ctx=context_size(model, tokens))
 
 
 def _finish(request: GenerateRequest, out: Output, result: Generation, device: str) -> None:

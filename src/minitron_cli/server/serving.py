@@ -6,8 +6,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from minitron.generation import DEFAULT_CONTEXT, context_size
 from minitron.loading import load
-from minitron_cli.inputs import DEFAULT_CONTEXT, note_full_gpu, note_missing_gpu
+from minitron_cli.inputs import note_full_gpu, note_missing_gpu
 from minitron_cli.output import Output
 from minitron_core.errors import MinitronError, Unsupported, Usage
 from minitron_engine.generation.slots import Slots
@@ -59,8 +60,7 @@ def serve_model(request: ServeRequest, out: Output) -> None:
         model = stack.enter_context(load(loading))
         note_full_gpu(out, model)
         if not request.context.n_ctx:
-            n_ctx = min(n_ctx, max(model.n_ctx_train, 8))
-            settings = replace(settings, n_ctx=n_ctx * parallel)
+            settings = replace(settings, n_ctx=context_size(model) * parallel)
         context = stack.enter_context(open_context(model, settings))
         apply_adapters(context, request.adapters)
         template = _template(model, stack.enter_context, out)
