@@ -3,7 +3,7 @@
     .venv/bin/python scripts/portable.py avx2
 
 makes build/portable/avx2: this environment's packages, with ggml's CPU kernels (libggml-cpu) built
-anew from the source distribution of the pinned llama-cpp-python. They are all that differs between
+from the source distribution of the pinned llama-cpp-python. They are all that differs between
 builds of it for one set and another.
 """
 
