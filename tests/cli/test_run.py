@@ -67,11 +67,12 @@ def run(path: Path) -> tuple[list[str], list[str]]:
 def test_run_goes_from_checkpoint_to_report(job_file: Path) -> None:
     levels, worked = run(job_file)
     assert levels == ["Q4_0", "Q5_0", "F16"]
-    assert worked == ["convert", "imatrix", "quantize", "perplexity"]
+    assert worked == ["convert", "imatrix", "quantize", "divergence"]
     out = job_file.parent / "out"
     markdown = (out / "report.md").read_text()
     header = next(line for line in markdown.splitlines() if line.startswith("|"))
-    assert [cell.strip() for cell in header.strip("|").split("|")] == PUBLISHED
+    shown = [cell.strip() for cell in header.strip("|").split("|")]
+    assert shown[: len(PUBLISHED)] == PUBLISHED and "KLD" in shown
     document = json.loads((out / "report.json").read_text())
     rows = document["rows"]
     assert [row["size_mib"] for row in rows] == sorted(row["size_mib"] for row in rows)
@@ -79,7 +80,7 @@ def test_run_goes_from_checkpoint_to_report(job_file: Path) -> None:
     assert reference["accuracy_pct"] == 100 and reference["size_pct"] == 100
     for row in rows:
         assert row["accuracy_pct"] == pytest.approx(100 * reference["ppl"] / row["ppl"])
-    assert (out / "report.csv").read_text().splitlines()[0] == ",".join(PUBLISHED)
+    assert (out / "report.csv").read_text().splitlines()[0] == ",".join(shown)
     assert str(EXAMPLES) not in (out / "report.json").read_text() + markdown
 
 
@@ -91,10 +92,10 @@ def test_run_again_does_only_what_changed(job_file: Path) -> None:
     quantized.unlink()
     assert run(job_file) == (first, ["quantize"])  # the same bytes need no new measurement
     job_file.write_text(job_file.read_text().replace("ctx = 128", "ctx = 64"))
-    assert run(job_file)[1] == ["perplexity"]
+    assert run(job_file)[1] == ["divergence"]
     job_file.write_text(job_file.read_text().replace('"q5_0"', '"q8_0"'))
     levels, worked = run(job_file)
-    assert levels == ["Q4_0", "Q8_0", "F16"] and worked == ["quantize", "perplexity"]
+    assert levels == ["Q4_0", "Q8_0", "F16"] and worked == ["quantize", "divergence"]
 
 
 def test_check_before_asks_for_resume(job_file: Path) -> None:
@@ -144,7 +145,7 @@ def test_run_compares_contents_not_times(job_file: Path, tmp_path: Path) -> None
     data[-2] ^= 1
     weights.write_bytes(data)
     os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert run(job_file)[1] == ["convert", "imatrix", "quantize", "perplexity"]
+    assert run(job_file)[1] == ["convert", "imatrix", "quantize", "divergence"]
 
 
 def test_run_keeps_the_other_model_when_one_fails(job_file: Path, minitron: Any) -> None:

@@ -1,5 +1,6 @@
 """The table of a family of files: size, perplexity, and what a level costs against a reference."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ from minitron_core.progress import Progress, ignore
 from minitron_quant.levels import level_of
 from minitron_quant.perplexity.measures import Array, Row, statistics
 from minitron_quant.perplexity.multi_model import ModelScores, score_models
+from minitron_quant.perplexity.paired import ModelDifference, compare_all
 from minitron_quant.perplexity.perplexity import chunk_means, summarize
 from minitron_quant.perplexity.settings import MeasureSettings
 
@@ -72,16 +74,38 @@ def _row(result: ModelScores, nll: list[Array]) -> Row:
 
 
 def mark_dominated(rows: Sequence[Row]) -> list[Row]:
-    """The rows, each level with the best of those that are smaller and have a lower perplexity.
+    """The rows, each level with the best of those that are no larger and proven to be better.
 
-    Not the full precision, which levels are measured against: some come out better by chance.
+    Proven: the 95 % interval of the perplexity ratio on the same chunks lies below 1, and that of
+    the KL divergence below 0 where both have one. Not the full precision, which levels are measured
+    against: some come out better by chance.
     """
-
-    def better(row: Row) -> str | None:
-        found = [each for each in rows if each.size_mib < row.size_mib and each.ppl < row.ppl]
-        return min(found, key=lambda each: each.ppl).model if found else None
-
+    comparable = [row for row in rows if len(row.chunk_nll) == rows[0].chunks > 1]
+    names = {row.model: row for row in comparable}
+    better: dict[str, list[Row]] = {}
+    for difference in compare_all(comparable):
+        for winner, loser, sign in (
+            (difference.a, difference.b, 1),
+            (difference.b, difference.a, -1),
+        ):
+            if names[winner].size_mib <= names[loser].size_mib and _proven(difference, sign):
+                better.setdefault(loser, []).append(names[winner])
     return [
-        row if row.level in _FULL_PRECISION else replace(row, dominated_by=better(row))
+        replace(row, dominated_by=min(better[row.model], key=_distance).model)
+        if row.model in better and row.level not in _FULL_PRECISION
+        else row
         for row in rows
     ]
+
+
+def _proven(difference: ModelDifference, sign: int) -> bool:
+    """Whether a (sign 1) or b (-1) is better beyond chance."""
+    ends = [(math.log(difference.ppl_ratio_low), math.log(difference.ppl_ratio_high))]
+    if difference.kld_difference_low is not None and difference.kld_difference_high is not None:
+        ends.append((difference.kld_difference_low, difference.kld_difference_high))
+    return all(max(sign * low, sign * high) < 0 for low, high in ends)
+
+
+def _distance(row: Row) -> tuple[float, float]:
+    """How far a row is from the full model: by its divergence, or else its perplexity."""
+    return (row.divergence.kld_mean, row.ppl) if row.divergence else (0.0, row.ppl)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from minitron_cli.report.plots import pareto
 from minitron_cli.units import show_size
 
 # what people ask for, as the accuracy or divergence that a file must keep to
@@ -37,9 +36,8 @@ def advice_lines(files: Sequence[Measured], report: dict[str, Any]) -> str:
             "fits into your memory together with the context."
         )
     by_divergence = all(_value(file, "kld_mean") is not None for file in rows)
-    key = "kld_mean" if by_divergence else "ppl"
     lines = _goals(rows, by_divergence)
-    beaten = _beaten(rows, key)
+    beaten = _beaten(rows)
     if beaten:
         lines.append("- Not worth their size here: " + "; ".join(beaten) + ".")
     return "\n".join(lines)
@@ -78,20 +76,15 @@ def _told(file: Measured) -> str:
     return ", ".join([show_size(file.bytes), *(told or [f"perplexity {_value(file, 'ppl'):.4f}"])])
 
 
-def _beaten(rows: Sequence[Measured], key: str) -> list[str]:
-    points = [(float(file.bytes), _value(file, key) or 0.0) for file in rows]
-    front = [rows[number] for number in pareto(points)]
-    lines = []
-    for file in rows:
-        if file in front:
-            continue
-        better = max(
-            (other for other in front if other.bytes <= file.bytes), key=lambda other: other.bytes
-        )
-        lines.append(
-            f"{file.level or file.name} ({better.level or better.name} is better and no larger)"
-        )
-    return lines
+def _beaten(rows: Sequence[Measured]) -> list[str]:
+    """Files beside one that is no larger and better beyond chance, as the table marks them."""
+    names = {(file.row or {}).get("model"): file for file in rows}
+    pairs = [(file, names.get((file.row or {}).get("dominated_by"))) for file in rows]
+    return [
+        f"{_called(file)} ({_called(better)} is better and no larger)"
+        for file, better in pairs
+        if better is not None
+    ]
 
 
 def _called(file: Measured) -> str:

@@ -54,7 +54,7 @@ class MeasureSection:
     text: Path | None = None
     ctx: int = 512
     chunks: int | None = None
-    divergence: bool = False
+    divergence: bool = True
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def notes_of(rows: Sequence["Row"]) -> list[str]:
     """The notes below a table: what the mark means, and which differences are rounding."""
     notes = []
     if any(row.dominated_by for row in rows):
-        notes.append(f"{DOMINATED} another model is smaller and has a lower perplexity.")
+        notes.append(f"{DOMINATED} another model is no larger and better beyond chance.")
     notes += [_noise_floor(row.noise) for row in rows if row.noise]
     return notes
 

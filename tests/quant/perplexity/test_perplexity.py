@@ -223,18 +223,51 @@ def test_measure_refuses_untrained_context(nano_nemotron: Path) -> None:
     assert "--ctx 4096" in caught.value.hint
 
 
-def test_mark_dominated_smaller_and_better(nano_nemotron: Path, text: Path) -> None:
-    row = perplexity(nano_nemotron, text, ChunkSettings(64, limit=2))
-    sizes = {"a": (1, 9), "b": (2, 7), "c": (3, 8), "d": (3, 6), "e": (4, 6), "f": (5, 6.5)}
-    rows = [
-        replace(row, model=name, level="Q4_0", size_mib=size, ppl=ppl)
-        for name, (size, ppl) in sizes.items()
+def scored(name: str, size: float, nll: list[float], kld: list[float] | None = None) -> Row:
+    """A row with these means of chunks."""
+    sizes = {"size_mib": size, "size_pct": None, "accuracy_pct": None}
+    ppl = float(np.exp(np.mean(nll)))
+    measured = {"ppl": ppl, "ppl_error": 0.1, "chunks": len(nll), "device": "CPU"}
+    return Row(name, "Q4_0", **sizes, **measured, chunk_nll=tuple(nll), chunk_kld=tuple(kld or ()))
+
+
+def dominated(*rows: Row) -> dict[str, str | None]:
+    return {row.model: row.dominated_by for row in mark_dominated(rows)}
+
+
+BASE = [3.0, 3.5, 2.5, 4.0, 3.2, 2.8]
+
+
+def test_mark_dominated_needs_an_interval_that_excludes_chance() -> None:
+    clear = [each + 0.1 for each in BASE]
+    mixed = [
+        each + change for each, change in zip(BASE, (0.3, -0.2, 0.2, -0.2, 0.1, 0.1), strict=True)
     ]
-    marked = {each.model: each.dominated_by for each in mark_dominated(rows)}
-    # e is larger than d and no better, but not worse either
-    assert marked == {"a": None, "b": None, "c": "b", "d": None, "e": None, "f": "d"}
-    full = replace(rows[-1], level="F16", size_mib=99)
-    assert mark_dominated([*rows, full])[-1].dominated_by is None
+    small = scored("small", 1, BASE)
+    assert dominated(small, scored("clear", 2, clear), scored("mixed", 3, mixed)) == {
+        "small": None,
+        "clear": "small",
+        "mixed": None,
+    }
+
+
+def test_mark_dominated_by_no_larger_files_only() -> None:
+    worse = [each + 0.1 for each in BASE]
+    assert dominated(scored("large", 2, BASE), scored("small", 1, worse))["small"] is None
+    assert dominated(scored("one", 1, BASE), scored("other", 1, worse))["other"] == "one"
+
+
+def test_mark_dominated_asks_the_divergence_too() -> None:
+    worse = [each + 0.1 for each in BASE]
+    far, near = [0.5] * 6, [0.1] * 6
+    assert dominated(scored("a", 1, BASE, far), scored("b", 2, worse, near))["b"] is None
+    assert dominated(scored("a", 1, BASE, near), scored("b", 2, worse, far))["b"] == "a"
+
+
+def test_mark_dominated_says_nothing_of_one_chunk_or_the_full_model() -> None:
+    assert dominated(scored("a", 1, [3.0]), scored("b", 2, [4.0]))["b"] is None
+    full = replace(scored("full", 2, [each + 0.1 for each in BASE]), level="F16")
+    assert dominated(scored("a", 1, BASE), full)["full"] is None
 
 
 def test_measure_relates_rows_to_reference(
