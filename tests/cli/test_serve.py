@@ -158,7 +158,6 @@ def ask(served: Served, method: str, path: str, body: bytes = b"", **headers: st
     connection = HTTPConnection(*served.address, timeout=30)
     connection.request(method, path, body, headers)
     answer = connection.getresponse()
-    connection.close()
     found = answer.status, answer.read()
     connection.close()
     return found

@@ -192,7 +192,7 @@ def test_read_general_goes_by_the_given_name(
     monkeypatch.delattr(Path, "symlink_to")
     settings = ConvertSettings(folder, tmp_path / "b.gguf", name=renamed.name)
     assert convert(settings).paths[0].read_bytes() == wanted
-    assert open_gguf(tmp_path / "b.gguf").get("general.finetune") == "Instruct"
+    assert open_gguf(tmp_path / "b.gguf").get("general.basename") == "Small-Story"
 
 
 CARD = """---

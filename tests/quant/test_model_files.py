@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from minitron_core.errors import Damaged, NotFound, Unsupported
 from minitron_core.gguf import GgufWriter, KeyValue, ValueType
-from minitron_quant.model_files import is_imatrix, models_in, open_model_files
+from minitron_quant.model_files import models_in, open_model_files, other_content
 
 # jais2 is what the wide Nemotron models become, Minitron-8B among them
 ARCHITECTURES = ("llama", "nemotron", "jais2", "an-architecture-to-come")
@@ -104,6 +104,27 @@ def test_models_in_leaves_out_importance_matrices_and_later_shards(tmp_path: Pat
     for name in ("c.gguf", "b-00001-of-00002.gguf", "b-00002-of-00002.gguf"):
         write_model(tmp_path / name, "llama")
     assert [path.name for path in models_in(tmp_path)] == ["b-00001-of-00002.gguf", "c.gguf"]
-    assert is_imatrix(tmp_path / "a.gguf") and not is_imatrix(tmp_path / "c.gguf")
+    assert "matrix" in other_content(tmp_path / "a.gguf")
+    assert not other_content(tmp_path / "c.gguf")
     with pytest.raises(Unsupported, match="an importance matrix, not a model"):
         open_model_files(tmp_path / "a.gguf")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "content"),
+    [
+        ("general.type", "mmproj", "projector"),
+        ("general.type", "adapter", "LoRA"),
+        ("general.architecture", "clip", "projector"),
+    ],
+)
+def test_models_in_leaves_out_projectors_and_adapters(
+    tmp_path: Path, key: str, value: str, content: str
+) -> None:
+    other = tmp_path / "other.gguf"
+    with GgufWriter(other, [KeyValue.of(key, ValueType.STRING, value)], []):
+        pass
+    write_model(tmp_path / "model.gguf", "llama")
+    assert [path.name for path in models_in(tmp_path)] == ["model.gguf"]
+    with pytest.raises(Unsupported, match=content):
+        open_model_files(other)

@@ -272,11 +272,11 @@ def test_encode_takes_the_importance_of_each_expert(tmp_path: Path) -> None:
     weights = np.random.default_rng(2).random((experts, columns)).astype(np.float32)
     info = TensorInfo("blk.0.ffn_up_exps.weight", (columns, rows, experts), 0, 0, values.nbytes)
     kind = TYPE_ID["q4_K"]
-    job = encode.Job(info, values.reshape(-1).view(np.uint8), (kind,), weights)
-    (slab,) = encode.encode([job], 2)
+    task = encode.EncodeTask(info, values.reshape(-1).view(np.uint8), (kind,), weights)
+    (slab,) = encode.encode([task], 2)
     for expert in range(experts):
         alone = TensorInfo("w", (columns, rows), 0, 0, values[0].nbytes)
-        one = encode.Job(
+        one = encode.EncodeTask(
             alone, values[expert].reshape(-1).view(np.uint8), (kind,), weights[expert : expert + 1]
         )
         (expected,) = encode.encode([one], 1)

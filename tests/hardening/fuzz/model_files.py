@@ -59,8 +59,10 @@ def _plan(name: str, folder: Path) -> Opener:
     """Plan the conversion of a folder of which one file is the input."""
     files = {"tokenizer.json": seeds.tokenizers()[0], "config.json": seeds.configs()[0]}
     files |= {"model.safetensors": seeds.safetensors()[0]} | seeds.tokenizer_settings()
+    # a whole tokenizer.json would stand in for a tokenizer.model that is damaged
+    left_out = {name, "tokenizer.json"} if name == "tokenizer.model" else {name}
     for file, data in files.items():
-        if file != name:
+        if file not in left_out:
             (folder / file).write_bytes(data)
     output = folder / "out.gguf"
 
