@@ -101,12 +101,13 @@ def check_minitron(words: list[str]) -> None:
 
 
 def check_curl(words: list[str]) -> None:
+    """The server has the path, and the body is a JSON object."""
     from minitron_cli.server.app import make_app
 
     service: Any = SimpleNamespace(origins=())
+    routes = {getattr(route, "path", None) for route in make_app(service, "0.0.0.0").routes}
     url = next(word for word in words if word.startswith("http"))
-    path = "/" + url.split("/", 3)[3]
-    assert path in {getattr(route, "path", None) for route in make_app(service, "0.0.0.0").routes}
+    assert "/" + url.split("/", 3)[3] in routes
     assert isinstance(json.loads(words[words.index("-d") + 1]), dict)
 
 
