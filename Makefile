@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # build. Every build has the RPC backend; where pip had one without it in its cache, RPC=1 rebuilds. The stamp remembers
 # which build is installed.
 BACKEND := cpu$(if $(CUDA),-cuda)$(if $(RPC),-rpc)
-# versions and hashes of everything that is installed; `make lock` writes them anew
+# versions and hashes of everything that is installed; `make lock` writes them
 LOCKS := requirements-build.lock requirements.lock
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
