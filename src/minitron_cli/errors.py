@@ -4,6 +4,7 @@ import errno
 from typing import NamedTuple
 
 from minitron_cli.output import one_line
+from minitron_core.cpu_limits import free_address_space
 from minitron_engine.process.aborts import is_memory, no_memory
 
 
@@ -38,7 +39,11 @@ def lacks_memory(error: BaseException | None) -> bool:
     """Whether memory ran out, also where a library cannot be loaded or a thread not started."""
     while error is not None:
         says_so = isinstance(error, (ImportError, RuntimeError)) and is_memory(str(error))
-        if says_so or isinstance(error, MemoryError) or getattr(error, "errno", 0) == errno.ENOMEM:
+        # extensions that get no memory may return an error without saying which
+        silent = isinstance(error, SystemError) and free_address_space() is not None
+        if says_so or silent or isinstance(error, MemoryError):
+            return True
+        if getattr(error, "errno", 0) == errno.ENOMEM:
             return True
         error = error.__cause__ or error.__context__
     return False
