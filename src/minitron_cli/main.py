@@ -74,8 +74,17 @@ class _Loaded(Mapping[str, Any]):
         lines = "\n\n".join(f"  {line}" for line in module.EXAMPLES.splitlines())
         alone = typer.Typer(add_completion=False, **_SETTINGS)
         command = expanded(getattr(module, function))
-        alone.command(name, epilog=f"[bold]Examples[/]\n\n{lines}")(command)
+        alone.command(name, cls=_Command, epilog=f"[bold]Examples[/]\n\n{lines}")(command)
         return typer.main.get_command(alone)
+
+
+class _Command(TyperCommand):
+    """A command that also understands llama.cpp's names for its options."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        from minitron_cli.options.llama_names import translated, with_trained_context
+
+        return super().parse_args(ctx, with_trained_context(translated(args, self.params)))
 
 
 class _Group(TyperGroup):

@@ -1,0 +1,94 @@
+"""llama.cpp's names and habits: options that its users type, in the words of this command line."""
+
+from collections.abc import Container, Sequence
+from pathlib import Path
+from typing import Any
+
+# llama.cpp's name → ours; one that a command does not have stays, and is refused as any other
+NAMES = {
+    "-b": "--batch",
+    "--batch-size": "--batch",
+    "-c": "--ctx",
+    "--ctx-size": "--ctx",
+    "-ctk": "--cache-type-k",
+    "-ctv": "--cache-type-v",
+    "-fa": "--flash-attn",
+    "-n": "--n-predict",
+    "--predict": "--n-predict",
+    "--max-tokens": "--n-predict",
+    "-ngl": "--gpu-layers",
+    "--n-gpu-layers": "--gpu-layers",
+    "-t": "--threads",
+    "-s": "--seed",
+}
+# these name what is an argument here: the model comes first, the prompt after it
+MODEL_NAMES = ("-m", "--model", "-hf", "--hf-repo")
+PROMPT_NAMES = ("-p", "--prompt")
+# values that stand for a default here: all chunks, a random seed, no limit
+_SAME_AS_NONE = {("--chunks", "-1"), ("--seed", "-1")}
+
+
+def translated(args: Sequence[str], params: Sequence[Any]) -> list[str]:
+    """Arguments of a command with llama.cpp's names, in ours.
+
+    params: those of the command. What it knows itself, and the values of its options, stay.
+    """
+    known = {name: param for param in params for name in param.opts if name.startswith("-")}
+    arguments = [param.name for param in params if param.param_type_name == "argument"]
+    models, prompts, rest = list[str](), list[str](), list[str]()
+    queue = list(args)
+    while queue:
+        word = queue.pop(0)
+        if word == "--":
+            return [*models, *rest, *prompts, word, *queue]
+        name, equals, value = word.partition("=")
+        target = NAMES.get(name, name)
+        positional = _positional(name, known, arguments)
+        if not equals and not queue:
+            rest.append(target if target in known else word)
+        elif positional:
+            place = models if positional == "model" else prompts
+            place.append(value if equals else queue.pop(0))
+        elif target not in known:
+            rest.append(word)
+        elif equals or known[target].is_flag:
+            rest.append(f"{target}={value}" if equals else target)
+        else:
+            rest += _option(target, queue.pop(0))
+    return [*models, *rest, *prompts]
+
+
+def _positional(name: str, known: Container[str], arguments: Container[str]) -> str:
+    """The argument that an option of llama.cpp's names, where this command has it."""
+    for argument, names in (("model", MODEL_NAMES), ("prompt", PROMPT_NAMES)):
+        if name in names and name not in known and argument in arguments:
+            return argument
+    return ""
+
+
+def _option(name: str, value: str) -> list[str]:
+    if (name, value) in _SAME_AS_NONE:
+        return []
+    return [name, "-1"] if (name, value) == ("--n-predict", "-2") else [name, value]
+
+
+def with_trained_context(args: Sequence[str]) -> list[str]:
+    """Arguments in which a context of 0 tokens is the one that the model was trained on."""
+    args = list(args)
+    for number, word in enumerate(args[1:], 1):
+        if (args[number - 1], word) == ("--ctx", "0"):
+            trained = _trained_context(args)
+            if trained:
+                args[number] = str(trained)
+    return args
+
+
+def _trained_context(args: Sequence[str]) -> int:
+    from minitron_core.gguf import open_gguf
+
+    path = next((Path(word) for word in args if word.endswith(".gguf")), None)
+    if path is None or not path.is_file():
+        return 0
+    file = open_gguf(path)
+    found = file.get(f"{file.get('general.architecture')}.context_length")
+    return found if isinstance(found, int) else 0

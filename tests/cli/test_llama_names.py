@@ -1,0 +1,61 @@
+"""Options as llama.cpp's users type them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helpers.support import fails
+from minitron_cli.main import app
+from minitron_cli.options.llama_names import NAMES, translated
+
+COMMANDS: Any = typer.main.get_command(app)
+
+
+def params(command: str) -> list[Any]:
+    found: list[Any] = COMMANDS.commands[command].params
+    return found
+
+
+@pytest.mark.parametrize(
+    ("typed", "ours"),
+    [
+        ("m.gguf -ngl 9 -t 2", "m.gguf --gpu-layers 9 --threads 2"),
+        ("-m m.gguf -p Hi -n 5", "m.gguf --n-predict 5 Hi"),
+        ("-m m.gguf --prompt=Hi --max-tokens=5", "m.gguf --n-predict=5 Hi"),
+        ("m.gguf -n -2 --seed -1", "m.gguf --n-predict -1"),
+        ("m.gguf --ctx-size 64 -ctk q8_0", "m.gguf --ctx 64 --cache-type-k q8_0"),
+        ("m.gguf --stop -t x", "m.gguf --stop -t x"),
+        ("m.gguf -- -t -m", "m.gguf -- -t -m"),
+        ("m.gguf --unheard 3", "m.gguf --unheard 3"),
+    ],
+)
+def test_translated_puts_llama_cpps_names_into_ours(typed: str, ours: str) -> None:
+    assert translated(typed.split(), params("generate")) == ours.split()
+
+
+def test_translated_takes_minus_one_chunks_as_all() -> None:
+    assert translated(["m.gguf", "--chunks", "-1"], params("ppl")) == ["m.gguf"]
+
+
+@given(st.lists(st.sampled_from(["m.gguf", "--temp", "0", "--stop", "x", "--ctx", "64", "--"])))
+def test_translated_keeps_our_own_words(words: list[str]) -> None:
+    assert translated(words, params("generate")) == words
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES.values())))
+def test_names_are_options_of_some_command(name: str) -> None:
+    assert any(name in param.opts for command in COMMANDS.commands for param in params(command))
+
+
+def test_generate_runs_as_llama_cli_is_typed(minitron: Any, short_llama: Path) -> None:
+    typed = ("-m", short_llama, "-p", "The old", "-n", "3", "--temp", "0", "-t", "1", "-ngl", "0")
+    ours = (short_llama, "The old", "--n-predict", "3", "--temp", "0", "--threads", "1")
+    assert minitron("generate", *typed).out == minitron("generate", *ours).out
+
+
+def test_generate_takes_the_trained_context_for_zero(minitron: Any, nano_nemotron: Path) -> None:
+    fails(minitron("generate", nano_nemotron, "x " * 5000, "-c", "0", "-n", "1"), 2, "4096")
