@@ -60,8 +60,9 @@ def same_running(row: Row, expected: list[float]) -> None:
     """The perplexity after each of a text's first chunks."""
     means = np.cumsum(row.chunk_nll) / np.arange(1, row.chunks + 1)
     found = np.exp(means[: len(expected)])
-    # on the way the fourth decimal may be rounded to the other side
-    np.testing.assert_allclose(found, expected, rtol=allowed(0, others=1e-3), atol=1.01e-4)
+    # on the way the fourth decimal may be rounded to the other side; SSE4.2 beside AVX2 differs by
+    # up to 0.27 % after one chunk of a level, and by a tenth of that after eight
+    np.testing.assert_allclose(found, expected, rtol=allowed(0, others=5e-3), atol=1.01e-4)
 
 
 def same_perplexity(row: Row, entry: Mapping[str, Any]) -> None:
@@ -94,7 +95,8 @@ def same_answer(
         assert result.text.removesuffix("\ufffd") == text.removesuffix("\ufffd")
         assert tokens is None or result.tokens == tokens[:length]
     elif tokens is None:
-        assert result.text[:16] == text[:16] and len(result.tokens) == length
+        # no ids to follow: the first word, as the draws after another token are others
+        assert result.text[:4] == text[:4] and len(result.tokens) == length
     else:
         assert followed(context, settings.sampling, prompt.tolist(), tokens[:length]) > 0.8
 
