@@ -1,5 +1,6 @@
 """Divergence from a reference: every statistic that llama-perplexity prints of it."""
 
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -84,8 +85,9 @@ def test_statistics_equal_llama_perplexity(rows: list[Row]) -> None:
             if key is not None:
                 mine = getattr(row.divergence, key)
                 least = percent if "pct" in key else 3e-5
-                # one token decides an extreme: with SSE4.2 it moved by 10 %
-                far = allowed(share, others=0.2) if key.endswith(("_max", "_min")) else share
+                # few tokens decide the extremes: with SSE4.2 the largest moved by 10 %
+                extreme = re.search(r"_(max|min|p\d+)", key) is not None
+                far = allowed(share, others=0.2) if extreme else share
                 assert mine == pytest.approx(theirs, rel=far, abs=least), key
     assert seen == set(PRINTED)
 
