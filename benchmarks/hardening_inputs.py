@@ -4,7 +4,7 @@ python benchmarks/hardening_inputs.py [TARGET…] [--count 200000]
 
 Runs the targets of tests/hardening/fuzz and writes results/hardening_inputs.md; the outcomes are
 kept beside it, so that targets can be run one at a time, or side by side, and gone on with. Remove
-them to start anew.
+them to start over.
 """
 
 from __future__ import annotations

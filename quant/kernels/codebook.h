@@ -1,7 +1,7 @@
 // The codewords of an IQ type and, for every rounded point that is not one, its candidates.
 //
 // ggml rounds a group of 8 (or 4) weights to levels, which is a point of the lattice {0, 1, 2}^8
-// (or {0 ... 7}^4). If it is no codeword, the best of a list of candidates is searched: the
+// (or {0 ... 7}^4). If it is not a codeword, the best of a list of candidates is searched: the
 // codewords of the nearest shells of distance, by distance, then by index; the first minimum wins.
 //
 // A list is shorter without candidates that can never win. Candidate a dominates a later candidate

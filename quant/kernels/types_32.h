@@ -99,7 +99,7 @@ INLINE bool searched_rows_affine(const float *x, uint8_t *y, int64_t rows, int64
 // ---- by rounding
 
 constexpr float SMALLEST_RANGE = 1e-30f,
-                LARGEST_RANGE = 1e38f; // outside, the inverse of the scale is no normal number
+                LARGEST_RANGE = 1e38f; // outside, the inverse of the scale is not a normal number
 
 struct Block32 {
     __m256 v[4];

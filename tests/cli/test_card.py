@@ -73,7 +73,7 @@ def test_make_card_advises_by_measurements(folder: Path, divergence: bool) -> No
     assert ("divergence of 0.0100" in choosing) is divergence
     assert "calibrated on calibration.txt" in text
     assert "minitron quantize nano-F16.gguf all" in text and "ab" * 32 in text
-    assert "nano.imatrix.gguf](" not in text, "the matrix is no model"
+    assert "nano.imatrix.gguf](" not in text, "the matrix is not a model"
 
 
 def test_make_card_claims_nothing_unmeasured(folder: Path) -> None:
@@ -111,7 +111,7 @@ def test_write_card_keeps_a_card_by_hand(minitron: Any, folder: Path) -> None:
     fails(minitron("card", folder), 1, "--force")
     assert (folder / "README.md").read_text() == "mine"
     assert minitron("card", folder, "--force").code == 0
-    # its own is made anew
+    # its own is made again
     assert write_card(CardSettings(folder)) == folder / "README.md"
 
 

@@ -58,7 +58,7 @@ def test_check_manifest_stays_in_its_folder(name: str, minitron: Any, manifest: 
     document = json.loads(manifest.read_text())
     document["levels"]["Q8_0"]["files"][0]["name"] = name
     manifest.write_text(json.dumps(document))
-    fails(minitron("verify", "--manifest", manifest), 8, "no manifest")
+    fails(minitron("verify", "--manifest", manifest), 8, "not a manifest")
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"levels": 3}', '{"levels": {"Q8_0": {}}}'])
@@ -66,7 +66,7 @@ def test_verify_manifest_refuses_other_files(text: str, minitron: Any, tmp_path:
     path = tmp_path / "x.manifest.json"
     fails(minitron("verify", "--manifest", path), 3, "does not exist")
     path.write_text(text)
-    fails(minitron("verify", "--manifest", path), 8, "no manifest")
+    fails(minitron("verify", "--manifest", path), 8, "not a manifest")
 
 
 def test_verify_takes_a_manifest_or_a_model(minitron: Any, manifest: Path) -> None:

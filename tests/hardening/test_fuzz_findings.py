@@ -103,7 +103,7 @@ REFUSED: dict[str, tuple[str, bytes]] = {
     "a file name that is too long": ("index.json", index("y" * 5000)),
     "two thousand million layers": ("config.json", config(num_hidden_layers=2**31 - 1)),
     "two thousand million tokens": ("config.json", config(vocab_size=2**31 - 1)),
-    "a shape that is no tuple": ("torch .bin", shapes(True)),
+    "a shape that is not a tuple": ("torch .bin", shapes(True)),
     "a pickle that says it is larger than its file": (
         "torch .bin",
         archive(lambda opened: entry(opened, "data.pkl", compress_size=2**31, file_size=2**20)),
@@ -127,7 +127,7 @@ REFUSED: dict[str, tuple[str, bytes]] = {
         b'{"rows": [{"model": 1, "level": "F16", "ppl": "x", "accuracy_pct": 1, "kld_mean": 1}]}',
     ),
     "a conversation nested without end": ("saved conversation", b"[" * 100_000),
-    "a sensitivity that is no text": ("sensitivity file", b"\xff\xfe\x00"),
+    "a sensitivity that is not text": ("sensitivity file", b"\xff\xfe\x00"),
     "counts beyond all numbers": ("imatrix GGUF", counts(1e30)),
     "a job with a number of many digits": ("job file", b"[model]\nsource = " + b"9" * 5000),
     "a job nested without end": ("job file", b"a = " + b"[" * 100_000),

@@ -31,7 +31,7 @@ class Checkpoint:
     def tensors(self) -> dict[str, TensorRef]:
         """By name, files in sorted order and names sorted within each; no weights are read.
 
-        They are looked for when first asked, so that a model of a wrong kind is told before files
+        They are looked for when first asked, so that a wrong kind of model is refused before files
         that are missing. NotFound, Denied, Damaged, Unsupported.
         """
         if self.vocab_only:

@@ -135,7 +135,7 @@ def _choose(repository: str, files: dict[str, int] | None) -> list[str]:
     weights = next((form for form in WEIGHTS if matching(files, form[:1])), None)
     if weights is None or "config.json" not in files:
         raise NotFound(
-            f"{repository} on the Hub is no checkpoint: it has no "
+            f"{repository} on the Hub is not a checkpoint: it has no "
             f"{'config.json' if weights else 'model.safetensors or pytorch_model.bin'}",
             "another revision may have one: give it as owner/name@revision",
         )

@@ -58,7 +58,7 @@ def _read(manifest: Path) -> dict[str, Any]:
         raise NotFound(f"{manifest} does not exist") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Damaged(
-            f"{manifest} is no manifest of minitron quantize, or was changed since"
+            f"{manifest} is not a manifest of minitron quantize, or was changed since"
         ) from error
     return document
 

@@ -142,7 +142,7 @@ def _split(path: Path, job: Job, given: str | list[str]) -> tuple[Job, ...]:
 
 
 def _place(folder: Path, source: str) -> str:
-    # what is no folder beside the job file may be owner/name on the Hub
+    # what is not a folder beside the job file may be owner/name on the Hub
     local = folder / source
     try:
         return str(local) if local.exists() else source

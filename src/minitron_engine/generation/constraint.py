@@ -185,7 +185,7 @@ class _Vocabulary(TokenizerWrapper):
         self.tokens = [_token_bytes(model, token) for token in range(model.n_vocab)]
         ends = [token for token in range(model.n_vocab) if model.is_end(token)]
         if not ends:
-            # the engine needs one; it is no token of the model, and never among those allowed
+            # the engine needs one; it is not a token of the model, and never among those allowed
             ends = [len(self.tokens)]
             self.tokens.append(_CONTROL_PREFIX + b"<end>")
         self.eos_token_id = ends[0]

@@ -183,7 +183,7 @@ def damage_safetensors(data: bytes, choose: Random) -> bytes:
 
 
 def damage_torch(data: bytes, choose: Random) -> bytes:
-    """A torch archive with a damaged pickle, made anew, or with numbers of the archive changed."""
+    """A torch archive with a damaged pickle, made again, or with numbers of the archive changed."""
     if choose.random() < 0.3:
         return number_fields(zip_fields)(data, choose)
     out = io.BytesIO()

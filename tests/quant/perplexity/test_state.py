@@ -91,7 +91,7 @@ def test_measure_resumes_a_killed_run(
         list(measure(settings, kill))
     assert 0 < len(decodes) < once
     assert everything(list(measure(settings))) == everything(whole)
-    # beside a reference what was in work is done anew, and the reference for it
+    # beside a reference what was in work is done again, and the reference for it
     assert once <= len(decodes) <= once + (IN_FLIGHT if beside else 0)
     decodes.clear()
     # nothing is left to do, not even to open a model
@@ -113,7 +113,7 @@ def test_measure_adds_chunks_and_models_to_a_state(
     decodes.clear()
     assert len(list(measure(settings))) == 3
     assert decodes.count(settings.models[0].name) == 1
-    # a part of another size is computed anew: its last digits may differ
+    # a part of another size is computed again: its last digits may differ
     two = replace(first, chunks=replace(CHUNKS, limit=2))
     assert everything(list(measure(two))) == everything(list(measure(replace(two, state=None))))
 
