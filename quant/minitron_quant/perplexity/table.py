@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 
@@ -81,18 +82,15 @@ def mark_dominated(rows: Sequence[Row]) -> list[Row]:
     against: some come out better by chance.
     """
     comparable = [row for row in rows if len(row.chunk_nll) == rows[0].chunks > 1]
-    names = {row.model: row for row in comparable}
-    better: dict[str, list[Row]] = {}
-    for difference in compare_all(comparable):
-        for winner, loser, sign in (
-            (difference.a, difference.b, 1),
-            (difference.b, difference.a, -1),
-        ):
-            if names[winner].size_mib <= names[loser].size_mib and _proven(difference, sign):
-                better.setdefault(loser, []).append(names[winner])
+    better: dict[int, list[Row]] = {}
+    pairs = zip(combinations(comparable, 2), compare_all(comparable), strict=True)
+    for (a, b), difference in pairs:
+        for winner, loser, sign in ((a, b, 1), (b, a, -1)):
+            if winner.size_mib <= loser.size_mib and _proven(difference, sign):
+                better.setdefault(id(loser), []).append(winner)
     return [
-        replace(row, dominated_by=min(better[row.model], key=_distance).model)
-        if row.model in better and row.level not in _FULL_PRECISION
+        replace(row, dominated_by=min(better[id(row)], key=_distance).model)
+        if id(row) in better and row.level not in _FULL_PRECISION
         else row
         for row in rows
     ]

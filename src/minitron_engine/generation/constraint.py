@@ -29,6 +29,7 @@ _SCHEMA_LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
 _SCHEMA_MAPS = ("properties", "patternProperties", "$defs", "definitions")
 
 # keywords by which an object has properties that are not in its list
+_OBJECT = {"properties", "required", "additionalProperties", "patternProperties"}
 _OPEN = {"additionalProperties", "patternProperties", "minProperties", *_SCHEMA_LISTS, "$ref"}
 
 _tokenizers: "WeakKeyDictionary[Model, LLTokenizer]" = WeakKeyDictionary()
@@ -114,18 +115,39 @@ def _subschemas(document: Any) -> Iterator[dict[str, Any]]:
 def _close(document: dict[str, Any]) -> None:
     """Let objects have the properties that are listed, and no others unless it says so.
 
-    Such an answer is as valid, and it ends. Members of allOf, and what these refer to, stay open:
-    the properties of the others are not in their lists.
+    Such an answer is as valid, and it ends. What describes an object together with another schema
+    stays open: the properties of the other are not in its list.
     """
-    parts = [part for schema in _subschemas(document) for part in _list(schema.get("allOf"))]
-    merged = {id(part) for part in parts}
-    targets = {part["$ref"] for part in parts if isinstance(part, dict) and "$ref" in part}
-    merged |= {id(_target(document, str(target))) for target in targets}
+    combined = _combined(document)
     for schema in _subschemas(document):
         properties, required = schema.get("properties"), _list(schema.get("required"))
         closes = isinstance(properties, dict) and set(map(str, required)) <= properties.keys()
-        if closes and id(schema) not in merged and not _OPEN & schema.keys():
+        if closes and id(schema) not in combined and not _OPEN & schema.keys():
             schema["additionalProperties"] = False
+
+
+def _combined(document: dict[str, Any]) -> set[int]:
+    """The identities of the schemas that apply to an object beside another one."""
+    found: set[int] = set()
+    waiting: list[Any] = []
+    for schema in _subschemas(document):
+        of_all = len(_list(schema.get("allOf")))
+        others = sum(name in schema for name in ("anyOf", "oneOf", "$ref"))
+        if of_all + others + bool(_OBJECT & schema.keys()) > 1:
+            waiting += _parts(document, schema)
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict) and id(part) not in found:
+            found.add(id(part))
+            waiting += _parts(document, part)
+    return found
+
+
+def _parts(document: Any, schema: dict[str, Any]) -> list[Any]:
+    """What applies to the same value as a schema: members of its lists, and what it refers to."""
+    parts = [part for name in ("allOf", "anyOf", "oneOf") for part in _list(schema.get(name))]
+    reference = schema.get("$ref")
+    return [*parts, _target(document, reference)] if isinstance(reference, str) else parts
 
 
 def _list(value: Any) -> list[Any]:

@@ -51,11 +51,11 @@ class Tokenizer:
         def run() -> Tokens:
             return self._run(data, add_special, parse_special)
 
-        at_end = add_special and api.llama_vocab_get_add_eos(self._vocab)
         longest = max(map(len, _BETWEEN_MATCHES.split(data))) if self._is_bpe else 0
         short = longest <= _SHORT_MATCH
         ids = run() if short else _with_stack(run, longest * _STACK_PER_BYTE)
-        return ids[:-1] if at_end else ids
+        ends = add_special and api.llama_vocab_get_add_eos(self._vocab) and len(ids)
+        return ids[:-1] if ends and ids[-1] == api.llama_vocab_eos(self._vocab) else ids
 
     def _run(self, data: bytes, add_special: bool, parse_special: bool) -> Tokens:
         ids = np.empty(len(data) + 8, dtype=np.int32)

@@ -264,6 +264,12 @@ def test_mark_dominated_asks_the_divergence_too() -> None:
     assert dominated(scored("a", 1, BASE, near), scored("b", 2, worse, far))["b"] == "a"
 
 
+def test_mark_dominated_parts_files_of_one_name() -> None:
+    worse = [each + 0.1 for each in BASE]
+    rows = mark_dominated([scored("m", 1, BASE), scored("m", 2, worse)])
+    assert [row.dominated_by for row in rows] == [None, "m"]
+
+
 def test_mark_dominated_says_nothing_of_one_chunk_or_the_full_model() -> None:
     assert dominated(scored("a", 1, [3.0]), scored("b", 2, [4.0]))["b"] is None
     full = replace(scored("full", 2, [each + 0.1 for each in BASE]), level="F16")
