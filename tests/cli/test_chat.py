@@ -65,6 +65,12 @@ def test_chat_answers_piped_lines(chat: Any, model: Path) -> None:
     assert plain.err == ""
 
 
+def test_chat_takes_a_message_that_begins_with_a_path(chat: Any, model: Path) -> None:
+    ran = chat("/usr/bin/env prints what?\nAnd then?\n", model, "-n", 2, "--json")
+    said = [m["content"] for m in ran.document["messages"] if m["role"] == "user"]
+    assert said == ["/usr/bin/env prints what?", "And then?"]
+
+
 def test_chat_obeys_its_commands(chat: Any, model: Path, tmp_path: Path) -> None:
     saved = tmp_path / "talk.json"
     lines = f"Hello\n/save {saved}\n/clear\n/system Be brief.\nOther\n/load {saved}\n/regenerate\n"

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from helpers.support import EXAMPLES
 from minitron_convert.convert import ConvertResult, ConvertSettings, convert
+from minitron_core.gguf import open_gguf
 
 
 @pytest.fixture
@@ -91,3 +93,26 @@ def test_convert_follows_linked_shards(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
     result = convert(ConvertSettings(folder, folder.parent / "out.gguf", outtype="f16"))
     assert result.tensors == len(names) + 1  # rope_freqs is made
+
+
+def test_convert_keeps_what_a_card_says_as_text(folder: Path) -> None:
+    (folder / "README.md").write_text("---\nlanguage: [en, no]\nmodel_name: 3.1\n---\n")
+    file = open_gguf(converted(folder).paths[0])
+    assert file.get("general.languages") == ["en", "no"] and file.get("general.name") == "3.1"
+
+
+def test_convert_says_that_a_vocabulary_lacks_bytes(tmp_path: Path) -> None:
+    folder = tmp_path / "pieces"
+    shutil.copytree(EXAMPLES / "nano-nemotron", folder)
+    path = folder / "tokenizer.model"
+    # the type of these pieces, BYTE (6), becomes NORMAL (1)
+    pieces = re.compile(rb"(<0x..>\x15....\x18)\x06", re.DOTALL)
+    data = pieces.sub(lambda found: found[1] + b"\x01", path.read_bytes())
+    path.write_bytes(data)
+    assert any("single bytes" in note for note in converted(folder).notes)
+    assert not any("single bytes" in note for note in converted_as_it_is(tmp_path).notes)
+
+
+def converted_as_it_is(tmp_path: Path) -> ConvertResult:
+    output = tmp_path / "whole.gguf"
+    return convert(ConvertSettings(EXAMPLES / "nano-nemotron", output, vocab_only=True))

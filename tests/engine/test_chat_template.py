@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.support import with_template
 from minitron_core.errors import Damaged, Unsupported, Usage
 from minitron_engine.isolation.chat_template import ChatTemplate, chat_tokens, open_template
 from minitron_engine.llama.settings import ModelSettings
@@ -86,3 +87,16 @@ def test_open_template_needs_a_template(nano_llama: Path) -> None:
         plain = chat_tokens(model, "Hello")
         assert plain[0] == model.bos
         assert chat_tokens(model, model.special(model.bos) + "Hello").tolist() == plain.tolist()
+
+
+def test_open_template_has_tools_and_documents_as_none(nano_llama: Path, tmp_path: Path) -> None:
+    source = (
+        "{% if tools is not none or documents is not none %}wrong {% endif %}"
+        "{% if tools == none %}{{ messages[0].content }}{% endif %}"
+    )
+    path = with_template(nano_llama, tmp_path / "templated.gguf", source)
+    with (
+        open_model(ModelSettings(path, vocab_only=True)) as model,
+        open_template(model, 60.0) as found,
+    ):
+        assert found.render([{"role": "user", "content": "Hi"}]) == "Hi"

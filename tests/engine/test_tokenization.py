@@ -87,3 +87,16 @@ def test_tokenizer_without_byte_tokens_reads_what_it_can_spell(
         assert ids(no_bytes, text) == ids(whole, text)
     with pytest.raises(Unsupported, match="日"):
         ids(no_bytes, "Tokyo: 日")
+
+
+def test_tokenizer_never_ends_a_prompt(nano_nemotron: Path, tmp_path: Path) -> None:
+    path = tmp_path / "with-eos.gguf"
+    key = "tokenizer.ggml.add_eos_token"
+    with_entry(nano_nemotron, path, key, ValueType.BOOL, True)
+    with (
+        open_model(ModelSettings(nano_nemotron, vocab_only=True)) as plain,
+        open_model(ModelSettings(path, vocab_only=True)) as ending,
+    ):
+        assert ending.add_eos and not plain.add_eos
+        for text in ("The old house", ""):
+            assert ids(ending, text) == ids(plain, text)
