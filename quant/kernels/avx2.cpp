@@ -11,3 +11,4 @@ typedef Avx2 V;
 
 Encoder avx2_encoder(int type) { return encoder_of(type); }
 bool avx2_score(const Scoring &rows) { return score_rows(rows); }
+int64_t avx2_likeliest(const float *logits, int64_t n) { return only_largest(logits, n); }

@@ -12,3 +12,4 @@ typedef Avx512 V;
 
 Encoder avx512_encoder(int type) { return encoder_of(type); }
 bool avx512_score(const Scoring &rows) { return score_rows(rows); }
+int64_t avx512_likeliest(const float *logits, int64_t n) { return only_largest(logits, n); }

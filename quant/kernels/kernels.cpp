@@ -115,3 +115,9 @@ int kernels_score(int level, const float *logits, int64_t rows, int64_t vocabula
     const Scoring scoring = {logits, rows, vocabulary, targets, nll, top, p, log, total, kld};
     return (level == 2 ? avx512_score(scoring) : avx2_score(scoring)) ? 0 : -1;
 }
+
+int64_t kernels_likeliest(int level, const float *logits, int64_t vocabulary) {
+    if (level < 1 || level > kernels_level() || vocabulary < 1)
+        return -3;
+    return level == 2 ? avx512_likeliest(logits, vocabulary) : avx2_likeliest(logits, vocabulary);
+}

@@ -41,6 +41,10 @@ KERNELS_API int kernels_score(int level, const float *logits, int64_t rows, int6
                               const int32_t *targets, double *nll, int64_t *top, float *p,
                               double *log, double *total, double *kld);
 
+// The token with the largest of `vocabulary` float32 logits; -1 if a logit is NaN, -2 if several
+// are the largest, -3 if there is no such level.
+KERNELS_API int64_t kernels_likeliest(int level, const float *logits, int64_t vocabulary);
+
 #ifdef __cplusplus
 }
 #endif

@@ -49,6 +49,8 @@ struct Scoring {
     double *kld;
 };
 bool avx2_score(const Scoring &rows);
+int64_t avx2_likeliest(const float *logits, int64_t n);
+int64_t avx512_likeliest(const float *logits, int64_t n);
 bool avx512_score(const Scoring &rows);
 Encoder avx2_encoder(int type);
 Encoder avx512_encoder(int type);
