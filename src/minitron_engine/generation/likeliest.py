@@ -23,9 +23,7 @@ class Likeliest:
         """The token with the largest of an output's logits, NOT_A_NUMBER or TIED."""
         if self._find is None:
             return _by_numpy(context, output)
-        found: int = self._find(
-            self._level, context.logits_address(output), context.model.n_vocab
-        )
+        found: int = self._find(self._level, context.logits_address(output), context.model.n_vocab)
         return found
 
 

@@ -141,9 +141,7 @@ def _parts(model: Model, settings: SamplingSettings, never: list[int]) -> Iterat
         yield api.llama_sampler_init_dist(seed)
 
 
-def _biases(
-    model: Model, settings: SamplingSettings, never: list[int]
-) -> list[tuple[int, float]]:
+def _biases(model: Model, settings: SamplingSettings, never: list[int]) -> list[tuple[int, float]]:
     for token, _ in settings.logit_bias:
         if not 0 <= token < model.n_vocab:
             raise Usage(f"there is no token {token} to bias: the model has {model.n_vocab}")

@@ -5,6 +5,7 @@ the server's requests, the defaults that a model recommends and the chain of sam
 To add an option, add a row. A new sampler also needs a line with its constructor in sampler.py.
 """
 
+import os
 import re
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
@@ -235,11 +236,7 @@ class SamplingSettings:
     def greedy(self) -> bool:
         """Whether the likeliest token is always taken, nothing is drawn."""
         return not self.mirostat and (
-            (
-                "temperature" in self.samplers
-                and self.temperature <= 0
-                and self.dynatemp_range <= 0
-            )
+            ("temperature" in self.samplers and self.temperature <= 0 and self.dynatemp_range <= 0)
             or ("top_k" in self.samplers and self.top_k == 1)
         )
 
@@ -275,6 +272,11 @@ def sampler_name(text: str) -> str:
             f"{text!r} is not a sampler", f"the samplers are {', '.join((*SAMPLERS, _ADAPTIVE))}"
         )
     return found
+
+
+def random_seed() -> int:
+    """Any seed but the one that llama.cpp takes for "choose one"."""
+    return int.from_bytes(os.urandom(8)) % (2**32 - 1)
 
 
 class HasMetadata(Protocol):

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from minitron_engine.llama.binding import api
 from minitron_engine.llama.context import MAX_SEQUENCES
 
+
 class Batch:
     """Up to `capacity` tokens to decode at once, in numpy arrays that llama.cpp reads in place."""
 
@@ -77,5 +78,3 @@ class Batch:
         ):
             setattr(batch, field, ctypes.cast(array.ctypes.data, kind))
         return batch
-
-
