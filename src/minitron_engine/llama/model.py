@@ -12,7 +12,7 @@ from minitron_engine.llama import devices, log, overrides
 from minitron_engine.llama.binding import api
 from minitron_engine.llama.library import registry
 from minitron_engine.llama.settings import ModelSettings, Offload, Placement
-from minitron_engine.llama.tokenization import Tokenizer, TokenIds, Tokens
+from minitron_engine.llama.tokenization import TokenIds, Tokenizer, Tokens
 from minitron_engine.process import aborts, interrupts
 
 LoadProgress = Callable[[float], None]
