@@ -13,6 +13,10 @@ namespace {
 
 #include "scoring.h"
 
+#include "gptq.h"
+#include "gptq_scalar.h"
+#include "gptq_codebook.h"
+
 #include "types_k.h"
 #include "types_scaled.h"
 #include "types_iq4.h"

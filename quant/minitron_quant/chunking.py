@@ -14,7 +14,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from minitron_core.errors import Denied, NotFound, Unsupported, Usage
-from minitron_engine.llama.context import Batch, Context, Logits
+from minitron_engine.llama.batch import Batch
+from minitron_engine.llama.context import Context, Logits
 from minitron_engine.llama.model import Model
 from minitron_engine.llama.settings import ContextSettings
 from minitron_engine.llama.tokenization import Tokens

@@ -6,7 +6,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +66,8 @@ def hash_inputs(
     shards: Sequence[Gguf], imatrix: Path | None, covariance: Path | None
 ) -> Iterator[InputHashes]:
     """Hash the inputs in the background; the end of the block cancels what is left."""
+    from importlib.metadata import version  # takes long to load, and few need it
+
     known: dict[str, Any] = {
         "versions": {
             "minitron": version("minitron"),

@@ -1,6 +1,5 @@
 """The `minitron` command: registration, and the one place where errors end."""
 
-import ast
 import io
 import os
 import sys
@@ -100,6 +99,8 @@ class _Group(TyperGroup):
 
 def _docstring(command: str) -> str:
     """The help of a command, read from its source without loading it."""
+    import ast
+
     name = command.replace("-", "_")
     source = Path(__file__).with_name("commands") / f"{name}.py"
     body = ast.parse(source.read_text(encoding="utf-8")).body

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from minitron_engine.llama.batch import Batch
 from minitron_engine.llama.binding import api
-from minitron_engine.llama.context import Batch, open_context
+from minitron_engine.llama.context import open_context
 from minitron_engine.llama.library import OP_MUL_MAT, Tensor
 from minitron_engine.llama.model import Model
 from minitron_engine.llama.settings import ContextSettings

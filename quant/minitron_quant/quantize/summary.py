@@ -9,8 +9,8 @@ import numpy as np
 
 from minitron_core.cpu_limits import default_threads
 from minitron_core.gguf import TYPE, TYPE_ID
+from minitron_core.kernels import kernels
 from minitron_quant.blocks import encode_blocks
-from minitron_quant.kernels.library import kernels
 from minitron_quant.quantize.plan import TypePlan
 from minitron_quant.quantize.prepare import QuantizeJob, count_types, folder_of
 

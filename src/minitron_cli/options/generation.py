@@ -106,10 +106,11 @@ class DeviceOptions:
 
     def placement(self, out: Output) -> Placement:
         """What the engine takes; RPC servers are known afterwards."""
-        from minitron_engine.llama.rpc import RPC_WARNING, add_rpc_servers
         from minitron_engine.llama.settings import Placement
 
         if self.rpc is not None:
+            from minitron_engine.llama.rpc import RPC_WARNING, add_rpc_servers
+
             out.note(RPC_WARNING)
             add_rpc_servers(tuple(self.rpc.split(",")))
         names = None if self.device is None else tuple(self.device.split(","))

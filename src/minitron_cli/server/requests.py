@@ -1,7 +1,6 @@
 """A client's JSON body, checked, becomes prompts and settings of the engine."""
 
 import json
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -11,7 +10,7 @@ import numpy as np
 from minitron_core.errors import Usage
 from minitron_engine.generation.constraint import compile_schema
 from minitron_engine.generation.generate import prompt_tokens
-from minitron_engine.generation.sampling import SAMPLING_OPTIONS, settings_for
+from minitron_engine.generation.sampling import SAMPLING_OPTIONS, random_seed, settings_for
 from minitron_engine.generation.steps import GenerationSettings
 from minitron_engine.isolation.chat_template import ChatTemplate, Message, chat_tokens
 from minitron_engine.isolation.grammar import check_grammar
@@ -135,7 +134,7 @@ def _settings(
 def _seed(body: dict[str, Any]) -> int:
     """A seed of llama.cpp's 32 bits from any of a client's 64; -1 is random, as in llama-server."""
     seed = _number(body, "seed", int, -(2**63), 2**64 - 1)
-    return secrets.randbelow(2**32 - 1) if seed in (None, -1) else int(seed or 0) % 2**32
+    return random_seed() if seed in (None, -1) else int(seed or 0) % 2**32
 
 
 def _sampling(body: dict[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,16 @@
 """Levels: those planned, those made, and those measured on held-out text."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from minitron_cli.output import Output
 from minitron_cli.units import show_mib, show_size, show_time
-from minitron_quant.gptq.held_out import VerifiedLevel
-from minitron_quant.quantize.run import LevelResult
+
+if TYPE_CHECKING:
+    from minitron_quant.gptq.held_out import VerifiedLevel
+    from minitron_quant.quantize.run import LevelResult
 
 
 def show_level(out: Output, result: LevelResult) -> None:

@@ -6,17 +6,19 @@ import mmap
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from minitron_core.errors import Damaged, NotFound, Unsupported, from_os_error
 from minitron_core.gguf.shards import parse_shard_name
 from minitron_core.gguf.types import TYPE, row_bytes, tensor_bytes
 from minitron_core.gguf.values import KeyValue, MalformedValue, skip_string, skip_value
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 MAGIC = b"GGUF"
 VERSION = 3
@@ -66,7 +68,7 @@ class Gguf:
     alignment: int
     data_offset: int
     size: int
-    _bytes: npt.NDArray[np.uint8] = field(repr=False, compare=False)
+    _buffer: Any = field(repr=False, compare=False)
     _by_name: dict[str, TensorInfo] = field(repr=False, compare=False)
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -88,9 +90,14 @@ class Gguf:
 
     def release(self) -> None:
         """Free the memory that mapped views have filled; what is used later is read again."""
-        mapped = getattr(self._bytes.base, "obj", None)
-        if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-            mapped.madvise(mmap.MADV_DONTNEED)
+        if isinstance(self._buffer, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            self._buffer.madvise(mmap.MADV_DONTNEED)
+
+    @cached_property
+    def _bytes(self) -> npt.NDArray[np.uint8]:
+        import numpy as np  # here, so that a header alone is read without it
+
+        return np.frombuffer(self._buffer, np.uint8)
 
 
 def open_gguf(path: Path) -> Gguf:
@@ -160,10 +167,9 @@ def _parse(path: Path, buffer: Any) -> Gguf:
     tensors, position = _read_tensors(buffer, position, n_tensors)
     data_offset = -(-position // alignment) * alignment if tensors else position
     _check_offsets(tensors, alignment, len(buffer) - data_offset)
-    view = np.frombuffer(buffer, np.uint8)
     by_name = {info.name: info for info in tensors}
     return Gguf(
-        path, version, metadata, tensors, alignment, data_offset, len(buffer), view, by_name
+        path, version, metadata, tensors, alignment, data_offset, len(buffer), buffer, by_name
     )
 
 

@@ -15,7 +15,8 @@ from minitron_engine.generation.steps import (
     GenerationStep,
     StepBuilder,
 )
-from minitron_engine.llama.context import Batch, Context
+from minitron_engine.llama.batch import Batch
+from minitron_engine.llama.context import Context
 from minitron_engine.llama.tokenization import Tokens
 
 _NO_OUTPUT = np.zeros(1, dtype=np.bool_)

@@ -9,15 +9,20 @@ tokens throws for a character that it lacks.
 import ctypes
 import re
 import threading
+from array import array
 from collections.abc import Callable
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from minitron_core.errors import OutOfResources, Unsupported
 from minitron_engine.llama.binding import api
 
-Tokens = NDArray[np.int32]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# names without the modules, which the first token of an answer does not need
+Tokens: TypeAlias = "NDArray[np.int32]"
+TokenIds: TypeAlias = "array[int]"
 
 # no pre-tokenizer has a match with a line break before an ASCII letter or digit inside of it
 _BETWEEN_MATCHES = re.compile(rb"\n(?=[0-9A-Za-z])")
@@ -37,7 +42,7 @@ class Tokenizer:
         is_spm = api.llama_vocab_type(vocab) == api.LLAMA_VOCAB_TYPE_SPM
         self._pieces = self._all_pieces() if is_spm and not self._has_byte_tokens() else None
 
-    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> Tokens:
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> TokenIds:
         """Token ids of a text. add_special: BOS where the model wants one, but never EOS.
 
         An end behind a prompt would end the answer, whatever tokenizer.ggml.add_eos_token says.
@@ -48,7 +53,7 @@ class Tokenizer:
         if self._pieces is not None:
             _refuse_unknown(text, self._pieces)
 
-        def run() -> Tokens:
+        def run() -> TokenIds:
             return self._run(data, add_special, parse_special)
 
         longest = max(map(len, _BETWEEN_MATCHES.split(data))) if self._is_bpe else 0
@@ -57,19 +62,19 @@ class Tokenizer:
         ends = add_special and api.llama_vocab_get_add_eos(self._vocab) and len(ids)
         return ids[:-1] if ends and ids[-1] == api.llama_vocab_eos(self._vocab) else ids
 
-    def _run(self, data: bytes, add_special: bool, parse_special: bool) -> Tokens:
-        ids = np.empty(len(data) + 8, dtype=np.int32)
+    def _run(self, data: bytes, add_special: bool, parse_special: bool) -> TokenIds:
+        ids = _room(len(data) + 8)
         count = self._call(data, ids, add_special, parse_special)
         if count < 0:
-            ids = np.empty(-count, dtype=np.int32)
+            ids = _room(-count)
             count = self._call(data, ids, add_special, parse_special)
-        return ids[:count].copy()
+        return ids[:count]
 
-    def _call(self, data: bytes, ids: Tokens, add_special: bool, parse_special: bool) -> int:
-        pointer = ids.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+    def _call(self, data: bytes, ids: TokenIds, add_special: bool, parse_special: bool) -> int:
+        room: Any = (ctypes.c_int32 * len(ids)).from_buffer(ids)
         return int(
             api.llama_tokenize(
-                self._vocab, data, len(data), pointer, len(ids), add_special, parse_special
+                self._vocab, data, len(data), room, len(ids), add_special, parse_special
             )
         )
 
@@ -86,6 +91,10 @@ class Tokenizer:
         return frozenset(map(self._text, range(api.llama_vocab_n_tokens(self._vocab))))
 
 
+def _room(count: int) -> TokenIds:
+    return array("i", bytes(4 * count))
+
+
 def _refuse_unknown(text: str, pieces: frozenset[bytes]) -> None:
     """Unsupported for what llama.cpp would throw on: neither the character nor its bytes exist."""
     for character in sorted(set(text.replace(" ", "\u2581"))):
@@ -98,9 +107,9 @@ def _refuse_unknown(text: str, pieces: frozenset[bytes]) -> None:
             )
 
 
-def _with_stack(run: Callable[[], Tokens], stack: int) -> Tokens:
+def _with_stack(run: Callable[[], TokenIds], stack: int) -> TokenIds:
     """What `run` returns, in a thread with so many bytes of stack; they are taken when used."""
-    results: list[Tokens] = []
+    results: list[TokenIds] = []
     thread = threading.Thread(target=lambda: results.append(run()), name="tokenize")
     with _starting_thread:
         usual = threading.stack_size(stack + _MARGIN)
