@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from helpers.support import EXAMPLES, ROOT
-
+# on its own feet, because llama.cpp's converter is recorded in an environment without minitron
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
 TINY = ROOT / "tests" / "data" / "convert" / "tiny"
 NAMES = tuple(sorted(path.stem for path in TINY.glob("*.json")))
+LONG = 24  # arrays beyond are recorded by their length
 # The vocabularies' sources; the others are variants of the first.
 _TOKENIZERS = {"spm": "nano-nemotron"}
 
