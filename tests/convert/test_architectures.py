@@ -156,7 +156,8 @@ def test_tied_output_is_dropped_where_llama_cpp_drops_it(tmp_path: Path) -> None
     [
         ("olmoe", {"clip_qkv": 8.0}, "clip_qkv"),
         ("gemma3", {"attn_logit_softcapping": 50.0}, "capped"),
-        ("deepseek2-lite", {"q_lora_rank": 1536}, "q_lora_rank"),
+        ("deepseek2-lite", {"q_lora_rank": 1536}, "a model of 27 layers for a Lite one"),
+        ("deepseek2", {"q_lora_rank": None}, "only with q_lora_rank"),
         ("qwen3", {"_name_or_path": "Qwen/Qwen3-Reranker-0.6B"}, "reranker"),
         ("mixtral", {"rope_scaling": {"type": "longrope"}}, "longrope"),
     ],
@@ -166,6 +167,13 @@ def test_read_model_refuses_what_llama_cpp_would_compute_otherwise(
 ) -> None:
     with pytest.raises(Unsupported, match=words):
         convert(ConvertSettings(make_checkpoint(name, tmp_path, config), tmp_path))
+
+
+def test_deepseek2_says_that_groups_of_experts_are_chosen_otherwise(tmp_path: Path) -> None:
+    grouped = {"topk_method": "group_limited_greedy", "n_group": 2, "topk_group": 1}
+    folder = make_checkpoint("deepseek2", tmp_path, grouped)
+    (note,) = convert(ConvertSettings(folder, tmp_path)).notes
+    assert "groups of experts" in note
 
 
 def test_cohere2_takes_biases_of_zeros_alone(tmp_path: Path) -> None:
