@@ -116,7 +116,7 @@ def _plan(settings: ConvertSettings) -> Plan:
     outtype = _guess_outtype(model) if settings.outtype == "auto" else settings.outtype
     tensors, notes = _choose_types(sources, _TYPE_OF_OUTTYPE[outtype])
     file_type, ending = _FILE_TYPE[outtype], outtype.upper()
-    if any(tensor.spec.type == MXFP4 for tensor in tensors):
+    if outtype != "q8_0" and any(tensor.spec.type == MXFP4 for tensor in tensors):
         file_type, ending = _FILE_TYPE["mxfp4"], "MXFP4_MOE"
     general = read_general(
         settings.source, model.arch, count_parameters(sources), settings.metadata, settings.name

@@ -72,8 +72,11 @@ class SourceModel:
             )
         with _malformed(where, architecture.arch):
             reason = architecture.refuse(self) if architecture.refuse else None
+            note = architecture.note(self) if architecture.note else None
         if reason:
             raise Unsupported(f"{checkpoint.folder}: {reason}")
+        if note:
+            self.notes.append(note)
 
     @property
     def arch(self) -> str:
@@ -158,15 +161,19 @@ class SourceModel:
             self.architecture.experts, self.sizes().get("experts", 0), self.checkpoint.folder
         )
         for source in self.checkpoint.tensors.values():
-            dropped = source.name == "lm_head.weight" and self.tied
-            if source.name.endswith(IGNORED_SUFFIXES) or (
-                dropped and self.architecture.drops_tied_output
-            ):
+            if self._is_dropped(source.name):
                 continue
             for tensor in self._changed(source):
                 for whole in stacks.add(tensor):
                     yield Placed(self._named(whole, source), source)
         stacks.check_empty()
+
+    def _is_dropped(self, name: str) -> bool:
+        if self.tied and self.architecture.drops_tied_output and name == "lm_head.weight":
+            return True
+        layer = _NUMBER.search(name) if self.architecture.drops_further_layers else None
+        further = layer is not None and int(layer[0]) >= self.size.layers
+        return further or name.endswith(IGNORED_SUFFIXES)
 
     def _changed(self, source: TensorRef) -> Iterator[ModelTensor]:
         name = source.name
