@@ -15,9 +15,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from minitron_cli.server import requests
-from minitron_cli.server.requests import ParsedRequest
-from minitron_cli.server.responses import DONE, Answer, event, failure, problem, reason_of
+from minitron_cli.server import prepare
+from minitron_cli.server.errors import BadRequest, failure, problem
+from minitron_cli.server.prepare import ParsedRequest
+from minitron_cli.server.responses import DONE, Answer, event, reason_of
+from minitron_cli.server.validation import parse
 from minitron_cli.server.worker import Subscription, Update, Worker
 from minitron_core.errors import MinitronError
 from minitron_engine.generation.slots import GenerationRequest
@@ -125,18 +127,18 @@ class _Routes:
 
     async def completions(self, request: Request) -> Response:
         """Continue texts."""
-        body = requests.parse(await _body(request))
+        body = parse(await _body(request))
         # tokenizing a book, or checking a grammar, must not hold up the others
-        parsed = await asyncio.to_thread(requests.completion, body, self._service.model)
+        parsed = await asyncio.to_thread(prepare.completion, body, self._service.model)
         return await self._respond(request, parsed)
 
     async def chat(self, request: Request) -> Response:
         """Answer a conversation."""
-        body = requests.parse(await _body(request))
+        body = parse(await _body(request))
         template = self._service.template
         if template is None:
-            raise requests.BadRequest(_NO_TEMPLATE)
-        parsed = await asyncio.to_thread(requests.chat, body, self._service.model, template)
+            raise BadRequest(_NO_TEMPLATE)
+        parsed = await asyncio.to_thread(prepare.chat, body, self._service.model, template)
         return await self._respond(request, parsed)
 
     def _description(self) -> dict[str, Any]:
@@ -180,7 +182,7 @@ class _Streams:
                 count = len(each.tokens)
                 message = f"the prompt has {count} tokens, the context takes {worker.n_ctx}"
                 field = "messages" if parsed.is_chat else "prompt"
-                raise requests.BadRequest(message, field, "context_length_exceeded")
+                raise BadRequest(message, field, "context_length_exceeded")
         self.updates = self._updates()
 
     async def _updates(self) -> AsyncGenerator[Update]:
@@ -240,17 +242,17 @@ async def _events(streams: _Streams, answer: Answer, first: Update) -> AsyncIter
 async def _body(request: Request) -> bytes:
     # a web page may send anything else to loopback without asking first
     if not request.headers.get("Content-Type", "").startswith("application/json"):
-        raise requests.BadRequest("the Content-Type must be application/json")
+        raise BadRequest("the Content-Type must be application/json")
     parts, size = [], 0
     try:
         async with asyncio.timeout(_SLOWEST_BODY):
             async for part in request.stream():
                 size += len(part)
                 if size > _MOST_BYTES:
-                    raise requests.BadRequest(f"the body is longer than {_MOST_BYTES} bytes")
+                    raise BadRequest(f"the body is longer than {_MOST_BYTES} bytes")
                 parts.append(part)
     except TimeoutError:
-        raise requests.BadRequest("timed out while reading the request body") from None
+        raise BadRequest("timed out while reading the request body") from None
     return b"".join(parts)
 
 
