@@ -53,13 +53,14 @@ class Strict(BaseModel):
     @classmethod
     def of(cls, body: dict[str, Any]) -> Self:
         """The request that a body makes; BadRequest names the first field that is wrong."""
+        try:
+            found = cls.model_validate(body)
+        except ValidationError as error:
+            raise _refusal(cls, error.errors(include_url=False)[0]) from None
         for name in cls.refused:
             if body.get(name):
                 raise BadRequest(f"{name} is not supported", name)
-        try:
-            return cls.model_validate(body)
-        except ValidationError as error:
-            raise _refusal(cls, error.errors(include_url=False)[0]) from None
+        return found
 
 
 def parse(body: bytes) -> dict[str, Any]:
