@@ -22,7 +22,7 @@ from minitron_cli.server.responses import DONE, Answer, event, reason_of
 from minitron_cli.server.validation import parse
 from minitron_cli.server.worker import Subscription, Update, Worker
 from minitron_core.errors import MinitronError
-from minitron_engine.generation.slots import GenerationRequest
+from minitron_engine.generation.slot import GenerationRequest
 from minitron_engine.isolation.chat_template import ChatTemplate
 from minitron_engine.llama.model import Model
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from minitron_engine.generation.slots import GenerationRequest
+from minitron_engine.generation.slot import GenerationRequest
 
 _REASONS = {"end": "stop", "stop": "stop", "grammar": "stop"}
 DONE = b"data: [DONE]\n\n"

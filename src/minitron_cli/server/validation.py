@@ -95,8 +95,8 @@ def _refusal(model: type[BaseModel], error: ErrorDetails) -> BadRequest:
 
 def _number(field: FieldInfo) -> str:
     what = "an integer" if int in (field.annotation, *get_args(field.annotation)) else "a number"
-    low = next((each.ge for each in field.metadata if hasattr(each, "ge")), None)
-    high = next((each.le for each in field.metadata if hasattr(each, "le")), None)
+    low = next(each.ge for each in field.metadata if hasattr(each, "ge"))
+    high = next(each.le for each in field.metadata if hasattr(each, "le"))
     return f"must be {what} from {_exact(low)} to {_exact(high)}"
 
 

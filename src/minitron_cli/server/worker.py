@@ -7,7 +7,8 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from minitron_core.errors import MinitronError, OutOfResources
-from minitron_engine.generation.slots import GenerationRequest, Slots
+from minitron_engine.generation.slot import GenerationRequest
+from minitron_engine.generation.slots import Slots
 
 Update = tuple[int, str, bool]
 
