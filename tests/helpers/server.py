@@ -9,7 +9,8 @@ from typing import Any
 
 import uvicorn
 
-from minitron_cli.server.app import Service, make_app
+from minitron_cli.server.app import make_app
+from minitron_cli.server.service import Service
 from minitron_cli.server.worker import Worker
 from minitron_engine.generation.slots import Slots
 from minitron_engine.isolation.chat_template import open_template
@@ -30,7 +31,7 @@ def serving(path: Path, *, n_ctx: int = 256, **more: Any) -> Iterator[str]:
             template = stack.enter_context(open_template(model))
         worker = Worker(Slots(context, 2), 64)
         stack.callback(worker.stop)
-        service = Service("nano", model, template, worker, "", **more)
+        service = Service("nano", model, template, worker, **more)
         yield stack.enter_context(_running(service))
 
 

@@ -3,6 +3,7 @@
 The fields of sampling come from the engine's registry, under llama-server's names for them.
 """
 
+import json
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -18,8 +19,9 @@ from minitron_cli.server.validation import Strict
 from minitron_engine.generation.sampling import SAMPLING_OPTIONS
 
 MOST_CHOICES = 64
+MOST_LOGPROBS = 20  # OpenAI's limit of a chat
 _MOST_STOPS = 64
-_MOST_TOKENS = 2**31 - 1
+MOST_TOKENS = 2**31 - 1
 
 
 def _texts(value: Any) -> Any:
@@ -72,6 +74,17 @@ def _prompts(value: Any) -> list[Any]:
     raise ValueError("must be a text, a list of tokens, or a list of either")
 
 
+def _tool_choice(value: Any) -> Any:
+    """none, auto, required, or `:` and the name of the function to call."""
+    if value in (None, "none", "auto", "required"):
+        return value
+    function = value.get("function") if isinstance(value, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(name, str):
+        raise ValueError("must be none, auto, required or a function")
+    return f":{name}"
+
+
 Prompts = Annotated[list[Any], BeforeValidator(_prompts)]
 Stops = Annotated[list[str] | None, BeforeValidator(lambda v: v if v is None else _stops(v))]
 Content = Annotated[str | None, BeforeValidator(_content)]
@@ -107,16 +120,13 @@ class ResponseFormat(Strict):
 class GenerationFields(Strict):
     """What requests for text have in common."""
 
-    refused: ClassVar[tuple[str, ...]] = (
-        *("suffix", "functions", "function_call", "audio"),
-        *("tools", "logprobs", "top_logprobs"),
-    )
+    refused: ClassVar[tuple[str, ...]] = ("suffix", "functions", "function_call", "audio")
 
     n: int | None = Field(None, ge=1, le=MOST_CHOICES)
     best_of: int | None = Field(None, ge=1, le=MOST_CHOICES)
     # below 0 is no limit, as in llama-server
-    max_tokens: int | None = Field(None, ge=-2, le=_MOST_TOKENS)
-    max_completion_tokens: int | None = Field(None, ge=-2, le=_MOST_TOKENS)
+    max_tokens: int | None = Field(None, ge=-2, le=MOST_TOKENS)
+    max_completion_tokens: int | None = Field(None, ge=-2, le=MOST_TOKENS)
     seed: int | None = Field(None, ge=-(2**63), le=2**64 - 1)
     stop: Stops = None
     stream: bool | None = None
@@ -168,6 +178,7 @@ class CompletionFields(GenerationFields):
 
     prompt: Prompts
     echo: bool | None = None
+    logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
 
 
 class Message(Strict):
@@ -185,10 +196,40 @@ class Message(Strict):
         return self
 
     def for_template(self) -> dict[str, Any]:
-        """The message as chat templates expect it."""
+        """The message as chat templates expect it, with the fields that only some of them know."""
         role = "system" if self.role == "developer" else self.role
-        found: dict[str, Any] = {"role": role, "content": self.content or ""}
-        return found | ({"tool_calls": self.tool_calls} if self.tool_calls else {})
+        more = {key: value for key, value in (self.model_extra or {}).items() if value is not None}
+        if self.tool_calls:
+            more["tool_calls"] = [_with_object(call) for call in self.tool_calls]
+        return {**more, "role": role, "content": self.content or ""}
+
+
+def _with_object(call: Any) -> Any:
+    """A tool call whose arguments are an object, as templates want it; clients send its text."""
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
+        return call
+    try:
+        arguments = json.loads(function["arguments"])
+    except (ValueError, RecursionError):
+        return call
+    if not isinstance(arguments, dict):
+        return call
+    return {**call, "function": {**function, "arguments": arguments}}
+
+
+class Function(Strict):
+    """A function that a model may call."""
+
+    name: str = Field(min_length=1)
+    parameters: dict[str, Any] | None = None
+
+
+class Tool(Strict):
+    """A tool; functions are all that there is."""
+
+    type: Literal["function"]
+    function: Function
 
 
 class ChatFields(GenerationFields):
@@ -196,6 +237,11 @@ class ChatFields(GenerationFields):
 
     messages: list[Message] = Field(min_length=1)
     chat_template_kwargs: dict[str, Any] | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
+    tools: list[Tool] | None = None
+    tool_choice: Annotated[str | None, BeforeValidator(_tool_choice)] = None
+    parallel_tool_calls: bool | None = None
 
     @field_validator("chat_template_kwargs")
     @classmethod
@@ -203,6 +249,18 @@ class ChatFields(GenerationFields):
         if value and "messages" in value:
             raise ValueError("must not have messages")
         return value
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _beside_logprobs(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value and not info.data.get("logprobs"):
+            raise ValueError("needs logprobs to be true")
+        return value
+
+    @property
+    def wanted_logprobs(self) -> int | None:
+        """How many likeliest tokens are wanted beside each one; None for no log-probabilities."""
+        return (self.top_logprobs or 0) if self.logprobs else None
 
 
 # what the command line reads from a file, and what has more forms in a body, have fields above

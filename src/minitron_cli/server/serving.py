@@ -21,7 +21,8 @@ from minitron_engine.llama.settings import ContextSettings, GpuLayers, ModelSett
 try:
     import uvicorn
 
-    from minitron_cli.server.app import LOOPBACK, Service, make_app
+    from minitron_cli.server.app import LOOPBACK, make_app
+    from minitron_cli.server.service import Service
     from minitron_cli.server.worker import Worker
 except ImportError as error:
     raise MinitronError(
