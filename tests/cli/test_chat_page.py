@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 
 from helpers.browser import Page, browsing, chromium
-from helpers.support import with_template
-
-pytest.importorskip("uvicorn")
 from helpers.server import serving
+from helpers.support import with_template
 
 pytestmark = pytest.mark.skipif(chromium() is None, reason="there is no Chromium here")
 

@@ -4,12 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import langchain_openai
 import pytest
 
 from helpers.server import serving
 from helpers.support import with_template
-
-langchain_openai = pytest.importorskip("langchain_openai")
 
 TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
 

@@ -12,6 +12,7 @@ import uvicorn
 from minitron_cli.server.app import make_app
 from minitron_cli.server.service import Service
 from minitron_cli.server.worker import Worker
+from minitron_engine.generation.embeddings import open_embedder
 from minitron_engine.generation.slots import Slots
 from minitron_engine.isolation.chat_template import open_template
 from minitron_engine.llama.context import open_context
@@ -20,7 +21,9 @@ from minitron_engine.loading import open_model
 
 
 @contextmanager
-def serving(path: Path, *, n_ctx: int = 256, **more: Any) -> Iterator[str]:
+def serving(
+    path: Path, *, n_ctx: int = 256, pooling: str | None = None, **more: Any
+) -> Iterator[str]:
     """Serve a model to two clients at once; yields the address. more: fields of Service."""
     with ExitStack() as stack:
         model = stack.enter_context(open_model(ModelSettings(path)))
@@ -29,7 +32,10 @@ def serving(path: Path, *, n_ctx: int = 256, **more: Any) -> Iterator[str]:
         template = None
         if model.chat_template:
             template = stack.enter_context(open_template(model))
-        worker = Worker(Slots(context, 2), 64)
+        if pooling is not None:
+            opened = open_embedder(model, ContextSettings(0, 0, threads=1), n_ctx, pooling)
+            more["embedder"] = stack.enter_context(opened)
+        worker = Worker(Slots(context, 2, n_outputs=64), 64)
         stack.callback(worker.stop)
         service = Service("nano", model, template, worker, **more)
         yield stack.enter_context(_running(service))

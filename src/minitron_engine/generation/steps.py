@@ -4,11 +4,13 @@ import codecs
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from minitron_engine.generation.logprobs import TokenLogprob
 from minitron_engine.generation.sampling import SamplingSettings
 from minitron_engine.llama.model import Model
+
+if TYPE_CHECKING:
+    from minitron_engine.generation.logprobs import TokenLogprob
 
 # end: the model ended it; stop: a stop string came; length: n_predict tokens are there; context:
 # the context is full; grammar: the grammar leaves no token; interrupted: by Ctrl-C
@@ -78,7 +80,7 @@ class GenerationStep:
     token: int | None
     finish_reason: FinishReason | None
     timings: Timings
-    logprob: TokenLogprob | None = None
+    logprob: "TokenLogprob | None" = None
 
 
 @dataclass
@@ -90,8 +92,8 @@ class Generation:
 
     text: str = ""
     tokens: list[int] = field(default_factory=list)
-    logprobs: list[TokenLogprob] = field(default_factory=list)
-    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
+    logprobs: "list[TokenLogprob]" = field(default_factory=list)
+    prompt_logprobs: "list[TokenLogprob]" = field(default_factory=list)
     finish_reason: FinishReason | None = None
     timings: Timings = field(default_factory=Timings)
 
@@ -165,7 +167,7 @@ class StepBuilder:
         self._started = time.perf_counter()
         self._prompt_seconds = self._generation_seconds = 0.0
 
-    def take(self, token: int | None, logprob: TokenLogprob | None = None) -> GenerationStep:
+    def take(self, token: int | None, logprob: "TokenLogprob | None" = None) -> GenerationStep:
         """The step of a token that was chosen just now; None: the grammar leaves none."""
         passed = time.perf_counter() - self._started
         if not self.tokens:
@@ -189,7 +191,7 @@ class StepBuilder:
         reason: FinishReason,
         text: str = "",
         token: int | None = None,
-        logprob: TokenLogprob | None = None,
+        logprob: "TokenLogprob | None" = None,
     ) -> GenerationStep:
         """The last step, with all text that was held back after `text`."""
         text += self._held.push(self._decoder.decode(b"", final=True)) + self._held.rest()
@@ -200,7 +202,7 @@ class StepBuilder:
         text: str,
         token: int | None,
         reason: FinishReason | None,
-        logprob: TokenLogprob | None,
+        logprob: "TokenLogprob | None",
     ) -> GenerationStep:
         timings = Timings(
             self._prompt,
