@@ -59,7 +59,7 @@ class Streams:
 
     async def events(self, answer: Answer, first: Update, counted: bool) -> AsyncIterator[bytes]:
         """The stream of an answer, of which the first update is there already."""
-        progress = [_Progress(choice, answer) for choice in self.choices]
+        progress = [Progress(choice, answer) for choice in self.choices]
         try:
             update: Update | None = first
             while update is not None:
@@ -75,7 +75,7 @@ class Streams:
 
 
 @dataclass
-class _Progress:
+class Progress:
     """How much of a choice was told."""
 
     choice: Choice

@@ -22,8 +22,8 @@ _PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>", re.DOTA
 class ToolFormat:
     """A way to write calls: JSON objects with a name and arguments, between two marks.
 
-    sign: what tells a template of this family. arguments: the key of the arguments. listed: the
-    marks have an array of calls between them.
+    sign: a regular expression that finds a template of this family. arguments: the key of the
+    arguments. listed: the marks have an array of calls between them.
     """
 
     name: str
@@ -37,11 +37,17 @@ class ToolFormat:
 # in this order: the first whose sign a template has
 FORMATS = (
     ToolFormat("Nemotron", "<TOOLCALL>", "<TOOLCALL>", "</TOOLCALL>", listed=True),
-    ToolFormat("Nemotron-Mini", "<toolcall>", "<toolcall>", "</toolcall>"),
-    # Nemotron 3 has <function=…> between the same marks
-    ToolFormat("Hermes", "<tool_call>", "<tool_call>\n", "</tool_call>"),
-    ToolFormat("Mistral", "[TOOL_CALLS]", "[TOOL_CALLS]", listed=True),
-    ToolFormat("Llama 3.1", '"parameters": ', arguments="parameters"),
+    # its template shows tools, and leaves out how the model calls them
+    ToolFormat("Nemotron-Mini", "<tool> ", "<toolcall> ", " </toolcall>"),
+    # Nemotron 3 and Qwen3-Coder have <function=…> between the same marks, GLM something else
+    ToolFormat(
+        "Hermes",
+        r'(?s)(?=.*<tool_call>)(?=.*("arguments"|<function=))',
+        "<tool_call>\n",
+        "\n</tool_call>",
+    ),
+    ToolFormat("Mistral", r"\[TOOL_CALLS\]", "[TOOL_CALLS]", listed=True),
+    ToolFormat("Llama 3.1", '"parameters": dictionary', arguments="parameters"),
 )
 
 
@@ -49,7 +55,7 @@ def format_of(template: str) -> ToolFormat | None:
     """The format of a chat template's calls; None where it takes no tools, or in an unknown way."""
     if not re.search(r"\btools\b", template):
         return None
-    return next((each for each in FORMATS if each.sign in template), None)
+    return next((each for each in FORMATS if re.search(each.sign, template)), None)
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ class ToolParser:
     def _between_marks(self, text: str, mark: str) -> list[ToolCall]:
         calls: list[ToolCall] = []
         for part in text.split(mark)[1:]:
-            inner, _, after = part.partition(self.format.closing or "\0")
+            inner, _, after = part.partition(self.format.closing.strip() or "\0")
             found = self._documents(inner) or self._functions(inner)
             if not found or after.strip():
                 return []
