@@ -21,7 +21,6 @@ UNIGRAM, BPE = 1, 2
 
 PLACEHOLDER_SCORE, ADDED_SCORE = -10000.0, -1000.0
 SPACE = "▁"
-_BYTES = 256
 
 
 class _Malformed(ValueError):
@@ -142,10 +141,6 @@ def build(
         elif kind == TokenType.USER_DEFINED:
             # llama.cpp looks for these in the text as it is, before spaces become ▁.
             vocabulary.tokens[i] = text.replace(SPACE.encode(), b" ")
-    if sum(kind == TokenType.BYTE for kind in vocabulary.types) < _BYTES:
-        vocabulary.notes.append(
-            "the vocabulary has no tokens for single bytes: characters that it lacks cannot be read"
-        )
     for i, (token, special) in added.items():
         if i >= size:
             vocabulary.notes.append(f"token {i} ({token!r}) is beyond the vocabulary: left out")
