@@ -13,6 +13,7 @@ from typing import Any
 
 from minitron_convert.vocab.tokens import TokenType, Vocabulary, looks_special
 from minitron_core.errors import Damaged, Unsupported, from_os_error
+from minitron_core.lfs_pointer import refuse_lfs_pointer
 
 PIECES, TRAINER, NORMALIZER = 1, 2, 3
 PIECE_TEXT, PIECE_SCORE, PIECE_TYPE = 1, 2, 3
@@ -42,6 +43,7 @@ def read_model(path: Path) -> Model:
         data = path.read_bytes()
     except OSError as error:
         raise from_os_error(error, path, "read") from error
+    refuse_lfs_pointer(path, data)
     try:
         return _parse(data)
     except (ValueError, struct.error, TypeError) as error:
