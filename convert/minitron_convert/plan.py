@@ -134,7 +134,7 @@ def _plan(settings: ConvertSettings) -> Plan:
     ending = "vocab" if settings.vocab_only else ending
     output = output_path(settings.output, general.model_name, ending)
     files = split_files(output, metadata, tensors, settings.split_max_size)
-    all_notes = (*model.notes, *vocabulary.notes, *general.notes, *notes)
+    all_notes = (*checkpoint.notes, *model.notes, *vocabulary.notes, *general.notes, *notes)
     return Plan(general.model_name, model.arch, outtype, files, all_notes)
 
 

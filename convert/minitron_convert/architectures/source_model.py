@@ -28,13 +28,14 @@ from minitron_convert.architectures.shapes import (
 )
 from minitron_convert.checkpoint.config import Config, Dimensions, Rope, read_dimensions, read_rope
 from minitron_convert.checkpoint.folder import Checkpoint
-from minitron_convert.checkpoint.tensor_ref import TensorRef
+from minitron_convert.checkpoint.tensor_ref import ForeignTensorRef, TensorRef
 from minitron_core.errors import Damaged, Unsupported
 from minitron_core.gguf import KeyValue
 
 # Buffers that old versions of transformers saved with the weights.
 IGNORED_SUFFIXES = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
 MAX_LAYERS = 512  # LLAMA_MAX_LAYERS of llama.cpp
+_INTEGERS = frozenset(("I64", "I32", "I16", "I8", "U8"))  # those of DTYPES
 SHOWN = 6  # names in a message: a model of the wrong kind has hundreds
 
 _USUAL_NAMES = {
@@ -160,13 +161,32 @@ class SourceModel:
         stacks = ExpertStacks(
             self.architecture.experts, self.sizes().get("experts", 0), self.checkpoint.folder
         )
+        left_out: list[str] = []
         for source in self.checkpoint.tensors.values():
             if self._is_dropped(source.name):
+                continue
+            if self._leave_out(source):
+                left_out.append(f"{source.name} ({source.dtype})")
                 continue
             for tensor in self._changed(source):
                 for whole in stacks.add(tensor):
                     yield Placed(self._named(whole, source), source)
         stacks.check_empty()
+        if left_out:
+            self.notes.append(f"left out, as they are not weights: {_listed(left_out)}")
+
+    def _leave_out(self, source: TensorRef) -> bool:
+        """Whether a tensor is none of the model's weights; Unsupported where it should be one.
+
+        Masks and counters that were saved with the weights are not floating-point numbers.
+        """
+        if not isinstance(source, ForeignTensorRef) and source.dtype not in _INTEGERS:
+            return False
+        names = [self._named(tensor, source).name for tensor in self._changed(source)]
+        needed = source.name.endswith(".weight") or any(name in self._expected for name in names)
+        if isinstance(source, ForeignTensorRef) and names and needed:
+            raise source.refusal()
+        return bool(names) and not needed
 
     def _is_dropped(self, name: str) -> bool:
         if self.tied and self.architecture.drops_tied_output and name == "lm_head.weight":
@@ -248,9 +268,13 @@ class SourceModel:
                 expected[name] = (shape, required)
         return expected
 
+    @cached_property
+    def _expected(self) -> dict[str, tuple[tuple[int, ...], bool]]:
+        return self.expected_tensors()
+
     def _check(self, placed: list[Placed]) -> None:
         folder = self.checkpoint.folder
-        expected = self.expected_tensors()
+        expected = self._expected
         found = {entry.tensor.name: entry for entry in placed}
         missing = [name for name, (_, must) in expected.items() if must and name not in found]
         if missing:

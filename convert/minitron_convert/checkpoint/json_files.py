@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from minitron_core.errors import Damaged, from_os_error
+from minitron_core.lfs_pointer import refuse_lfs_pointer
 
 
 def read_text(path: Path) -> str:
@@ -20,10 +21,11 @@ def read_text(path: Path) -> str:
 
 
 def parse_object(text: str | bytes, path: Path, *, unique: bool = False) -> dict[str, Any]:
-    """The JSON object in `text`, which came from `path`; Damaged if it is none.
+    """The JSON object in `text`, which came from `path`; Damaged if it is none, or NotFound.
 
     With `unique` a key that is there twice is an error too: its second value hides the first.
     """
+    refuse_lfs_pointer(path, text.encode() if isinstance(text, str) else text)
     try:
         value = json.loads(text, object_pairs_hook=_unique if unique else None)
     except (ValueError, RecursionError) as error:

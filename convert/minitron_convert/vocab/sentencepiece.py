@@ -13,6 +13,7 @@ from typing import Any
 
 from minitron_convert.vocab.tokens import TokenType, Vocabulary, looks_special
 from minitron_core.errors import Damaged, Unsupported, from_os_error
+from minitron_core.lfs_pointer import refuse_lfs_pointer
 
 PIECES, TRAINER, NORMALIZER = 1, 2, 3
 PIECE_TEXT, PIECE_SCORE, PIECE_TYPE = 1, 2, 3
@@ -21,7 +22,6 @@ UNIGRAM, BPE = 1, 2
 
 PLACEHOLDER_SCORE, ADDED_SCORE = -10000.0, -1000.0
 SPACE = "▁"
-_BYTES = 256
 
 
 class _Malformed(ValueError):
@@ -43,6 +43,7 @@ def read_model(path: Path) -> Model:
         data = path.read_bytes()
     except OSError as error:
         raise from_os_error(error, path, "read") from error
+    refuse_lfs_pointer(path, data)
     try:
         return _parse(data)
     except (ValueError, struct.error, TypeError) as error:
@@ -142,10 +143,6 @@ def build(
         elif kind == TokenType.USER_DEFINED:
             # llama.cpp looks for these in the text as it is, before spaces become ▁.
             vocabulary.tokens[i] = text.replace(SPACE.encode(), b" ")
-    if sum(kind == TokenType.BYTE for kind in vocabulary.types) < _BYTES:
-        vocabulary.notes.append(
-            "the vocabulary has no tokens for single bytes: characters that it lacks cannot be read"
-        )
     for i, (token, special) in added.items():
         if i >= size:
             vocabulary.notes.append(f"token {i} ({token!r}) is beyond the vocabulary: left out")

@@ -15,6 +15,7 @@ from minitron_core.errors import Damaged, NotFound, Unsupported, from_os_error
 from minitron_core.gguf.shards import parse_shard_name
 from minitron_core.gguf.types import TYPE, row_bytes, tensor_bytes
 from minitron_core.gguf.values import KeyValue, MalformedValue, skip_string, skip_value
+from minitron_core.lfs_pointer import refuse_lfs_pointer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,6 +109,7 @@ def open_gguf(path: Path) -> Gguf:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
     except OSError as error:
         raise from_os_error(error, path, "read") from error
+    refuse_lfs_pointer(path, mapped)
     try:
         return _parse(path, mapped)
     except MalformedValue as error:

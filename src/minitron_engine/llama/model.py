@@ -40,7 +40,7 @@ class Model:
             vocabulary_of.vocab if vocabulary_of else api.llama_model_get_vocab(handle)
         )
         self.n_vocab: int = api.llama_vocab_n_tokens(self.vocab)
-        self._tokenizer = Tokenizer(self.vocab)
+        self._tokenizer = vocabulary_of._tokenizer if vocabulary_of else self._make_tokenizer()
         # answers come back to the same tokens, and a call takes longer than a look
         self._texts: dict[int, str] = {}
         self.n_layers: int = api.llama_model_n_layer(handle)
@@ -54,6 +54,10 @@ class Model:
         self.offloaded = min(offload.layers, self.n_layers + 1)
         self.reason = offload.reason
         self._gpus = gpus
+
+    def _make_tokenizer(self) -> Tokenizer:
+        kind, pre_tokenizer = (self.metadata(f"tokenizer.ggml.{key}") for key in ("model", "pre"))
+        return Tokenizer(self.vocab, kind, pre_tokenizer)
 
     @property
     def device(self) -> str:
@@ -134,7 +138,7 @@ class Model:
         """A value of the file's metadata as text; empty where the key is missing."""
         buffer = ctypes.create_string_buffer(256)
         count = api.llama_model_meta_val_str(self.handle, key.encode(), buffer, len(buffer))
-        return buffer.value.decode() if count >= 0 else ""
+        return buffer.value.decode(errors="replace") if count >= 0 else ""
 
 
 @contextmanager

@@ -1,9 +1,11 @@
 """Tokenizing text that strangers send: no text may end the process.
 
-Two things in llama.cpp would. Most pre-tokenizers are a std::regex, whose recursion takes up to
-420 bytes of stack for each character of a match (benchmarks/results/tokenization.md): a run of
-26,000 characters overflows a usual stack of 8 MiB. And a SentencePiece vocabulary without byte
-tokens throws for a character that it lacks.
+Four things in llama.cpp would. Most pre-tokenizers are a std::regex, whose recursion takes 324
+bytes of stack for each character of a match (benchmarks/results/tokenization.md): a run of 26,000
+characters overflows a usual stack of 8 MiB. A SentencePiece vocabulary without byte tokens throws
+for a character that it lacks, the others for a code point beyond U+10FFFF, and the pre-tokenizer
+`whitespace` aborts on spaces in a vocabulary of GPT-2's kind. Two pre-tokenizers would take minutes
+for a long run of one kind of character.
 """
 
 import ctypes
@@ -31,27 +33,44 @@ _SHORT_MATCH = 2000  # bytes for which every thread's stack is large enough
 _MARGIN = 1 << 20
 _starting_thread = threading.Lock()
 _FIRST_BYTE_TOKEN = 3  # where SentencePiece puts <0x00>, after <unk>, <s> and </s>
+# four bytes that decode to more than U+10FFFF, as llama.cpp reads UTF-8
+_BEYOND_UNICODE = re.compile(rb"(?:\xf4[\x90-\xbf]|[\xf5-\xf7][\x80-\xbf])[\x80-\xbf]{2}")
+_REPLACEMENT = "\ufffd".encode()
+_LONE_SURROGATES = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # the rest are escaped bytes
+# pre-tokenizer → what it searches again from each of its characters: superbpe looks ahead to the
+# last of the digits, deepseek-llm looks for blanks that end a line
+_BLANKS = r"[ \t\v\f\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
+_QUADRATIC = {
+    "superbpe": ("digits", re.compile(r"[0-9]+")),
+    "deepseek-llm": ("blanks", re.compile(rf"(?<!{_BLANKS}){_BLANKS}++(?=[^\sA-Za-z!-/:-~])")),
+}
+_LONGEST_QUADRATIC = 10_000  # two or three seconds
 
 
 class Tokenizer:
     """The tokenizer of a vocabulary; token ids as llama.cpp's tools get them."""
 
-    def __init__(self, vocab: int) -> None:
-        self._vocab = vocab
+    def __init__(self, vocab: int, kind: str = "", pre_tokenizer: str = "") -> None:
+        """kind, pre_tokenizer: what the file calls them, tokenizer.ggml.model and .pre."""
+        self._vocab, self._kind, self._pre_tokenizer = vocab, kind, pre_tokenizer
         self._is_bpe = api.llama_vocab_type(vocab) == api.LLAMA_VOCAB_TYPE_BPE
-        is_spm = api.llama_vocab_type(vocab) == api.LLAMA_VOCAB_TYPE_SPM
-        self._pieces = self._all_pieces() if is_spm and not self._has_byte_tokens() else None
+        self._is_spm = api.llama_vocab_type(vocab) == api.LLAMA_VOCAB_TYPE_SPM
+        self._pieces = self._all_pieces() if self._is_spm and not self._has_byte_tokens() else None
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> TokenIds:
         """Token ids of a text. add_special: BOS where the model wants one, but never EOS.
 
         An end behind a prompt would end the answer, whatever tokenizer.ggml.add_eos_token says.
-        Raises Unsupported for a character that the vocabulary cannot spell, OutOfResources where
-        there is no memory for the stack that a long match needs.
+        Bytes beyond U+10FFFF become U+FFFD each, as llama.cpp does with other bytes that are not
+        UTF-8; a vocabulary of byte tokens keeps them.
+        Raises Unsupported for a character that the vocabulary cannot spell, and for a run that its
+        pre-tokenizer would take minutes for; OutOfResources where there is no memory for the stack
+        that a long match needs.
         """
-        data = text.encode("utf-8", errors="surrogateescape")
-        if self._pieces is not None:
-            _refuse_unknown(text, self._pieces)
+        data = _LONE_SURROGATES.sub("\ufffd", text).encode("utf-8", errors="surrogateescape")
+        if not self._is_spm:
+            data = _BEYOND_UNICODE.sub(_REPLACEMENT * 4, data)
+        self._refuse(text)
 
         def run() -> TokenIds:
             return self._run(data, add_special, parse_special)
@@ -61,6 +80,17 @@ class Tokenizer:
         ids = run() if short else _with_stack(run, longest * _STACK_PER_BYTE)
         ends = add_special and api.llama_vocab_get_add_eos(self._vocab) and len(ids)
         return ids[:-1] if ends and ids[-1] == api.llama_vocab_eos(self._vocab) else ids
+
+    def _refuse(self, text: str) -> None:
+        if self._pieces is not None:
+            _refuse_unknown(text, self._pieces)
+        if self._is_bpe and self._pre_tokenizer == "whitespace" != self._kind and " " in text:
+            raise Unsupported(
+                f"the pre-tokenizer whitespace cannot split words for a tokenizer {self._kind}",
+                "convert the model again",
+            )
+        if self._is_bpe and self._pre_tokenizer in _QUADRATIC:
+            _refuse_quadratic(text, self._pre_tokenizer)
 
     def _run(self, data: bytes, add_special: bool, parse_special: bool) -> TokenIds:
         ids = _room(len(data) + 8)
@@ -102,9 +132,28 @@ def _refuse_unknown(text: str, pieces: frozenset[bytes]) -> None:
         spelled = all(b"<0x%02X>" % byte in pieces or bytes([byte]) in pieces for byte in data)
         if data not in pieces and not spelled:
             raise Unsupported(
-                f"the vocabulary cannot spell {character!r}: it has no token for each byte",
+                f"the vocabulary cannot spell {_named(character)}: it has no token for each byte",
                 "leave the character out, or convert the model with byte tokens",
             )
+
+
+def _named(character: str) -> str:
+    """A character as messages write it: 日 (U+65E5); U+0007; byte 0xFF of what is not UTF-8."""
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"byte 0x{code - 0xDC00:02X}"
+    return f"{character} (U+{code:04X})" if character.isprintable() else f"U+{code:04X}"
+
+
+def _refuse_quadratic(text: str, pre_tokenizer: str) -> None:
+    what, pattern = _QUADRATIC[pre_tokenizer]
+    longest = max((len(run) for run in pattern.findall(text)), default=0)
+    if longest > _LONGEST_QUADRATIC:
+        raise Unsupported(
+            f"{longest} {what} in a row are too many for the pre-tokenizer {pre_tokenizer}, whose "
+            "time grows with the square",
+            f"break them into runs of at most {_LONGEST_QUADRATIC}",
+        )
 
 
 def _with_stack(run: Callable[[], TokenIds], stack: int) -> TokenIds:
