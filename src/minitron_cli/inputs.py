@@ -108,36 +108,12 @@ def open_checkpoint_source(
 
 
 @contextmanager
-def quantize_source(model: Path, out: Output, plan_only: bool) -> Iterator[Path]:
-    """The GGUF file that MODEL means; for a plan, a file of its header and size without weights.
-
-    A plan takes a checkpoint too, a folder or on the Hub: its header is the one that converting
-    it would write. Otherwise a checkpoint folder is a Usage error.
-    """
-    if not plan_only:
-        if model.is_dir():
-            raise Usage(
-                f"{model} is a folder; for a checkpoint only --dry-run works",
-                f"convert it first: minitron convert {model}",
-            )
-        yield local_model(model, out)
-    elif _is_checkpoint(model):
-        with _converted_header(model, out) as path:
-            yield path
-    else:
+def planned_header(model: Path, out: Output) -> Iterator[Path]:
+    """As model_header; that of a checkpoint, here or on the Hub, is its conversion's."""
+    if not is_checkpoint(model):
         with model_header(model) as path:
             yield path
-
-
-def _is_checkpoint(model: Path) -> bool:
-    if model.exists():
-        return model.is_dir()
-    named = on_the_hub(model)
-    return named is not None and named.needs_conversion()
-
-
-@contextmanager
-def _converted_header(model: Path, out: Output) -> Iterator[Path]:
+        return
     from minitron.level_conversion import header_alone
     from minitron_convert.convert import ConvertSettings, plan
 
@@ -150,6 +126,14 @@ def _converted_header(model: Path, out: Output) -> Iterator[Path]:
             out.note(note)
         with header_alone(planned.files[0]) as header:
             yield header.path
+
+
+def is_checkpoint(model: Path) -> bool:
+    """Whether MODEL is a folder, or a repository on the Hub without GGUF files."""
+    if model.exists():
+        return model.is_dir()
+    named = on_the_hub(model)
+    return named is not None and named.needs_conversion()
 
 
 def refuse_existing(path: Path, force: bool) -> None:

@@ -44,6 +44,8 @@ WEIGHTS = (
 )
 _UNREACHABLE = (OSError, HTTPError)
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@.+)?")
+# as a browser, Ollama and llama-server's users write it; a path keeps one slash of two
+_HOST = re.compile(r"(https?:/+)?(hf\.co|huggingface\.co)/")
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,18 @@ def open_source(text: str, revision: str | None = None, progress: Progress | Non
 
 def parse_repository(text: str, revision: str | None = None) -> Repository | None:
     """The repository that owner/name[@revision] names, None for what can only be a folder."""
-    if Path(text).expanduser().exists() or not _REPOSITORY.fullmatch(text):
+    if Path(text).expanduser().exists():
+        return None
+    text = without_host(text)
+    if not _REPOSITORY.fullmatch(text):
         return None
     name, _, given = text.partition("@")
     return Repository(name, revision or given or None)
+
+
+def without_host(text: str) -> str:
+    """owner/name of hf.co/owner/name or https://huggingface.co/owner/name; other texts as is."""
+    return text[found.end() :].rstrip("/") if (found := _HOST.match(text)) else text
 
 
 @dataclass(frozen=True)
@@ -142,6 +152,12 @@ def _choose(repository: str, files: dict[str, int] | None) -> list[str]:
     wanted = matching(files, (*BESIDE_WEIGHTS, *weights))
     check_space(repository, sum(files[name] for name in wanted))
     return wanted
+
+
+def files_of(folder: Path) -> tuple[Path, ...]:
+    """The files of a checkpoint's folder that decide its conversion, by name."""
+    patterns = (*BESIDE_WEIGHTS, *(pattern for form in WEIGHTS for pattern in form))
+    return tuple(sorted(path for pattern in patterns for path in folder.glob(pattern)))
 
 
 def check_space(repository: str, size: int) -> None:

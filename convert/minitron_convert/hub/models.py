@@ -18,7 +18,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
     hf_raise_for_status,
 )
 
-from minitron_convert.hub.download import Repository, check_space, parse_repository
+from minitron_convert.hub.download import Repository, check_space, parse_repository, without_host
 from minitron_core.errors import Damaged, Denied, NotFound
 from minitron_core.gguf import open_gguf, parse_shard_name
 from minitron_core.progress import Progress
@@ -140,7 +140,7 @@ def parse_model(text: str) -> HubModel | None:
     """The model that owner/name[@revision][:LEVEL] names; None for what can only be a path."""
     if Path(text).expanduser().exists() or text.endswith(".gguf"):
         return None
-    name, _, level = text.partition(":")
+    name, _, level = without_host(text).partition(":")
     repository = parse_repository(name)
     return HubModel(repository, level or None) if repository else None
 

@@ -44,6 +44,14 @@ ModelPath = Annotated[
         autocompletion=complete_model,
     ),
 ]
+ModelOrCheckpoint = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL",
+        help="A .gguf file, a checkpoint folder, or owner/name[:LEVEL] of either on the Hub.",
+        autocompletion=complete_model,
+    ),
+]
 ModelPaths = Annotated[
     list[Path],
     typer.Argument(

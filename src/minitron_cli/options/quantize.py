@@ -14,6 +14,7 @@ from minitron_cli.units import parse_size
 from minitron_core.errors import NotFound, Unsupported, Usage
 
 if TYPE_CHECKING:
+    from minitron.checkpoint_levels import Calibration
     from minitron_quant.mixed_precision.build_mix import MixSettings, MixTarget
     from minitron_quant.mixed_precision.size_solver import Restrictions
     from minitron_quant.perplexity.settings import MeasureSettings
@@ -166,7 +167,7 @@ _HELP = "minitron quantize --help"
 
 @dataclass(frozen=True)
 class GptqOptions:
-    """Codes chosen against the covariance of the inputs: collected from texts, or given."""
+    """A text to calibrate on, and codes chosen against the covariance of the inputs."""
 
     gptq: Annotated[
         bool,
@@ -174,7 +175,16 @@ class GptqOptions:
     ] = False
     text: Annotated[
         list[Path] | None,
-        _gptq("--text", metavar="TEXT", help="Calibration text to collect the covariance on."),
+        _levels(
+            "-f",
+            "--text",
+            metavar="TEXT",
+            help="Calibrate on this text first: collect the importance matrix, with --gptq the "
+            "covariance. May be repeated.",
+        ),
+    ] = None
+    calibration_chunks: Annotated[
+        int | None, _levels(min=1, metavar="N", help="Calibrate on at most this many chunks.")
     ] = None
     covariance: Annotated[
         Path | None, _gptq(metavar="FILE", help="A covariance that was collected earlier.")
@@ -184,11 +194,25 @@ class GptqOptions:
         _gptq(help="high: the covariance of all columns instead of blocks of 1024."),
     ] = None
 
-    def check(self) -> None:
+    def calibration(self, threads: int | None) -> Calibration | None:
+        """What collects an importance matrix; None without a text, or where it is --gptq's."""
+        if self.gptq or not self.text:
+            return None
+        from minitron.checkpoint_levels import Calibration
+        from minitron_quant.chunking import ChunkSettings
+
+        chunks = ChunkSettings(limit=self.calibration_chunks, threads=threads)
+        return Calibration(tuple(self.text), chunks)
+
+    def check(self, imatrix: Path | None) -> None:
         """Usage: options that do not go together."""
+        if self.calibration_chunks and not self.text:
+            raise Usage("--calibration-chunks needs a text", "add -f TEXT")
         if not self.gptq:
-            if self.text or self.covariance or self.effort:
-                raise Usage("--text, --covariance and --effort need --gptq", "add --gptq")
+            if self.covariance or self.effort:
+                raise Usage("--covariance and --effort need --gptq", "add --gptq")
+            if self.text and imatrix:
+                raise Usage("-f collects an importance matrix, and --imatrix gives one", "drop one")
         elif bool(self.text) == bool(self.covariance):
             raise Usage(
                 "--gptq needs either a text or a covariance",
@@ -233,6 +257,10 @@ class OutputOptions:
     keep_split: Annotated[
         bool, _output("--keep-split", help="As many shards as the source has.")
     ] = False
+    keep_f16: Annotated[
+        bool,
+        _output("--keep-f16", help="Write a checkpoint's full-precision file too, and keep it."),
+    ] = False
     errors: Annotated[
         Path | None,
         _output(metavar="FILE.json", help="Write the encoding error of every tensor and type."),
@@ -265,6 +293,7 @@ def quantize_settings(
     )
     from minitron_quant.quantize.prepare import QuantizeSettings
 
+    _refuse_file_among_levels(model, names)
     output, embedding = tensors.output_tensor_type, tensors.token_embedding_type
     options = QuantizeOptions(
         pure=tensors.pure,
@@ -289,6 +318,17 @@ def quantize_settings(
         threads=threads,
         replace="always" if target.force else "never",
     )
+
+
+def _refuse_file_among_levels(model: Path, names: Sequence[str]) -> None:
+    """Usage where a file stands among the levels, as llama-quantize takes its output."""
+    file = next((name for name in names if name.lower().endswith(".gguf")), None)
+    if file is not None:
+        level = next((name for name in names if name != file and not name.isdecimal()), "Q4_K_M")
+        raise Usage(
+            f"{file} is a file, not a level; the output follows -o",
+            f"write: minitron quantize {model} {level} -o {file}",
+        )
 
 
 def parse_types(text: str | None) -> tuple[tuple[int, ...] | None, tuple[int, ...]]:
