@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from minitron_cli.options.calibration import CalibrationOptions
 from minitron_cli.options.completion import complete_level
 from minitron_cli.options.parameters import ConsoleOptions, ModelOrCheckpoint, Threads
 from minitron_cli.options.quantize import (
-    GptqOptions,
     LevelOptions,
     MixOptions,
     OutputOptions,
@@ -43,7 +43,7 @@ def quantize(
     model: ModelOrCheckpoint,
     made_with: LevelOptions,
     mix: MixOptions,
-    gptq: GptqOptions,
+    gptq: CalibrationOptions,
     tensors: TensorOptions,
     target: OutputOptions,
     levels: Annotated[
@@ -85,7 +85,7 @@ def quantize(
             _make_levels(out, prepare(settings, encoder, source.converted))
 
 
-def _covariance(out: Output, settings: QuantizeSettings, gptq: GptqOptions) -> Path | None:
+def _covariance(out: Output, settings: QuantizeSettings, gptq: CalibrationOptions) -> Path | None:
     """The covariance that --gptq needs: the one given, or collected on its text."""
     if not gptq.gptq or gptq.covariance is not None:
         return gptq.covariance
@@ -104,7 +104,9 @@ def _covariance(out: Output, settings: QuantizeSettings, gptq: GptqOptions) -> P
         return covariance(settings.source, path, collecting, progress=listener)
 
 
-def _encoder(out: Output, settings: QuantizeSettings, gptq: GptqOptions) -> GptqEncoder | None:
+def _encoder(
+    out: Output, settings: QuantizeSettings, gptq: CalibrationOptions
+) -> GptqEncoder | None:
     covariance = _covariance(out, settings, gptq)
     if covariance is None:
         return None
@@ -114,7 +116,7 @@ def _encoder(out: Output, settings: QuantizeSettings, gptq: GptqOptions) -> Gptq
     return GptqEncoder(covariance, open_model_files(settings.source))
 
 
-def _show_plan(out: Output, source: QuantizeSource, gptq: GptqOptions) -> None:
+def _show_plan(out: Output, source: QuantizeSource, gptq: CalibrationOptions) -> None:
     from minitron_cli.views.quantize import show_plan
     from minitron_quant.gptq.estimate import planned_gptq
     from minitron_quant.model_files import open_model_files
