@@ -84,8 +84,10 @@ class _Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         from minitron_cli.options.llama_names import translated, with_trained_context
+        from minitron_cli.options.optional_values import with_values
 
-        return super().parse_args(ctx, with_trained_context(translated(args, self.params)))
+        ours = with_values(translated(args, self.params), self.params)
+        return super().parse_args(ctx, with_trained_context(ours))
 
 
 class _Group(TyperGroup):

@@ -150,6 +150,17 @@ def test_commands_take_names_with_the_hubs_address(hub: Any, tmp_path: Path) -> 
     assert json.loads(described.stdout)["level"] == "F16", described.stderr
 
 
+def test_advise_compares_the_files_of_a_repository(hub: Any, tmp_path: Path) -> None:
+    for number in (1, 2):
+        (hub.folder / "BF16" / f"Nano-BF16-0000{number}-of-00002.gguf").unlink()
+    shutil.copy(hub.folder / "Nano-F16.gguf", hub.folder / "Nano-Q8_0.gguf")
+    advise = ("-m", "minitron_cli", "advise", NAME, "--vram", "2", "--ctx", "512", "--json")
+    ran = run(hub, tmp_path, *advise)
+    levels = json.loads(ran.stdout)["levels"]
+    assert {level["path"] for level in levels} == {f"{NAME}:F16", f"{NAME}:Q8_0"}
+    assert not list((tmp_path / "cache").rglob("*.gguf"))
+
+
 def test_commands_take_checkpoints_on_the_hub(hub_server: ModuleType, tmp_path: Path) -> None:
     """Pull fetches one whole; a level that needs a matrix is refused before that."""
     hub = hub_server.Hub(EXAMPLES / "nano-llama", NAME)

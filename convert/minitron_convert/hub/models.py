@@ -66,6 +66,27 @@ class HubModel:
         with tempfile.TemporaryDirectory(prefix="minitron-") as place:
             yield self._header_files(Path(place)) or self.download()
 
+    @contextmanager
+    def all_headers(self) -> Iterator[Path]:
+        """A folder with a header file for every model of the repository; see `headers`.
+
+        Errors: as download.
+        """
+        with tempfile.TemporaryDirectory(prefix="minitron-") as place:
+            with self.repository.explained():
+                files = self.repository.files()
+                if files is None:
+                    raise Denied(f"the Hub cannot be reached to list {self}", "name a file instead")
+                for name in (name for names in _models(files).values() for name in names):
+                    _write_header(self.repository, name, Path(place) / Path(name).name)
+            yield Path(place)
+
+    def names(self, folder: Path) -> dict[str, str]:
+        """What a user calls each file of a folder: owner/name:LEVEL."""
+        found = _models(path.name for path in folder.iterdir())
+        repository = self.repository.name
+        return {files[0]: f"{repository}:{level_in(model)}" for model, files in found.items()}
+
     def _header_files(self, place: Path) -> Path | None:
         with self.repository.explained():
             files = self.repository.files()
