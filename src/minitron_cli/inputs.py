@@ -73,10 +73,10 @@ def folder_for_results(model: Path) -> Path:
 
 
 def note_missing_gpu(out: Output, wanted: GpuLayers = "auto") -> None:
-    """A note where a GPU, or a build for it, is missing, unless the CPU was chosen."""
+    """A note where a GPU, or a build for it, is missing, if the layers are chosen by themselves."""
     from minitron_engine.llama.devices import missing_gpu
 
-    reason = missing_gpu() if wanted != 0 else ""
+    reason = missing_gpu() if wanted == "auto" else ""
     if reason:
         out.note(reason)
 

@@ -8,12 +8,19 @@ from typing import Any
 import typer
 
 from minitron_cli.main import app
+from minitron_cli.options.llama_names import MODEL_NAMES, NAMES, PROMPT_NAMES
 
 PATH = Path("docs", "cli.md")
 _INTRODUCTION = """# Command line reference
 
 `make manual` writes this page from the texts of `--help`.
 Every command also takes `-v`/`--verbose`, `-q`/`--quiet` and `--help`."""
+_NAMES = """## llama.cpp's names
+
+Every command that has the option takes these names for it, too; `--help` does not list them.
+
+| llama.cpp | minitron |
+|---|---|"""
 _KINDS = {"int": "N", "int range": "N", "float": "X", "float range": "X", "path": "FILE"}
 _WIDTH = 34
 _MARGIN = " " * (_WIDTH + 3)
@@ -26,7 +33,18 @@ def manual() -> str:
     group: Any = typer.main.get_command(app)
     contents = " · ".join(f"[{name}](#minitron-{name})" for name in group.commands)
     parts = [_section(name, command) for name, command in group.commands.items()]
-    return "\n\n".join([_INTRODUCTION, contents, *parts]) + "\n"
+    return "\n\n".join([_INTRODUCTION, contents, *parts, _llama_names()]) + "\n"
+
+
+def _llama_names() -> str:
+    """The table of llama.cpp's names that stand for options and arguments here."""
+    places = {"MODEL": MODEL_NAMES, "PROMPT": PROMPT_NAMES}
+    ours = {name: [each for each in NAMES if NAMES[each] == name] for name in NAMES.values()}
+    rows = [
+        f"| {', '.join(f'`{name}`' for name in names)} | `{place}` |"
+        for place, names in (places | dict(sorted(ours.items()))).items()
+    ]
+    return "\n".join([_NAMES, *rows])
 
 
 def _section(name: str, command: Any) -> str:

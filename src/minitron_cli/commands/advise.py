@@ -26,7 +26,10 @@ def advise(
     vram: Annotated[
         str, typer.Option(metavar="SIZE", help="The GPU's memory: 6, 6G, 512M; 0: none.")
     ],
-    ctx: Annotated[int, typer.Option("--ctx", "-c", min=1, help="Tokens of the context.")] = 8192,
+    ctx: Annotated[
+        int,
+        typer.Option("--ctx", "-c", min=1, envvar="MINITRON_CTX", help="Tokens of the context."),
+    ] = 8192,
     ram: Annotated[
         str | None,
         typer.Option(metavar="SIZE", help="The machine's memory (default: what is free)."),
@@ -36,8 +39,13 @@ def advise(
         typer.Option(metavar="FILE.json", help="Measured quality (default: DIR/report.json)."),
     ] = None,
     batch: Annotated[int, typer.Option("--batch", "-b", min=1, help="Tokens of a decode.")] = 2048,
-    cache_type_k: Annotated[CacheType, typer.Option(help="Type of the KV cache's keys.")] = "f16",
-    cache_type_v: Annotated[CacheType, typer.Option(help="Type of the KV cache's values.")] = "f16",
+    cache_type_k: Annotated[
+        CacheType, typer.Option(envvar="MINITRON_CACHE_TYPE_K", help="Type of the KV cache's keys.")
+    ] = "f16",
+    cache_type_v: Annotated[
+        CacheType,
+        typer.Option(envvar="MINITRON_CACHE_TYPE_V", help="Type of the KV cache's values."),
+    ] = "f16",
     reserve: Annotated[
         str,
         typer.Option(metavar="SIZE", help="GPU memory to keep free, as auto does."),

@@ -125,7 +125,7 @@ def imatrix(
             synthetic=SyntheticTextSettings(synthetic, ctx, seed, threads) if synthetic else None,
             resume="continue" if resume else "restart",
             save_every=save_every,
-            gpu_layers=gpu_layers(layers),
+            gpu_layers=gpu_layers(layers, out),
             file_format=file_format,
             progress=listener,
         )

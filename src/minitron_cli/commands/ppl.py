@@ -75,7 +75,7 @@ def ppl(
         local_models(models, out),
         text,
         ChunkSettings(ctx, batch, chunks, threads, stride=stride),
-        gpu_layers(layers),
+        gpu_layers(layers, out),
         local_model(reference, out) if reference else None,
         resume,
     )

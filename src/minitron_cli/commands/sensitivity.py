@@ -68,7 +68,7 @@ def sensitivity(
         tokens=tokens or (DEFAULT_TOKENS if budget is None else None),
         budget=None if budget is None else parse_time(budget),
         chunks=ChunkSettings(ctx, n_batch=ctx, threads=threads),
-        gpu_layers=gpu_layers(layers),
+        gpu_layers=gpu_layers(layers, out),
         resume=resume,
     )
     with out.progress() as listener:
