@@ -5,25 +5,31 @@ needs the full-precision file, since llama.cpp runs it: it is written for it, hi
 outputs, and removed after it. The bytes are those of converting, calibrating and quantizing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
 
+from minitron.conversion import convert
 from minitron.level_conversion import PlannedRows, header_alone
-from minitron.quantization import imatrix
-from minitron_convert.convert import ConvertSettings, convert, plan
-from minitron_convert.hub.download import Source, files_of
+from minitron.quantization import imatrix, imatrix_key
+from minitron_convert.checkpoint.file_names import files_of
+from minitron_convert.convert import ConvertSettings, plan
+from minitron_convert.hub.download import Source
 from minitron_convert.plan import Plan
 from minitron_core.errors import AlreadyExists, OutOfResources, from_os_error
 from minitron_core.file_lock import exclusive
 from minitron_core.gguf import TensorInfo, file_size
-from minitron_core.made_from import inputs_key, is_made_from, record_inputs
+from minitron_core.made_from import (
+    forget_inputs,
+    is_made_from,
+    record_inputs,
+)
 from minitron_core.progress import Progress, ignore
 from minitron_engine.llama.settings import GpuLayers
 from minitron_quant.chunking import ChunkSettings
 from minitron_quant.imatrix.collect import CollectSettings
+from minitron_quant.model_files import open_model_files
 from minitron_quant.quantize.plan import level_metadata, make_plan
 from minitron_quant.quantize.prepare import (
     ConvertedSource,
@@ -49,15 +55,14 @@ class Calibration:
 
         Raises AlreadyExists for a matrix of something else, unless `replaces`; and as imatrix().
         """
-        key = self.key((model,))
+        key = self.key([shard.path for shard in open_model_files(model)])
         if not self.is_there(output, key, replaces):
             self.run(model, output, key, progress)
         return output
 
-    def key(self, model: tuple[Path, ...]) -> str:
+    def key(self, model: Sequence[Path]) -> str:
         """One hash over everything that decides the matrix; model: the files of its weights."""
-        chunks = replace(self.chunks, threads=None)
-        return inputs_key((*model, *self.texts), "imatrix", version("minitron"), chunks)
+        return imatrix_key(model, CollectSettings(self.texts, self.chunks), "gguf", None)
 
     def is_there(self, output: Path, key: str, replaces: bool) -> bool:
         """Whether the matrix is made already. AlreadyExists: of something else."""
@@ -114,27 +119,19 @@ class CheckpointModel:
                 return output
             temporary = folder / f".{self.name}.calibration.gguf"
             try:
-                self._convert(temporary, progress)
+                self._convert(temporary, progress, replaces=True)
                 calibration.run(temporary, output, key, progress)
             finally:
                 # one of a killed run is replaced by the next, under the same name
                 temporary.unlink(missing_ok=True)
+                forget_inputs(temporary)
         return output
 
     def write_full(self, folder: Path, *, replaces: bool, progress: Progress = ignore) -> Path:
         """The full-precision file in `folder`, which is kept if it was made from the same."""
-        path = folder / self.converted.header.path.name
-        key = inputs_key(self.converted.files, "convert", version("minitron"))
         with _working_in(folder, self.name):
-            if is_made_from([path], key):
-                return path
-            if path.exists() and not replaces:
-                raise AlreadyExists(
-                    f"{path} exists and was made from something else", "--force replaces it"
-                )
-            self._convert(path, progress)
-            record_inputs([path], key)
-        return path
+            path = folder / self.converted.header.path.name
+            return self._convert(path, progress, replaces=replaces)
 
     def check_disk(self, settings: QuantizeSettings, *, keeps_full: bool, runs: bool) -> None:
         """Raise OutOfResources if the disk is too small for what is still to be written.
@@ -159,9 +156,10 @@ class CheckpointModel:
                 "free some space, choose another folder with -d, or fewer levels",
             )
 
-    def _convert(self, path: Path, progress: Progress) -> None:
-        settings = ConvertSettings(self.source.folder, path, name=self.source.name, force=True)
-        convert(settings, progress)
+    def _convert(self, path: Path, progress: Progress, *, replaces: bool) -> Path:
+        source = self.source
+        settings = ConvertSettings(source.folder, path, name=source.name, force=replaces)
+        return convert(settings, progress).paths[0]
 
 
 @contextmanager

@@ -67,9 +67,10 @@ def on_the_hub(model: Path) -> HubModel | None:
     return parse_model(str(model))
 
 
-def folder_for_results(model: Path) -> Path:
-    """Beside MODEL; the current folder where it is a checkpoint or a name on the Hub."""
-    return model.parent if model.is_file() or model.suffix == ".gguf" else Path()
+def folder_for_results(source: Path) -> Path:
+    """Beside a model or a checkpoint; the current folder if that is not writable, or on the Hub."""
+    here = source.exists() or source.suffix == ".gguf"
+    return source.parent if here and os.access(source.parent, os.W_OK) else Path()
 
 
 def note_missing_gpu(out: Output, wanted: GpuLayers = "auto") -> None:
@@ -134,6 +135,19 @@ def is_checkpoint(model: Path) -> bool:
         return model.is_dir()
     named = on_the_hub(model)
     return named is not None and named.needs_conversion()
+
+
+def is_up_to_date(path: Path, key: str, force: bool) -> bool:
+    """Whether an output was made from the inputs of a key (made_from.inputs_key).
+
+    Errors: as refuse_existing, for one that was made from something else.
+    """
+    from minitron_core.made_from import is_made_from
+
+    if not force and is_made_from([path], key):
+        return True
+    refuse_existing(path, force)
+    return False
 
 
 def refuse_existing(path: Path, force: bool) -> None:

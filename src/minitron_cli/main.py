@@ -40,6 +40,12 @@ COMMANDS = (
     "push",
     "doctor",
 )
+WRITING = ("convert", "imatrix", "imatrix-merge", "sensitivity", "quantize", "run")
+OUTPUT_RULE = (
+    "They go beside the source if that folder is writable, else, and for sources on the Hub, to "
+    "the current folder. Run again with the same inputs, the command says that they are up to date "
+    "and ends with 0; only --force replaces files that were made from something else."
+)
 _SETTINGS: dict[str, Any] = {
     "rich_markup_mode": "rich",
     "pretty_exceptions_enable": False,
@@ -75,7 +81,8 @@ class _Loaded(Mapping[str, Any]):
         lines = "\n\n".join(f"  {line}" for line in module.EXAMPLES.splitlines())
         alone = typer.Typer(add_completion=False, **_SETTINGS)
         command = expanded(getattr(module, function))
-        alone.command(name, cls=_Command, epilog=f"[bold]Examples[/]\n\n{lines}")(command)
+        files = f"[bold]Files[/]\n\n  {OUTPUT_RULE}\n\n" if name in WRITING else ""
+        alone.command(name, cls=_Command, epilog=f"{files}[bold]Examples[/]\n\n{lines}")(command)
         return typer.main.get_command(alone)
 
 

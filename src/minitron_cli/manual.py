@@ -7,14 +7,16 @@ from typing import Any
 
 import typer
 
-from minitron_cli.main import app
+from minitron_cli.main import OUTPUT_RULE, WRITING, app
 from minitron_cli.options.llama_names import MODEL_NAMES, NAMES, PROMPT_NAMES
 
 PATH = Path("docs", "cli.md")
 _INTRODUCTION = """# Command line reference
 
 `make manual` writes this page from the texts of `--help`.
-Every command also takes `-v`/`--verbose`, `-q`/`--quiet` and `--help`."""
+Every command also takes `-v`/`--verbose`, `-q`/`--quiet` and `--help`.
+
+Files that {writing} write: {rule}"""
 _NAMES = """## llama.cpp's names
 
 Every command that has the option takes these names for it, too; `--help` does not list them.
@@ -33,7 +35,12 @@ def manual() -> str:
     group: Any = typer.main.get_command(app)
     contents = " · ".join(f"[{name}](#minitron-{name})" for name in group.commands)
     parts = [_section(name, command) for name, command in group.commands.items()]
-    return "\n\n".join([_INTRODUCTION, contents, *parts, _llama_names()]) + "\n"
+    return "\n\n".join([_introduction(), contents, *parts, _llama_names()]) + "\n"
+
+
+def _introduction() -> str:
+    rule = OUTPUT_RULE[0].lower() + OUTPUT_RULE[1:]
+    return _INTRODUCTION.format(writing=", ".join(f"`{name}`" for name in WRITING), rule=rule)
 
 
 def _llama_names() -> str:

@@ -65,12 +65,12 @@ def test_options_without_a_gpu_warn(
 def test_environment_gives_defaults(
     minitron: Any, short_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MINITRON_CTX", "16")
+    monkeypatch.setenv("MINITRON_CTX", "256")
     monkeypatch.setenv("MINITRON_THREADS", "0")
-    given = ("generate", short_llama, "x " * 100, "-n", "1")
+    given = ("generate", short_llama, "x " * 5000, "-n", "1")
     ran = minitron(*given)
     assert ran.code == 2 and "MINITRON_THREADS" in ran.err
-    fails(minitron(*given, "--threads", "1"), 2, "16")
+    fails(minitron(*given, "--threads", "1"), 2, "256")
 
 
 def test_translated_takes_minus_one_chunks_as_all() -> None:

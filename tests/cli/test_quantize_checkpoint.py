@@ -61,7 +61,7 @@ def test_quantize_keeps_the_full_file_where_it_is_wanted(minitron: Any, tmp_path
     written = full.stat()
     assert minitron(*given).code == 0 and full.stat() == written
     full.write_bytes(b"other")
-    fails(minitron(*given), 1, "was made from something else", "--force")
+    fails(minitron(*given), 1, f"{NAME}-BF16.gguf already exists", "--force")
 
 
 def test_quantize_leaves_no_full_file_when_calibration_fails(minitron: Any, tmp_path: Path) -> None:

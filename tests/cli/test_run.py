@@ -98,12 +98,15 @@ def test_run_again_does_only_what_changed(job_file: Path) -> None:
     assert levels == ["Q4_0", "Q8_0", "F16"] and worked == ["quantize", "divergence"]
 
 
-def test_check_before_asks_for_resume(job_file: Path) -> None:
+def test_check_before_asks_for_resume_of_a_changed_job(job_file: Path) -> None:
     check_before(load_jobs(job_file), resume=False)
     run(job_file)
-    with pytest.raises(MinitronError, match="earlier run") as caught:
+    check_before(load_jobs(job_file), resume=False)
+    job_file.write_text(job_file.read_text().replace('"q5_0"', '"q8_0"'))
+    with pytest.raises(MinitronError, match="another job") as caught:
         check_before(load_jobs(job_file), resume=False)
     assert "--resume" in caught.value.hint
+    check_before(load_jobs(job_file), resume=True)
 
 
 def test_load_jobs_reads_the_bundled_job() -> None:

@@ -195,10 +195,15 @@ def test_open_headers_downloads_no_weights(
     assert not any(name.endswith((".gguf", ".safetensors")) for name in cached)
 
 
-def test_commands_write_nothing_into_the_cache(tmp_path: Path) -> None:
+def test_folder_for_results_is_beside_the_source_where_that_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert folder_for_results(Path(f"{NAME}:F16")) == Path()
     assert folder_for_results(tmp_path / "model.gguf") == tmp_path
-    assert folder_for_results(tmp_path) == Path()
+    (tmp_path / "checkpoint").mkdir()
+    assert folder_for_results(tmp_path / "checkpoint") == tmp_path
+    monkeypatch.setattr(os, "access", lambda path, _mode: path != tmp_path)
+    assert folder_for_results(tmp_path / "model.gguf") == Path()
 
 
 def test_parse_model_takes_only_names(tmp_path: Path) -> None:

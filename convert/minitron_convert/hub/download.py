@@ -20,28 +20,10 @@ import huggingface_hub
 from huggingface_hub import constants, errors
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
+from minitron_convert.checkpoint.file_names import BESIDE_WEIGHTS, WEIGHTS
 from minitron_core.errors import Denied, MinitronError, NotFound, OutOfResources
 from minitron_core.progress import Event, Progress, ignore
 
-BESIDE_WEIGHTS = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "tekken.json",
-    "chat_template.json",
-    "chat_template.jinja",
-    "additional_chat_templates/*.jinja",
-    "README.md",
-)
-# In the order in which they are preferred.
-WEIGHTS = (
-    ("model*.safetensors", "model.safetensors.index.json"),
-    ("pytorch_model*.bin", "pytorch_model.bin.index.json"),
-)
 _UNREACHABLE = (OSError, HTTPError)
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@.+)?")
 # as a browser, Ollama and llama-server's users write it; a path keeps one slash of two
@@ -152,12 +134,6 @@ def _choose(repository: str, files: dict[str, int] | None) -> list[str]:
     wanted = matching(files, (*BESIDE_WEIGHTS, *weights))
     check_space(repository, sum(files[name] for name in wanted))
     return wanted
-
-
-def files_of(folder: Path) -> tuple[Path, ...]:
-    """The files of a checkpoint's folder that decide its conversion, by name."""
-    patterns = (*BESIDE_WEIGHTS, *(pattern for form in WEIGHTS for pattern in form))
-    return tuple(sorted(path for pattern in patterns for path in folder.glob(pattern)))
 
 
 def check_space(repository: str, size: int) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from minitron_convert.hub.download import files_of
+from minitron_convert.checkpoint.file_names import files_of
 from minitron_convert.hub.models import parse_model
 from minitron_core.errors import NotFound
 from minitron_core.gguf import parse_shard_name

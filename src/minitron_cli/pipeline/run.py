@@ -99,6 +99,7 @@ class Pipeline:
         error: Exception | None = None
         try:
             full = self._convert()
+            self._state.put("job", _job_key(self._job))
             imatrix = self._calibrate(full)
             results = self._quantize(full, imatrix)
             rows, error = self._measure(full, results)
@@ -309,12 +310,24 @@ def _hashes_of(folder: Path) -> list[str]:
 
 
 def check_before(jobs: Sequence[Job], *, resume: bool) -> None:
-    """Stop before the work if a report's package is missing, or without `resume` a run exists."""
+    """Stop before the work if a report's package is missing, or another job was run there.
+
+    resume: continue an earlier run with a job that was changed.
+    """
     if any("html" in job.output.report for job in jobs):
         require_matplotlib()
-    for folder in (job.output.directory for job in jobs):
-        if not resume and (folder / _STATE).exists():
+    for job in jobs:
+        folder = job.output.directory
+        if not resume and (folder / _STATE).exists() and not _is_of(job, folder):
             raise AlreadyExists(
-                f"{folder} holds an earlier run",
-                "--resume continues it; or choose another directory",
+                f"{folder} holds the run of another job, or of this one before it was changed",
+                "--resume continues it with the job as it is; or choose another directory",
             )
+
+
+def _is_of(job: Job, folder: Path) -> bool:
+    return bool(State(folder / _STATE).get("job") == _job_key(job))
+
+
+def _job_key(job: Job) -> str:
+    return fingerprint("job", repr(job))
