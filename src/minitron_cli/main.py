@@ -19,6 +19,7 @@ from minitron_engine.process.aborts import on_abort
 # in the order of --help; each is a module of the same name, and a function in it
 COMMANDS = (
     "pull",
+    "texts",
     "convert",
     "imatrix",
     "imatrix-merge",
