@@ -1,4 +1,6 @@
-"""docs/cli.md: every command with its options, from the same words as --help."""
+"""docs/cli.md: every command with its options, from the same words as --help. Also the table of
+keys in docs/job-files.md.
+"""
 
 import inspect
 from collections.abc import Iterator
@@ -9,8 +11,11 @@ import typer
 
 from minitron_cli.main import OUTPUT_RULE, WRITING, app
 from minitron_cli.options.llama_names import MODEL_NAMES, NAMES, PROMPT_NAMES
+from minitron_cli.pipeline.job_keys import keys_table
 
 PATH = Path("docs", "cli.md")
+JOB_PATH = Path("docs", "job-files.md")
+_BEGIN, _END = "<!-- make manual writes this table -->", "<!-- until here -->"
 _INTRODUCTION = """# Command line reference
 
 `make manual` writes this page from the texts of `--help`.
@@ -106,5 +111,12 @@ def _value(parameter: Any) -> str:
     return "|".join(kind.choices) if kind.name == "choice" else _KINDS.get(kind.name, "TEXT")
 
 
+def job_page(text: str) -> str:
+    """docs/job-files.md with the table of keys between its marks brought up to date."""
+    before, _, rest = text.partition(_BEGIN)
+    return f"{before}{_BEGIN}\n\n{keys_table()}\n\n{_END}{rest.partition(_END)[2]}"
+
+
 if __name__ == "__main__":
     PATH.write_text(manual(), encoding="utf-8")
+    JOB_PATH.write_text(job_page(JOB_PATH.read_text(encoding="utf-8")), encoding="utf-8")
