@@ -25,7 +25,10 @@ def serve(
     adapters: AdapterOptions,
     spread: DeviceOptions,
     ctx: Annotated[
-        int | None, typer.Option("--ctx", "-c", min=64, help="Tokens for each client; 4096.")
+        int | None,
+        typer.Option(
+            "--ctx", "-c", min=64, envvar="MINITRON_CTX", help="Tokens for each client; 4096."
+        ),
     ] = None,
     *,
     runtime: RuntimeOptions,
@@ -44,7 +47,7 @@ def serve(
         speculation=speculation.resolved(out),
         # long prompts go in small parts, so that the answers of others keep flowing
         context=runtime.context(ctx, n_batch=512),
-        gpu_layers=gpu_layers(runtime.layers),
+        gpu_layers=gpu_layers(runtime.layers, out),
         placement=spread.placement(out),
         adapters=adapters.adapters(),
     )
