@@ -80,7 +80,7 @@ def imatrix(
     save_every: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="CHUNKS", help="Save progress this often; every minute by default."
+            min=1, metavar="CHUNKS", help="Save this often; by default every ten seconds or so."
         ),
     ] = None,
     resume: Annotated[
@@ -131,7 +131,7 @@ def imatrix(
         context = replace(context, n_ctx=max(ctx * SLOTS, context.n_ctx))
     keep = ResumePolicy(path, "continue" if resume else "restart", save_every)
     with (
-        out.progress() as listener,
+        out.progress(again="--resume") as listener,
         load(ModelSettings(found, gpu_layers(layers), context=context)) as loaded,
     ):
         if synthetic and written is not None and not (resume and written.exists()):

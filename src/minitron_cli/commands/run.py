@@ -43,6 +43,6 @@ def run(
         jobs = load_jobs(job)
         show_forecast(out, jobs, [forecast(each) for each in jobs])
         return
-    with out.progress() as listener:
+    with out.progress(again="--resume") as listener:
         finished = run_jobs(job, resume=resume, executor=executor, progress=listener, note=out.note)
     raise typer.Exit(show_finished(out, finished))

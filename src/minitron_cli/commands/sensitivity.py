@@ -71,6 +71,6 @@ def sensitivity(
         gpu_layers=gpu_layers(layers),
         resume=resume,
     )
-    with out.progress() as listener:
+    with out.progress(again="--resume") as listener:
         measured = quantization.sensitivity(settings, listener)
     show_sensitivity(out, path, settings.imatrix_output, measured)
