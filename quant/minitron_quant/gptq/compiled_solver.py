@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from minitron_quant.array_backend import Bytes, Doubles, Floats, Ints
+from minitron_quant.array_backend import Bytes, Doubles, Floats
 from minitron_quant.gptq.cholesky import BlockFactor
 from minitron_quant.gptq.codebook_coder import CodebookCoder
 from minitron_quant.gptq.codebook_types import SHIFT
@@ -33,9 +33,7 @@ def solve_compiled(
     return chosen.packed(), errors
 
 
-def _solve_block(
-    search: "_Search", group: int, values: Floats, block: BlockFactor
-) -> Doubles:
+def _solve_block(search: "_Search", group: int, values: Floats, block: BlockFactor) -> Doubles:
     rows, stride = search.rows, search.stride
     ordered = values[:, block.start : block.end].T[block.order]
     weights = _padded(ordered, stride)

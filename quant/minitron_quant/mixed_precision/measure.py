@@ -142,8 +142,17 @@ class _Measurement:
 
     def measure(self, chunks: Tokens) -> None:
         """Continue after each tensor's last chunk; the time budget does not cut the first chunk."""
-        saved = time.monotonic()
         total = len(chunks) * len(self.tensors)
+        try:
+            self._measure(chunks, total)
+        except KeyboardInterrupt as interrupt:
+            write_sensitivity(self.settings.output, self.sensitivity)
+            kept = f"{self._done} of {total} measurements are kept in {self.settings.output}"
+            interrupt.add_note(kept)
+            raise
+
+    def _measure(self, chunks: Tokens, total: int) -> None:
+        saved = time.monotonic()
         while (first := self.sensitivity.chunks) < len(chunks):
             part = chunks[first : first + (_ROUND if first else 1)]
             reference = self.prober.reference(part)
@@ -154,11 +163,14 @@ class _Measurement:
                 self._measured[name].extend(
                     self.prober.divergences(*self.tensors[name], probe, part, reference)
                 )
-                done = sum(map(len, self._measured.values()))
-                self.progress(Event("sensitivity", done, total, "chunks", name))
+                self.progress(Event("sensitivity", self._done, total, "measurements", name))
                 if time.monotonic() - saved > _SAVE_SECONDS:
                     write_sensitivity(self.settings.output, self.sensitivity)
                     saved = time.monotonic()
+
+    @property
+    def _done(self) -> int:
+        return sum(map(len, self._measured.values()))
 
     @property
     def _measured(self) -> dict[str, list[float]]:

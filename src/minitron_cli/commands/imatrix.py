@@ -79,7 +79,7 @@ def imatrix(
     save_every: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="CHUNKS", help="Save progress this often; every minute by default."
+            min=1, metavar="CHUNKS", help="Save this often; by default every ten seconds or so."
         ),
     ] = None,
     resume: Annotated[
@@ -125,7 +125,7 @@ def imatrix(
     _refuse_unfinished(path, decided=resume or force)
     if synthetic is not None:
         _refuse_synthetic_text(path, keep=resume, force=force)
-    with out.progress() as listener:
+    with out.progress(again="--resume") as listener:
         collected = collect_imatrix(
             found,
             path,

@@ -64,7 +64,8 @@ def ppl(
     """
     from minitron.measurement import perplexity
     from minitron_cli.inputs import local_model, local_models
-    from minitron_cli.views.perplexity import measured_document, show_measured
+    from minitron_cli.views.perplexity import measured_document, row_line, show_measured
+    from minitron_core.progress import Event
     from minitron_quant.chunking import ChunkSettings
     from minitron_quant.perplexity.paired import all_pairs, compare_pairs, nearest_pairs
     from minitron_quant.perplexity.settings import MeasureSettings
@@ -79,8 +80,12 @@ def ppl(
         local_model(reference, out) if reference else None,
         resume,
     )
+    rows = []
     with out.progress() as listener:
-        rows = mark_dominated(list(perplexity(settings, listener)))
+        for row in perplexity(settings, listener):
+            rows.append(row)
+            listener(Event("perplexity", finished=row_line(row)))
+    rows = mark_dominated(rows)
     differences = None
     if compare:
         first = rows[0] if settings.reference else None

@@ -48,7 +48,7 @@ def run(
             check_names(each)
         show_forecast(out, jobs, [forecast(each) for each in jobs])
         return
-    with out.progress() as listener:
+    with out.progress(again="--resume") as listener:
         finished = run_jobs(
             job,
             resume=resume,

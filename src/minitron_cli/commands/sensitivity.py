@@ -77,7 +77,7 @@ def sensitivity(
     if is_up_to_date(path, key, force or resume):
         show_sensitivity(out, path, settings.imatrix_output, read_sensitivity(path), kept=True)
         return
-    with out.progress() as listener:
+    with out.progress(again="--resume") as listener:
         measured = quantization.sensitivity(settings, listener)
     record_inputs([path], key)
     show_sensitivity(out, path, settings.imatrix_output, measured)

@@ -13,15 +13,16 @@ from minitron_cli.pipeline.checks import STATE, check_before, check_names, job_k
 from minitron_cli.pipeline.executors import Executor, open_executor
 from minitron_cli.pipeline.job_file import Job, load_jobs
 from minitron_cli.pipeline.mixes import make_sizes
-from minitron_cli.pipeline.stages import try_speed, try_tasks
+from minitron_cli.pipeline.stages import finished_line, try_speed, try_tasks
 from minitron_cli.pipeline.state import Document, State
 from minitron_cli.report.write import Findings, write_reports
 from minitron_convert.convert import ConvertSettings
 from minitron_convert.hub.download import Source
+from minitron_core import stop
 from minitron_core.errors import from_os_error
 from minitron_core.file_lock import exclusive
 from minitron_core.hashing import file_sha256, fingerprint
-from minitron_core.progress import Progress, ignore
+from minitron_core.progress import Event, Progress, ignore
 from minitron_engine.llama.settings import GpuLayers, ModelSettings
 from minitron_engine.loading import open_model
 from minitron_quant.chunking import ChunkSettings
@@ -96,12 +97,16 @@ class Pipeline:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise from_os_error(error, self._folder, "write") from error
-        with exclusive(self._folder / _LOCK, "run"):
+        with exclusive(self._folder / _LOCK, "run"), stop.keeping(self._kept):
             finished = self._run_alone()
         if ours:
             with suppress(OSError):  # a job that fails at once leaves no empty folder
                 self._folder.rmdir()
         return finished
+
+    def _kept(self) -> str:
+        done = [stage.name for stage in self._stages if stage.outcome in ("done", "up to date")]
+        return f"finished stages: {', '.join(done) or 'none'}"
 
     def _run_alone(self) -> Finished:
         rows: list[Row] = []
@@ -268,9 +273,12 @@ class Pipeline:
         try:
             result, outcome = work()
         finally:
-            self._stages.append(Stage(name, outcome, round(time.monotonic() - started, 2)))
+            seconds = round(time.monotonic() - started, 2)
+            self._stages.append(Stage(name, outcome, seconds))
         if outcome == "up to date":
             self._note(f"{name}: up to date")
+        elif outcome == "done":
+            self._listener(Event(name, finished=finished_line(name, seconds, result)))
         return result
 
 

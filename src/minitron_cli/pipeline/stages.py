@@ -6,16 +6,33 @@ from pathlib import Path
 
 from minitron_cli.pipeline.job_file import SpeedSection, TasksSection
 from minitron_cli.pipeline.state import Document
+from minitron_cli.units import show_size, show_time
 from minitron_core.hashing import file_sha256, fingerprint
 from minitron_core.progress import Progress
 from minitron_engine.llama.settings import ContextSettings
 from minitron_quant.bench.run import BenchPlan, plan_tests
+from minitron_quant.quantize.run import LevelResult
 from minitron_quant.tasks.evaluate import TasksSettings, evaluate
 from minitron_quant.tasks.likelihood import ScoreSettings
 from minitron_quant.tasks.task import TaskOptions
 
 Remember = Callable[[str, Callable[[], list[Document]]], list[Document]]
+_THINGS = {"tasks": "tasks", "speed": "tests"}
 _SPEED_KEYS = ("n_prompt", "n_gen", "avg_ts", "stddev_ts")
+
+
+def finished_line(name: str, seconds: float, result: object) -> str:
+    """One line when a stage is done, with what it made."""
+    if isinstance(result, tuple):  # rows, and what stopped them
+        result = result[0]
+    made = ""
+    if isinstance(result, Path):
+        made = f"{result.name}, {show_size(result.stat().st_size)}, "
+    elif isinstance(result, list):
+        files = [each for each in result if isinstance(each, LevelResult)]
+        size = f", {show_size(sum(each.bytes for each in files))}" if files else ""
+        made = f"{len(result)} {_THINGS.get(name, 'files')}{size}, "
+    return f"{name}: {made}{show_time(seconds)}"
 
 
 def try_tasks(

@@ -3,8 +3,10 @@
 import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from minitron_core import stop
 from minitron_core.cpu_limits import default_threads
 from minitron_core.errors import MinitronError, OutOfResources
 from minitron_engine.llama import log
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 Logits: TypeAlias = "NDArray[np.float32]"
 
 _NO_MEMORY = -2  # of llama_decode: GGML_STATUS_ALLOC_FAILED
+_ABORTED = 2  # by the abort callback
 MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ of llama.cpp
 
 
@@ -82,7 +85,8 @@ class Context:
     def decode(self, batch: "Batch") -> None:
         """Run the model on a batch; releases the GIL.
 
-        Raises OutOfResources for a full context or a lack of memory, MinitronError otherwise.
+        Raises OutOfResources for a full context or a lack of memory, KeyboardInterrupt where a
+        stop was requested, MinitronError otherwise.
         """
         self.decode_struct(batch.struct())
 
@@ -95,6 +99,8 @@ class Context:
             status = api.llama_decode(self.handle, batch)
         if status == 0:
             return
+        if status == _ABORTED:
+            raise KeyboardInterrupt
         if status == 1:
             raise OutOfResources("the context is full", "raise --ctx")
         if status == _NO_MEMORY:
@@ -159,6 +165,7 @@ def open_context(
     if settings.pooling is not None:
         parameters.embeddings = True
         parameters.pooling_type = POOLING[settings.pooling]
+    parameters.abort_callback, parameters.abort_callback_data = _abort_callback()
     if hook is not None:
         parameters.cb_eval = hook
     handle = None
@@ -171,6 +178,18 @@ def open_context(
     finally:
         if handle:
             api.llama_free(handle)
+
+
+@cache
+def _abort_callback() -> tuple[Any, int]:
+    """What ggml-cpu calls before every node of a graph: whether a stop was requested.
+
+    It is C's strlen, of the flag: true for a text that is not empty. No Python runs, so the threads
+    of a decode wait for none.
+    """
+    strlen = ctypes.cast(ctypes.CDLL(None).strlen, api.ggml_abort_callback)
+    flag = (ctypes.c_char * len(stop.FLAG)).from_buffer(stop.FLAG)
+    return strlen, ctypes.addressof(flag)
 
 
 def _refusal(settings: ContextSettings) -> MinitronError:
