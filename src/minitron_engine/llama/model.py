@@ -40,7 +40,9 @@ class Model:
             vocabulary_of.vocab if vocabulary_of else api.llama_model_get_vocab(handle)
         )
         self.n_vocab: int = api.llama_vocab_n_tokens(self.vocab)
-        self._tokenizer = vocabulary_of._tokenizer if vocabulary_of else self._make_tokenizer()
+        self._tokenizer: Tokenizer = (
+            vocabulary_of._tokenizer if vocabulary_of else self._make_tokenizer()
+        )
         # answers come back to the same tokens, and a call takes longer than a look
         self._texts: dict[int, str] = {}
         self.n_layers: int = api.llama_model_n_layer(handle)
