@@ -98,7 +98,7 @@ def test_quantize_says_where_a_matrix_is_needed(
     minitron: Any, nano_llama: Path, tmp_path: Path
 ) -> None:
     ran = minitron("quantize", nano_llama, "IQ2_XS", "-d", tmp_path / "x")
-    fails(ran, 5, "IQ2_XS", "minitron imatrix", "--imatrix")
+    fails(ran, 5, "IQ2_XS", "-f TEXT", "--imatrix")
     assert not (tmp_path / "x").exists()
 
 
