@@ -6,10 +6,10 @@
 // (factor, signs, codeword) it is, but for what does not depend on w,
 //     f^2 * (s*w M (s*w)T - 2/f * (t M) (s*w)T).
 // The first term depends on signs and codeword only: a table for all rows. The second is a product
-// of the codeword with eight numbers of the row. So candidates stand in lanes, and a scan over all
-// codewords takes `dims` multiplications for each of them. Two searches share the loads.
+// of the codeword with eight numbers of the row. So candidates stand in lanes, and all codewords are
+// scanned. Two searches share the loads. A search after a change of signs is made only for the rows
+// whose signs changed.
 //
-// Signs and their opposites have the same square, so the table has half of the patterns.
 
 // x M xT of every pattern and codeword, [pattern][word], for the `dims` columns of a codeword.
 struct Squares {
@@ -83,23 +83,75 @@ struct Squares {
     }
 };
 
-// The first codeword of the least loss for two rows at once.
+// A type's codewords as the scan and the packing need them. Eight-column codewords have three
+// levels, so two columns have nine products with their slopes: a table of 16 numbers for each pair
+// of columns replaces four multiplications of a candidate by two look-ups. Narrower vectors have no
+// such look-up and multiply; sums are those of pairs either way, and so the bits are the same.
+constexpr bool PAIRS_BY_TABLE = W == 16;
+struct Codewords {
+    float *row;           // [word][dim]
+    int32_t *pair;        // [pair of columns][word]: the levels' numbers, the second times 4
+    float first[16], second[16]; // the levels that the numbers of a pair stand for
+
+    void fill(const GptqCodebook &type) {
+        float level[4] = {type.table[0], 0, 0, 0};
+        int levels = 1;
+        for (int c = 0; c < type.words; ++c)
+            for (int k = 0; k < type.dims; ++k)
+                row[c * type.dims + k] = type.table[(int64_t)k * type.words + c];
+        if (type.dims != 8)
+            return;
+        for (int k = 0; k < 8; ++k)
+            for (int c = 0; c < type.words; ++c) {
+                const float wanted = row[c * 8 + k];
+                int number = 0;
+                while (number < levels && level[number] != wanted)
+                    ++number;
+                if (number == levels && levels < 3)
+                    level[levels++] = wanted;
+                int32_t &pairs = pair[(int64_t)(k / 2) * type.words + c];
+                pairs = k % 2 ? pairs | number << 2 : number;
+            }
+        for (int i = 0; i < 16; ++i)
+            first[i] = level[i & 3], second[i] = level[i >> 2];
+    }
+};
+
+// The first codeword of the least loss for two rows at once, whose slopes stand in two lanes. Not
+// inlined: the loop needs most registers.
 template <int DIMS>
-INLINE void scan(const GptqCodebook &type, const float *const square[2], const float (*slope)[2],
-                 int *found) {
+__attribute__((noinline)) void scan(const GptqCodebook &type, const Codewords &words, const float *const square[2],
+                 const float (*slope)[W], const int lane[2], int *found) {
+    constexpr bool TABLES = PAIRS_BY_TABLE && DIMS == 8;
     F least[2], factor[DIMS][2];
+    V::T16 products[DIMS / 2][2];
     I place[2];
     for (int q = 0; q < 2; ++q) {
         least[q] = V::set1(__builtin_inff()), place[q] = V::iset1(0);
         for (int k = 0; k < DIMS; ++k)
-            factor[k][q] = V::set1(slope[k][q]);
+            factor[k][q] = V::set1(slope[k][lane[q]]);
+        for (int p = 0; TABLES && p < DIMS / 2; ++p) {
+            float sums[16];
+            for (int i = 0; i < 16; i += W)
+                V::store(sums + i, V::add(V::mul(factor[2 * p][q], V::load(words.first + i)),
+                                          V::mul(factor[2 * p + 1][q], V::load(words.second + i))));
+            products[p][q] = V::tab16(sums);
+        }
     }
     for (int c = 0; c < type.words; c += W) {
         F loss[2] = {V::load(square[0] + c), V::load(square[1] + c)};
-        for (int k = 0; k < DIMS; ++k) {
-            const F level = V::load(type.table + (int64_t)k * type.words + c);
+        for (int p = 0; p < DIMS / 2; ++p) {
+            if (TABLES) {
+                const I numbers = V::iload(words.pair + (int64_t)p * type.words + c);
+                for (int q = 0; q < 2; ++q)
+                    loss[q] = V::sub(loss[q], V::lut16(products[p][q], numbers));
+                continue;
+            }
+            const F first = V::load(type.table + (int64_t)(2 * p) * type.words + c),
+                    second = V::load(type.table + (int64_t)(2 * p + 1) * type.words + c);
             for (int q = 0; q < 2; ++q)
-                loss[q] = V::sub(loss[q], V::mul(factor[k][q], level));
+                loss[q] = V::sub(loss[q], V::add(V::mul(factor[2 * p][q], first),
+                                                 V::mul(factor[2 * p + 1][q], second)));
         }
         for (int q = 0; q < 2; ++q) {
             const M better = V::lt(loss[q], least[q]);
@@ -108,15 +160,14 @@ INLINE void scan(const GptqCodebook &type, const float *const square[2], const f
         }
     }
     for (int q = 0; q < 2; ++q) {
-        const unsigned lanes = V::bits(V::eq(least[q], V::set1(V::hmin(least[q]))));
+        unsigned lanes = V::bits(V::eq(least[q], V::set1(V::hmin(least[q]))));
         int32_t places[W];
         V::istore(places, place[q]);
-        found[q] = type.words;
-        for (int lane = 0; lane < W; ++lane)
-            if ((lanes >> lane & 1) && places[lane] + lane < found[q])
-                found[q] = places[lane] + lane;
-        if (found[q] == type.words) // no loss is a number
-            found[q] = 0;
+        found[q] = lanes ? type.words : 0; // 0 if no loss is a number
+        for (; lanes; lanes &= lanes - 1) {
+            const int one = __builtin_ctz(lanes);
+            found[q] = places[one] + one < found[q] ? places[one] + one : found[q];
+        }
     }
 }
 
@@ -155,24 +206,29 @@ struct Found {
     alignas(64) int32_t word[2][W], bits[W];
 };
 
+constexpr unsigned EVERY = (1u << W) - 1;
 struct CodebookCoder {
     const GptqCodebook &type;
+    Codewords codewords;
     int group, octets, parts, patterns;
     int64_t stride, number;
     alignas(64) float upper[MAX_GROUP][MAX_GROUP];
     Octet octet[MAX_GROUP / 8];
-    float *memory;
 
-    CodebookCoder(const GptqCodebook &t, int64_t stride_of_rows, float *m)
-        : type(t), group(t.group), octets(t.group / 8), parts(8 / t.dims),
-          patterns(t.shifted ? 2 : 1 << (t.dims - 1)), stride(stride_of_rows), number(0),
-          memory(m) {}
+    CodebookCoder(const GptqCodebook &t, int64_t stride_of_rows)
+        : type(t), codewords(), group(t.group), octets(t.group / 8), parts(8 / t.dims),
+          patterns(sign_patterns(t)), stride(stride_of_rows), number(0) {
+        // behind the squares
+        codewords.row = t.scratch + (int64_t)parts * octets * patterns * t.words;
+        codewords.pair = (int32_t *)(codewords.row + (int64_t)t.words * t.dims);
+        codewords.fill(t);
+    }
     void begin(const float *r, int64_t size, int64_t group_number) {
         number = group_number;
         for (int i = 0; i < group; ++i)
             for (int j = 0; j < group; ++j)
                 upper[i][j] = r[i * size + j];
-        float *table = memory;
+        float *table = type.scratch;
         for (int o = 0; o < octets; ++o) {
             Octet &mine = octet[o];
             for (int i = 0; i < 8; ++i)
@@ -194,48 +250,47 @@ struct CodebookCoder {
             }
         }
     }
-    // Codewords of part p for goals, signs (or shift) given in the bits; sets values and words.
+    // Codewords of part p for goals, signs (or shift) given in the bits, for the lanes asked for; the
+    // values of all.
     template <int DIMS>
     INLINE void nearest(const CodebookCoder &c, const Octet &o, int p, const F *goal, F factor,
-                        F doubled, const int32_t *bits, Found &found) {
+                        F doubled, unsigned lanes, Found &found) {
+        const bool shifted = c.type.shifted;
         const Squares &squares = o.squares[p];
-        const int first = p * DIMS, mask = c.type.shifted ? 1 : (1 << DIMS) - 1;
-        const int shift = c.type.shifted ? 0 : first;
+        const int first = p * DIMS, mask = shifted ? 1 : (1 << DIMS) - 1, at = shifted ? 0 : first;
+        const I bits = V::iload(found.bits);
+        const F one = V::set1(1), minus = V::set1(-1);
         alignas(64) float slope[DIMS][W], value[DIMS][W];
-        alignas(64) float sign[DIMS][W];
-        for (int k = 0; k < DIMS; ++k)
-            for (int lane = 0; lane < W; ++lane)
-                sign[k][lane] =
-                    !c.type.shifted && (bits[lane] >> (first + k) & 1) ? -1.f : 1.f;
+        F sign[DIMS];
         for (int k = 0; k < DIMS; ++k) {
+            const M negative = V::ne(V::iand(bits, V::iset1(1 << (first + k))), V::iset1(0));
+            sign[k] = shifted ? one : V::sel(negative, minus, one);
             F sum = V::set1(0);
             for (int j = 0; j < DIMS; ++j)
                 sum = V::add(sum, V::mul(V::set1(squares.metric[k][j]), goal[j]));
-            V::store(slope[k], V::mul(V::mul(sum, doubled), V::load(sign[k])));
+            V::store(slope[k], V::mul(V::mul(sum, doubled), sign[k]));
         }
-        for (int lane = 0; lane < W; lane += 2) {
+        while (lanes) {
+            int lane[2], words[2];
             const float *square[2];
-            float two[DIMS][2];
-            int words[2];
             for (int q = 0; q < 2; ++q) {
-                square[q] = Squares::of(squares, bits[lane + q] >> shift & mask);
-                for (int k = 0; k < DIMS; ++k)
-                    two[k][q] = slope[k][lane + q];
+                lane[q] = lanes ? __builtin_ctz(lanes) : lane[0];
+                lanes &= lanes - 1;
+                square[q] = Squares::of(squares, found.bits[lane[q]] >> at & mask);
             }
-            scan<DIMS>(c.type, square, two, words);
-            for (int q = 0; q < 2; ++q) {
-                found.word[p][lane + q] = words[q];
-                const float moved = !c.type.shifted     ? 0
-                                    : bits[lane + q] & 1 ? -c.type.shift
-                                                         : c.type.shift;
-                for (int k = 0; k < DIMS; ++k)
-                    value[k][lane + q] =
-                        c.type.table[(int64_t)k * c.type.words + words[q]] * sign[k][lane + q] +
-                        moved;
-            }
+            scan<DIMS>(c.type, c.codewords, square, slope, lane, words);
+            for (int q = 0; q < 2; ++q)
+                found.word[p][lane[q]] = words[q];
         }
+        for (int lane = 0; lane < W; ++lane)
+            for (int k = 0; k < DIMS; ++k)
+                value[k][lane] = c.codewords.row[found.word[p][lane] * DIMS + k];
+        const F shift = V::set1(c.type.shift);
+        const F moved = shifted ? V::sel(V::ne(bits, V::iset1(0)), V::sub(V::set1(0), shift), shift)
+                                : V::set1(0);
         for (int k = 0; k < DIMS; ++k)
-            found.value[first + k] = V::mul(V::load(value[k]), factor);
+            found.value[first + k] =
+                V::mul(V::add(V::mul(V::load(value[k]), sign[k]), moved), factor);
     }
     // Goals of part p: the targets, corrected for the codeword before it.
     INLINE void part_goals(const CodebookCoder &c, const Octet &o, int p, const F *target,
@@ -264,17 +319,18 @@ struct CodebookCoder {
     }
     template <int DIMS>
     INLINE void search(const CodebookCoder &c, const Octet &o, const F *target, F factor,
-                       F doubled, bool signs_given, Found &found) {
+                       F doubled, bool signs_given, unsigned lanes, Found &found) {
         for (int p = 0; p < 8 / DIMS; ++p) {
             F goal[DIMS];
             part_goals(c, o, p, target, found.value, goal);
             if (!signs_given)
                 add_signs(goal, DIMS, p * DIMS, factor, found.bits);
-            nearest<DIMS>(c, o, p, goal, factor, doubled, found.bits, found);
+            nearest<DIMS>(c, o, p, goal, factor, doubled, lanes, found);
         }
     }
-    // Where the number of minus signs is odd, the sign whose change adds least to the loss changes.
-    INLINE bool make_even(const Octet &o, const F *target, Found &found) {
+    // Where the number of minus signs is odd, the sign whose change adds least to the loss changes;
+    // returns those lanes.
+    INLINE unsigned make_even(const Octet &o, const F *target, Found &found) {
         F least = V::set1(0);
         I flip = V::iset1(0);
         for (int i = 0; i < 8; ++i) {
@@ -290,11 +346,11 @@ struct CodebookCoder {
         }
         int32_t flips[W];
         V::istore(flips, flip);
-        bool some = false;
+        unsigned odd = 0;
         for (int lane = 0; lane < W; ++lane)
             if (__builtin_parity((unsigned)found.bits[lane]))
-                found.bits[lane] ^= flips[lane], some = true;
-        return some;
+                found.bits[lane] ^= flips[lane], odd |= 1u << lane;
+        return odd;
     }
     INLINE F loss_of(const Octet &o, const F *target, const F *value) {
         F loss = V::set1(0);
@@ -313,15 +369,16 @@ struct CodebookCoder {
                            F doubled, bool down, Found &found) {
         for (int lane = 0; lane < W; ++lane)
             found.bits[lane] = down;
-        search<DIMS>(c, o, target, factor, doubled, c.type.shifted != 0, found);
-        if (c.type.even && make_even(o, target, found))
-            search<DIMS>(c, o, target, factor, doubled, true, found);
+        search<DIMS>(c, o, target, factor, doubled, c.type.shifted != 0, EVERY, found);
+        if (c.type.even)
+            if (const unsigned odd = make_even(o, target, found))
+                search<DIMS>(c, o, target, factor, doubled, true, odd, found);
         F loss = loss_of(o, target, found.value);
         if (c.type.shifted == 8) {
             Found other;
             for (int lane = 0; lane < W; ++lane)
                 other.bits[lane] = 1 - down;
-            search<DIMS>(c, o, target, factor, doubled, true, other);
+            search<DIMS>(c, o, target, factor, doubled, true, EVERY, other);
             const F other_loss = loss_of(o, target, other.value);
             const M better = V::lt(other_loss, loss);
             loss = V::sel(better, other_loss, loss);
@@ -427,13 +484,7 @@ struct CodebookCoder {
 };
 
 bool choose_codewords(const GptqStrip &strip, const GptqCodebook &type) {
-    const int parts = type.group / type.dims;
-    const int64_t patterns = type.shifted ? 2 : 1 << (type.dims - 1);
-    float *memory = (float *)__builtin_malloc(sizeof(float) * parts * patterns * type.words);
-    if (!memory)
-        return false;
-    CodebookCoder coder(type, strip.stride, memory);
+    CodebookCoder coder(type, strip.stride);
     solve_strip(strip, coder);
-    __builtin_free(memory);
     return true;
 }

@@ -25,8 +25,11 @@ def solve_compiled(
     coder: ScalarCoder | CodebookCoder, values: Floats, blocks: list[BlockFactor]
 ) -> tuple[Bytes, Doubles]:
     """Choose all codes of rows [rows, columns]; returns the blocks, and e H eᵀ of every row."""
-    search: _Search = _ScalarSearch if isinstance(coder, ScalarCoder) else _CodebookSearch
-    chosen = search(coder, *values.shape)
+    chosen: _ScalarSearch | _CodebookSearch = (
+        _ScalarSearch(coder, *values.shape)
+        if isinstance(coder, ScalarCoder)
+        else _CodebookSearch(coder, *values.shape)
+    )
     errors = np.zeros(len(values))
     for block in blocks:
         errors += _solve_block(chosen, coder.group, values, block)
@@ -34,7 +37,7 @@ def solve_compiled(
 
 
 def _solve_block(
-    search: "_Search", group: int, values: Floats, block: BlockFactor
+    search: "_ScalarSearch | _CodebookSearch", group: int, values: Floats, block: BlockFactor
 ) -> Doubles:
     rows, stride = search.rows, search.stride
     ordered = values[:, block.start : block.end].T[block.order]
@@ -42,11 +45,12 @@ def _solve_block(
     errors, loss = np.zeros_like(weights), np.zeros(stride)
     groups = ((block.start + block.order[::group]) // group).astype(np.int32)
     size = len(weights)
+    corrected = np.empty((_STRIP, stride), np.float32)
     for start in range(0, size, _STRIP):
         end = min(start + _STRIP, size)
-        targets = weights[start:end]
-        if start:
-            targets = targets + block.unit[:start, start:end].T @ errors[:start]
+        targets = corrected[: end - start]
+        np.matmul(block.unit[:start, start:end].T, errors[:start], out=targets)
+        targets += weights[start:end]
         strip = gptq.Strip(
             rows=-(-rows // gptq.LANES) * gptq.LANES, stride=stride, columns=end - start, size=size,
             weights=weights[start:].ctypes.data, targets=targets.ctypes.data,
@@ -63,8 +67,6 @@ def _solve_block(
 
 class _Search:
     """A coder's arrays as the library takes them, [columns or groups, rows]."""
-
-    structure: gptq.Scalar | gptq.Codebook
 
     def __init__(self, rows: int) -> None:
         self.rows = rows
@@ -126,6 +128,7 @@ class _CodebookSearch(_Search):
             scale=self._scale.ctypes.data, index=self._index.ctypes.data,
             bits=self._bits.ctypes.data,
         )  # fmt: skip
+        self._scratch = gptq.with_scratch(self.structure)
 
     def packed(self) -> Bytes:
         """The blocks with what was chosen."""
