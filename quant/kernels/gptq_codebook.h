@@ -311,11 +311,12 @@ struct CodebookCoder {
         }
     }
     INLINE void add_signs(const F *goal, int count, int first, F factor, int32_t *bits) {
+        I signs = V::iload(bits);
         for (int k = 0; k < count; ++k) {
-            const unsigned negative = V::bits(V::lt(V::mul(goal[k], factor), V::set1(0)));
-            for (int lane = 0; lane < W; ++lane)
-                bits[lane] |= (int32_t)(negative >> lane & 1) << (first + k);
+            const M negative = V::lt(V::mul(goal[k], factor), V::set1(0));
+            signs = V::seli(negative, V::ior(signs, V::iset1(1 << (first + k))), signs);
         }
+        V::istore(bits, signs);
     }
     template <int DIMS>
     INLINE void search(const CodebookCoder &c, const Octet &o, const F *target, F factor,
@@ -427,52 +428,49 @@ struct CodebookCoder {
     }
     template <int DIMS>
     INLINE void choose_group(CodebookCoder &c, GroupColumns &columns, int64_t row) {
+        constexpr int PARTS = 8 / DIMS, EIGHTS = MAX_GROUP / 8;
         const GptqCodebook &type = c.type;
         const int64_t place = c.number * c.stride + row;
-        const F d = V::load(type.d + place);
-        const I now = V::iload(type.scale + place);
-        F best_loss = V::set1(0), values[MAX_GROUP / 8][8];
-        Found found[MAX_GROUP / 8];
+        const F d = V::load(type.d + place), zero = V::set1(0);
+        const I now = V::iload(type.scale + place), none = V::iset1(0);
+        F best_loss = zero, value[EIGHTS][8], best_value[EIGHTS][8];
+        I best_scale = now, best_word[EIGHTS][PARTS], best_bits[EIGHTS];
+        Found found[EIGHTS];
         bool first = true;
         static const int moves[] = {0, -1, 1};
         for (int move : moves)
             for (int down = 0; down <= (type.shifted == type.group); ++down) {
                 const I scale = V::imax(
-                    V::imin(V::iadd(now, V::iset1(move)), V::iset1(type.most_scale)), V::iset1(0));
+                    V::imin(V::iadd(now, V::iset1(move)), V::iset1(type.most_scale)), none);
                 const F twice = V::add(V::mul(V::set1(2), V::tof(scale)), V::set1(1));
                 const F factor = V::mul(V::mul(d, twice), V::set1(type.unit));
-                const F loss = trial<DIMS>(c, columns, factor, down, values, found);
-                const M better = V::lt(loss, best_loss);
-                const unsigned lanes = first ? ~0u : V::bits(better);
+                const F loss = trial<DIMS>(c, columns, factor, down, value, found);
+                const M better = first ? V::eq(zero, zero) : V::lt(loss, best_loss);
                 best_loss = first ? loss : V::sel(better, loss, best_loss);
+                best_scale = V::seli(better, scale, best_scale);
+                for (int o = 0; o < c.octets; ++o) {
+                    for (int k = 0; k < 8; ++k)
+                        best_value[o][k] =
+                            first ? value[o][k] : V::sel(better, value[o][k], best_value[o][k]);
+                    const I bits = V::iload(found[o].bits);
+                    best_bits[o] = first ? bits : V::seli(better, bits, best_bits[o]);
+                    for (int p = 0; p < PARTS; ++p) {
+                        const I word = V::iload(found[o].word[p]);
+                        best_word[o][p] = first ? word : V::seli(better, word, best_word[o][p]);
+                    }
+                }
                 first = false;
-                keep<DIMS>(c, columns, scale, values, found, lanes, row);
             }
         V::store(columns.loss, best_loss);
-    }
-    // Write what a trial found for those lanes where it is the best so far.
-    template <int DIMS>
-    INLINE void keep(CodebookCoder &c, GroupColumns &columns, I scale, const F (*values)[8],
-                     const Found *found, unsigned lanes, int64_t row) {
-        const GptqCodebook &type = c.type;
-        int32_t scales[W];
-        V::istore(scales, scale);
-        alignas(64) float error[MAX_GROUP][W];
-        for (int k = 0; k < c.group; ++k)
-            V::store(error[k], V::sub(V::load(columns.weight[k]), values[k / 8][k % 8]));
-        for (int lane = 0; lane < W; ++lane) {
-            if (!(lanes >> lane & 1))
-                continue;
-            type.scale[c.number * c.stride + row + lane] = scales[lane];
-            for (int k = 0; k < c.group; ++k)
-                columns.error[k][lane] = error[k][lane];
-            for (int o = 0; o < c.octets; ++o) {
-                const int64_t eight = c.number * c.octets + o;
-                type.bits[eight * c.stride + row + lane] = found[o].bits[lane];
-                for (int p = 0; p < 8 / DIMS; ++p)
-                    type.index[(eight * (8 / DIMS) + p) * c.stride + row + lane] =
-                        found[o].word[p][lane];
-            }
+        V::istore(type.scale + place, best_scale);
+        for (int o = 0; o < c.octets; ++o) {
+            const int64_t eight = c.number * c.octets + o;
+            for (int k = 0; k < 8; ++k)
+                V::store(columns.error[8 * o + k],
+                         V::sub(V::load(columns.weight[8 * o + k]), best_value[o][k]));
+            V::istore(type.bits + eight * c.stride + row, best_bits[o]);
+            for (int p = 0; p < PARTS; ++p)
+                V::istore(type.index + (eight * PARTS + p) * c.stride + row, best_word[o][p]);
         }
     }
     void choose(GroupColumns &columns, int64_t row) {
