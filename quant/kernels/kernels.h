@@ -45,7 +45,7 @@ KERNELS_API int kernels_score(int level, const float *logits, int64_t rows, int6
 // are the largest, -3 if there is no such level.
 KERNELS_API int64_t kernels_likeliest(int level, const float *logits, int64_t vocabulary);
 
-// GPTQ: a strip of columns of a block, for some rows. Arrays are [column][row] with `stride` numbers
+// GPTQ: a strip of columns of a block, for some rows. Arrays are [column][row], `stride` numbers
 // from one column to the next. Columns stand in the order in which they are chosen.
 typedef struct {
     int64_t rows, stride;         // rows: a multiple of 16

@@ -23,9 +23,7 @@ class CodebookCoder:
         shifts = (False, True) if self.layout.shifted == self.group else (False,)
         self._tried = [(s, down) for s in _STEPS for down in shifts]
         per_block = 256 // self.group
-        self.d = arrays.put(
-            np.repeat(read_d(blocks, self.layout), per_block, 1).reshape(rows, -1)
-        )
+        self.d = arrays.put(np.repeat(read_d(blocks, self.layout), per_block, 1).reshape(rows, -1))
         self.scales = arrays.put(read(blocks, self.layout.scales).reshape(rows, -1))
         groups = self.scales.shape[1]
         words = self.group // self.layout.vector

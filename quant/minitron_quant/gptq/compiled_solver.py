@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from minitron_quant.array_backend import Bytes, Doubles, Floats, Ints
+from minitron_quant.array_backend import Bytes, Doubles, Floats
 from minitron_quant.gptq.cholesky import BlockFactor
 from minitron_quant.gptq.codebook_coder import CodebookCoder
 from minitron_quant.gptq.codebook_types import SHIFT
@@ -19,6 +19,8 @@ from minitron_quant.kernels import gptq
 
 # columns whose targets are corrected by one large product
 _STRIP = 128
+# of float32 sums: no error is reported as less than it is
+_ROUNDING = 1e-5
 
 
 def solve_compiled(
@@ -61,7 +63,7 @@ def _solve_block(
         )  # fmt: skip
         gptq.choose(strip, search.structure)
     squares = np.einsum("ij,ij->j", errors, errors, dtype=np.float64)
-    found: Doubles = (loss - block.added * squares)[:rows]
+    found: Doubles = (loss * (1 + _ROUNDING) - block.added * squares)[:rows]
     return found
 
 

@@ -34,9 +34,7 @@ class ScalarCoder:
         table = _nearest_table(self.levels) if layout.levels is None else None
         self._nearest = None if table is None else arrays.put(table)
         self.scales = ScaleField(layout, blocks, rows, False, arrays)
-        self.mins = (
-            None if layout.dmin is None else ScaleField(layout, blocks, rows, True, arrays)
-        )
+        self.mins = None if layout.dmin is None else ScaleField(layout, blocks, rows, True, arrays)
         shape = (rows, self.scales.values.shape[1], self.group)
         self._chosen = self._xp.zeros(shape, dtype=self._xp.int8)
 
@@ -113,8 +111,8 @@ class ScalarCoder:
 class ScaleField:
     """The scales or the minimums of a run: f16 times an integer of a few bits, or f16 alone.
 
-    values: the integers less their centre, or the f16 themselves, [rows, groups]. half_of: what they
-    are multiplied with, [rows, groups]. low, high: of the integers; 0 where there are none.
+    values: the integers less their centre, or the f16 themselves, [rows, groups]. half_of: what
+    they are multiplied with, [rows, groups]. low, high: of the integers; 0 where there are none.
     """
 
     def __init__(

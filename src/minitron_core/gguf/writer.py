@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from minitron_core.errors import Damaged, from_os_error
 from minitron_core.file_lock import open_locked
@@ -156,7 +156,7 @@ class GgufWriter:
         return file
 
     def _append(self, file: IO[bytes], data: Buffer) -> None:
-        view = memoryview(data)
+        view = memoryview(cast("Buffer", data))
         if self._digest is not None:
             self._digest.update(view)
         _write_all(file, view)
@@ -270,7 +270,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def _as_bytes(data: Buffer | npt.NDArray[Any]) -> memoryview:
-    view = memoryview(data)
+    view = memoryview(cast("Buffer", data))
     return view.cast("B") if view.nbytes else memoryview(b"")
 
 
