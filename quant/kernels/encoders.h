@@ -15,6 +15,7 @@ namespace {
 
 #include "gptq.h"
 #include "gptq_scalar.h"
+#include "gptq_codewords.h"
 #include "gptq_codebook.h"
 
 #include "types_k.h"

@@ -6,119 +6,10 @@
 // (factor, signs, codeword) it is, but for what does not depend on w,
 //     f^2 * (s*w M (s*w)T - 2/f * (t M) (s*w)T).
 // The first term depends on signs and codeword only: a table for all rows. The second is a product
-// of the codeword with eight numbers of the row. So candidates stand in lanes, and a scan over all
-// codewords takes `dims` multiplications for each of them. Two searches share the loads.
+// of the codeword with eight numbers of the row. So candidates stand in lanes, and all codewords
+// are scanned (gptq_codewords.h). A search after a change of signs is made only for the rows whose
+// signs changed.
 //
-// Signs and their opposites have the same square, so the table has half of the patterns.
-
-// x M xT of every pattern and codeword, [pattern][word], for the `dims` columns of a codeword.
-struct Squares {
-    const GptqCodebook *type;
-    int dims, patterns;
-    float metric[8][8];
-    float *table;
-
-    INLINE const float *of(const Squares &s, int pattern) {
-        if (!s.type->shifted && pattern >= s.patterns)
-            pattern = 2 * s.patterns - 1 - pattern;
-        return s.table + (int64_t)pattern * s.type->words;
-    }
-    // The words of W candidates with a pattern of signs, or shifted.
-    INLINE void word(const GptqCodebook &type, int pattern, int c, F *x) {
-        for (int k = 0; k < type.dims; ++k) {
-            const F level = V::load(type.table + (int64_t)k * type.words + c);
-            const float moved = pattern ? -type.shift : type.shift;
-            x[k] = type.shifted ? V::add(level, V::set1(moved))
-                                : V::mul(level, V::set1(pattern >> k & 1 ? -1.f : 1.f));
-        }
-    }
-    void fill() {
-        for (int c = 0; c < type->words; c += W) {
-            if (type->shifted || dims == 4)
-                for (int p = 0; p < patterns; ++p) {
-                    F x[8];
-                    word(*type, p, c, x);
-                    V::store(table + (int64_t)p * type->words + c, square(x, 0, dims));
-                }
-            else
-                fill_halves(c);
-        }
-    }
-    ALWAYS_INLINE F square(const F *x, int first, int end) const {
-        F sum = V::set1(0);
-        for (int i = first; i < end; ++i) {
-            F left = V::set1(0);
-            for (int j = first; j < end; ++j)
-                left = V::add(left, V::mul(V::set1(metric[i][j]), x[j]));
-            sum = V::add(sum, V::mul(left, x[i]));
-        }
-        return sum;
-    }
-    // Eight columns as two halves: a square is that of the first, that of the second, and twice
-    // their product, which is linear in the signs of each.
-    void fill_halves(int c) {
-        F low_square[16], x[8], plain[8];
-        word(*type, 0, c, plain);
-        for (int p = 0; p < 16; ++p) {
-            word(*type, p, c, x);
-            low_square[p] = square(x, 0, 4);
-        }
-        for (int high = 0; high < patterns / 16; ++high) {
-            word(*type, high << 4, c, x);
-            const F high_square = square(x, 4, 8);
-            F cross[4];
-            for (int i = 0; i < 4; ++i) {
-                cross[i] = V::set1(0);
-                for (int j = 4; j < 8; ++j)
-                    cross[i] = V::add(cross[i], V::mul(V::set1(2 * metric[i][j]), x[j]));
-                cross[i] = V::mul(cross[i], plain[i]);
-            }
-            for (int p = 0; p < 16; ++p) {
-                F both = V::add(low_square[p], high_square);
-                for (int i = 0; i < 4; ++i)
-                    both = p >> i & 1 ? V::sub(both, cross[i]) : V::add(both, cross[i]);
-                V::store(table + (int64_t)(high << 4 | p) * type->words + c, both);
-            }
-        }
-    }
-};
-
-// The first codeword of the least loss for two rows at once.
-template <int DIMS>
-INLINE void scan(const GptqCodebook &type, const float *const square[2], const float (*slope)[2],
-                 int *found) {
-    F least[2], factor[DIMS][2];
-    I place[2];
-    for (int q = 0; q < 2; ++q) {
-        least[q] = V::set1(__builtin_inff()), place[q] = V::iset1(0);
-        for (int k = 0; k < DIMS; ++k)
-            factor[k][q] = V::set1(slope[k][q]);
-    }
-    for (int c = 0; c < type.words; c += W) {
-        F loss[2] = {V::load(square[0] + c), V::load(square[1] + c)};
-        for (int k = 0; k < DIMS; ++k) {
-            const F level = V::load(type.table + (int64_t)k * type.words + c);
-            for (int q = 0; q < 2; ++q)
-                loss[q] = V::sub(loss[q], V::mul(factor[k][q], level));
-        }
-        for (int q = 0; q < 2; ++q) {
-            const M better = V::lt(loss[q], least[q]);
-            least[q] = V::sel(better, loss[q], least[q]);
-            place[q] = V::seli(better, V::iset1(c), place[q]);
-        }
-    }
-    for (int q = 0; q < 2; ++q) {
-        const unsigned lanes = V::bits(V::eq(least[q], V::set1(V::hmin(least[q]))));
-        int32_t places[W];
-        V::istore(places, place[q]);
-        found[q] = type.words;
-        for (int lane = 0; lane < W; ++lane)
-            if ((lanes >> lane & 1) && places[lane] + lane < found[q])
-                found[q] = places[lane] + lane;
-        if (found[q] == type.words) // no loss is a number
-            found[q] = 0;
-    }
-}
 
 // Eight columns of a group: R, its inverse, M = R RT, and the same of each codeword's columns.
 struct Octet {
@@ -155,24 +46,29 @@ struct Found {
     alignas(64) int32_t word[2][W], bits[W];
 };
 
+constexpr unsigned EVERY = (1u << W) - 1;
 struct CodebookCoder {
     const GptqCodebook &type;
+    Codewords codewords;
     int group, octets, parts, patterns;
     int64_t stride, number;
     alignas(64) float upper[MAX_GROUP][MAX_GROUP];
     Octet octet[MAX_GROUP / 8];
-    float *memory;
 
-    CodebookCoder(const GptqCodebook &t, int64_t stride_of_rows, float *m)
-        : type(t), group(t.group), octets(t.group / 8), parts(8 / t.dims),
-          patterns(t.shifted ? 2 : 1 << (t.dims - 1)), stride(stride_of_rows), number(0),
-          memory(m) {}
+    CodebookCoder(const GptqCodebook &t, int64_t stride_of_rows)
+        : type(t), codewords(), group(t.group), octets(t.group / 8), parts(8 / t.dims),
+          patterns(sign_patterns(t)), stride(stride_of_rows), number(0) {
+        // behind the squares
+        codewords.row = t.scratch + (int64_t)parts * octets * patterns * t.words;
+        codewords.pair = (int32_t *)(codewords.row + (int64_t)t.words * t.dims);
+        codewords.fill(t);
+    }
     void begin(const float *r, int64_t size, int64_t group_number) {
         number = group_number;
         for (int i = 0; i < group; ++i)
             for (int j = 0; j < group; ++j)
                 upper[i][j] = r[i * size + j];
-        float *table = memory;
+        float *table = type.scratch;
         for (int o = 0; o < octets; ++o) {
             Octet &mine = octet[o];
             for (int i = 0; i < 8; ++i)
@@ -194,48 +90,47 @@ struct CodebookCoder {
             }
         }
     }
-    // Codewords of part p for goals, signs (or shift) given in the bits; sets values and words.
+    // Codewords of part p for goals, with the signs (or shift) of the bits, in the given lanes; the
+    // values of all lanes.
     template <int DIMS>
     INLINE void nearest(const CodebookCoder &c, const Octet &o, int p, const F *goal, F factor,
-                        F doubled, const int32_t *bits, Found &found) {
+                        F doubled, unsigned lanes, Found &found) {
+        const bool shifted = c.type.shifted;
         const Squares &squares = o.squares[p];
-        const int first = p * DIMS, mask = c.type.shifted ? 1 : (1 << DIMS) - 1;
-        const int shift = c.type.shifted ? 0 : first;
+        const int first = p * DIMS, mask = shifted ? 1 : (1 << DIMS) - 1, at = shifted ? 0 : first;
+        const I bits = V::iload(found.bits);
+        const F one = V::set1(1), minus = V::set1(-1);
         alignas(64) float slope[DIMS][W], value[DIMS][W];
-        alignas(64) float sign[DIMS][W];
-        for (int k = 0; k < DIMS; ++k)
-            for (int lane = 0; lane < W; ++lane)
-                sign[k][lane] =
-                    !c.type.shifted && (bits[lane] >> (first + k) & 1) ? -1.f : 1.f;
+        F sign[DIMS];
         for (int k = 0; k < DIMS; ++k) {
+            const M negative = V::ne(V::iand(bits, V::iset1(1 << (first + k))), V::iset1(0));
+            sign[k] = shifted ? one : V::sel(negative, minus, one);
             F sum = V::set1(0);
             for (int j = 0; j < DIMS; ++j)
                 sum = V::add(sum, V::mul(V::set1(squares.metric[k][j]), goal[j]));
-            V::store(slope[k], V::mul(V::mul(sum, doubled), V::load(sign[k])));
+            V::store(slope[k], V::mul(V::mul(sum, doubled), sign[k]));
         }
-        for (int lane = 0; lane < W; lane += 2) {
+        while (lanes) {
+            int lane[2], words[2];
             const float *square[2];
-            float two[DIMS][2];
-            int words[2];
             for (int q = 0; q < 2; ++q) {
-                square[q] = Squares::of(squares, bits[lane + q] >> shift & mask);
-                for (int k = 0; k < DIMS; ++k)
-                    two[k][q] = slope[k][lane + q];
+                lane[q] = lanes ? __builtin_ctz(lanes) : lane[0];
+                lanes &= lanes - 1;
+                square[q] = Squares::of(squares, found.bits[lane[q]] >> at & mask);
             }
-            scan<DIMS>(c.type, square, two, words);
-            for (int q = 0; q < 2; ++q) {
-                found.word[p][lane + q] = words[q];
-                const float moved = !c.type.shifted     ? 0
-                                    : bits[lane + q] & 1 ? -c.type.shift
-                                                         : c.type.shift;
-                for (int k = 0; k < DIMS; ++k)
-                    value[k][lane + q] =
-                        c.type.table[(int64_t)k * c.type.words + words[q]] * sign[k][lane + q] +
-                        moved;
-            }
+            scan<DIMS>(c.type, c.codewords, square, slope, lane, words);
+            for (int q = 0; q < 2; ++q)
+                found.word[p][lane[q]] = words[q];
         }
+        for (int lane = 0; lane < W; ++lane)
+            for (int k = 0; k < DIMS; ++k)
+                value[k][lane] = c.codewords.row[found.word[p][lane] * DIMS + k];
+        const F shift = V::set1(c.type.shift);
+        const F moved = shifted ? V::sel(V::ne(bits, V::iset1(0)), V::sub(V::set1(0), shift), shift)
+                                : V::set1(0);
         for (int k = 0; k < DIMS; ++k)
-            found.value[first + k] = V::mul(V::load(value[k]), factor);
+            found.value[first + k] =
+                V::mul(V::add(V::mul(V::load(value[k]), sign[k]), moved), factor);
     }
     // Goals of part p: the targets, corrected for the codeword before it.
     INLINE void part_goals(const CodebookCoder &c, const Octet &o, int p, const F *target,
@@ -256,25 +151,27 @@ struct CodebookCoder {
         }
     }
     INLINE void add_signs(const F *goal, int count, int first, F factor, int32_t *bits) {
+        I signs = V::iload(bits);
         for (int k = 0; k < count; ++k) {
-            const unsigned negative = V::bits(V::lt(V::mul(goal[k], factor), V::set1(0)));
-            for (int lane = 0; lane < W; ++lane)
-                bits[lane] |= (int32_t)(negative >> lane & 1) << (first + k);
+            const M negative = V::lt(V::mul(goal[k], factor), V::set1(0));
+            signs = V::seli(negative, V::ior(signs, V::iset1(1 << (first + k))), signs);
         }
+        V::istore(bits, signs);
     }
     template <int DIMS>
     INLINE void search(const CodebookCoder &c, const Octet &o, const F *target, F factor,
-                       F doubled, bool signs_given, Found &found) {
+                       F doubled, bool signs_given, unsigned lanes, Found &found) {
         for (int p = 0; p < 8 / DIMS; ++p) {
             F goal[DIMS];
             part_goals(c, o, p, target, found.value, goal);
             if (!signs_given)
                 add_signs(goal, DIMS, p * DIMS, factor, found.bits);
-            nearest<DIMS>(c, o, p, goal, factor, doubled, found.bits, found);
+            nearest<DIMS>(c, o, p, goal, factor, doubled, lanes, found);
         }
     }
-    // Where the number of minus signs is odd, the sign whose change adds least to the loss changes.
-    INLINE bool make_even(const Octet &o, const F *target, Found &found) {
+    // Where the number of minus signs is odd, the sign whose change adds least to the loss changes;
+    // returns those lanes.
+    INLINE unsigned make_even(const Octet &o, const F *target, Found &found) {
         F least = V::set1(0);
         I flip = V::iset1(0);
         for (int i = 0; i < 8; ++i) {
@@ -290,11 +187,11 @@ struct CodebookCoder {
         }
         int32_t flips[W];
         V::istore(flips, flip);
-        bool some = false;
+        unsigned odd = 0;
         for (int lane = 0; lane < W; ++lane)
             if (__builtin_parity((unsigned)found.bits[lane]))
-                found.bits[lane] ^= flips[lane], some = true;
-        return some;
+                found.bits[lane] ^= flips[lane], odd |= 1u << lane;
+        return odd;
     }
     INLINE F loss_of(const Octet &o, const F *target, const F *value) {
         F loss = V::set1(0);
@@ -313,15 +210,16 @@ struct CodebookCoder {
                            F doubled, bool down, Found &found) {
         for (int lane = 0; lane < W; ++lane)
             found.bits[lane] = down;
-        search<DIMS>(c, o, target, factor, doubled, c.type.shifted != 0, found);
-        if (c.type.even && make_even(o, target, found))
-            search<DIMS>(c, o, target, factor, doubled, true, found);
+        search<DIMS>(c, o, target, factor, doubled, c.type.shifted != 0, EVERY, found);
+        if (c.type.even)
+            if (const unsigned odd = make_even(o, target, found))
+                search<DIMS>(c, o, target, factor, doubled, true, odd, found);
         F loss = loss_of(o, target, found.value);
         if (c.type.shifted == 8) {
             Found other;
             for (int lane = 0; lane < W; ++lane)
                 other.bits[lane] = 1 - down;
-            search<DIMS>(c, o, target, factor, doubled, true, other);
+            search<DIMS>(c, o, target, factor, doubled, true, EVERY, other);
             const F other_loss = loss_of(o, target, other.value);
             const M better = V::lt(other_loss, loss);
             loss = V::sel(better, other_loss, loss);
@@ -370,52 +268,49 @@ struct CodebookCoder {
     }
     template <int DIMS>
     INLINE void choose_group(CodebookCoder &c, GroupColumns &columns, int64_t row) {
+        constexpr int PARTS = 8 / DIMS, EIGHTS = MAX_GROUP / 8;
         const GptqCodebook &type = c.type;
         const int64_t place = c.number * c.stride + row;
-        const F d = V::load(type.d + place);
-        const I now = V::iload(type.scale + place);
-        F best_loss = V::set1(0), values[MAX_GROUP / 8][8];
-        Found found[MAX_GROUP / 8];
+        const F d = V::load(type.d + place), zero = V::set1(0);
+        const I now = V::iload(type.scale + place), none = V::iset1(0);
+        F best_loss = zero, value[EIGHTS][8], best_value[EIGHTS][8];
+        I best_scale = now, best_word[EIGHTS][PARTS], best_bits[EIGHTS];
+        Found found[EIGHTS];
         bool first = true;
         static const int moves[] = {0, -1, 1};
         for (int move : moves)
             for (int down = 0; down <= (type.shifted == type.group); ++down) {
                 const I scale = V::imax(
-                    V::imin(V::iadd(now, V::iset1(move)), V::iset1(type.most_scale)), V::iset1(0));
+                    V::imin(V::iadd(now, V::iset1(move)), V::iset1(type.most_scale)), none);
                 const F twice = V::add(V::mul(V::set1(2), V::tof(scale)), V::set1(1));
                 const F factor = V::mul(V::mul(d, twice), V::set1(type.unit));
-                const F loss = trial<DIMS>(c, columns, factor, down, values, found);
-                const M better = V::lt(loss, best_loss);
-                const unsigned lanes = first ? ~0u : V::bits(better);
+                const F loss = trial<DIMS>(c, columns, factor, down, value, found);
+                const M better = first ? V::eq(zero, zero) : V::lt(loss, best_loss);
                 best_loss = first ? loss : V::sel(better, loss, best_loss);
+                best_scale = V::seli(better, scale, best_scale);
+                for (int o = 0; o < c.octets; ++o) {
+                    for (int k = 0; k < 8; ++k)
+                        best_value[o][k] =
+                            first ? value[o][k] : V::sel(better, value[o][k], best_value[o][k]);
+                    const I bits = V::iload(found[o].bits);
+                    best_bits[o] = first ? bits : V::seli(better, bits, best_bits[o]);
+                    for (int p = 0; p < PARTS; ++p) {
+                        const I word = V::iload(found[o].word[p]);
+                        best_word[o][p] = first ? word : V::seli(better, word, best_word[o][p]);
+                    }
+                }
                 first = false;
-                keep<DIMS>(c, columns, scale, values, found, lanes, row);
             }
         V::store(columns.loss, best_loss);
-    }
-    // Write what a trial found for those lanes where it is the best so far.
-    template <int DIMS>
-    INLINE void keep(CodebookCoder &c, GroupColumns &columns, I scale, const F (*values)[8],
-                     const Found *found, unsigned lanes, int64_t row) {
-        const GptqCodebook &type = c.type;
-        int32_t scales[W];
-        V::istore(scales, scale);
-        alignas(64) float error[MAX_GROUP][W];
-        for (int k = 0; k < c.group; ++k)
-            V::store(error[k], V::sub(V::load(columns.weight[k]), values[k / 8][k % 8]));
-        for (int lane = 0; lane < W; ++lane) {
-            if (!(lanes >> lane & 1))
-                continue;
-            type.scale[c.number * c.stride + row + lane] = scales[lane];
-            for (int k = 0; k < c.group; ++k)
-                columns.error[k][lane] = error[k][lane];
-            for (int o = 0; o < c.octets; ++o) {
-                const int64_t eight = c.number * c.octets + o;
-                type.bits[eight * c.stride + row + lane] = found[o].bits[lane];
-                for (int p = 0; p < 8 / DIMS; ++p)
-                    type.index[(eight * (8 / DIMS) + p) * c.stride + row + lane] =
-                        found[o].word[p][lane];
-            }
+        V::istore(type.scale + place, best_scale);
+        for (int o = 0; o < c.octets; ++o) {
+            const int64_t eight = c.number * c.octets + o;
+            for (int k = 0; k < 8; ++k)
+                V::store(columns.error[8 * o + k],
+                         V::sub(V::load(columns.weight[8 * o + k]), best_value[o][k]));
+            V::istore(type.bits + eight * c.stride + row, best_bits[o]);
+            for (int p = 0; p < PARTS; ++p)
+                V::istore(type.index + (eight * PARTS + p) * c.stride + row, best_word[o][p]);
         }
     }
     void choose(GroupColumns &columns, int64_t row) {
@@ -427,13 +322,7 @@ struct CodebookCoder {
 };
 
 bool choose_codewords(const GptqStrip &strip, const GptqCodebook &type) {
-    const int parts = type.group / type.dims;
-    const int64_t patterns = type.shifted ? 2 : 1 << (type.dims - 1);
-    float *memory = (float *)__builtin_malloc(sizeof(float) * parts * patterns * type.words);
-    if (!memory)
-        return false;
-    CodebookCoder coder(type, strip.stride, memory);
+    CodebookCoder coder(type, strip.stride);
     solve_strip(strip, coder);
-    __builtin_free(memory);
     return true;
 }

@@ -132,7 +132,8 @@ struct ScalarCoder {
                 best_loss = first ? loss[n] : V::sel(better, loss[n], best_loss);
                 best_scale = first ? scale[n] : V::sel(better, scale[n], best_scale);
                 best_min = first ? min : V::sel(better, min, best_min);
-                best.factor = first ? trial[n].factor : V::sel(better, trial[n].factor, best.factor);
+                best.factor =
+                    first ? trial[n].factor : V::sel(better, trial[n].factor, best.factor);
                 best.base = first ? trial[n].base : V::sel(better, trial[n].base, best.base);
                 best.inverse =
                     first ? trial[n].inverse : V::sel(better, trial[n].inverse, best.inverse);

@@ -45,7 +45,7 @@ KERNELS_API int kernels_score(int level, const float *logits, int64_t rows, int6
 // are the largest, -3 if there is no such level.
 KERNELS_API int64_t kernels_likeliest(int level, const float *logits, int64_t vocabulary);
 
-// GPTQ: a strip of columns of a block, for some rows. Arrays are [column][row] with `stride` numbers
+// GPTQ: a strip of columns of a block, for some rows. Arrays are [column][row], `stride` numbers
 // from one column to the next. Columns stand in the order in which they are chosen.
 typedef struct {
     int64_t rows, stride;         // rows: a multiple of 16
@@ -87,9 +87,11 @@ typedef struct {
     int32_t *scale;     // [group][row], where the search starts and what it found
     int32_t *index;     // [codeword in the tensor's order][row]
     int32_t *bits;      // [eight columns][row]: signs, or the shift as 0 or 1
+    float *scratch;     // kernels_gptq_scratch floats, of this thread alone
 } GptqCodebook;
+KERNELS_API int64_t kernels_gptq_scratch(const GptqCodebook *type);
 
-// Choose the codes of a strip. Returns 0; -1 if there is no such level, or no memory.
+// Choose the codes of a strip. Returns 0, or -1 if there is no such level.
 KERNELS_API int kernels_gptq_scalar(int level, const GptqStrip *strip, const GptqScalar *type);
 KERNELS_API int kernels_gptq_codebook(int level, const GptqStrip *strip, const GptqCodebook *type);
 

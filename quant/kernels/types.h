@@ -50,6 +50,10 @@ struct Scoring {
     double *kld;
 };
 bool avx2_score(const Scoring &rows);
+// Signs and their opposites have the same square, so half of the patterns are enough.
+static inline int sign_patterns(const GptqCodebook &type) {
+    return type.shifted ? 2 : 1 << (type.dims - 1);
+}
 bool avx2_gptq_scalar(const GptqStrip &strip, const GptqScalar &type);
 bool avx2_gptq_codebook(const GptqStrip &strip, const GptqCodebook &type);
 bool avx512_gptq_scalar(const GptqStrip &strip, const GptqScalar &type);

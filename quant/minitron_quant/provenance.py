@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from minitron_core.hashing import file_sha256, fingerprint, model_fingerprint
+from minitron_core.versions import installed_version
 from minitron_engine.llama.library import LLAMA_CPP_COMMIT
 from minitron_quant.model_files import open_model_files
 
@@ -69,12 +70,10 @@ def hash_inputs(
     files: Sequence[Path], imatrix: Path | None, covariance: Path | None
 ) -> Iterator[InputHashes]:
     """Hash the inputs in the background; the end of the block cancels what is left."""
-    from importlib.metadata import version  # takes long to load, and few need it
-
     known: dict[str, Any] = {
         "versions": {
-            "minitron": version("minitron"),
-            "llama_cpp_python": version("llama_cpp_python"),
+            "minitron": installed_version("minitron"),
+            "llama_cpp_python": installed_version("llama_cpp_python"),
             "llama_cpp_commit": LLAMA_CPP_COMMIT,
         },
         "imatrix": None if imatrix is None else named_sha256(imatrix),

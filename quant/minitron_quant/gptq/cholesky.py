@@ -20,8 +20,8 @@ class BlockFactor:
 
     order: the columns of the block from the first to be chosen to the last. upper: R of the
     ordered block, H = R Rᵀ. unit: R with every column divided by its diagonal. metric: H itself,
-    undamped, in the columns' own order. damping: as a share of the mean diagonal; added: as a number
-    that is added to the diagonal, NaN where R is not that of H.
+    undamped, in the columns' own order. damping: as a share of the mean diagonal; added: what it
+    adds to the diagonal, NaN where R is not that of H.
     """
 
     start: int

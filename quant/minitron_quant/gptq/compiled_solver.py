@@ -19,32 +19,40 @@ from minitron_quant.kernels import gptq
 
 # columns whose targets are corrected by one large product
 _STRIP = 128
+# of float32 sums: no error is reported as less than it is
+_ROUNDING = 1e-5
 
 
 def solve_compiled(
     coder: ScalarCoder | CodebookCoder, values: Floats, blocks: list[BlockFactor]
 ) -> tuple[Bytes, Doubles]:
     """Choose all codes of rows [rows, columns]; returns the blocks, and e H eᵀ of every row."""
-    search: _Search = _ScalarSearch if isinstance(coder, ScalarCoder) else _CodebookSearch
-    chosen = search(coder, *values.shape)
+    chosen: _ScalarSearch | _CodebookSearch = (
+        _ScalarSearch(coder, *values.shape)
+        if isinstance(coder, ScalarCoder)
+        else _CodebookSearch(coder, *values.shape)
+    )
     errors = np.zeros(len(values))
     for block in blocks:
         errors += _solve_block(chosen, coder.group, values, block)
     return chosen.packed(), errors
 
 
-def _solve_block(search: "_Search", group: int, values: Floats, block: BlockFactor) -> Doubles:
+def _solve_block(
+    search: "_ScalarSearch | _CodebookSearch", group: int, values: Floats, block: BlockFactor
+) -> Doubles:
     rows, stride = search.rows, search.stride
     ordered = values[:, block.start : block.end].T[block.order]
     weights = _padded(ordered, stride)
     errors, loss = np.zeros_like(weights), np.zeros(stride)
     groups = ((block.start + block.order[::group]) // group).astype(np.int32)
     size = len(weights)
+    corrected = np.empty((_STRIP, stride), np.float32)
     for start in range(0, size, _STRIP):
         end = min(start + _STRIP, size)
-        targets = weights[start:end]
-        if start:
-            targets = targets + block.unit[:start, start:end].T @ errors[:start]
+        targets = corrected[: end - start]
+        np.matmul(block.unit[:start, start:end].T, errors[:start], out=targets)
+        targets += weights[start:end]
         strip = gptq.Strip(
             rows=-(-rows // gptq.LANES) * gptq.LANES, stride=stride, columns=end - start, size=size,
             weights=weights[start:].ctypes.data, targets=targets.ctypes.data,
@@ -55,14 +63,12 @@ def _solve_block(search: "_Search", group: int, values: Floats, block: BlockFact
         )  # fmt: skip
         gptq.choose(strip, search.structure)
     squares = np.einsum("ij,ij->j", errors, errors, dtype=np.float64)
-    found: Doubles = (loss - block.added * squares)[:rows]
+    found: Doubles = (loss * (1 + _ROUNDING) - block.added * squares)[:rows]
     return found
 
 
 class _Search:
     """A coder's arrays as the library takes them, [columns or groups, rows]."""
-
-    structure: gptq.Scalar | gptq.Codebook
 
     def __init__(self, rows: int) -> None:
         self.rows = rows
@@ -124,6 +130,7 @@ class _CodebookSearch(_Search):
             scale=self._scale.ctypes.data, index=self._index.ctypes.data,
             bits=self._bits.ctypes.data,
         )  # fmt: skip
+        self._scratch = gptq.with_scratch(self.structure)
 
     def packed(self) -> Bytes:
         """The blocks with what was chosen."""

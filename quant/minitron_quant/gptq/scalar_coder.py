@@ -111,8 +111,8 @@ class ScalarCoder:
 class ScaleField:
     """The scales or the minimums of a run: f16 times an integer of a few bits, or f16 alone.
 
-    values: the integers less their centre, or the f16 themselves, [rows, groups]. half_of: what they
-    are multiplied with, [rows, groups]. low, high: of the integers; 0 where there are none.
+    values: the integers less their centre, or the f16 themselves, [rows, groups]. half_of: what
+    they are multiplied with, [rows, groups]. low, high: of the integers; 0 where there are none.
     """
 
     def __init__(

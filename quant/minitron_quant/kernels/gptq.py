@@ -6,8 +6,10 @@ Arrays are [columns or groups, rows]; a call computes the first `rows` of them, 
 import ctypes
 from ctypes import c_float, c_int32, c_int64, c_void_p
 
+import numpy as np
+
 from minitron_core.kernels import kernels
-from minitron_quant.array_backend import Bytes, Ints
+from minitron_quant.array_backend import Bytes, Floats, Ints
 
 LANES = 16
 
@@ -50,6 +52,7 @@ class Codebook(ctypes.Structure):
         *((name, c_int32) for name in ("group", "dims", "words", "most_scale", "even", "shifted")),
         *((name, c_float) for name in ("unit", "shift")),
         *((name, c_void_p) for name in ("table", "d", "scale", "index", "bits")),
+        ("scratch", c_void_p),
     )
 
 
@@ -59,13 +62,21 @@ def usable() -> bool:
 
 
 def choose(strip: Strip, coder: Scalar | Codebook) -> None:
-    """Choose the codes of a strip; MemoryError where there is no room for the tables."""
+    """Choose the codes of a strip."""
     loaded = kernels()
     assert loaded.library is not None
     scalar = isinstance(coder, Scalar)
     call = loaded.library.kernels_gptq_scalar if scalar else loaded.library.kernels_gptq_codebook
-    if call(loaded.level, ctypes.byref(strip), ctypes.byref(coder)):
-        raise MemoryError
+    call(loaded.level, ctypes.byref(strip), ctypes.byref(coder))
+
+
+def with_scratch(coder: Codebook) -> Floats:
+    """Give a coder the memory that it works in, which the caller keeps."""
+    library = kernels().library
+    assert library is not None
+    scratch = np.empty(library.kernels_gptq_scratch(ctypes.byref(coder)), np.float32)
+    coder.scratch = scratch.ctypes.data
+    return scratch
 
 
 def write_field(blocks: Bytes, parts: Ints, numbers: Ints) -> bool:

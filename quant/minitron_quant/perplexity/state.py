@@ -14,6 +14,7 @@ import numpy as np
 from minitron_core.errors import Damaged, Denied, MinitronError, OutOfResources
 from minitron_core.gguf import Gguf
 from minitron_core.hashing import file_sha256, fingerprint
+from minitron_core.versions import installed_version
 from minitron_quant.perplexity.divergence import TokenScores
 from minitron_quant.perplexity.settings import MeasureSettings
 
@@ -40,7 +41,6 @@ def resume_keys(
     """
     if settings.state is None:
         return {path: str(path) for path in shards}
-    from importlib.metadata import version  # slow to import
 
     def hash_model(path: Path) -> str:
         files = (shard.path for shard in shards[path])
@@ -50,7 +50,7 @@ def resume_keys(
     chunks = replace(settings.chunks, limit=None, threads=None)
     shared = (
         text.encode("utf-8", "surrogateescape"),
-        *(repr(chunks), str(settings.gpu_layers), version("llama_cpp_python")),
+        *(repr(chunks), str(settings.gpu_layers), installed_version("llama_cpp_python")),
     )
     reference = settings.reference
     compared = () if reference is None else (hashes[reference],)
