@@ -20,6 +20,7 @@ import huggingface_hub
 from huggingface_hub import constants, errors
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
+from minitron_convert.hub.source import Source
 from minitron_core.errors import Denied, MinitronError, NotFound, OutOfResources
 from minitron_core.progress import Event, Progress, ignore
 
@@ -44,14 +45,6 @@ WEIGHTS = (
 )
 _UNREACHABLE = (OSError, HTTPError)
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@.+)?")
-
-
-@dataclass(frozen=True)
-class Source:
-    """A checkpoint's folder, and the name of its model where the folder's own says nothing."""
-
-    folder: Path
-    name: str | None = None
 
 
 def open_source(text: str, revision: str | None = None, progress: Progress | None = None) -> Source:

@@ -16,11 +16,11 @@ from minitron_convert.hub.download import (
     BESIDE_WEIGHTS,
     WEIGHTS,
     Repository,
-    Source,
     matching,
     open_source,
     parse_repository,
 )
+from minitron_convert.hub.source import Source
 from minitron_core.errors import Damaged
 
 _SAFETENSORS, _INDEX = WEIGHTS[0]
