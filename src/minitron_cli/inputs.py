@@ -16,8 +16,8 @@ from minitron_engine.llama.settings import (
 )
 
 if TYPE_CHECKING:
-    from minitron_convert.hub.download import Source
     from minitron_convert.hub.models import HubModel
+    from minitron_convert.hub.source import Source
     from minitron_engine.llama.model import Model
     from minitron_engine.llama.settings import GpuLayers
 
@@ -96,8 +96,14 @@ def open_checkpoint_source(
 
     headers_only: for a plan; weights on the Hub stay there.
     """
-    if revision is not None and Path(text).expanduser().exists():
-        raise Usage(f"--revision is for the Hub, and {text} is a folder", "drop it")
+    from minitron_convert.hub.source import Source
+
+    folder = Path(text).expanduser()
+    if folder.exists():
+        if revision is not None:
+            raise Usage(f"--revision is for the Hub, and {text} is a folder", "drop it")
+        yield Source(folder)
+        return
     from minitron_convert.hub.download import open_source
     from minitron_convert.hub.headers import open_headers
 

@@ -92,6 +92,7 @@ DECI = Architecture(
     "deci",
     models="Llama-3_1-Nemotron-51B, Llama-3_3-Nemotron-Super-49B-v1, -v1_5, "
     "Llama-3_1-Nemotron-Ultra-253B-v1",
+    hub="nvidia/Llama-3_3-Nemotron-Super-49B-v1_5",
     normalize=_normalize,
     layer_kinds=_layer_kinds(),
     layers=_layers,

@@ -123,6 +123,7 @@ def _layer_kinds() -> dict[str, Tensors]:
 DEEPSEEK2 = Architecture(
     "deepseek2",
     models="DeepSeek-V2, DeepSeek-V2.5, DeepSeek-V2-Lite, DeepSeek-Coder-V2, -V2-Lite",
+    hub="deepseek-ai/DeepSeek-V2-Lite",
     defaults={
         "max_position_embeddings": 2048,
         "rms_norm_eps": 1e-6,
@@ -179,6 +180,7 @@ DEEPSEEK2 = Architecture(
 DEEPSEEK3 = replace(
     DEEPSEEK2,
     models="DeepSeek-V3, DeepSeek-V3-0324, DeepSeek-V3.1, DeepSeek-R1",
+    hub="deepseek-ai/DeepSeek-V3",
     defaults={
         **DEEPSEEK2.defaults,
         "max_position_embeddings": 4096,

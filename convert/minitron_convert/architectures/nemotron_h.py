@@ -201,6 +201,7 @@ NEMOTRON_H = Architecture(
     "nemotron_h",
     models="Nemotron-H-4B, -8B, -47B, -56B, NVIDIA-Nemotron-Nano-9B-v2, -12B-v2, "
     "NVIDIA-Nemotron-3-Nano-4B",
+    hub="nvidia/NVIDIA-Nemotron-Nano-9B-v2",
     defaults={"max_position_embeddings": 1 << 20},
     normalize=_normalize,
     layer_kinds={
@@ -245,6 +246,7 @@ NEMOTRON_H_MOE = replace(
 PUZZLE = replace(
     NEMOTRON_H_MOE,
     models="NVIDIA-Nemotron-Labs-3-Puzzle-75B-A9B",
+    hub="nvidia/NVIDIA-Nemotron-Labs-3-Puzzle-75B-A9B",
     mappings=(TensorMapping(r"mtp\..*|backbone\.layers\.\d+\.mtp\..*"), *NEMOTRON_H_MOE.mappings),
     renames=NEMOTRON_H.renames[4:],
 )
@@ -259,7 +261,8 @@ ARCHITECTURES = {
     "NemotronHForCausalLM": replace(
         NEMOTRON_H,
         models=f"{NEMOTRON_H.models}, NVIDIA-Nemotron-3-Nano-30B-A3B, -Super-120B-A12B, "
-        "-Ultra-550B-A55B, Nemotron-Cascade-2-30B-A3B",
+        "-Ultra-550B-A55B, NVIDIA-Nemotron-3.5-Lightning-30B-A3B, Nemotron-Cascade-2-30B-A3B",
+        hub="nvidia/NVIDIA-Nemotron-Nano-9B-v2, nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16",
         variant=by_layers,
     ),
     "NemotronHPuzzleForCausalLM": PUZZLE,

@@ -146,9 +146,12 @@ def foreign_matrix(importance: Importance, shards: Sequence[Gguf]) -> tuple[str,
 
 
 def missing_entries(
-    matched: Mapping[str, object], tensors: Mapping[str, TensorInfo], levels: Sequence[LevelPlan]
+    matched: Mapping[str, object],
+    tensors: Mapping[str, TensorInfo],
+    levels: Sequence[LevelPlan],
+    source: str = "importance matrix",
 ) -> tuple[str, ...]:
-    """A note that names the tensors of the layers that have no entry."""
+    """A note that names the tensors of the layers that have no entry in `source`."""
     names = [
         name
         for name, info in tensors.items()
@@ -159,7 +162,7 @@ def missing_entries(
     if not names:
         return ()
     shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    return (f"the importance matrix has no entry for {shown}: encoded without importance",)
+    return (f"the {source} has no entry for {shown}: encoded without importance",)
 
 
 def _check_presence(

@@ -12,6 +12,7 @@ from minitron_core.gguf import TYPE, TYPE_ID, Gguf, KeyValue, TensorInfo, Tensor
 from minitron_quant.levels import Level
 from minitron_quant.model_files import EMBEDDING, OUTPUT, Tensors, tensors_of
 from minitron_quant.quantize.dry_run import dry_runs
+from minitron_quant.quantize.fallback import replaced_tensors
 from minitron_quant.quantize.options import ENCODABLE, QuantizeOptions, check_patterns
 from minitron_quant.quantize.recipe import Recipe
 
@@ -33,10 +34,14 @@ _SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
 
 @dataclass(frozen=True)
 class LevelPlan:
-    """One level's file: the type of every tensor, in the order of the file."""
+    """One level's file: the type of every tensor, in the order of the file.
+
+    replaced: the tensors whose rows do not fit the type that the level has for them.
+    """
 
     level: Level
     types: dict[str, int]
+    replaced: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ def make_plan(
             _refuse_without_imatrix(level)
         for name, ggml_type in types.items():
             check_type(tensors[name][1], ggml_type, options, level)
-        planned.append(LevelPlan(level, types))
+        planned.append(LevelPlan(level, types, replaced_tensors(lines)))
     return TypePlan(tensors, tuple(planned))
 
 
