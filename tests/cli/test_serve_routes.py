@@ -18,8 +18,11 @@ from minitron_engine.llama.context import Batch, open_context
 from minitron_engine.llama.model import Model
 from minitron_engine.llama.settings import ContextSettings, ModelSettings
 from minitron_engine.loading import open_model
+from minitron_quant.tasks.likelihood import ScoreSettings
+from minitron_quant.tasks.lm_eval_requests import loglikelihoods
 
 TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+DATA = Path(__file__).parents[1] / "data"
 GREEDY: dict[str, Any] = {"model": "nano", "temperature": 0}
 
 
@@ -152,6 +155,29 @@ def test_completions_give_logprobs_of_prompt_and_answer(client: Any, model: Mode
     assert [t for each in streamed for t in each.logprobs.tokens] == found.tokens
     assert [o for each in streamed for o in each.logprobs.text_offset] == found.text_offset
     assert "".join(chunk.choices[0].text for chunk in chunks) == choice.text
+
+
+def test_completions_give_lm_evals_numbers(url: str, model: Model) -> None:
+    """What lm-eval 0.4.13's local-completions sent for a few texts, read as it reads answers."""
+    recorded = json.loads((DATA / "lm_eval_local_completions.json").read_text())
+    found, pairs = [], []
+    for request in recorded:
+        answer = ask(f"{url}/v1/completions", request["body"])[1]
+        for prompt, start, choice in zip(
+            request["body"]["prompt"], request["context"], answer["choices"], strict=True
+        ):
+            values = choice["logprobs"]["token_logprobs"][start:-1]
+            tops = choice["logprobs"]["top_logprobs"][start:-1]
+            likeliest = [max(top.values()) for top in tops]
+            found.append((sum(values), values == likeliest))
+            pairs.append((prompt[:start], prompt[start:]))
+    # the adapter in this process, beside which nothing else is in a batch
+    expected = loglikelihoods(model, pairs, 512, ScoreSettings(threads=1), lambda _done: None)
+    assert len(found) == len(expected) == 7
+    assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
+    assert any(greedy for _, greedy in found)
+    for (log_p, _), (wanted, _), (_, scored) in zip(found, expected, pairs, strict=True):
+        assert log_p == pytest.approx(wanted, abs=0.02 * len(scored))
 
 
 def test_chats_give_logprobs(client: Any) -> None:
