@@ -61,6 +61,10 @@ FIELDS = [
     "ignore_eos",
     "chat_template_kwargs",
     "tools",
+    "tool_choice",
+    "logprobs",
+    "top_logprobs",
+    "parallel_tool_calls",
 ]
 QUIETLY = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

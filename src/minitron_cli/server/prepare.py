@@ -121,7 +121,7 @@ def _parsed(
         raise BadRequest(f"more than {MOST_CHOICES} answers in one request", "n")
     if defaults.strict and request.ignored:
         name = request.ignored[0]
-        raise BadRequest(f"{name} is not a parameter that this server knows", name)
+        raise BadRequest(f"{name!a} is not a parameter that this server knows", name)
     options = request.stream_options
     return ParsedRequest(
         prompts=prompts,
@@ -145,7 +145,8 @@ def _tools(request: ChatFields, template: ChatTemplate) -> tuple[ToolParser, Any
     tools = {each.function.name: each.function.parameters or {} for each in request.tools or ()}
     choice = request.tool_choice or "auto"
     if choice == "auto":
-        return ToolParser(form, tools), None
+        most = 1 if request.parallel_tool_calls is False else None
+        return ToolParser(form, tools, most=most), None
     names = tuple(tools) if choice == "required" else (choice.removeprefix(":"),)
     if not tools.keys() >= set(names):
         raise BadRequest(f"tool_choice names {names[0]}, which is not among tools", "tool_choice")

@@ -13,8 +13,8 @@ from minitron_cli.server.tools import ToolCall
 from minitron_cli.server.validation import Strict
 from minitron_engine.generation.logprobs import TokenLogprob
 
-# what has a place of its own in a chat, or is only told back
-_OWN = {"include", "input", "instructions", "max_output_tokens", "text", "truncation"}
+# what has a place of its own in a chat, or changes nothing
+_OWN = {"input", "instructions", "max_output_tokens", "text", "truncation"}
 
 
 class InputPart(Strict):
@@ -58,6 +58,7 @@ class ResponsesRequest(Strict):
     instructions: str | None = None
     max_output_tokens: int | None = Field(None, ge=1, le=MOST_TOKENS)
     text: TextOptions | None = None
+    truncation: Literal["disabled"] | None = None
 
 
 def as_chat(body: dict[str, Any]) -> dict[str, Any]:
