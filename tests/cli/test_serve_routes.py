@@ -232,13 +232,26 @@ def test_responses_stream_every_event(client: Any) -> None:
         assert json.loads(stream.get_final_response().output_text) == "yes"
 
 
-@pytest.mark.parametrize("name", ["previous_response_id", "tools", "background"])
-def test_responses_refuse_what_they_do_not_do(client: Any, name: str) -> None:
-    value = {"previous_response_id": "resp_1", "background": True}.get(name)
-    value = value or [{"type": "web_search"}]
-    with pytest.raises(openai.BadRequestError) as caught:
-        client.responses.create(model="nano", input="Hi", **{name: value})
-    assert caught.value.param == name
+@pytest.mark.parametrize(
+    ("fields", "parameter"),
+    [
+        ({"previous_response_id": "resp_1"}, "previous_response_id"),
+        ({"tools": [{"type": "web_search"}]}, "tools"),
+        ({"background": True}, "background"),
+        ({"truncation": "auto"}, "truncation"),
+        ({"n": 2}, "n"),
+        ({"input": []}, "input"),
+        ({"input": 5}, "input"),
+        ({"input": [{"type": "function_call_output", "output": "x"}]}, "input[0].role"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content"),
+        ({"input": "word " * 400}, "input"),
+    ],
+)
+def test_responses_refuse_what_they_do_not_do(
+    url: str, fields: dict[str, Any], parameter: str
+) -> None:
+    status, answer, _ = ask(f"{url}/v1/responses", {"input": "Hi", **fields})
+    assert status == 400 and answer["error"]["param"] == parameter
 
 
 def test_unknown_parameters_are_told_or_refused(url: str, path: Path) -> None:
