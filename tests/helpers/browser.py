@@ -108,9 +108,9 @@ def browsing(profile: Path) -> Iterator[Page]:
     assert program is not None
     to_browser, from_browser = os.pipe(), os.pipe()
     ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (to_browser[0], from_browser[1])]
+    command = [program, *FLAGS, f"--user-data-dir={profile}"]
     process = subprocess.Popen(
-        [sys.executable, "-c", LAUNCHER, *map(str, ends), program, *FLAGS]
-        + [f"--user-data-dir={profile}"],
+        [sys.executable, "-c", LAUNCHER, *map(str, ends), *command],
         pass_fds=ends,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
