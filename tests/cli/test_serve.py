@@ -283,8 +283,10 @@ def test_serve_refuses_wrong_usage(
     assert "Examples" in minitron("serve", "--help").out
     for name in [name for name in sys.modules if name.startswith("minitron_cli.serv")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "uvicorn", None)
-    fails(minitron("serve", model), 1, "uvicorn", "minitron[serve]")
+    for missing in ("pydantic", "uvicorn"):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, missing, None)
+            fails(minitron("serve", model), 1, missing, "minitron[serve]")
 
 
 def test_serve_says_null_usage_in_all_chunks_but_the_last(client: Any) -> None:

@@ -1,16 +1,21 @@
 """Clients that people use beside OpenAI's own, and what that one sends, as it was recorded."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
+from urllib.request import Request, urlopen
 
 import langchain_openai
 import pytest
 
 from helpers.server import serving
 from helpers.support import with_template
+from minitron_cli.server.prepare import ServerDefaults
 
+RECORDED = json.loads((Path(__file__).parents[1] / "data" / "openai_requests.json").read_text())
 TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+WITH_TOOLS = TEMPLATE + '{% if tools %}<tool_call>{"arguments": {{ tools | tojson }}}{% endif %}'
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +61,28 @@ def test_langchain_gets_structured_answers(chat: Any) -> None:
 
     structured = chat.with_structured_output(Verdict, method="json_schema")
     assert isinstance(structured.invoke("Is it good?"), Verdict)
+
+
+@pytest.fixture(scope="module")
+def strict(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server that refuses parameters it does not know, and answers shortly."""
+    path = with_template(model, tmp_path_factory.mktemp("strict") / "nano.gguf", WITH_TOOLS)
+    defaults = ServerDefaults(n_predict=4, strict=True)
+    with serving(path, n_ctx=1024, pooling="mean", defaults=defaults) as url:
+        yield url
+
+
+@pytest.mark.parametrize("number", range(len(RECORDED)))
+def test_what_openais_client_sends_is_answered(strict: str, number: int) -> None:
+    """Recorded from openai 3.54: streams, formats, tools, log-probabilities, vectors, responses."""
+    path, body = RECORDED[number]["path"], json.dumps(RECORDED[number]["body"]).encode()
+    request = Request(strict + path, body, {"Content-Type": "application/json"})
+    with urlopen(request, timeout=60) as answer:
+        assert answer.status == 200 and "X-Minitron-Ignored" not in answer.headers
+        text = answer.read().decode()
+    if RECORDED[number]["body"].get("stream"):
+        assert text.endswith("data: [DONE]\n\n") and '"error"' not in text
+    else:
+        assert json.loads(text)["object"] in (
+            *("chat.completion", "text_completion", "list", "response"),
+        )

@@ -19,8 +19,11 @@ from minitron_engine.llama.context import open_context
 from minitron_engine.llama.model import Model
 from minitron_engine.llama.settings import ContextSettings, ModelSettings
 from minitron_engine.loading import open_model
+from minitron_quant.tasks.likelihood import ScoreSettings
+from minitron_quant.tasks.lm_eval_requests import loglikelihoods
 
 TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+DATA = Path(__file__).parents[1] / "data"
 GREEDY: dict[str, Any] = {"model": "nano", "temperature": 0}
 
 
@@ -155,6 +158,29 @@ def test_completions_give_logprobs_of_prompt_and_answer(client: Any, model: Mode
     assert "".join(chunk.choices[0].text for chunk in chunks) == choice.text
 
 
+def test_completions_give_lm_evals_numbers(url: str, model: Model) -> None:
+    """What lm-eval 0.4.13's local-completions sent for a few texts, read as it reads answers."""
+    recorded = json.loads((DATA / "lm_eval_local_completions.json").read_text())
+    found, pairs = [], []
+    for request in recorded:
+        answer = ask(f"{url}/v1/completions", request["body"])[1]
+        for prompt, start, choice in zip(
+            request["body"]["prompt"], request["context"], answer["choices"], strict=True
+        ):
+            values = choice["logprobs"]["token_logprobs"][start:-1]
+            tops = choice["logprobs"]["top_logprobs"][start:-1]
+            likeliest = [max(top.values()) for top in tops]
+            found.append((sum(values), values == likeliest))
+            pairs.append((prompt[:start], prompt[start:]))
+    # the adapter in this process, beside which nothing else is in a batch
+    expected = loglikelihoods(model, pairs, 512, ScoreSettings(threads=1), lambda _done: None)
+    assert len(found) == len(expected) == 7
+    assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
+    assert any(greedy for _, greedy in found)
+    for (log_p, _), (wanted, _), (_, scored) in zip(found, expected, pairs, strict=True):
+        assert log_p == pytest.approx(wanted, abs=0.02 * len(scored))
+
+
 def test_chats_give_logprobs(client: Any) -> None:
     asked = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4, **GREEDY}
     (choice,) = client.chat.completions.create(logprobs=True, top_logprobs=3, **asked).choices
@@ -207,19 +233,32 @@ def test_responses_stream_every_event(client: Any) -> None:
         assert json.loads(stream.get_final_response().output_text) == "yes"
 
 
-@pytest.mark.parametrize("name", ["previous_response_id", "tools", "background"])
-def test_responses_refuse_what_they_do_not_do(client: Any, name: str) -> None:
-    value = {"previous_response_id": "resp_1", "background": True}.get(name)
-    value = value or [{"type": "web_search"}]
-    with pytest.raises(openai.BadRequestError) as caught:
-        client.responses.create(model="nano", input="Hi", **{name: value})
-    assert caught.value.param == name
+@pytest.mark.parametrize(
+    ("fields", "parameter"),
+    [
+        ({"previous_response_id": "resp_1"}, "previous_response_id"),
+        ({"tools": [{"type": "web_search"}]}, "tools"),
+        ({"background": True}, "background"),
+        ({"truncation": "auto"}, "truncation"),
+        ({"n": 2}, "n"),
+        ({"input": []}, "input"),
+        ({"input": 5}, "input"),
+        ({"input": [{"type": "function_call_output", "output": "x"}]}, "input[0].role"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content"),
+        ({"input": "word " * 400}, "input"),
+    ],
+)
+def test_responses_refuse_what_they_do_not_do(
+    url: str, fields: dict[str, Any], parameter: str
+) -> None:
+    status, answer, _ = ask(f"{url}/v1/responses", {"input": "Hi", **fields})
+    assert status == 400 and answer["error"]["param"] == parameter
 
 
 def test_unknown_parameters_are_told_or_refused(url: str, path: Path) -> None:
-    body = {"prompt": "It", "max_tokens": 1, "foo": 1, "bar": None, "user": "me", "baz": []}
+    body = {"prompt": "It", "max_tokens": 1, "foo": 1, "bar": None, "user": "me", "b\nä": []}
     status, _, headers = ask(f"{url}/v1/completions", body)
-    assert status == 200 and headers["X-Minitron-Ignored"] == "foo, baz"
+    assert status == 200 and headers["X-Minitron-Ignored"] == r"foo, b\n\xe4"
     status, _, headers = ask(f"{url}/v1/completions", {"prompt": "It", "max_tokens": 1})
     assert "X-Minitron-Ignored" not in headers
     from minitron_cli.server.prepare import ServerDefaults
@@ -227,7 +266,7 @@ def test_unknown_parameters_are_told_or_refused(url: str, path: Path) -> None:
     with serving(path, defaults=ServerDefaults(strict=True)) as strict:
         status, answer, _ = ask(f"{strict}/v1/completions", body)
         assert status == 400 and answer["error"]["param"] == "foo"
-        del body["foo"], body["baz"]
+        del body["foo"], body["b\nä"]
         assert ask(f"{strict}/v1/completions", body)[0] == 200
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import jsonschema
 import langchain_openai
 import numpy as np
@@ -15,14 +16,25 @@ from hypothesis import strategies as st
 
 from helpers.server import serving
 from helpers.support import with_template
+from minitron_cli.server import prepare
 from minitron_cli.server.answers import ChatAnswer, Choice
 from minitron_cli.server.requests import ChatRequest
 from minitron_cli.server.streams import Progress
-from minitron_cli.server.tools import FORMATS, ToolParser, ToolStream, format_of
+from minitron_cli.server.tools import (
+    FORMATS,
+    ToolParser,
+    ToolStream,
+    forced_schema,
+    format_of,
+)
 from minitron_engine.generation.sampling import SamplingSettings
 from minitron_engine.generation.slot import GenerationRequest
+from minitron_engine.generation.slots import Slots
 from minitron_engine.generation.steps import GenerationSettings, GenerationStep, Timings
-from minitron_engine.llama.settings import ModelSettings
+from minitron_engine.isolation.chat_template import ChatTemplate
+from minitron_engine.llama.context import open_context
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.settings import ContextSettings, ModelSettings
 from minitron_engine.loading import open_model
 
 WEATHER = {
@@ -109,6 +121,11 @@ def test_parser_finds_the_calls_of_every_format(
         assert json.loads(call["function"]["arguments"]) == ROME
 
 
+def test_parser_gives_one_call_where_only_one_is_wanted() -> None:
+    calls = ToolParser(FORMATS[0], KNOWN, most=1).parse(f"<TOOLCALL>[{CALL}, {CALL}]</TOOLCALL>")
+    assert len(calls[1]) == 1
+
+
 @pytest.mark.parametrize(
     "answer",
     [
@@ -182,23 +199,37 @@ def hermes(nano_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield f"{url}/v1"
 
 
+class Rendered(ChatTemplate):
+    """A template that is rendered in this process, to be quick."""
+
+    def render(self, messages: Any, **more: Any) -> str:
+        environment = jinja2.Environment()
+        return environment.from_string(self.source).render({"messages": messages} | more)
+
+
+@pytest.fixture(scope="module")
+def slots(nano_llama: Path) -> Iterator[tuple[Model, Slots]]:
+    settings = ContextSettings(n_ctx=1024, n_batch=512, n_outputs=1)
+    with open_model(ModelSettings(nano_llama)) as model, open_context(model, settings) as context:
+        yield model, Slots(context, 1)
+
+
 @pytest.mark.parametrize("name", sorted(TEMPLATES))
 def test_forced_call_follows_the_schema_of_its_function(
-    nano_llama: Path, tmp_path: Path, name: str
+    slots: tuple[Model, Slots], name: str
 ) -> None:
-    path = with_template(nano_llama, tmp_path / "nano.gguf", TEMPLATES[name])
-    named: Any = {"type": "function", "function": {"name": "weather"}}
-    with (
-        serving(path, n_ctx=1024) as url,
-        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
-    ):
-        (choice,) = client.chat.completions.create(
-            model="nano", messages=MESSAGES, tools=TOOLS, tool_choice=named, seed=3
-        ).choices
-    assert choice.finish_reason == "tool_calls" and choice.message.content is None
-    (call,) = choice.message.tool_calls
-    assert call.function.name == "weather"
-    jsonschema.validate(json.loads(call.function.arguments), WEATHER)
+    model, running = slots
+    choice = {"type": "function", "function": {"name": "weather"}}
+    body = {"messages": MESSAGES, "tools": TOOLS, "tool_choice": choice, "seed": 3}
+    parsed = prepare.chat(body, model, Rendered(TEMPLATES[name], {}, 1))
+    request = GenerationRequest(parsed.prompts[0], parsed.settings[0])
+    running.submit(request)
+    while not running.idle:
+        running.step()
+    assert parsed.tools is not None
+    text, (call,) = parsed.tools.parse(request.result.text)
+    assert text == "" and call["function"]["name"] == "weather"
+    jsonschema.validate(json.loads(call["function"]["arguments"]), WEATHER)
 
 
 def test_tool_choice_decides_whether_there_is_a_call(hermes: str) -> None:
@@ -260,6 +291,20 @@ def test_wrong_tools_are_refused(hermes: str, fields: dict[str, Any], parameter:
         with pytest.raises(openai.BadRequestError) as caught:
             client.chat.completions.create(model="nano", messages=MESSAGES, extra_body=fields)
         assert caught.value.param == parameter
+
+
+def test_functions_without_parameters_take_an_empty_object() -> None:
+    tools = [{"type": "function", "function": {"name": "clock"}}]
+    (tool,) = ChatRequest.of({"messages": MESSAGES, "tools": tools}).tools or []
+    assert tool.function.schema_of_arguments == {**CLOCK}
+    schema = forced_schema(FORMATS[0], {"clock": CLOCK, "weather": WEATHER}, ("clock", "weather"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    valid = [{"name": "weather", "arguments": ROME}]
+    jsonschema.validate(valid, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate([{"name": "clock", "arguments": ROME}], schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate([{"name": "weather", "arguments": {**ROME, "days": [8]}}], schema)
 
 
 def test_messages_with_calls_have_their_arguments_as_objects() -> None:

@@ -10,9 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from minitron_cli.server import prepare
+from minitron_cli.server.embeddings import EmbeddingRequest
 from minitron_cli.server.errors import BadRequest
-from minitron_cli.server.requests import MOST_CHOICES
-from minitron_cli.server.validation import parse
+from minitron_cli.server.requests import MOST_CHOICES, ChatRequest
+from minitron_cli.server.responses_api import ResponsesRequest
+from minitron_cli.server.token_routes import DetokenizeRequest, TokenizeRequest
+from minitron_cli.server.validation import Strict, parse
 from minitron_core.errors import MinitronError
 from minitron_engine.generation.sampling import SamplingSettings
 from minitron_engine.isolation.chat_template import ChatTemplate
@@ -61,6 +64,10 @@ FIELDS = [
     "ignore_eos",
     "chat_template_kwargs",
     "tools",
+    "tool_choice",
+    "logprobs",
+    "top_logprobs",
+    "parallel_tool_calls",
 ]
 QUIETLY = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -136,6 +143,22 @@ def test_chat_parses_or_refuses(model: Model, messages: Any, fields: dict[str, A
         assert str(error) and error.exit_code == 2
         return
     assert len(found.prompts) == 1 and found.is_chat
+
+
+@QUIETLY
+@given(data=st.data())
+@pytest.mark.parametrize(
+    "kind", [ResponsesRequest, EmbeddingRequest, TokenizeRequest, DetokenizeRequest, ChatRequest]
+)
+def test_every_request_is_understood_or_refused(kind: type[Strict], data: st.DataObject) -> None:
+    names = st.sampled_from([*kind.model_fields, "unheard"])
+    body = data.draw(st.dictionaries(names, ANYTHING, max_size=4))
+    try:
+        found = kind.of(body)
+    except BadRequest as error:
+        assert str(error) and "\n" not in str(error)
+        return
+    assert set(found.ignored) <= {"unheard"}
 
 
 @QUIETLY

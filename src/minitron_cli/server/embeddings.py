@@ -1,5 +1,6 @@
 """/v1/embeddings: vectors of texts, where the model gives them."""
 
+import asyncio
 import base64
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -40,7 +41,7 @@ async def embed(body: dict[str, Any], service: Service) -> Response:
     count, data = 0, []
     for number, text in enumerate(request.input):
         try:
-            tokens = embedder.checked(text)
+            tokens = await asyncio.to_thread(embedder.checked, text)
         except Usage as error:
             raise BadRequest(str(error), "input") from None
         count += len(tokens)

@@ -22,6 +22,8 @@ def failure(error: Exception) -> tuple[dict[str, Any], int]:
     """The document and the HTTP status of an error."""
     if lacks_memory(error):
         error = no_memory()
+    if isinstance(error, RecursionError):
+        error = BadRequest("the body is nested too deeply")
     if not isinstance(error, MinitronError):
         return problem(f"{type(error).__name__}: {error}", "server_error"), 500
     status = _STATUS.get(error.exit_code, 500)

@@ -120,7 +120,7 @@ def _parsed(
         raise BadRequest(f"more than {MOST_CHOICES} answers in one request", "n")
     if defaults.strict and request.ignored:
         name = request.ignored[0]
-        raise BadRequest(f"{name} is not a parameter that this server knows", name)
+        raise BadRequest(f"{name!a} is not a parameter that this server knows", name)
     options = request.stream_options
     return ParsedRequest(
         prompts=prompts,
@@ -141,10 +141,11 @@ def _tools(request: ChatFields, template: ChatTemplate) -> tuple[ToolParser, Any
     if request.grammar or request.schema_to_follow is not None:
         message = "tools exclude a grammar or response_format, unless tool_choice is none"
         raise BadRequest(message, "tools")
-    tools = {each.function.name: each.function.parameters or {} for each in request.tools or ()}
+    tools = {each.function.name: each.function.schema_of_arguments for each in request.tools or ()}
     choice = request.tool_choice or "auto"
     if choice == "auto":
-        return ToolParser(form, tools), None
+        most = 1 if request.parallel_tool_calls is False else None
+        return ToolParser(form, tools, most=most), None
     names = tuple(tools) if choice == "required" else (choice.removeprefix(":"),)
     if not tools.keys() >= set(names):
         raise BadRequest(f"tool_choice names {names[0]}, which is not among tools", "tool_choice")

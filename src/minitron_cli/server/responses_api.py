@@ -3,33 +3,18 @@
 import secrets
 import time
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from minitron_cli.server.answers import Choice, event, usage
-from minitron_cli.server.requests import MOST_TOKENS
+from minitron_cli.server.requests import MOST_TOKENS, Message
 from minitron_cli.server.tools import ToolCall
 from minitron_cli.server.validation import Strict
 from minitron_engine.generation.logprobs import TokenLogprob
 
-# what has a place of its own in a chat, or is only told back
-_OWN = {"include", "input", "instructions", "max_output_tokens", "text", "truncation"}
-
-
-class InputPart(Strict):
-    """A part of an input's message."""
-
-    type: Literal["input_text", "output_text", "text"]
-    text: str
-
-
-class InputMessage(Strict):
-    """A message of an input, or an earlier answer."""
-
-    type: Literal["message"] = "message"
-    role: Literal["developer", "system", "user", "assistant"]
-    content: str | list[InputPart]
+# what has a place of its own in a chat, or changes nothing
+_OWN = {"input", "instructions", "max_output_tokens", "text", "truncation"}
 
 
 class TextFormat(Strict):
@@ -46,43 +31,38 @@ class TextOptions(Strict):
     format: TextFormat | None = None
 
 
+def _messages(value: Any) -> Any:
+    return [{"role": "user", "content": value}] if isinstance(value, str) else value
+
+
 class ResponsesRequest(Strict):
     """The body of /v1/responses."""
 
     refused: ClassVar[tuple[str, ...]] = (
         *("background", "conversation", "previous_response_id", "prompt", "tools"),
-        *("top_logprobs",),
+        *("logprobs", "top_logprobs"),
     )
 
-    input: str | list[InputMessage]
+    input: Annotated[list[Message], BeforeValidator(_messages)] = Field(min_length=1)
+    n: Literal[1] | None = None
     instructions: str | None = None
     max_output_tokens: int | None = Field(None, ge=1, le=MOST_TOKENS)
     text: TextOptions | None = None
+    truncation: Literal["disabled"] | None = None
 
 
 def as_chat(body: dict[str, Any]) -> dict[str, Any]:
     """The chat that a body stands for. BadRequest: a field that is wrong."""
     request = ResponsesRequest.of(body)
-    messages: list[dict[str, Any]] = []
+    messages = [{"role": each.role, "content": each.content or ""} for each in request.input]
     if request.instructions:
-        messages.append({"role": "system", "content": request.instructions})
-    if isinstance(request.input, str):
-        messages.append({"role": "user", "content": request.input})
-    else:
-        messages += map(_message, request.input)
+        messages.insert(0, {"role": "system", "content": request.instructions})
     chat = {name: value for name, value in body.items() if name not in _OWN}
     chat |= {"messages": messages, "max_completion_tokens": request.max_output_tokens}
     form = request.text.format if request.text else None
     if form is not None and form.type != "text":
         chat["response_format"] = {"type": form.type, "json_schema": {"schema": form.schema_}}
     return chat
-
-
-def _message(message: InputMessage) -> dict[str, Any]:
-    content = message.content
-    if not isinstance(content, str):
-        content = "\n".join(part.text for part in content)
-    return {"role": message.role, "content": content}
 
 
 class ResponseAnswer:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass
 
-from minitron_cli.server.answers import Answer, Choice, event
+from minitron_cli.server.answers import DONE, Answer, Choice, event
 from minitron_cli.server.errors import BadRequest, failure
 from minitron_cli.server.metrics import Metrics
 from minitron_cli.server.prepare import ParsedRequest
@@ -69,7 +69,7 @@ class Streams:
                 update = await anext(self.updates, None)
             yield answer.ending(self.choices, counted)
         except MinitronError as error:
-            yield event(failure(error)[0])
+            yield event(failure(error)[0]) + DONE
         finally:
             await self.updates.aclose()
 

@@ -15,6 +15,7 @@ from minitron_cli.server.service import Service
 from minitron_cli.server.streams import Streams
 from minitron_engine.isolation.chat_template import ChatTemplate
 
+_LONGEST_HEADER = 1000
 _NO_TEMPLATE = "the model has no chat template: use /v1/completions"
 
 
@@ -62,7 +63,7 @@ class TextRoutes:
         service = self._service
         streams = Streams(service.worker, parsed, service.metrics)
         request.state.usage = lambda: usage([choice.request for choice in streams.choices])
-        headers = {"X-Minitron-Ignored": ", ".join(parsed.ignored)} if parsed.ignored else {}
+        headers = _ignored(parsed.ignored)
         if parsed.stream:
             # what fails before the first word still sets the status
             first = await anext(streams.updates)
@@ -75,3 +76,10 @@ class TextRoutes:
             return JSONResponse(answer.whole(streams.choices), headers=headers)
 
         return await unless_gone(request, whole())
+
+
+def _ignored(names: tuple[str, ...]) -> dict[str, str]:
+    """The header that tells a client which of its parameters have no effect."""
+    # a name may have any character, a header may not
+    told = ", ".join(ascii(name)[1:-1] for name in names)
+    return {"X-Minitron-Ignored": told[:_LONGEST_HEADER]} if names else {}

@@ -56,14 +56,15 @@ class TokenRoutes:
     async def tokenize(self, request: Request) -> Response:
         """The tokens of a text, as llama-server and vLLM give them."""
         asked = TokenizeRequest.of(await json_body(request))
+        return await asyncio.to_thread(self._tokens, asked)
+
+    def _tokens(self, asked: TokenizeRequest) -> Response:
         model = self._service.model
-        tokens = await asyncio.to_thread(
-            model.tokenize,
+        ids = model.tokenize(
             asked.text,
             add_special=asked.adds_special,
             parse_special=asked.parse_special is not False,
-        )
-        ids = tokens.tolist()
+        ).tolist()
         if asked.with_pieces:
             pieces = [model.piece(token, special=True) for token in ids]
             described = [{"id": i, "piece": _piece(p)} for i, p in zip(ids, pieces, strict=True)]
@@ -76,8 +77,12 @@ class TokenRoutes:
         asked, model = DetokenizeRequest.of(await json_body(request)), self._service.model
         if not all(0 <= token < model.n_vocab for token in asked.tokens):
             raise BadRequest(f"tokens has one that is not below {model.n_vocab}", "tokens")
-        data = b"".join(model.piece(token, special=True) for token in asked.tokens)
-        text = data.decode(errors="replace")
+
+        def text_of() -> str:
+            pieces = (model.piece(token, special=True) for token in asked.tokens)
+            return b"".join(pieces).decode(errors="replace")
+
+        text = await asyncio.to_thread(text_of)
         return JSONResponse({"content": text, "prompt": text})
 
     async def tokenizer_info(self, _request: Request) -> Response:

@@ -63,11 +63,13 @@ class ToolParser:
     """Finds the calls of known functions in an answer.
 
     tools: the parameters' schema of each function. begun: what of the answer the prompt ends with.
+    most: calls to give, None for all.
     """
 
     format: ToolFormat
     tools: Mapping[str, Any]
     begun: str = ""
+    most: int | None = None
 
     def parse(self, answer: str) -> tuple[str, list[ToolCall]]:
         """The text of an answer and its calls; all is text where one call cannot be read."""
@@ -75,10 +77,10 @@ class ToolParser:
         at = text.find(mark) if mark else -1
         if at >= 0:
             found = self._between_marks(text[at:], mark)
-            return (text[:at].rstrip(), found) if found else (answer, [])
+            return (text[:at].rstrip(), found[: self.most]) if found else (answer, [])
         # the mark may be a control token, which has no text
         found = self._documents(text) if text.lstrip()[:1] in ("{", "[") else []
-        return ("", found) if found else (answer, [])
+        return ("", found[: self.most]) if found else (answer, [])
 
     def _between_marks(self, text: str, mark: str) -> list[ToolCall]:
         calls: list[ToolCall] = []

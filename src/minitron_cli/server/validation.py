@@ -79,7 +79,9 @@ def parse(body: bytes) -> dict[str, Any]:
 def _refusal(model: type[BaseModel], error: ErrorDetails) -> BadRequest:
     path = ""
     for part in error["loc"]:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+        # keys are the client's, too: they must not break the line
+        name = ascii(part).strip("'")
+        path += f"[{part}]" if isinstance(part, int) else f".{name}" if path else name
     kind, context = error["type"], error.get("ctx", {})
     field = model.model_fields.get(str(error["loc"][0])) if len(error["loc"]) == 1 else None
     if kind == "value_error":

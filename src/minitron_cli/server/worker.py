@@ -146,4 +146,5 @@ class Worker:
                 last = step is None or step.finish_reason is not None
                 if last:
                     del self._subscriptions[request]
-                subscription.publish(step, last)
+                if last or (step is not None and (step.text or step.logprob)):
+                    subscription.publish(step, last)

@@ -36,8 +36,8 @@ def token_logprob(logits: NDArray[np.float32], token: int, most: int) -> TokenLo
 
 def likeliest(logits: NDArray[np.float32], most: int) -> NDArray[np.intp]:
     """The tokens with the largest logits, the first of equals first."""
-    if most == 1:
-        return np.array([logits.argmax()])
-    least = np.partition(logits, -most)[-most] if 0 < most < len(logits) else -np.inf
+    if most <= 1:
+        return np.array([logits.argmax()])[:most]
+    least = np.partition(logits, -most)[-most] if most < len(logits) else -np.inf
     some = np.flatnonzero(logits >= least)
     return some[np.argsort(-logits[some], kind="stable")][:most]

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from minitron_core.errors import MinitronError
+from minitron_core.errors import MinitronError, Unsupported
 from minitron_engine.generation.generate import check_room
 from minitron_engine.generation.slot import GenerationRequest, Slot, Steps
 from minitron_engine.generation.speculative import Drafter
 from minitron_engine.llama.batch import Batch
+from minitron_engine.llama.binding import api
 from minitron_engine.llama.context import Context
 from minitron_engine.llama.tokenization import Tokens
 
@@ -23,6 +24,7 @@ class Slots:
     a prompt and its answer; an even part of the context where it is None. n_outputs: the most
     rows of logits of one decode, as the context was opened with, at least n_seq.
     drafters: one for each sequence, or none. decodes: how often llama.cpp decoded.
+    Raises Unsupported for drafters where the model's cache cannot be cut.
     """
 
     def __init__(
@@ -38,6 +40,12 @@ class Slots:
         self._context = context
         self._n_outputs = n_outputs or n_seq
         self._slots = [Slot(number, context, self.n_ctx) for number in range(n_seq)]
+        handle = context.model.handle
+        if drafters and (api.llama_model_is_recurrent(handle) or api.llama_model_is_hybrid(handle)):
+            raise Unsupported(
+                f"{context.model.path.name} has a state that cannot go back to before a draft",
+                "leave out --draft and --lookup",
+            )
         for slot, drafter in zip(self._slots, drafters, strict=False):
             slot.drafter = drafter
         self._waiting: deque[GenerationRequest] = deque()
