@@ -152,12 +152,29 @@ def _converted_header(model: Path, out: Output) -> Iterator[Path]:
             yield header.path
 
 
-def refuse_existing(path: Path, force: bool) -> None:
-    """Stop before hours of work if the result could not be put where it belongs."""
-    if path.exists() and not force:
-        raise AlreadyExists(f"{path} exists", "--force replaces it; -o names another file")
+def refuse_folder(path: Path | None) -> None:
+    """Usage for a folder where a command writes a file."""
+    if path is not None and path.is_dir():
+        raise Usage(f"{path} is a folder", "name the file to write")
+
+
+def check_output(path: Path | None) -> None:
+    """Stop before hours of work if a file could not be put where it belongs.
+
+    Usage: it is a folder. NotFound, Denied: it would be in one that is missing, or not writable.
+    """
+    refuse_folder(path)
+    if path is None:
+        return
     folder = path.parent
     if not folder.is_dir():
         raise NotFound(f"the folder {folder} does not exist", "create it first")
     if not os.access(folder, os.W_OK):
         raise Denied(f"the folder {folder} is not writable", "choose another place with -o")
+
+
+def refuse_existing(path: Path, force: bool) -> None:
+    """As check_output; AlreadyExists for a file that is there, unless it may be replaced."""
+    if path.is_file() and not force:
+        raise AlreadyExists(f"{path} exists", "--force replaces it; -o names another file")
+    check_output(path)

@@ -60,9 +60,10 @@ def generate(
 ) -> None:
     """Generate text with llama.cpp, on a GPU where there is one."""
     from minitron_cli.generation.generating import GenerateRequest, answer
-    from minitron_cli.inputs import local_model
+    from minitron_cli.inputs import check_output, local_model
 
     out = console.output()
+    check_output(prompt_cache)
     request = GenerateRequest(
         model=local_model(model, out),
         prompt=_read_prompt(prompt, file),

@@ -94,7 +94,7 @@ def imatrix(
 ) -> None:
     """Collect an importance matrix on a text, equal to llama-imatrix's."""
     from minitron.loading import load
-    from minitron_cli.inputs import folder_for_results, local_model, refuse_existing
+    from minitron_cli.inputs import check_output, folder_for_results, local_model, refuse_existing
     from minitron_cli.views.imatrix import show_collected
     from minitron_engine.llama.settings import ModelSettings
     from minitron_quant.chunking import ChunkSettings
@@ -113,6 +113,7 @@ def imatrix(
     from minitron_quant.quantize.prepare import model_name
 
     out = console.output()
+    check_output(output)
     found = local_model(model, out)
     path = output or folder_for_results(model) / f"{model_name(found)}.imatrix.{file_format}"
     refuse_existing(path, force)
