@@ -22,6 +22,7 @@ from minitron_quant.array_backend import Floats
 from minitron_quant.levels import Level
 from minitron_quant.model_files import open_model_files
 from minitron_quant.quantize.encode import RefineRows
+from minitron_quant.quantize.fallbacks import fallback_notes
 from minitron_quant.quantize.importance import (
     Importance,
     foreign_matrix,
@@ -216,6 +217,8 @@ def prepare(settings: QuantizeSettings, refiner: CodeRefiner | None = None) -> Q
     notes = missing_entries(matched, tensors, plan.levels) if importance.weights else ()
     notes += foreign_matrix(importance, shards)
     notes += refiner.notes if refiner else ()
+    fallbacks = {planned.level.name: planned.fallbacks for planned in plan.levels}
+    notes += fallback_notes(fallbacks, len(tensors))
     return QuantizeJob(settings, shards, plan, matched, outputs, notes, refiner)
 
 

@@ -16,6 +16,7 @@ from minitron_core.gguf import Gguf
 from minitron_quant.levels import level_of_ftype
 from minitron_quant.model_files import models_in, open_model_files, other_content
 from minitron_quant.perplexity.measures import columns
+from minitron_quant.quantize.fallbacks import fallbacks_in
 
 NAME = "README.md"
 _HUB = "https://huggingface.co/"
@@ -45,6 +46,7 @@ class File:
     name: str
     level: str
     bytes: int
+    fallbacks: dict[str, int]
     row: dict[str, Any] | None
 
 
@@ -102,7 +104,8 @@ def _report(folder: Path) -> dict[str, Any]:
 def _file(path: Path, measured: dict[str, dict[str, Any]]) -> File:
     shards = open_model_files(path)
     level = level_of_ftype(shards[0].get("general.file_type"))
-    return File(path.name, level, sum(shard.size for shard in shards), measured.get(path.name))
+    size = sum(shard.size for shard in shards)
+    return File(path.name, level, size, fallbacks_in(shards), measured.get(path.name))
 
 
 def _name(first: Gguf, path: Path) -> str:
@@ -163,7 +166,17 @@ def _files(files: Sequence[File]) -> str:
         [f"[{file.name}](./{file.name})", file.level, show_size(file.bytes), *line]
         for file, line in zip(files, measures, strict=True)
     ]
-    return markdown_table(["File", "Level", "Size", *headers], cells, left=2).rstrip()
+    table = markdown_table(["File", "Level", "Size", *headers], cells, left=2).rstrip()
+    notes = [_fallback_note(file) for file in files if file.fallbacks]
+    return "\n\n".join((table, *notes))
+
+
+def _fallback_note(file: File) -> str:
+    types = ", ".join(f"{count} {name}" for name, count in file.fallbacks.items())
+    return (
+        f"{sum(file.fallbacks.values())} tensors of {file.name} have other types than {file.level} "
+        f"wants ({types}), because their rows are not divisible by the blocks of its types."
+    )
 
 
 def _how(folder: Path, report: dict[str, Any]) -> str:
