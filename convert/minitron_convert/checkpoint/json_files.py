@@ -8,6 +8,7 @@ from typing import Any
 
 from minitron_core.errors import Damaged, from_os_error
 from minitron_core.lfs_pointer import refuse_lfs_pointer
+from minitron_core.quoting import quoted
 
 
 def read_text(path: Path) -> str:
@@ -40,7 +41,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"it gives {next(key for key in keys if keys.count(key) > 1)!r} twice")
+        raise ValueError(
+            f"it gives {quoted(next(key for key in keys if keys.count(key) > 1))} twice"
+        )
     return value
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from minitron_core.errors import Damaged, Denied, NotFound, Usage
+from minitron_core.quoting import quoted
 
 _UNPACK: dict[str, Callable[..., Any]] = {
     ".bz2": bz2.open,
@@ -43,7 +44,7 @@ class Place:
             number = -1
         if not 0 <= number < count:
             last = first + count - 1
-            raise self.error(f"the label is {label!r}, not a number from {first} to {last}")
+            raise self.error(f"the label is {quoted(label)}, not a number from {first} to {last}")
         return number
 
 
@@ -57,16 +58,16 @@ class Record(Place):
         """A text that the record must have."""
         value = self.values.get(key)
         if not isinstance(value, str):
-            raise self.error(f"no text {key!r}")
+            raise self.error(f"no text {quoted(key)}")
         return value
 
     def texts(self, key: str) -> list[str]:
         """A list of two or more texts that the record must have."""
         value = self.values.get(key)
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise self.error(f"no list of texts {key!r}")
+            raise self.error(f"no list of texts {quoted(key)}")
         if len(value) < 2:
-            raise self.error(f"{key!r} has {len(value)} texts; a choice needs two")
+            raise self.error(f"{quoted(key)} has {len(value)} texts; a choice needs two")
         return value
 
 

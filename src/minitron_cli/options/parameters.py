@@ -11,6 +11,7 @@ import typer
 
 from minitron_cli.options.completion import complete_model
 from minitron_core.errors import Usage
+from minitron_core.quoting import quoted
 from minitron_engine.llama.settings import CACHE_TYPES, FLASH_ATTENTION, ContextSettings
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def number_list(text: str) -> tuple[int, ...]:
     for part in text.split(","):
         match = _RANGE.fullmatch(part.strip())
         if match is None:
-            raise Usage(f"{part!r} is neither a number nor a range such as 1-8*2")
+            raise Usage(f"{quoted(part)} is neither a number nor a range such as 1-8*2")
         first, last = int(match[1]), int(match[2] or match[1])
         step = int(match[4] or 1)
         while first <= last and len(found) < _MOST_NUMBERS:
@@ -140,5 +141,5 @@ def gpu_layers(text: str) -> int | Literal["auto", "all"]:
     if text == "all":
         return "all"
     if not text.isdecimal():
-        raise Usage(f"{text!r} is neither auto nor all nor a number of layers")
+        raise Usage(f"{quoted(text)} is neither auto nor all nor a number of layers")
     return int(text)

@@ -9,6 +9,7 @@ from typing import Any
 
 from minitron_convert.outtypes import OUTTYPES
 from minitron_core.errors import NotFound, Usage
+from minitron_core.quoting import quoted
 from minitron_quant.tasks.registry import task_names
 
 REPORTS = ("md", "html", "csv", "json")
@@ -147,7 +148,7 @@ def _place(folder: Path, source: str) -> str:
     try:
         return str(local) if local.exists() else source
     except (OSError, ValueError) as error:  # a name that is too long, or has a NUL
-        raise Usage(f"{source!r:.80} is not the name of a model") from error
+        raise Usage(f"{quoted(source, 80)} is not the name of a model") from error
 
 
 def _section(path: Path, name: str, kind: Callable[..., Any], table: Any) -> Any:
@@ -211,7 +212,7 @@ def _value(path: Path, section: str, key: str, value: Any) -> Any:
     }
     valid, expected = checks[f"{section}.{key}"]
     if not valid(value):
-        raise Usage(f"{path}: {key} in [{section}] must be {expected}, not {value!r}")
+        raise Usage(f"{path}: {key} in [{section}] must be {expected}, not {quoted(value)}")
     return tuple(value) if isinstance(value, list) else value
 
 
