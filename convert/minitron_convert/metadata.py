@@ -111,6 +111,8 @@ def _drop_impossible(
         alone = gguf.Metadata(name="alone")
         setattr(alone, attribute, value)
         try:
+            if attribute.startswith("sampling_") and isinstance(value, bool):
+                raise TypeError  # false is not a number
             _keys(alone, architecture)
         except _IMPOSSIBLE as error:
             name = attribute.replace("_", " ")

@@ -87,6 +87,15 @@ def note_full_gpu(out: Output, model: Model) -> None:
         out.note(f"nothing is offloaded, no layer fits: {model.reason}")
 
 
+def note_long_context(out: Output, model: Model, n_ctx: int) -> None:
+    """A note where a context that was asked for is longer than the model was trained on."""
+    if n_ctx > model.n_ctx_train > 0:
+        out.note(
+            f"a context of {n_ctx} tokens is longer than the {model.n_ctx_train} that the model "
+            "was trained on: what it writes beyond them may make no sense"
+        )
+
+
 @contextmanager
 def open_checkpoint_source(
     text: str, revision: str | None, listener: Progress, *, headers_only: bool = False

@@ -82,9 +82,11 @@ class _Command(TyperCommand):
     """A command that also understands llama.cpp's names for its options."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        from minitron_cli.options.llama_names import translated, with_trained_context
+        from minitron_cli.options.llama_names import fill_in_trained_context, translated
 
-        return super().parse_args(ctx, with_trained_context(translated(args, self.params)))
+        rest = super().parse_args(ctx, translated(args, self.params))
+        fill_in_trained_context(ctx.params)
+        return rest
 
 
 class _Group(TyperGroup):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, cast
 
 from minitron_core.progress import Event, Progress
+from minitron_core.text_encoding import as_unicode
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -110,8 +111,8 @@ class Output:
         sys.stdout.flush()
 
     def document(self, document: Any) -> None:
-        """The whole result as JSON."""
-        self.text(json.dumps(document, indent=2, ensure_ascii=False))
+        """The whole result as JSON; U+FFFD stands for what is not Unicode."""
+        self.text(as_unicode(json.dumps(document, indent=2, ensure_ascii=False)))
 
     def result(self, document: Any, text: str) -> None:
         """The result: a document with --json, a text otherwise."""

@@ -13,6 +13,7 @@ from minitron_cli.views.perplexity import table_cells
 from minitron_core.atomic_files import write_whole
 from minitron_core.errors import Damaged, MinitronError, NotFound
 from minitron_core.gguf import Gguf
+from minitron_core.text_encoding import as_utf8
 from minitron_quant.levels import level_of_ftype
 from minitron_quant.model_files import models_in, open_model_files, other_content
 from minitron_quant.perplexity.measures import columns
@@ -90,15 +91,21 @@ def _report(folder: Path) -> dict[str, Any]:
         report = json.loads(path.read_text())
         for row in report["rows"]:
             row["model"] = str(row["model"])
-            row["ppl"] = float(row["ppl"])
+            row["ppl"] = _number(row["ppl"])
             for key in (column.key for column in columns()):
-                row[key] = None if row.get(key) is None else float(row[key])
+                row[key] = None if row.get(key) is None else _number(row[key])
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise Damaged(
             f"{path} is not a report of minitron run", "minitron run writes one"
         ) from error
     found: dict[str, Any] = report
     return found
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool):
+        raise TypeError  # float(False) is 0
+    return float(value)
 
 
 def _file(path: Path, measured: dict[str, dict[str, Any]]) -> File:
@@ -221,7 +228,7 @@ def _source_card(path: Path | None) -> _Source | None:
     if not file.is_file():
         raise NotFound(f"{file} does not exist", "give the card of the model that was quantized")
     try:
-        card = ModelCard(file.read_text(encoding="utf-8"), ignore_metadata_errors=True)
+        card = ModelCard(as_utf8(file.read_bytes()).decode(), ignore_metadata_errors=True)
     except (ValueError, OSError) as error:
         raise Damaged(f"{file} is not a model card: {error}") from error
     head: dict[str, Any] = card.data.to_dict()  # type: ignore[no-untyped-call]

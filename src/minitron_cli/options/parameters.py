@@ -94,6 +94,9 @@ class RuntimeOptions:
     flash_attn: Annotated[FlashAttention, typer.Option("--flash-attn", help="Flash attention.")] = (
         "auto"
     )
+    ubatch: Annotated[
+        int, typer.Option("--ubatch", min=1, help="Tokens of a decode at once on the device.")
+    ] = 512
     threads: Threads = None
 
     def context(
@@ -104,6 +107,7 @@ class RuntimeOptions:
         return ContextSettings(
             n_ctx=n_ctx or 0,
             n_batch=n_batch,
+            n_ubatch=self.ubatch,
             n_outputs=n_outputs,
             threads=self.threads,
             flash_attention=self.flash_attn,
@@ -136,9 +140,10 @@ def number_list(text: str) -> tuple[int, ...]:
 
 def gpu_layers(text: str) -> int | Literal["auto", "all"]:
     """`auto`, `all`, or a number of layers."""
-    if text == "auto":
+    # llama.cpp's numbers for the words
+    if text in ("auto", "-1"):
         return "auto"
-    if text == "all":
+    if text in ("all", "-2"):
         return "all"
     if not text.isdecimal():
         raise Usage(f"{quoted(text)} is neither auto nor all nor a number of layers")

@@ -10,6 +10,7 @@ from typing import Any
 from minitron_convert.outtypes import OUTTYPES
 from minitron_core.errors import NotFound, Usage
 from minitron_core.quoting import quoted
+from minitron_core.text_encoding import as_utf8
 from minitron_quant.tasks.registry import task_names
 
 REPORTS = ("md", "html", "csv", "json")
@@ -113,7 +114,7 @@ def load_jobs(path: Path) -> tuple[Job, ...]:
     Usage names what is wrong and the nearest known key.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(as_utf8(path.read_bytes()).decode())
     except FileNotFoundError as error:
         raise NotFound(f"{path} does not exist") from error
     except (ValueError, RecursionError) as error:

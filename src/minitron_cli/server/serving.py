@@ -8,7 +8,7 @@ from pathlib import Path
 
 from minitron.generation import DEFAULT_CONTEXT, context_size
 from minitron.loading import load
-from minitron_cli.inputs import note_full_gpu, note_missing_gpu
+from minitron_cli.inputs import note_full_gpu, note_long_context, note_missing_gpu
 from minitron_cli.output import Output
 from minitron_core.errors import MinitronError, Unsupported, Usage
 from minitron_engine.generation.slots import Slots
@@ -59,6 +59,7 @@ def serve_model(request: ServeRequest, out: Output) -> None:
         loading = ModelSettings(request.model, request.gpu_layers, context=settings)
         model = stack.enter_context(load(loading))
         note_full_gpu(out, model)
+        note_long_context(out, model, request.context.n_ctx)
         if not request.context.n_ctx:
             settings = replace(settings, n_ctx=context_size(model) * parallel)
         context = stack.enter_context(open_context(model, settings))
