@@ -25,6 +25,7 @@ from minitron_core.gguf import (
     ValueType,
     file_size,
 )
+from minitron_core.quoting import quoted
 
 _TYPE_OF_OUTTYPE = {"f32": F32, "f16": F16, "bf16": BF16, "q8_0": Q8_0}
 _FILE_TYPE = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32, "mxfp4": 38}  # llama_ftype
@@ -100,14 +101,14 @@ def plan(settings: ConvertSettings) -> Plan:
     except UnicodeEncodeError as error:
         raise Damaged(
             f"the JSON files in {settings.source} hold text that is not Unicode: "
-            f"{error.object!r:.60}"
+            f"{quoted(error.object, 60)}"
         ) from error
 
 
 def _plan(settings: ConvertSettings) -> Plan:
     if settings.outtype not in OUTTYPES:
         raise Unsupported(
-            f"the converter has no output type {settings.outtype!r}",
+            f"the converter has no output type {quoted(settings.outtype)}",
             f"known are {', '.join(OUTTYPES)}",
         )
     checkpoint = open_checkpoint(settings.source, vocab_only=settings.vocab_only)

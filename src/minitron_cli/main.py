@@ -90,11 +90,13 @@ class _Command(TyperCommand):
     """A command that also understands llama.cpp's names for its options."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        from minitron_cli.options.llama_names import translated, with_trained_context
+        from minitron_cli.options.llama_names import fill_in_trained_context, translated
         from minitron_cli.options.optional_values import with_values
 
         ours = with_values(translated(args, self.params), self.params)
-        return super().parse_args(ctx, with_trained_context(ours))
+        rest = super().parse_args(ctx, ours)
+        fill_in_trained_context(ctx.params)
+        return rest
 
 
 class _Group(TyperGroup):

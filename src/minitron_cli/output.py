@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, cast
 
 from minitron_core import stop
 from minitron_core.progress import Progress
+from minitron_core.text_encoding import as_unicode
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -123,8 +124,8 @@ class Output:
         sys.stdout.flush()
 
     def document(self, document: Any) -> None:
-        """The whole result as JSON."""
-        self.text(json.dumps(document, indent=2, ensure_ascii=False))
+        """The whole result as JSON; U+FFFD stands for what is not Unicode."""
+        self.text(as_unicode(json.dumps(document, indent=2, ensure_ascii=False)))
 
     def result(self, document: Any, text: str) -> None:
         """The result: a document with --json, a text otherwise."""

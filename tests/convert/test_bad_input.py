@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -70,6 +71,16 @@ def indexed(*files: str) -> Callable[[Path], None]:
         (folder / "model.safetensors.index.json").write_text(text)
 
     return change
+
+
+def sharded(change: Callable[[Path], None]) -> Callable[[Path], None]:
+    """A change of a folder whose weights then have a shard's name."""
+
+    def both(folder: Path) -> None:
+        change(folder)
+        (folder / "model.safetensors").rename(folder / "model-1.safetensors")
+
+    return both
 
 
 def cut(folder: Path) -> None:
@@ -166,13 +177,17 @@ CASES = {
         header(lambda value: value.update(other=value.pop(NORM))), Damaged, "lacks|other"
     ),
     "duplicate tensors": Case(twice, Damaged, "model-2.safetensors"),
-    "index names a missing file": Case(indexed("absent.safetensors"), NotFound, "absent"),
+    "index names a missing file": Case(
+        sharded(indexed("absent.safetensors", "model-1.safetensors")), NotFound, "absent"
+    ),
     "index leaves the folder": Case(indexed("../m.safetensors"), Damaged, "outside"),
     "index is absolute": Case(indexed("/etc/passwd"), Damaged, "outside"),
     "index names a folder": Case(indexed(".."), Damaged, "outside"),
     "index is empty": Case(content("model.safetensors.index.json", b"{}"), Damaged, "weight_map"),
     "index names other tensors": Case(
-        content("model.safetensors.index.json", b'{"weight_map": {"x": "model.safetensors"}}'),
+        sharded(
+            content("model.safetensors.index.json", b'{"weight_map": {"x": "model-1.safetensors"}}')
+        ),
         Damaged,
         "no file holds x",
     ),
@@ -293,9 +308,6 @@ def test_read_header_raises_only_its_own_errors(
     for position, byte in changes:
         data[position % len(data)] = byte
     path.write_bytes(data[: len(data) - missing])
-    try:
-        tensors = read_header(path)
-    except MinitronError:
-        return
-    for tensor in tensors:
-        assert tensor.read().shape == tensor.shape
+    with suppress(MinitronError):
+        for tensor in read_header(path):
+            assert tensor.read().shape == tensor.shape

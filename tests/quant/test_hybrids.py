@@ -9,7 +9,6 @@ import pytest
 from helpers.support import beginning
 from helpers.tiny_checkpoints import make_checkpoint
 from minitron_convert.convert import ConvertSettings, convert
-from minitron_core.gguf import TYPE
 from minitron_engine.llama.settings import ModelSettings
 from minitron_engine.loading import open_model
 from minitron_quant.chunking import ChunkSettings
@@ -28,17 +27,6 @@ from minitron_quant.quantize.prepare import QuantizeSettings, prepare
 def converted(name: str, folder: Path) -> Path:
     """The file of a tiny checkpoint."""
     return convert(ConvertSettings(make_checkpoint(name, folder), folder)).paths[0]
-
-
-def test_prepare_tells_the_types_that_rows_do_not_fit(tmp_path: Path) -> None:
-    model = converted("nemotron-3-nano-30b", tmp_path)
-    levels = tuple(level_named(name) for name in ("Q4_K_M", "Q8_0"))
-    job = prepare(QuantizeSettings(model, levels, tmp_path))
-    (note,) = job.notes
-    assert note.startswith("19 of 49 tensors have rows of 32 or 64 or 128")
-    given = [TYPE[job.plan.levels[0].types[name]].name for name in job.plan.levels[0].replaced]
-    assert f"(Q4_K_M: q5_0 for {given.count('q5_0')}, q8_0 for {given.count('q8_0')})" in note
-    assert not job.plan.levels[1].replaced
 
 
 def test_prepare_names_experts_that_gptq_has_no_inputs_of(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from minitron_convert.architectures.record import (
     Key,
     Layer,
     Tensors,
+    WrongConfig,
     needs,
 )
 from minitron_convert.architectures.rope import llama3_frequencies
@@ -30,7 +31,7 @@ def _normalize(config: dict[str, Any]) -> dict[str, Any]:
     attention = [block["attention"] for block in blocks]
     ffns = [block["ffn"] for block in blocks]
     if any(ffn.get("replace_with_linear") for ffn in ffns):
-        raise ValueError("a block's FFN is replaced by a matrix, which llama.cpp cannot run")
+        raise WrongConfig("a block's FFN is replaced by a matrix, which llama.cpp cannot run")
     groups = [entry["n_heads_in_group"] for entry in attention]
     linear = [bool(entry["replace_with_linear"]) for entry in attention]
     return {

@@ -27,9 +27,11 @@ from minitron_convert.architectures.record import (
     Layer,
     TensorMapping,
     Value,
+    WrongConfig,
     needs,
 )
 from minitron_convert.vocab.rules import VocabularyRules
+from minitron_core.quoting import quoted
 
 if TYPE_CHECKING:
     from minitron_convert.architectures.source_model import SourceModel
@@ -60,7 +62,7 @@ def _normalize(config: dict[str, Any]) -> dict[str, Any]:
     if blocks or kinds is None:
         kinds = "".join(_KIND_OF_WORD[word] for word in words or ())
     if not kinds or set(kinds) - set("M*-E"):
-        raise ValueError("the kinds of its layers are missing or unknown")
+        raise WrongConfig("the kinds of its layers are missing or unknown")
     head_dim = config.get("head_dim", config.get("attention_head_dim"))
     epsilon = config.get("rms_norm_eps", config.get("norm_eps", config.get("layer_norm_epsilon")))
     more = {
@@ -111,7 +113,8 @@ def _has_experts(model: SourceModel) -> bool:
 
 def _refuse(model: SourceModel) -> str | None:
     if model.config.find("mlp_hidden_act") not in (None, "relu2"):
-        return f"FFNs with {model.config.find('mlp_hidden_act')} are not what llama.cpp computes"
+        activation = quoted(model.config.find("mlp_hidden_act"))
+        return f"FFNs with {activation} are not what llama.cpp computes"
     if (model.config.find("num_nextn_predict_layers") or 0) > 1:
         return "more than one further token is predicted, which llama.cpp cannot read"
     return None

@@ -35,6 +35,10 @@ SHARED_EXPERT = "ffn_gate_shexp ffn_up_shexp ffn_down_shexp"
 QKV = "attn_q attn_k attn_v"
 
 
+class WrongConfig(ValueError):
+    """A config that a record's function cannot read, and why."""
+
+
 @dataclass(frozen=True)
 class TensorMapping:
     """What becomes of the tensors whose name matches `pattern`, where it is more than a new name.

@@ -19,7 +19,7 @@ from minitron_convert.architectures.model_tensor import (
     WrongShape,
     unchanged,
 )
-from minitron_convert.architectures.record import Architecture, Layer, TensorMapping
+from minitron_convert.architectures.record import Architecture, Layer, TensorMapping, WrongConfig
 from minitron_convert.architectures.shapes import (
     FULL_PRECISION,
     block_of,
@@ -308,7 +308,16 @@ def _malformed(where: str, arch: str) -> Iterator[None]:
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise Damaged(f"{where} is not a config of {arch}: {error}") from error
+        raise Damaged(f"{where} is not a config of {arch}: {_told(error)}") from error
+
+
+def _told(error: Exception) -> str:
+    """What a record's function met, without Python's names of its types."""
+    if isinstance(error, WrongConfig):
+        return str(error)
+    if isinstance(error, KeyError):
+        return f"it has no {error.args[0]}"
+    return "a value in it has the wrong type or size"
 
 
 def _filled(architecture: Architecture, config: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from minitron_convert.checkpoint.safetensors import read_header
 from minitron_convert.checkpoint.tensor_ref import TensorRef
 from minitron_convert.checkpoint.torch_file import read_pickle
 from minitron_core.errors import Damaged, NotFound
+from minitron_core.quoting import quoted
 
 MAX_NAME_BYTES = 255  # the limit of file systems
 
@@ -142,5 +143,7 @@ def _inside(folder: Path, index: Path, name: str) -> Path:
     """
     plain = len(PurePosixPath(name).parts) == 1 and name not in ("", ".", "..") and "\\" not in name
     if not plain or not name.isprintable() or len(name.encode()) > MAX_NAME_BYTES:
-        raise Damaged(f"{index} names {name!r}, which is not a file name, or outside the folder")
+        raise Damaged(
+            f"{index} names {quoted(name)}, which is not a file name, or outside the folder"
+        )
     return folder / name

@@ -8,12 +8,14 @@ from typing import Any
 
 from minitron_core.errors import Damaged, from_os_error
 from minitron_core.lfs_pointer import refuse_lfs_pointer
+from minitron_core.quoting import quoted
+from minitron_core.text_encoding import as_utf8
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file. NotFound, Denied, Damaged."""
+    """The text of a UTF-8 file, without a byte order mark. NotFound, Denied, Damaged."""
     try:
-        return path.read_text(encoding="utf-8")
+        return as_utf8(path.read_bytes()).decode().replace("\r\n", "\n")
     except OSError as error:
         raise from_os_error(error, path, "read") from error
     except UnicodeDecodeError as error:
@@ -40,7 +42,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"it gives {next(key for key in keys if keys.count(key) > 1)!r} twice")
+        raise ValueError(
+            f"it gives {quoted(next(key for key in keys if keys.count(key) > 1))} twice"
+        )
     return value
 
 

@@ -16,6 +16,7 @@ from minitron_convert.checkpoint.safetensors import MAX_DIMENSIONS
 from minitron_convert.checkpoint.tensor_ref import DTYPES, ForeignTensorRef, TensorRef
 from minitron_core.errors import Damaged, Unsupported, from_os_error
 from minitron_core.lfs_pointer import refuse_lfs_pointer
+from minitron_core.quoting import quoted
 
 MAX_PICKLE_BYTES = 64 << 20
 _LOCAL_HEADER = 30
@@ -118,7 +119,7 @@ def _tensor(
     path: Path, name: Any, value: Any, prefix: str, storages: dict[str, zipfile.ZipInfo]
 ) -> TensorRef:
     if not isinstance(name, str) or not isinstance(value, _Tensor):
-        raise Damaged(f"{path}: {name!r} is not a tensor")
+        raise Damaged(f"{path}: {quoted(name)} is not a tensor")
     if not _is_sound(value):
         raise Damaged(f"{path} describes {name} wrongly", "download it again")
     _, kind, key, _, numel = value.storage.value

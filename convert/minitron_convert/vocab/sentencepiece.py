@@ -14,6 +14,7 @@ from typing import Any
 from minitron_convert.vocab.tokens import TokenType, Vocabulary, looks_special
 from minitron_core.errors import Damaged, Unsupported, from_os_error
 from minitron_core.lfs_pointer import refuse_lfs_pointer
+from minitron_core.quoting import quoted
 
 PIECES, TRAINER, NORMALIZER = 1, 2, 3
 PIECE_TEXT, PIECE_SCORE, PIECE_TYPE = 1, 2, 3
@@ -145,7 +146,9 @@ def build(
             vocabulary.tokens[i] = text.replace(SPACE.encode(), b" ")
     for i, (token, special) in added.items():
         if i >= size:
-            vocabulary.notes.append(f"token {i} ({token!r}) is beyond the vocabulary: left out")
+            vocabulary.notes.append(
+                f"token {i} ({quoted(token)}) is beyond the vocabulary: left out"
+            )
             continue
         put_added(vocabulary, i, token, special, as_marked=as_marked)
         vocabulary.scores[i] = ADDED_SCORE

@@ -9,6 +9,7 @@ import numpy as np
 from minitron_core.errors import Damaged, ImatrixNeeded, Usage
 from minitron_core.gguf import TYPE, Gguf, KeyValue, TensorInfo, ValueType
 from minitron_core.hashing import model_fingerprint
+from minitron_core.quoting import quoted
 from minitron_quant.array_backend import Floats
 from minitron_quant.imatrix.files import read_imatrix
 from minitron_quant.model_files import EMBEDDING, tensors_of
@@ -82,7 +83,7 @@ def load_importance(
     for part in (*include, *exclude):
         if not any(part in name for name in weights):
             raise Usage(
-                f"no entry of {path.name} has {part!r} in its name",
+                f"no entry of {path.name} has {quoted(part)} in its name",
                 f"its entries have names like {next(iter(weights))}",
             )
     if include:

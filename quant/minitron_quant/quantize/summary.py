@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,7 @@ def summarize(job: QuantizeJob) -> dict[str, Any]:
                 "bytes": output.bytes,
                 "bpw": job.bits_per_weight(output),
                 "types": count_types(output.planned),
+                "fallbacks": [asdict(fallback) for fallback in output.planned.fallbacks],
             }
             for output in job.outputs
         ],

@@ -63,7 +63,7 @@ def ppl(
     the windows, and puts BOS where it has no effect.
     """
     from minitron.measurement import perplexity
-    from minitron_cli.inputs import local_model, local_models
+    from minitron_cli.inputs import check_output, local_model, local_models
     from minitron_cli.views.perplexity import measured_document, row_line, show_measured
     from minitron_core.progress import Event
     from minitron_quant.chunking import ChunkSettings
@@ -72,6 +72,7 @@ def ppl(
     from minitron_quant.perplexity.table import mark_dominated
 
     out = console.output(table_format)
+    check_output(resume)
     settings = MeasureSettings(
         local_models(models, out),
         text,

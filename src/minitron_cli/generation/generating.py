@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from minitron.generation import DEFAULT_CONTEXT, context_size
 from minitron.loading import load
-from minitron_cli.inputs import note_full_gpu, note_missing_gpu
+from minitron_cli.inputs import note_full_gpu, note_long_context, note_missing_gpu
 from minitron_cli.options.generation import SpeculationOptions
 from minitron_cli.output import Output
 from minitron_engine.generation.generate import generate, prompt_ids
@@ -60,6 +60,7 @@ def answer(request: GenerateRequest, out: Output) -> int:
     )
     with load(loading) as model:
         note_full_gpu(out, model)
+        note_long_context(out, model, request.context.n_ctx)
         if out.interactive:
             out.note(f"running on {model.device}" + (f" ({model.reason})" if model.reason else ""))
         tokens = prompt_ids(model, request.prompt)

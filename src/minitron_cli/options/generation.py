@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from minitron_core.errors import Usage
+from minitron_core.quoting import quoted
 
 if TYPE_CHECKING:
     from minitron_cli.output import Output
@@ -118,7 +119,9 @@ class DeviceOptions:
             shares = tuple(map(float, (self.tensor_split or "").split(",")))
         except ValueError:
             if self.tensor_split is not None:
-                raise Usage(f"{self.tensor_split!r} is not a list of shares", "write 3,1") from None
+                raise Usage(
+                    f"{quoted(self.tensor_split)} is not a list of shares", "write 3,1"
+                ) from None
             shares = ()
         return Placement(
             self.split_mode, shares, self.main_gpu, () if names == ("none",) else names
@@ -132,4 +135,4 @@ def _scaled(text: str) -> tuple[Path, float]:
             return Path(path), float(scale)
     except ValueError:
         pass
-    raise Usage(f"{text!r} is not a file, = and a scale", "write style.gguf=0.5")
+    raise Usage(f"{quoted(text)} is not a file, = and a scale", "write style.gguf=0.5")

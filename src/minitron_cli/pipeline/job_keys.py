@@ -6,6 +6,7 @@ from typing import Any
 
 from minitron_convert.outtypes import OUTTYPES
 from minitron_core.errors import Usage
+from minitron_core.quoting import quoted
 from minitron_quant.tasks.registry import task_names
 
 REPORTS = ("md", "html", "csv", "json")
@@ -101,7 +102,7 @@ def check_value(key: JobKey, value: Any, where: str) -> None:
     """Usage where a key does not take the value."""
     if not key.form.valid(value):
         raise Usage(
-            f"{where}: {key.name} in [{key.section}] must be {key.form.words}, not {value!r}"
+            f"{where}: {key.name} in [{key.section}] must be {key.form.words}, not {quoted(value)}"
         )
 
 

@@ -16,6 +16,7 @@ from minitron_core.gguf.shards import parse_shard_name
 from minitron_core.gguf.types import TYPE, row_bytes, tensor_bytes
 from minitron_core.gguf.values import KeyValue, MalformedValue, skip_string, skip_value
 from minitron_core.lfs_pointer import refuse_lfs_pointer
+from minitron_core.quoting import quoted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -180,7 +181,7 @@ def _read_metadata(buffer: Any, position: int, count: int) -> tuple[dict[str, Ke
     for _ in range(count):
         key, position = _read_string(buffer, position)
         if not key or key in metadata:
-            raise MalformedValue(f"it has the key {key!r} twice" if key else "a key is empty")
+            raise MalformedValue(f"it has the key {quoted(key)} twice" if key else "a key is empty")
         value_type, position = _unpack(buffer, position, "<I")
         metadata[key] = _read_value(buffer, position, key, value_type)
         position += len(metadata[key].raw)
@@ -194,7 +195,7 @@ def _read_value(buffer: Any, position: int, key: str, value_type: int) -> KeyVal
     try:
         end = skip_value(buffer, position, value_type)
     except MalformedValue as error:
-        raise MalformedValue(f"at the key {key!r}, {error}") from error
+        raise MalformedValue(f"at the key {quoted(key)}, {error}") from error
     value = KeyValue(key, value_type, bytes(buffer[position:end]))
     if _LONG_VALUE <= len(value.raw) <= _LONGEST_VALUE:
         if len(_long_values) >= _MOST_LONG_VALUES:
@@ -209,7 +210,7 @@ def _alignment(metadata: dict[str, KeyValue]) -> int:
         return DEFAULT_ALIGNMENT
     value = entry.value
     if not isinstance(value, int) or value <= 0 or value & (value - 1):
-        raise MalformedValue(f"its alignment {value!r} is not a power of two")
+        raise MalformedValue(f"its alignment {quoted(value)} is not a power of two")
     return value
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from minitron_core.errors import Damaged, Usage
+from minitron_core.quoting import quoted
 from minitron_engine.generation.sampling_options import option_row, sampling_options
 
 SAMPLERS = (
@@ -43,7 +44,7 @@ def _parse_bias(texts: Sequence[str]) -> tuple[tuple[int, float], ...]:
     for text in texts:
         found = re.fullmatch(r"(\d{1,9})([+-](?:\d+\.?\d*|\.\d+|inf))", text)
         if not found:
-            raise Usage(f"{text!r} is not a token's number, a sign and a bias, as 15043+1")
+            raise Usage(f"{quoted(text)} is not a token's number, a sign and a bias, as 15043+1")
         biases.append((int(found[1]), float(found[2])))
     return tuple(biases)
 
@@ -269,7 +270,8 @@ def sampler_name(text: str) -> str:
     found = names.get(text.strip().lower().replace("_", "").replace("-", ""))
     if found is None:
         raise Usage(
-            f"{text!r} is not a sampler", f"the samplers are {', '.join((*SAMPLERS, _ADAPTIVE))}"
+            f"{quoted(text)} is not a sampler",
+            f"the samplers are {', '.join((*SAMPLERS, _ADAPTIVE))}",
         )
     return found
 
@@ -300,5 +302,5 @@ def settings_for(model: HasMetadata, given: Mapping[str, Any]) -> SamplingSettin
         try:
             recommended[row.name] = (row.parse or row.type)(text)
         except ValueError:
-            raise Damaged(f"the model recommends a {row.name} of {text!r}") from None
+            raise Damaged(f"the model recommends a {row.name} of {quoted(text)}") from None
     return SamplingSettings(**(recommended | dict(given)))

@@ -1,6 +1,6 @@
 """Tokenizing text that strangers send: no text may end the process.
 
-Four things in llama.cpp would. Most pre-tokenizers are a std::regex, whose recursion takes 324
+Four things in llama.cpp would. Most pre-tokenizers are a std::regex, whose recursion takes 320
 bytes of stack for each character of a match (benchmarks/results/tokenization.md): a run of 26,000
 characters overflows a usual stack of 8 MiB. A SentencePiece vocabulary without byte tokens throws
 for a character that it lacks, the others for a code point beyond U+10FFFF, and the pre-tokenizer
