@@ -14,7 +14,6 @@ from minitron_cli.pipeline.job_file import Job, load_jobs
 from minitron_cli.pipeline.mixes import check_sizes, make_sizes
 from minitron_cli.pipeline.stages import finished_line, try_speed, try_tasks
 from minitron_cli.pipeline.state import Document, State
-from minitron_cli.report.plots import require_matplotlib
 from minitron_cli.report.write import Findings, write_reports
 from minitron_convert.convert import ConvertSettings
 from minitron_convert.hub.download import Source
@@ -317,9 +316,7 @@ def _hashes_of(folder: Path) -> list[str]:
 
 
 def check_before(jobs: Sequence[Job], *, resume: bool) -> None:
-    """Stop before the work if a report's package is missing, or without `resume` a run exists."""
-    if any("html" in job.output.report for job in jobs):
-        require_matplotlib()
+    """Stop before the work if, without `resume`, there is an earlier run."""
     for folder in (job.output.directory for job in jobs):
         if not resume and (folder / _STATE).exists():
             raise AlreadyExists(
