@@ -48,7 +48,7 @@ def test_the_locks_agree_with_the_project_and_with_each_other(third_party: Any) 
     for requirement in map(Requirement, wanted):
         version = pinned[canonicalize_name(requirement.name)]
         assert str(requirement.specifier) == f"=={version}", requirement
-    assert set(wanted) >= set(extras["serve"] + extras["report"] + extras["cluster"])
+    assert set(wanted) >= set(extras["serve"] + extras["cluster"])
     both = [entry.split(" ")[0] for lock in LOCKS for entry in entries(lock)]
     assert len({one.split("==")[0] for one in both}) == len(set(both))
 
