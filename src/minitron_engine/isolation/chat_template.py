@@ -106,9 +106,19 @@ def open_template(model: Model, seconds: float = 10.0) -> Iterator[ChatTemplate]
             f"{model.path.name} has no chat template: it is a base model that continues text",
             "use minitron chat --raw or minitron generate",
         )
+    bos, eos = model.special(model.bos), model.special(model.eos)
+    with open_template_text(source, bos, eos, seconds) as template:
+        yield template
+
+
+@contextmanager
+def open_template_text(
+    source: str, bos: str, eos: str, seconds: float = 10.0
+) -> Iterator[ChatTemplate]:
+    """A template given as text, with the texts of the model's special tokens."""
     values = {
-        "bos_token": model.special(model.bos),
-        "eos_token": model.special(model.eos),
+        "bos_token": bos,
+        "eos_token": eos,
         "add_generation_prompt": True,
         # as in transformers: templates ask whether they are none
         "tools": None,
