@@ -31,7 +31,7 @@ VOCABULARY_FACTOR = 12  # bytes that a parsed vocabulary takes for each of its f
 
 @dataclass(frozen=True)
 class ConvertResult:
-    """What was written (or, in a dry run, would be).
+    """What was written (or, in a dry run, would be; `kept`: was there, made from the same).
 
     `bytes` is the size of all `paths`, `memory` an estimate of the bytes of memory it takes.
     """
@@ -46,6 +46,7 @@ class ConvertResult:
     notes: tuple[str, ...]
     dry_run: bool
     planned: Plan
+    kept: bool = False
 
 
 class Encoder(NamedTuple):

@@ -66,6 +66,11 @@ class Fit:
     kld_mean: float | None = None
 
     @property
+    def full_precision(self) -> bool:
+        """Whether it is the model before quantization, from which levels diverge."""
+        return self.level in _FULL
+
+    @property
     def whole(self) -> bool:
         """Whether all of it runs on the GPU."""
         return self.offloaded == self.layers
@@ -159,6 +164,8 @@ def choose(fits: Sequence[Fit]) -> tuple[Fit | None, str]:
         share = f"{most.offloaded} of {most.layers} layers"
         return most, f"none fits entirely on the GPU; {share} of this one do, the most"
     best = max(whole, key=_quality)
+    if best.full_precision:
+        return best, "the model as it is, without quantization, fits entirely"
     if best.kld_mean is not None:
         return best, f"the least divergence ({best.kld_mean:.4f}) of {_those(whole)}"
     if best.ppl is not None:
@@ -166,13 +173,21 @@ def choose(fits: Sequence[Fit]) -> tuple[Fit | None, str]:
     return best, f"the most bits of {_those(whole)}; no measurements yet"
 
 
+def best_level(fits: Sequence[Fit]) -> Fit | None:
+    """The best level that fits entirely on the GPU, beside a full-precision model that does."""
+    levels = [each for each in fits if each.fits and each.whole and not each.full_precision]
+    return max(levels, key=_quality, default=None)
+
+
 def _those(whole: Sequence[Fit]) -> str:
     return f"the {len(whole)} that fit entirely" if len(whole) > 1 else "the one that fits entirely"
 
 
 def _quality(each: Fit) -> tuple[float, float, int]:
-    # what is measured counts before what is not
     worst = float("-inf")
+    if each.full_precision:
+        return 0.0, 0.0, each.bytes
+    # what is measured counts before what is not
     kld = worst if each.kld_mean is None else -each.kld_mean
     return kld, worst if each.ppl is None else -each.ppl, each.bytes
 

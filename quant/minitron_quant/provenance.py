@@ -10,7 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from minitron_core.gguf import Gguf
 from minitron_core.hashing import file_sha256, fingerprint, model_fingerprint
 from minitron_engine.llama.library import LLAMA_CPP_COMMIT
 from minitron_quant.model_files import open_model_files
@@ -68,7 +67,7 @@ class InputHashes:
 
 @contextmanager
 def hash_inputs(
-    shards: Sequence[Gguf], imatrix: Path | None, covariance: Path | None
+    files: Sequence[Path], imatrix: Path | None, covariance: Path | None
 ) -> Iterator[InputHashes]:
     """Hash the inputs in the background; the end of the block cancels what is left."""
     known: dict[str, Any] = {
@@ -84,9 +83,9 @@ def hash_inputs(
     cancelled = threading.Event()
     source = []
     with ThreadPoolExecutor(1, thread_name_prefix="hash") as pool:
-        for shard in shards:
-            entry = {"name": shard.path.name, "bytes": shard.path.stat().st_size}
-            source.append((entry, pool.submit(file_sha256, shard.path, cancelled)))
+        for path in files:
+            entry = {"name": path.name, "bytes": path.stat().st_size}
+            source.append((entry, pool.submit(file_sha256, path, cancelled)))
         try:
             yield InputHashes(known, tuple(source))
         finally:

@@ -52,7 +52,9 @@ def convert_to_level(settings: ConvertSettings, level: Level, progress: Progress
         def pieces(tensors: Sequence[PlannedTensor]) -> Iterator[Piece]:
             wanted = {tensor.spec.name: tensor for tensor in tensors}
             tasks = (
-                EncodeTask(header.tensor(name), _Rows(sources[name]), (tensor.spec.type,), None)
+                EncodeTask(
+                    header.tensor(name), PlannedRows(sources[name]), (tensor.spec.type,), None
+                )
                 for name, tensor in wanted.items()
             )
             for slab in encode(tasks, default_threads()):
@@ -69,12 +71,9 @@ def _plan_level(settings: ConvertSettings, full: Plan, header: Gguf, level: Leve
         infos = {info.name: info for info in header.tensors}
         match_importance(load_importance(None), infos, chosen.levels)
     except ImatrixNeeded as error:
-        file = f"{full.model_name}-{full.outtype.upper()}.gguf"
         raise ImatrixNeeded(
             f"{level.name} needs an importance matrix, which is made with the converted model",
-            f"convert without --outtype {level.name.lower()}, then: minitron imatrix {file} "
-            "-f TEXT -o imatrix.gguf && "
-            f"minitron quantize {file} {level.name} --imatrix imatrix.gguf",
+            f"minitron quantize {settings.source} {level.name} -f TEXT calibrates on a text first",
         ) from error
     sources = {tensor.spec.name: tensor.source for tensor in full.files[0].tensors}
     (planned,) = chosen.levels
@@ -86,19 +85,31 @@ def _plan_level(settings: ConvertSettings, full: Plan, header: Gguf, level: Leve
 
 
 @contextmanager
-def header_alone(file: PlannedFile) -> Iterator[Gguf]:
+def header_alone(file: PlannedFile, *, vectors: bool = False) -> Iterator[Gguf]:
     """A sparse file with the planned header and size; its data takes no space on the disk.
 
+    vectors: write their values, by which an importance matrix is known to be this model's.
     It is not put beside the output, since a dry run must work where nothing may be written.
     """
     with tempfile.TemporaryDirectory(prefix="minitron-") as folder:
         path = Path(folder) / file.path.name
         path.write_bytes(encode_header(file.metadata, [tensor.spec for tensor in file.tensors]))
         os.truncate(path, file.size)
-        yield open_gguf(path)
+        header = open_gguf(path)
+        if vectors:
+            _write_vectors(file, header)
+        yield header
 
 
-class _Rows:
+def _write_vectors(file: PlannedFile, header: Gguf) -> None:
+    with header.path.open("r+b") as target:
+        for tensor in file.tensors:
+            if len(tensor.spec.shape) == 1:
+                target.seek(header.data_offset + header.tensor(tensor.spec.name).offset)
+                target.write(PlannedRows(tensor)[0 : tensor.spec.nbytes].tobytes())
+
+
+class PlannedRows:
     """A tensor's bytes in its full-precision type, read and encoded when a part is sliced."""
 
     def __init__(self, tensor: PlannedTensor) -> None:

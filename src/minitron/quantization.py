@@ -1,11 +1,13 @@
 """Calibrate a model and quantize it: importance matrices, covariances, levels, and mixes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
 from minitron.loading import load
+from minitron_core.made_from import inputs_key
 from minitron_core.progress import Progress, ignore
 from minitron_engine.llama.settings import GpuLayers, ModelSettings
 from minitron_quant.covariance.collect import CovarianceSettings, collect_covariance
@@ -70,6 +72,16 @@ def imatrix(
     write_imatrix(output, collected.matrix, file_format)
     remove_state(output)
     return collected
+
+
+def imatrix_key(model: Sequence[Path], settings: CollectSettings, *more: object) -> str:
+    """One hash over everything that decides an importance matrix (made_from.inputs_key).
+
+    model: its files. more: what imatrix() takes besides the settings.
+    """
+    texts = [path for path in settings.texts if path.is_file()]
+    chosen = replace(settings, chunks=replace(settings.chunks, threads=None))
+    return inputs_key([*model, *texts], "imatrix", version("minitron"), chosen, *more)
 
 
 def covariance(

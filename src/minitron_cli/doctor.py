@@ -15,7 +15,8 @@ from minitron_core.cpu_limits import default_threads
 # names of variables that change what happens; values of secrets are never shown
 _VARIABLES = (
     *("HF_HOME", "HF_HUB_OFFLINE", "NO_COLOR", "CUDA_VISIBLE_DEVICES"),
-    *("LLAMA_CPP_LIB_PATH", "MINITRON_NATIVE"),
+    *("LLAMA_CPP_LIB_PATH", "MINITRON_NATIVE", "MINITRON_THREADS", "MINITRON_GPU_LAYERS"),
+    *("MINITRON_CTX", "MINITRON_CACHE_TYPE_K", "MINITRON_CACHE_TYPE_V"),
 )
 
 

@@ -67,16 +67,17 @@ def on_the_hub(model: Path) -> HubModel | None:
     return parse_model(str(model))
 
 
-def folder_for_results(model: Path) -> Path:
-    """Beside MODEL; the current folder where it is a checkpoint or a name on the Hub."""
-    return model.parent if model.is_file() or model.suffix == ".gguf" else Path()
+def folder_for_results(source: Path) -> Path:
+    """Beside a model or a checkpoint; the current folder if that is not writable, or on the Hub."""
+    here = source.exists() or source.suffix == ".gguf"
+    return source.parent if here and os.access(source.parent, os.W_OK) else Path()
 
 
 def note_missing_gpu(out: Output, wanted: GpuLayers = "auto") -> None:
-    """A note where a GPU, or a build for it, is missing, unless the CPU was chosen."""
+    """A note where a GPU, or a build for it, is missing, if the layers are chosen by themselves."""
     from minitron_engine.llama.devices import missing_gpu
 
-    reason = missing_gpu() if wanted != 0 else ""
+    reason = missing_gpu() if wanted == "auto" else ""
     if reason:
         out.note(reason)
 
@@ -108,36 +109,12 @@ def open_checkpoint_source(
 
 
 @contextmanager
-def quantize_source(model: Path, out: Output, plan_only: bool) -> Iterator[Path]:
-    """The GGUF file that MODEL means; for a plan, a file of its header and size without weights.
-
-    A plan takes a checkpoint too, a folder or on the Hub: its header is the one that converting
-    it would write. Otherwise a checkpoint folder is a Usage error.
-    """
-    if not plan_only:
-        if model.is_dir():
-            raise Usage(
-                f"{model} is a folder; for a checkpoint only --dry-run works",
-                f"convert it first: minitron convert {model}",
-            )
-        yield local_model(model, out)
-    elif _is_checkpoint(model):
-        with _converted_header(model, out) as path:
-            yield path
-    else:
+def planned_header(model: Path, out: Output) -> Iterator[Path]:
+    """As model_header; that of a checkpoint, here or on the Hub, is its conversion's."""
+    if not is_checkpoint(model):
         with model_header(model) as path:
             yield path
-
-
-def _is_checkpoint(model: Path) -> bool:
-    if model.exists():
-        return model.is_dir()
-    named = on_the_hub(model)
-    return named is not None and named.needs_conversion()
-
-
-@contextmanager
-def _converted_header(model: Path, out: Output) -> Iterator[Path]:
+        return
     from minitron.level_conversion import header_alone
     from minitron_convert.convert import ConvertSettings, plan
 
@@ -150,6 +127,27 @@ def _converted_header(model: Path, out: Output) -> Iterator[Path]:
             out.note(note)
         with header_alone(planned.files[0]) as header:
             yield header.path
+
+
+def is_checkpoint(model: Path) -> bool:
+    """Whether MODEL is a folder, or a repository on the Hub without GGUF files."""
+    if model.exists():
+        return model.is_dir()
+    named = on_the_hub(model)
+    return named is not None and named.needs_conversion()
+
+
+def is_up_to_date(path: Path, key: str, force: bool) -> bool:
+    """Whether an output was made from the inputs of a key (made_from.inputs_key).
+
+    Errors: as refuse_existing, for one that was made from something else.
+    """
+    from minitron_core.made_from import is_made_from
+
+    if not force and is_made_from([path], key):
+        return True
+    refuse_existing(path, force)
+    return False
 
 
 def refuse_existing(path: Path, force: bool) -> None:

@@ -18,6 +18,8 @@ from minitron_engine.process.aborts import on_abort
 
 # in the order of --help; each is a module of the same name, and a function in it
 COMMANDS = (
+    "pull",
+    "texts",
     "convert",
     "imatrix",
     "imatrix-merge",
@@ -38,6 +40,12 @@ COMMANDS = (
     "card",
     "push",
     "doctor",
+)
+WRITING = ("convert", "imatrix", "imatrix-merge", "sensitivity", "quantize", "run")
+OUTPUT_RULE = (
+    "They go beside the source if that folder is writable, else, and for sources on the Hub, to "
+    "the current folder. Run again with the same inputs, the command says that they are up to date "
+    "and ends with 0; only --force replaces files that were made from something else."
 )
 _SETTINGS: dict[str, Any] = {
     "rich_markup_mode": "rich",
@@ -74,7 +82,8 @@ class _Loaded(Mapping[str, Any]):
         lines = "\n\n".join(f"  {line}" for line in module.EXAMPLES.splitlines())
         alone = typer.Typer(add_completion=False, **_SETTINGS)
         command = expanded(getattr(module, function))
-        alone.command(name, cls=_Command, epilog=f"[bold]Examples[/]\n\n{lines}")(command)
+        files = f"[bold]Files[/]\n\n  {OUTPUT_RULE}\n\n" if name in WRITING else ""
+        alone.command(name, cls=_Command, epilog=f"{files}[bold]Examples[/]\n\n{lines}")(command)
         return typer.main.get_command(alone)
 
 
@@ -83,8 +92,10 @@ class _Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         from minitron_cli.options.llama_names import translated, with_trained_context
+        from minitron_cli.options.optional_values import with_values
 
-        return super().parse_args(ctx, with_trained_context(translated(args, self.params)))
+        ours = with_values(translated(args, self.params), self.params)
+        return super().parse_args(ctx, with_trained_context(ours))
 
 
 class _Group(TyperGroup):

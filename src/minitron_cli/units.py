@@ -5,6 +5,7 @@ import re
 from minitron_core.errors import Usage
 
 _UNITS = ("", "K", "M", "G", "T")
+_MOST_GIGABYTES = 4096
 
 
 def parse_size(text: str) -> int:
@@ -16,8 +17,17 @@ def parse_size(text: str) -> int:
 
 
 def parse_memory(text: str) -> int:
-    """Bytes of memory, 0 included; 8G is 8 GiB, as memory is sold."""
-    return _parse(text, 1024)
+    """Bytes of memory, 0 included; 8G and 8GB are 8 GiB, as memory is sold, and 8 alone, too.
+
+    Usage: a number without a unit that is too many gigabytes, and too few bytes.
+    """
+    size = _parse(text, 1024)
+    bare = text.strip().replace(".", "").isdecimal()
+    if bare and float(text) <= _MOST_GIGABYTES:
+        return int(float(text) * 1024**3)
+    if bare and size < 1024**2:
+        raise Usage(f"{text} is neither gigabytes nor bytes of memory", f"write {text}M or 8G")
+    return size
 
 
 def _parse(text: str, unit: int) -> int:

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from helpers.support import fails
+from helpers.support import EXAMPLES, fails
+from minitron_cli.units import parse_memory
+from minitron_core.errors import Usage
 from minitron_engine.llama import log
 from minitron_engine.llama.context import open_context
 from minitron_engine.llama.devices import Device
@@ -121,6 +123,40 @@ def test_advise_refuses_bad_input(minitron: Any, tmp_path: Path, nano_llama: Pat
     broken.write_text("[]")
     found = minitron("advise", nano_llama, "--vram", "6G", "--table", broken)
     fails(found, 8, "not a table of measurements")
+
+
+@pytest.mark.parametrize("text", ["6", "6G", "6GB", "6 GiB", "6144M", str(6 << 30)])
+def test_parse_memory_reads_gigabytes_where_bytes_make_no_sense(text: str) -> None:
+    assert parse_memory(text) == 6 << 30
+
+
+def test_parse_memory_keeps_fractions_and_refuses_what_is_neither() -> None:
+    assert (parse_memory("0"), parse_memory("0.5")) == (0, 1 << 29)
+    with pytest.raises(Usage, match="neither gigabytes nor bytes"):
+        parse_memory("8000")
+
+
+def test_advise_plans_the_levels_of_a_checkpoint(minitron: Any, nano_llama: Path) -> None:
+    given = ("--vram", "2", "--ctx", "512", "--json")
+    checkpoint = minitron("advise", EXAMPLES / "nano-llama", *given).document
+    assert checkpoint["choice"] == "BF16" and checkpoint["level"] == "Q8_0"
+    assert all(each["path"] is None for each in checkpoint["levels"])
+    converted = minitron("advise", nano_llama, *given).document
+    planned = [
+        {each["level"]: each["bytes"] for each in document["levels"] if each["path"] is None}
+        for document in (checkpoint, converted)
+    ]
+    assert planned[1].items() <= planned[0].items() and len(planned[1]) == 27
+    told = minitron("advise", EXAMPLES / "nano-llama", "--vram", "2", "--ctx", "512").out
+    assert f"Next: minitron quantize {EXAMPLES / 'nano-llama'} Q8_0" in told
+
+
+def test_choose_names_the_full_model_beside_the_best_level() -> None:
+    level = replace(advise.fit(CANDIDATE, NEEDS, Budget(1000, 1000, 0)), kld_mean=0.01)
+    full = replace(level, level="F16", bytes=600, kld_mean=None, ppl=9.0)
+    assert advise.choose([level, full])[0] == full
+    assert advise.best_level([level, full]) == level
+    assert advise.choose([level, replace(full, offloaded=1)])[0] == level
 
 
 def test_choose_ranks_unmeasured_levels_last() -> None:

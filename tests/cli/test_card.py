@@ -1,5 +1,6 @@
 """minitron card: what stands in it comes from the files, the report and the source's card."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -8,8 +9,9 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from helpers.support import EXAMPLES, RECORDED, fails
-from minitron_cli.hub.card import CardSettings, make_card, write_card
+from helpers.support import EXAMPLES, RECORDED, fails, with_template
+from minitron_cli.hub.card import make_card, write_card
+from minitron_cli.hub.card_head import CardSettings
 from minitron_convert.convert import ConvertSettings, convert
 
 REFERENCE = "nano-F16.gguf"
@@ -63,7 +65,7 @@ def report(folder: Path, divergence: bool) -> None:
 @pytest.mark.parametrize("divergence", [True, False])
 def test_make_card_advises_by_measurements(folder: Path, divergence: bool) -> None:
     report(folder, divergence)
-    text = make_card(CardSettings(folder))
+    text = make_card(CardSettings(folder)).text
     # files of one level are told apart by what was measured of them
     choosing = text.split("## Which file")[1].split("## How")[0]
     assert "Close to the full model" in choosing
@@ -72,12 +74,12 @@ def test_make_card_advises_by_measurements(folder: Path, divergence: bool) -> No
     assert choosing.count("is better and no larger") == 1
     assert ("divergence of 0.0100" in choosing) is divergence
     assert "calibrated on calibration.txt" in text
-    assert "minitron quantize nano-F16.gguf all" in text and "ab" * 32 in text
+    assert "minitron quantize nano-F16.gguf all" in text
     assert "nano.imatrix.gguf](" not in text, "the matrix is not a model"
 
 
 def test_make_card_claims_nothing_unmeasured(folder: Path) -> None:
-    text = make_card(CardSettings(folder))
+    text = make_card(CardSettings(folder)).text
     assert "Nothing was measured" in text
     assert "PPL" not in text and "divergence" not in text
 
@@ -95,7 +97,7 @@ def test_make_card_writes_the_head_the_hub_reads(tmp_path: Path) -> None:
     folder.mkdir()
     convert(ConvertSettings(source, folder / "nano-F16.gguf", outtype="f16"))
     settings = CardSettings(folder, "nvidia/Some-Base", "me", source)
-    text = make_card(settings)
+    text = make_card(settings).text
     data = ModelCard(text).data
     assert data.base_model == "nvidia/Some-Base"
     assert data["base_model_relation"] == "quantized" and data["quantized_by"] == "me"
@@ -112,7 +114,7 @@ def test_write_card_keeps_a_card_by_hand(minitron: Any, folder: Path) -> None:
     assert (folder / "README.md").read_text() == "mine"
     assert minitron("card", folder, "--force").code == 0
     # its own is made again
-    assert write_card(CardSettings(folder)) == folder / "README.md"
+    assert write_card(CardSettings(folder)).path == folder / "README.md"
 
 
 def test_card_refuses_bad_input(minitron: Any, folder: Path, tmp_path: Path) -> None:
@@ -122,3 +124,53 @@ def test_card_refuses_bad_input(minitron: Any, folder: Path, tmp_path: Path) -> 
     fails(minitron("card", folder, "--source-card", tmp_path / "none.md"), 3, "none.md")
     (folder / "report.json").write_text('{"rows": [1]}')
     fails(minitron("card", folder), 8, "report.json")
+
+
+def test_make_card_shows_errors_beside_measures(folder: Path) -> None:
+    report(folder, True)
+    document = json.loads((folder / "report.json").read_text())
+    document["rows"][1] |= {"ppl_error": 0.31, "kld_error": 0.0004}
+    (folder / "report.json").write_text(json.dumps(document))
+    line = next(
+        line for line in make_card(CardSettings(folder)).text.splitlines() if "-B.g" in line
+    )
+    assert "20.1000 ± 0.31" in line and "0.010000 ± 0.0004" in line
+
+
+def test_make_card_hashes_every_file(folder: Path) -> None:
+    text = make_card(CardSettings(folder)).text
+    for path in folder.glob("*.gguf"):
+        assert f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" in text
+
+
+def test_make_card_says_how_to_use_the_files(folder: Path, nano_llama: Path) -> None:
+    base = make_card(CardSettings(folder))
+    assert "has no prompt format" in base.text and "llama-cli -m nano-C.gguf" in base.text
+    template = "{{ bos_token }}[U]{{ messages[0].content }}[/U]"
+    template += "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}"
+    for path in folder.glob("nano-*.gguf"):
+        with_template(nano_llama, path, template)
+    card = make_card(CardSettings(folder, repository="me/nano-GGUF"))
+    assert "[U]{prompt}[/U]\n```" in card.text
+    for line in ("llama-cli -hf me/nano-GGUF:", "ollama run hf.co/me/nano-GGUF:"):
+        assert line in card.text
+
+
+def test_card_warns_of_what_is_missing(minitron: Any, folder: Path) -> None:
+    ran = minitron("card", folder)
+    assert ran.code == 0 and "names no license" in ran.err and "--base-model" in ran.err
+    told = minitron("card", folder, "--base-model", "a/b", "--repo", "me/c", "--json").document
+    assert len(told["warnings"]) == 1 and "license" in told["warnings"][0]
+
+
+def test_write_card_keeps_what_was_written_into_it(folder: Path) -> None:
+    settings = CardSettings(folder, base_model="a/b")
+    path = write_card(settings).path
+    text = path.read_text().replace("library_name: gguf", "library_name: gguf\nlicense: mit")
+    own = "## My notes\n\nRead me.\n\n```sh\n## not a heading\n```"
+    path.write_text(text.replace("## How to use", f"{own}\n\n## How to use"))
+    again = write_card(CardSettings(folder, base_model="a/c"))
+    data = ModelCard(again.text).data
+    assert (data.license, data.base_model) == ("mit", "a/c")
+    assert again.text.count(own) == 1 and again.text.count("## Files") == 1
+    assert write_card(CardSettings(folder)).text == again.text

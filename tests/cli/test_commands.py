@@ -51,8 +51,15 @@ def test_convert_writes_what_inspect_shows(minitron: Any, tmp_path: Path) -> Non
     ran = minitron("convert", EXAMPLES / "nano-llama", "-o", path, "--outtype", "bf16", "--json")
     assert ran.code == 0, ran.err
     assert ran.document["paths"] == [str(path)] and ran.document["outtype"] == "bf16"
-    again = minitron("convert", EXAMPLES / "nano-llama", "-o", path)
-    fails(again, 1, "nano.gguf", "--force")
+    again = minitron("convert", EXAMPLES / "nano-llama", "-o", path, "--outtype", "bf16", "--json")
+    assert again.code == 0 and again.document == ran.document | {"kept": True}
+    other = minitron("convert", EXAMPLES / "nano-llama", "-o", path)
+    fails(other, 1, "nano.gguf", "--force")
+    path.write_bytes(path.read_bytes())
+    fails(
+        minitron("convert", EXAMPLES / "nano-llama", "-o", path, "--outtype", "bf16"), 1, "exists"
+    )
+    minitron("convert", EXAMPLES / "nano-llama", "-o", path, "--outtype", "bf16", "--force")
     described = minitron("inspect", path, "--tensors", "--json").document
     assert described["architecture"] == "llama" and described["level"] == "BF16"
     assert described["types"] == {"bf16": 44, "f32": 14}

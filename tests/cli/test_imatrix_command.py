@@ -18,7 +18,9 @@ def test_imatrix_collects_and_refuses_to_replace(
     ran = minitron(*arguments, "--json")
     assert ran.code == 0, ran.err
     assert ran.document["entries"] == 42 and ran.document["chunks"] == 2
-    fails(minitron(*arguments), 1, "exists", "--force")
+    again = minitron(*arguments)
+    assert again.code == 0 and again.out == f"{path} is up to date\n"
+    fails(minitron(*arguments, "--process-output"), 1, "exists", "--force")
     assert minitron(*arguments, "--force", "-q").code == 0
 
 
@@ -27,7 +29,9 @@ def test_imatrix_merge_and_stats(minitron: Any, tmp_path: Path) -> None:
     ran = minitron("imatrix-merge", IMATRIX, IMATRIX, "-o", path, "--json")
     assert ran.code == 0, ran.err
     assert ran.document["entries"] == 42 and ran.document["chunks"] == 173
-    fails(minitron("imatrix-merge", IMATRIX, IMATRIX, "-o", path), 1, "--force")
+    again = minitron("imatrix-merge", IMATRIX, IMATRIX, "-o", path, "--json")
+    assert again.document == ran.document | {"kept": True}
+    fails(minitron("imatrix-merge", IMATRIX, IMATRIX, IMATRIX, "-o", path), 1, "--force")
     fails(minitron("imatrix-merge", IMATRIX, "-o", tmp_path / "x.gguf"), 2, "two files")
     document = minitron("imatrix-stats", path, "--json").document
     assert len(document["weights"]) == 42 and len(document["layers"]) == 6

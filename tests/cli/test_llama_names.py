@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from helpers.support import fails
 from minitron_cli.main import app
 from minitron_cli.options.llama_names import NAMES, translated
+from minitron_core.errors import Usage
+from minitron_engine.llama import devices
 
 COMMANDS: Any = typer.main.get_command(app)
 
@@ -35,6 +37,40 @@ def params(command: str) -> list[Any]:
 )
 def test_translated_puts_llama_cpps_names_into_ours(typed: str, ours: str) -> None:
     assert translated(typed.split(), params("generate")) == ours.split()
+
+
+@pytest.mark.parametrize(
+    ("command", "word"), [("ppl", "-ctk"), ("imatrix", "-fa"), ("generate", "-foo"), ("ppl", "-qx")]
+)
+def test_translated_takes_no_word_for_several_short_options(command: str, word: str) -> None:
+    for words in ([word], [word, "q8_0"], ["m.gguf", word, "-q"]):
+        with pytest.raises(Usage, match=f"no such option: {word}"):
+            translated(words, params(command))
+
+
+def test_translated_leaves_short_flags_and_attached_numbers_together() -> None:
+    words = ["m.gguf", "-qv", "-c512", "-f", "-1"]
+    assert translated(words, params("ppl")) == words
+
+
+def test_options_without_a_gpu_warn(
+    minitron: Any, short_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "gpus", lambda: [])
+    given = ("generate", short_llama, "x", "-n", "1", "--threads", "1")
+    assert "warning: --gpu-layers 20: " in minitron(*given, "-ngl", "20").err
+    assert "warning" not in minitron(*given, "-ngl", "0").err + minitron(*given).err
+
+
+def test_environment_gives_defaults(
+    minitron: Any, short_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINITRON_CTX", "256")
+    monkeypatch.setenv("MINITRON_THREADS", "0")
+    given = ("generate", short_llama, "x " * 5000, "-n", "1")
+    ran = minitron(*given)
+    assert ran.code == 2 and "MINITRON_THREADS" in ran.err
+    fails(minitron(*given, "--threads", "1"), 2, "256")
 
 
 def test_translated_takes_minus_one_chunks_as_all() -> None:

@@ -74,8 +74,11 @@ def test_ppl_compare_shows_every_pair(
 ) -> None:
     paths = [llama_levels[level].path for level in ("Q8_0", "Q4_0", "IQ1_S")]
     options = ("-f", HELD_OUT, "--chunks", 3, "-c", 128, "--compare")
-    found = minitron("ppl", *paths, *options, "--json").document["differences"]
+    found = minitron("ppl", *paths, *options, "all", "--json").document["differences"]
     assert [each["b"] for each in found] == [paths[1].name, paths[2].name, paths[2].name]
+    near = minitron("ppl", *options, *paths, "--json").document["differences"]
+    q8, q4, iq1 = (path.name for path in paths)
+    assert [(each["a"], each["b"]) for each in near] == [(iq1, q4), (q4, q8)]
     assert all(
         each["ppl_ratio_low"] <= each["ppl_ratio"] <= each["ppl_ratio_high"] for each in found
     )

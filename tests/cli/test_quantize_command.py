@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from helpers.support import EXAMPLES, RECORDED, fails
+from helpers.support import EXAMPLES, RECORDED
 from helpers.tiny_gguf import write_tiny
 from minitron_cli.output import Output
 from minitron_convert.convert import ConvertSettings, convert
@@ -29,12 +29,6 @@ def test_quantize_dry_run_plans_a_checkpoint_as_its_conversion(
         assert document.pop("estimated_seconds") > 0 and document.pop("free_bytes") > 0
     assert documents[0] == documents[1] and len(documents[0]["levels"]) == 27
     assert [path.name for path in tmp_path.iterdir()] == [converted.name]
-
-
-def test_quantize_refuses_an_unconverted_checkpoint(minitron: Any, tmp_path: Path) -> None:
-    ran = minitron("quantize", EXAMPLES / "nano-llama", "Q4_0", "-d", tmp_path)
-    fails(ran, 2, "nano-llama is a folder", "minitron convert")
-    assert not list(tmp_path.iterdir())
 
 
 def test_quantize_reports_each_level_to_who_watches(

@@ -13,7 +13,7 @@ from helpers.support import EXAMPLES, fails
     [
         (("--gptq",), "--text TEXT"),
         (("--gptq", "--text", "a.txt", "--covariance", "c.gguf"), "either a text or a covariance"),
-        (("--text", "a.txt"), "--gptq"),
+        (("--covariance", "c.gguf"), "--gptq"),
         (("--effort", "high"), "--gptq"),
         (("--gptq", "--covariance", "c.gguf", "--effort", "high"), "collecting"),
     ],

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from helpers.support import EXAMPLES, RECORDED
 from minitron_cli.pipeline import executors
+from minitron_cli.pipeline.checks import check_before
 from minitron_cli.pipeline.job_file import Job, load_jobs
-from minitron_cli.pipeline.run import STAGES, check_before
+from minitron_cli.pipeline.run import STAGES
 from minitron_cli.pipeline.run import run as run_job_file
 from minitron_convert.plan import plan
 from minitron_core.errors import Damaged, MinitronError, NotFound, Usage
@@ -101,12 +102,15 @@ def test_run_again_does_only_what_changed(job_file: Path) -> None:
     assert levels == ["Q4_0", "Q8_0", "F16"] and worked == ["quantize", "divergence"]
 
 
-def test_check_before_asks_for_resume(job_file: Path) -> None:
+def test_check_before_asks_for_resume_of_a_changed_job(job_file: Path) -> None:
     check_before(load_jobs(job_file), resume=False)
     run(job_file)
-    with pytest.raises(MinitronError, match="earlier run") as caught:
+    check_before(load_jobs(job_file), resume=False)
+    job_file.write_text(job_file.read_text().replace('"q5_0"', '"q8_0"'))
+    with pytest.raises(MinitronError, match="another job") as caught:
         check_before(load_jobs(job_file), resume=False)
     assert "--resume" in caught.value.hint
+    check_before(load_jobs(job_file), resume=True)
 
 
 def test_load_jobs_reads_the_bundled_job() -> None:
@@ -285,3 +289,37 @@ def test_run_has_tasks_and_speed_as_stages(job_file: Path, minitron: Any) -> Non
     again = minitron("run", job_file, "-q", "--json", "--resume").document
     outcomes = {stage["name"]: stage["outcome"] for stage in again["stages"]}
     assert outcomes["tasks"] == outcomes["speed"] == "up to date"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code", "told"),
+    [
+        ('"held-out.txt"', '"none.txt"', 3, "none.txt, which the job names, does not exist"),
+        ('["calibration.txt"]', '["a.txt", "b.txt"]', 3, "a.txt (and 1 more files)"),
+        ('"q5_0"', '"q5_9"', 4, "no level called q5_9"),
+        ("/nano-nemotron", "", 3, "config.json"),
+        (
+            'directory = "out"',
+            'directory = "job.toml/out"',
+            7,
+            "is not a folder that can be written",
+        ),
+        ("[output]", '[tasks]\nhellaswag = "none.txt"\n[output]', 3, "none.txt"),
+    ],
+)
+def test_run_checks_what_a_job_names_before_any_work(
+    job_file: Path, minitron: Any, old: str, new: str, code: int, told: str
+) -> None:
+    job_file.write_text(job_file.read_text().replace(old, new))
+    for more in ((), ("--dry-run",)):
+        ran = minitron("run", job_file, *more)
+        assert ran.code == code and told in ran.err, ran.err
+    assert not (job_file.parent / "out").exists()
+
+
+def test_run_takes_threads_and_layers(job_file: Path, minitron: Any) -> None:
+    job_file.write_text(job_file.read_text().replace('"q5_0"', '"q4_0"'))
+    assert minitron("run", job_file, "--threads", "1", "--gpu-layers", "0", "-q").code == 0
+    again = minitron("run", job_file, "--threads", "2", "--json")
+    outcomes = {stage["name"]: stage["outcome"] for stage in again.document["stages"]}
+    assert [outcomes[name] for name in ("convert", "imatrix", "quantize")] == ["up to date"] * 3

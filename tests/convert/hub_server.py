@@ -54,7 +54,7 @@ class Hub:
         if self.gated:
             return self.refuse(request, 403, "GatedRepo")
         api = re.fullmatch(rf"/api/models/{self.name}(/revision/([^/]+)|/tree/([^/]+))?", path)
-        file = re.fullmatch(rf"/{self.name}/resolve/([^/]+)/(.+)", path)
+        file = re.fullmatch(rf"(?:/datasets)?/{self.name}/resolve/([^/]+)/(.+)", path)
         if api:
             revision = api[2] or api[3] or "main"
             if revision not in ("main", "v1", COMMIT):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -137,6 +138,46 @@ def test_commands_take_names_of_hub_models(hub: Any, tmp_path: Path) -> None:
     assert not any("secret" in text for text in (header.stderr, told.stderr, refused.stderr))
 
 
+def test_commands_take_names_with_the_hubs_address(hub: Any, tmp_path: Path) -> None:
+    """As Ollama's and llama.cpp's users copy them; pull says what came."""
+    pull = ("-m", "minitron_cli", "pull", "--json")
+    told = json.loads(run(hub, tmp_path, *pull, f"hf.co/{NAME}:F16").stdout)
+    sha256 = hashlib.sha256((hub.folder / "Nano-F16.gguf").read_bytes()).hexdigest()
+    assert [file["sha256"] for file in told["files"]] == [sha256]
+    assert told["model"] == f"{NAME}:F16" and told["path"].endswith("Nano-F16.gguf")
+    inspect = ("-m", "minitron_cli", "inspect", f"https://huggingface.co/{NAME}:F16", "--json")
+    described = run(hub, tmp_path, *inspect, HF_HUB_OFFLINE="1")
+    assert json.loads(described.stdout)["level"] == "F16", described.stderr
+
+
+def test_advise_compares_the_files_of_a_repository(hub: Any, tmp_path: Path) -> None:
+    for number in (1, 2):
+        (hub.folder / "BF16" / f"Nano-BF16-0000{number}-of-00002.gguf").unlink()
+    shutil.copy(hub.folder / "Nano-F16.gguf", hub.folder / "Nano-Q8_0.gguf")
+    advise = ("-m", "minitron_cli", "advise", NAME, "--vram", "2", "--ctx", "512", "--json")
+    ran = run(hub, tmp_path, *advise)
+    levels = json.loads(ran.stdout)["levels"]
+    assert {level["path"] for level in levels} == {f"{NAME}:F16", f"{NAME}:Q8_0"}
+    assert not list((tmp_path / "cache").rglob("*.gguf"))
+
+
+def test_commands_take_checkpoints_on_the_hub(hub_server: ModuleType, tmp_path: Path) -> None:
+    """Pull fetches one whole; a level that needs a matrix is refused before that."""
+    hub = hub_server.Hub(EXAMPLES / "nano-llama", NAME)
+    minitron = ("-m", "minitron_cli")
+    try:
+        refused = run(hub, tmp_path, *minitron, "quantize", NAME, "IQ2_M")
+        assert refused.returncode == 5 and "-f TEXT" in refused.stderr, refused.stderr
+        assert not list((tmp_path / "cache").rglob("*.safetensors"))
+        made = run(hub, tmp_path, *minitron, "quantize", f"hf.co/{NAME}", "Q4_0")
+        assert made.returncode == 0, made.stderr
+        pulled = json.loads(run(hub, tmp_path, *minitron, "pull", NAME, "--json").stdout)
+    finally:
+        hub.close()
+    assert [path.name for path in tmp_path.glob("*.gguf")] == ["Nano-GGUF-8.0M-Q4_0.gguf"]
+    assert "model.safetensors" in [Path(file["path"]).name for file in pulled["files"]]
+
+
 def test_open_headers_downloads_no_weights(
     hub: Any, hub_server: ModuleType, tmp_path: Path
 ) -> None:
@@ -154,10 +195,15 @@ def test_open_headers_downloads_no_weights(
     assert not any(name.endswith((".gguf", ".safetensors")) for name in cached)
 
 
-def test_commands_write_nothing_into_the_cache(tmp_path: Path) -> None:
+def test_folder_for_results_is_beside_the_source_where_that_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert folder_for_results(Path(f"{NAME}:F16")) == Path()
     assert folder_for_results(tmp_path / "model.gguf") == tmp_path
-    assert folder_for_results(tmp_path) == Path()
+    (tmp_path / "checkpoint").mkdir()
+    assert folder_for_results(tmp_path / "checkpoint") == tmp_path
+    monkeypatch.setattr(os, "access", lambda path, _mode: path != tmp_path)
+    assert folder_for_results(tmp_path / "model.gguf") == Path()
 
 
 def test_parse_model_takes_only_names(tmp_path: Path) -> None:

@@ -20,30 +20,14 @@ import huggingface_hub
 from huggingface_hub import constants, errors
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
+from minitron_convert.checkpoint.file_names import BESIDE_WEIGHTS, WEIGHTS
 from minitron_core.errors import Denied, MinitronError, NotFound, OutOfResources
 from minitron_core.progress import Event, Progress, ignore
 
-BESIDE_WEIGHTS = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "tekken.json",
-    "chat_template.json",
-    "chat_template.jinja",
-    "additional_chat_templates/*.jinja",
-    "README.md",
-)
-# In the order in which they are preferred.
-WEIGHTS = (
-    ("model*.safetensors", "model.safetensors.index.json"),
-    ("pytorch_model*.bin", "pytorch_model.bin.index.json"),
-)
 _UNREACHABLE = (OSError, HTTPError)
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@.+)?")
+# as a browser, Ollama and llama-server's users write it; a path keeps one slash of two
+_HOST = re.compile(r"(https?:/+)?(hf\.co|huggingface\.co)/")
 
 
 @dataclass(frozen=True)
@@ -65,10 +49,18 @@ def open_source(text: str, revision: str | None = None, progress: Progress | Non
 
 def parse_repository(text: str, revision: str | None = None) -> Repository | None:
     """The repository that owner/name[@revision] names, None for what can only be a folder."""
-    if Path(text).expanduser().exists() or not _REPOSITORY.fullmatch(text):
+    if Path(text).expanduser().exists():
+        return None
+    text = without_host(text)
+    if not _REPOSITORY.fullmatch(text):
         return None
     name, _, given = text.partition("@")
     return Repository(name, revision or given or None)
+
+
+def without_host(text: str) -> str:
+    """owner/name of hf.co/owner/name or https://huggingface.co/owner/name; other texts as is."""
+    return text[found.end() :].rstrip("/") if (found := _HOST.match(text)) else text
 
 
 @dataclass(frozen=True)

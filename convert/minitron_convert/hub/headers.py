@@ -12,9 +12,8 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub.errors import SafetensorsParsingError
 
+from minitron_convert.checkpoint.file_names import BESIDE_WEIGHTS, WEIGHTS
 from minitron_convert.hub.download import (
-    BESIDE_WEIGHTS,
-    WEIGHTS,
     Repository,
     Source,
     matching,

@@ -18,7 +18,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
     hf_raise_for_status,
 )
 
-from minitron_convert.hub.download import Repository, check_space, parse_repository
+from minitron_convert.hub.download import Repository, check_space, parse_repository, without_host
 from minitron_core.errors import Damaged, Denied, NotFound
 from minitron_core.gguf import open_gguf, parse_shard_name
 from minitron_core.progress import Progress
@@ -65,6 +65,27 @@ class HubModel:
         """
         with tempfile.TemporaryDirectory(prefix="minitron-") as place:
             yield self._header_files(Path(place)) or self.download()
+
+    @contextmanager
+    def all_headers(self) -> Iterator[Path]:
+        """A folder with a header file for every model of the repository; see `headers`.
+
+        Errors: as download.
+        """
+        with tempfile.TemporaryDirectory(prefix="minitron-") as place:
+            with self.repository.explained():
+                files = self.repository.files()
+                if files is None:
+                    raise Denied(f"the Hub cannot be reached to list {self}", "name a file instead")
+                for name in (name for names in _models(files).values() for name in names):
+                    _write_header(self.repository, name, Path(place) / Path(name).name)
+            yield Path(place)
+
+    def names(self, folder: Path) -> dict[str, str]:
+        """What a user calls each file of a folder: owner/name:LEVEL."""
+        found = _models(path.name for path in folder.iterdir())
+        repository = self.repository.name
+        return {files[0]: f"{repository}:{level_in(model)}" for model, files in found.items()}
 
     def _header_files(self, place: Path) -> Path | None:
         with self.repository.explained():
@@ -140,7 +161,7 @@ def parse_model(text: str) -> HubModel | None:
     """The model that owner/name[@revision][:LEVEL] names; None for what can only be a path."""
     if Path(text).expanduser().exists() or text.endswith(".gguf"):
         return None
-    name, _, level = text.partition(":")
+    name, _, level = without_host(text).partition(":")
     repository = parse_repository(name)
     return HubModel(repository, level or None) if repository else None
 

@@ -17,9 +17,10 @@ from minitron_quant.covariance.files import PARTS, Covariance, open_covariance
 from minitron_quant.gptq.cholesky import BlockFactor, factor_block
 from minitron_quant.gptq.cross_validation import CrossValidation
 from minitron_quant.gptq.encode_rows import encode_rows, supports
-from minitron_quant.gptq.estimate import PlainCodes, gptq_keys
+from minitron_quant.gptq.estimate import gptq_keys
 from minitron_quant.model_files import tensors_of
 from minitron_quant.quantize.encode import RefineRows
+from minitron_quant.quantize.importance import PlainCodes
 
 # rows of a weight that dampings are tried on, and the types, by the width of the rows
 _SAMPLE_ROWS = 32

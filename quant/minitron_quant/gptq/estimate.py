@@ -1,14 +1,10 @@
 """What a quantization needs to know of a covariance without using it for the codes."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-
-import numpy as np
+from collections.abc import Sequence
 
 from minitron_core.gguf import Gguf, KeyValue, ValueType
-from minitron_quant.array_backend import Floats
 from minitron_quant.model_files import EMBEDDING, OUTPUT, tensors_of
+from minitron_quant.quantize.importance import PlainCodes, weights_of_ones
 
 
 def gptq_keys(texts: Sequence[str], tokens: int, block: int) -> tuple[KeyValue, ...]:
@@ -23,21 +19,6 @@ def gptq_keys(texts: Sequence[str], tokens: int, block: int) -> tuple[KeyValue, 
     )
 
 
-@dataclass(frozen=True)
-class PlainCodes:
-    """A quantize.prepare.CodeRefiner that leaves ggml's codes: importance and metadata only."""
-
-    weights: Mapping[str, Floats]
-    keys: tuple[KeyValue, ...] = ()
-    notes: tuple[str, ...] = ()
-    file: Path | None = None
-    warning: str = ""
-    rows: int = 1
-
-    def of(self, _name: str) -> None:
-        """No tensor is refined."""
-
-
 def planned_gptq(texts: Sequence[str], shards: Sequence[Gguf]) -> PlainCodes:
     """What GPTQ with these texts will bring to a model's files, before they are collected.
 
@@ -45,11 +26,6 @@ def planned_gptq(texts: Sequence[str], shards: Sequence[Gguf]) -> PlainCodes:
     """
     tensors = tensors_of(shards)
     output = OUTPUT if OUTPUT in tensors else EMBEDDING
-    weights = {
-        name: np.ones((1, info.shape[0]), np.float32)
-        for name, (_, info) in tensors.items()
-        # experts have three dimensions, and inputs of their own
-        if len(info.shape) == 2
-        and (name == output or (name.startswith("blk.") and name.endswith(".weight")))
-    }
+    # experts have three dimensions, and inputs of their own
+    weights = {name: w for name, w in weights_of_ones(shards, output).items() if len(w) == 1}
     return PlainCodes(weights, gptq_keys(texts, 0, 0))

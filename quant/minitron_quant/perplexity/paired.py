@@ -91,9 +91,28 @@ class ModelDifference:
     kld_difference_high: float | None = field(metadata=definition("to", "+.6f"))
 
 
-def compare_all(rows: Sequence[Row], *, seed: int = 0) -> list[ModelDifference]:
-    """Every pair of rows that were measured on the same chunks."""
-    pairs = list(combinations(rows, 2))
+def all_pairs(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
+    """Every pair of rows."""
+    return list(combinations(rows, 2))
+
+
+def nearest_pairs(rows: Sequence[Row], reference: Row | None) -> list[tuple[Row, Row]]:
+    """Each row with the next larger file, and with the reference, one of the rows, if there is one.
+
+    Sorted by size; each pair once.
+    """
+    by_size = sorted(rows, key=lambda row: row.size_mib)
+    pairs = [
+        (row, other)
+        for row, larger in zip(by_size, [*by_size[1:], None], strict=True)
+        for other in (larger, reference)
+        if other is not None and other is not row
+    ]
+    return list({(id(a), id(b)): (a, b) for a, b in pairs}.values())
+
+
+def compare_pairs(pairs: Sequence[tuple[Row, Row]], *, seed: int = 0) -> list[ModelDifference]:
+    """The difference of each pair of rows that were measured on the same chunks."""
     both = [(a, b) for a, b in pairs if a.chunk_kld and b.chunk_kld]
     ratios = _differences([(a.chunk_nll, b.chunk_nll) for a, b in pairs], seed)
     klds = iter(_differences([(a.chunk_kld, b.chunk_kld) for a, b in both], seed))

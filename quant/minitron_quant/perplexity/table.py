@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import combinations
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from minitron_core.progress import Progress, ignore
 from minitron_quant.levels import level_of
 from minitron_quant.perplexity.measures import Array, Row, statistics
 from minitron_quant.perplexity.multi_model import ModelScores, score_models
-from minitron_quant.perplexity.paired import ModelDifference, compare_all
+from minitron_quant.perplexity.paired import ModelDifference, all_pairs, compare_pairs
 from minitron_quant.perplexity.perplexity import chunk_means, summarize
 from minitron_quant.perplexity.settings import MeasureSettings
 
@@ -83,8 +82,8 @@ def mark_dominated(rows: Sequence[Row]) -> list[Row]:
     """
     comparable = [row for row in rows if len(row.chunk_nll) == rows[0].chunks > 1]
     better: dict[int, list[Row]] = {}
-    pairs = zip(combinations(comparable, 2), compare_all(comparable), strict=True)
-    for (a, b), difference in pairs:
+    pairs = all_pairs(comparable)
+    for (a, b), difference in zip(pairs, compare_pairs(pairs), strict=True):
         for winner, loser, sign in ((a, b, 1), (b, a, -1)):
             if winner.size_mib <= loser.size_mib and _proven(difference, sign):
                 better.setdefault(id(loser), []).append(winner)

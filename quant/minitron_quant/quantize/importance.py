@@ -11,7 +11,7 @@ from minitron_core.gguf import TYPE, Gguf, KeyValue, TensorInfo, ValueType
 from minitron_core.hashing import model_fingerprint
 from minitron_quant.array_backend import Floats
 from minitron_quant.imatrix.files import read_imatrix
-from minitron_quant.model_files import EMBEDDING
+from minitron_quant.model_files import EMBEDDING, tensors_of
 from minitron_quant.provenance import CalibrationOrigin
 from minitron_quant.quantize.plan import LevelPlan, requires_imatrix
 
@@ -28,6 +28,40 @@ class Importance:
     weights: Mapping[str, Floats]
     keys: tuple[KeyValue, ...]
     origin: CalibrationOrigin | None = None
+
+
+@dataclass(frozen=True)
+class PlainCodes:
+    """A prepare.CodeRefiner that leaves ggml's codes: importance and metadata only."""
+
+    weights: Mapping[str, Floats]
+    keys: tuple[KeyValue, ...] = ()
+    notes: tuple[str, ...] = ()
+    file: Path | None = None
+    warning: str = ""
+    rows: int = 1
+
+    def of(self, _name: str) -> None:
+        """No tensor is refined."""
+
+
+def weights_of_ones(shards: Sequence[Gguf], *others: str) -> dict[str, Floats]:
+    """[matrices, columns] of ones for the matrices of the layers, and for `others`."""
+    return {
+        name: np.ones((info.shape[2] if len(info.shape) > 2 else 1, info.shape[0]), np.float32)
+        for name, (_, info) in tensors_of(shards).items()
+        if len(info.shape) >= 2
+        and (name in others or (name.startswith("blk.") and name.endswith(".weight")))
+    }
+
+
+def expected_importance(shards: Sequence[Gguf], name: str, text: Path) -> PlainCodes:
+    """What a matrix that imatrix writes as `name` will bring to a model's files.
+
+    Metadata has its final size. Weights are ones.
+    """
+    weights = weights_of_ones(shards)
+    return PlainCodes(weights, _keys(name, [str(text)], len(weights), 1))
 
 
 def load_importance(
@@ -54,19 +88,25 @@ def load_importance(
     if include:
         weights = {name: w for name, w in weights.items() if any(part in name for part in include)}
     weights = {name: w for name, w in weights.items() if not any(part in name for part in exclude)}
-    texts = {"quantize.imatrix.file": path.name}
-    if matrix.datasets:
-        texts["quantize.imatrix.dataset"] = matrix.datasets[0]
-    counts = {"quantize.imatrix.entries_count": len(weights)}
-    if matrix.chunk_count > 0:
-        counts["quantize.imatrix.chunks_count"] = matrix.chunk_count
+    keys = _keys(path.name, matrix.datasets, len(weights), matrix.chunk_count)
+    return Importance(weights, keys if weights else (), matrix.origin)
+
+
+def _keys(name: str, datasets: Sequence[str], entries: int, chunks: int) -> tuple[KeyValue, ...]:
+    texts = {"quantize.imatrix.file": name}
+    if datasets:
+        texts["quantize.imatrix.dataset"] = datasets[0]
+    counts = {"quantize.imatrix.entries_count": entries}
+    if chunks > 0:
+        counts["quantize.imatrix.chunks_count"] = chunks
     # names may not be Unicode: keep their bytes
-    keys = [
-        KeyValue.of(key, ValueType.STRING, text.encode(errors="surrogateescape")[:_MAX_TEXT])
-        for key, text in texts.items()
-    ]
-    keys += [KeyValue.of(k, ValueType.UINT32, v) for k, v in counts.items()]
-    return Importance(weights, tuple(keys) if weights else (), matrix.origin)
+    return (
+        *(
+            KeyValue.of(key, ValueType.STRING, text.encode(errors="surrogateescape")[:_MAX_TEXT])
+            for key, text in texts.items()
+        ),
+        *(KeyValue.of(key, ValueType.UINT32, count) for key, count in counts.items()),
+    )
 
 
 def match_importance(
@@ -139,5 +179,5 @@ def _check_presence(
             raise ImatrixNeeded(
                 f"{planned.level.name} encodes {name}{more} to {TYPE[ggml_type].name}, "
                 "which needs an importance matrix entry that is missing",
-                "pass --imatrix with one made on this model: minitron imatrix MODEL -f TEXT",
+                "-f TEXT collects a matrix first; --imatrix FILE uses one that imatrix wrote",
             )

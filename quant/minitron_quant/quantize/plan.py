@@ -6,7 +6,6 @@ The rules of the mixes stay in llama.cpp; this module parses and checks its answ
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from minitron_core.errors import ImatrixNeeded, MinitronError, Unsupported
 from minitron_core.gguf import TYPE, TYPE_ID, Gguf, KeyValue, TensorInfo, TensorSpec, ValueType
@@ -89,7 +88,7 @@ def make_plan(
         if isinstance(level, Recipe):
             _check_recipe(level, types)
         if not imatrix and any(_NEEDS_IMATRIX in line for line in lines):
-            _refuse_without_imatrix(level, shards[0].path)
+            _refuse_without_imatrix(level)
         for name, ggml_type in types.items():
             check_type(tensors[name][1], ggml_type, options, level)
         planned.append(LevelPlan(level, types))
@@ -116,11 +115,10 @@ def _check_recipe(recipe: Recipe, types: dict[str, int]) -> None:
             )
 
 
-def _refuse_without_imatrix(level: Level, path: Path) -> None:
+def _refuse_without_imatrix(level: Level) -> None:
     raise ImatrixNeeded(
         f"{level.name} needs an importance matrix",
-        f"make one and pass it: minitron imatrix {path} -f TEXT -o imatrix.gguf, "
-        "then --imatrix imatrix.gguf",
+        "-f TEXT collects one first; --imatrix FILE uses one that imatrix wrote",
     )
 
 

@@ -1,7 +1,7 @@
 """A quantization before it runs: its settings, planned and checked."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -12,6 +12,7 @@ from minitron_core.gguf import (
     Gguf,
     KeyValue,
     ShardName,
+    TensorInfo,
     TensorSpec,
     encode_header,
     file_size,
@@ -21,7 +22,7 @@ from minitron_core.hashing import fingerprint
 from minitron_quant.array_backend import Floats
 from minitron_quant.levels import Level
 from minitron_quant.model_files import open_model_files
-from minitron_quant.quantize.encode import RefineRows
+from minitron_quant.quantize.encode import RefineRows, TensorBytes
 from minitron_quant.quantize.importance import (
     Importance,
     foreign_matrix,
@@ -136,6 +137,19 @@ class CodeRefiner(Protocol):
 
 
 @dataclass(frozen=True)
+class ConvertedSource:
+    """A checkpoint as the full-precision file that converting it would write.
+
+    header: that file without most of its data. read: makes the bytes of a tensor as they are asked
+    for. files: what they are made from.
+    """
+
+    header: Gguf
+    read: Callable[[TensorInfo], TensorBytes]
+    files: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
 class QuantizeJob:
     """A quantization that is planned and checked, ready to run or to be shown."""
 
@@ -146,6 +160,17 @@ class QuantizeJob:
     outputs: list[LevelOutput]
     notes: tuple[str, ...]
     refiner: CodeRefiner | None = None
+    converted: ConvertedSource | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that the weights are read from."""
+        return self.converted.files if self.converted else tuple(s.path for s in self.shards)
+
+    def data(self, name: str) -> TensorBytes:
+        """The bytes of a tensor of the source."""
+        shard, info = self.plan.tensors[name]
+        return self.converted.read(info) if self.converted else shard.data(info)
 
     @property
     def elements(self) -> int:
@@ -197,14 +222,19 @@ def model_name(path: Path) -> str:
     return stem
 
 
-def prepare(settings: QuantizeSettings, refiner: CodeRefiner | None = None) -> QuantizeJob:
-    """TypePlan a job and check everything that can be checked before the first byte is written.
+def prepare(
+    settings: QuantizeSettings,
+    refiner: CodeRefiner | None = None,
+    converted: ConvertedSource | None = None,
+) -> QuantizeJob:
+    """Plan a job and check everything that can be checked before the first byte is written.
 
+    converted: where the weights come from, if `settings.source` is only a name for them.
     Raises Usage, ImatrixNeeded, Unsupported, Damaged.
     """
     if settings.output is not None and len(settings.levels) != 1:
         raise Usage("-o names one file, but there are several levels", "use -d DIR")
-    shards = open_model_files(settings.source)
+    shards = [converted.header] if converted else open_model_files(settings.source)
     importance = load_importance(settings.imatrix, settings.include, settings.exclude)
     if refiner is not None:
         weights = importance.weights or refiner.weights
@@ -216,7 +246,7 @@ def prepare(settings: QuantizeSettings, refiner: CodeRefiner | None = None) -> Q
     notes = missing_entries(matched, tensors, plan.levels) if importance.weights else ()
     notes += foreign_matrix(importance, shards)
     notes += refiner.notes if refiner else ()
-    return QuantizeJob(settings, shards, plan, matched, outputs, notes, refiner)
+    return QuantizeJob(settings, shards, plan, matched, outputs, notes, refiner, converted)
 
 
 def manifest_path(settings: QuantizeSettings) -> Path:

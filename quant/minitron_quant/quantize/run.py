@@ -93,7 +93,7 @@ def _run_locked(job: QuantizeJob, journal: Journal, progress: Progress) -> Itera
     recorded = journal.read()
     started = time.monotonic()
     covariance = job.refiner.file if job.refiner else None
-    with hash_inputs(job.shards, job.settings.imatrix, covariance) as inputs:
+    with hash_inputs(job.files, job.settings.imatrix, covariance) as inputs:
         kept = [output for output in job.outputs if _up_to_date(output, there, inputs)]
         kept_names = _unchanged(job, kept, there, progress)
         left = [output for output in job.outputs if output.name not in kept_names]

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from minitron_core.cpu_limits import default_threads
 from minitron_core.errors import MinitronError, OutOfResources
-from minitron_core.gguf import Gguf
 from minitron_core.progress import Event, Progress
 from minitron_quant.provenance import InputHashes
 from minitron_quant.quantize.encode import (
@@ -58,7 +57,7 @@ class JobWriter:
         """
         self._check_disk()
         try:
-            before = list(map(_version, self._job.shards))
+            before = list(map(_version, self._job.files))
             self._tensors_done = self._files.open(self._checkpoints)
             self._write()
             self._refuse_changes(before)
@@ -78,11 +77,11 @@ class JobWriter:
         return f"{done} of {of} tensors of {levels} are kept in {folder_of(self._job.settings)}"
 
     def _refuse_changes(self, before: Sequence[tuple[int, ...] | None]) -> None:
-        for shard, version in zip(self._job.shards, before, strict=True):
+        for path, version in zip(self._job.files, before, strict=True):
             # one that was removed has been read to its end all the same
-            if _version(shard) not in (version, None):
+            if _version(path) not in (version, None):
                 raise MinitronError(
-                    f"{shard.path} was changed while it was read",
+                    f"{path} was changed while it was read",
                     "run it again once it is complete",
                 )
 
@@ -118,14 +117,13 @@ class JobWriter:
                 if done <= index
             }
             if types:
-                shard, info = self._job.plan.tensors[name]
+                _, info = self._job.plan.tensors[name]
                 weights = self._job.weights.get(name)
                 metric = ColumnErrors(weights) if measure else None
                 refine = refiner.of(name) if refiner else None
                 rows = refiner.rows if refiner else 0
-                yield EncodeTask(
-                    info, shard.data(info), tuple(types), weights, metric, refine, rows
-                )
+                data = self._job.data(name)
+                yield EncodeTask(info, data, tuple(types), weights, metric, refine, rows)
 
     def _write(self) -> None:
         total = sum(task.info.n_elements * len(task.types) for task in self._tasks())
@@ -160,9 +158,9 @@ class JobWriter:
             self._files.commit_if_due(self.errors)
 
 
-def _version(shard: Gguf) -> tuple[int, ...] | None:
+def _version(path: Path) -> tuple[int, ...] | None:
     try:
-        found = shard.path.stat()
+        found = path.stat()
     except FileNotFoundError:
         return None
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

@@ -70,7 +70,7 @@ def bench(
     names = (option.split(",") for option in (cache_type_k, cache_type_v, flash_attn))
     plan = BenchPlan(
         models=tuple(local_model(model, out) for model in models),
-        layers=tuple(gpu_layers(part.strip()) for part in layers.split(",")),
+        layers=tuple(gpu_layers(part.strip(), out) for part in layers.split(",")),
         contexts=plan_contexts(*sizes, *names),
         tests=tests,
         repetitions=repetitions,

@@ -9,7 +9,7 @@ from minitron_cli.options.parameters import ConsoleOptions, Force
 
 EXAMPLES = """minitron card out
 minitron card out --base-model nvidia/Llama-3.1-Minitron-4B-Width-Base --author me
-minitron card out --source-card checkpoint/README.md"""
+minitron card out --repo me/nano-llama-GGUF --source-card checkpoint/README.md"""
 
 
 def card(
@@ -24,13 +24,25 @@ def card(
             metavar="README.md", help="The original's card: license, languages, limits are kept."
         ),
     ] = None,
+    repository: Annotated[
+        str | None,
+        typer.Option("--repo", metavar="OWNER/NAME", help="Where the folder will be on the Hub."),
+    ] = None,
     force: Force = False,
     *,
     console: ConsoleOptions,
 ) -> None:
-    """Write README.md: the files with what was measured, and which one to choose."""
-    from minitron_cli.hub.card import CardSettings, write_card
+    """Write README.md: the files with what was measured, and which one to choose.
+
+    Made again, it keeps the sections that you added, and what you wrote into its head.
+    """
+    from minitron_cli.hub.card import write_card
+    from minitron_cli.hub.card_head import CardSettings
 
     out = console.output()
-    path = write_card(CardSettings(folder, base_model, author, source_card, force))
-    out.result({"path": str(path)}, f"wrote {path}")
+    settings = CardSettings(folder, base_model, author, source_card, repository, force)
+    with out.progress() as listener:
+        card = write_card(settings, listener)
+    for warning in card.warnings:
+        out.note(warning)
+    out.result({"path": str(card.path), "warnings": card.warnings}, f"wrote {card.path}")

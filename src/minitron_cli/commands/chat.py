@@ -39,7 +39,10 @@ def chat(
         list[str] | None, typer.Option(metavar="TEXT", help="End an answer before this text.")
     ] = None,
     ctx: Annotated[
-        int | None, typer.Option("--ctx", "-c", min=64, help="Context in tokens; 4096 by default.")
+        int | None,
+        typer.Option(
+            "--ctx", "-c", min=64, envvar="MINITRON_CTX", help="Context in tokens; 4096 by default."
+        ),
     ] = None,
     *,
     runtime: RuntimeOptions,
@@ -65,7 +68,7 @@ def chat(
         n_predict=n_predict,
         stop=tuple(stop or ()),
         context=context,
-        gpu_layers=gpu_layers(runtime.layers),
+        gpu_layers=gpu_layers(runtime.layers, out),
         placement=spread.placement(out),
         chat_template=chat_template,
         adapters=adapters.adapters(),

@@ -24,7 +24,9 @@ def convert(
     source: SourceName,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="The file to write; {Model}-{TYPE}.gguf by default."),
+        typer.Option(
+            "-o", "--output", help="The file to write, or its folder; {Model}-{TYPE}.gguf."
+        ),
     ] = None,
     outtype: Annotated[
         str,
@@ -50,7 +52,7 @@ def convert(
 ) -> None:
     """Convert a Hugging Face checkpoint to GGUF."""
     from minitron import conversion
-    from minitron_cli.inputs import open_checkpoint_source
+    from minitron_cli.inputs import folder_for_results, open_checkpoint_source
     from minitron_cli.units import parse_size
     from minitron_cli.views.convert import show_conversion
     from minitron_convert.convert import ConvertSettings
@@ -65,7 +67,7 @@ def convert(
     ):
         settings = ConvertSettings(
             source=found.folder,
-            output=output,
+            output=output or folder_for_results(Path(source)),
             outtype=outtype,
             metadata=metadata,
             vocab_only=vocab_only,

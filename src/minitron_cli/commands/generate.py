@@ -37,7 +37,14 @@ def generate(
         list[str] | None, typer.Option(metavar="TEXT", help="End before this text.")
     ] = None,
     ctx: Annotated[
-        int | None, typer.Option("--ctx", "-c", min=8, help="Context in tokens; 4096 or what fits.")
+        int | None,
+        typer.Option(
+            "--ctx",
+            "-c",
+            min=8,
+            envvar="MINITRON_CTX",
+            help="Context in tokens; 4096 or what fits.",
+        ),
     ] = None,
     context_shift: Annotated[
         bool, typer.Option("--context-shift", help="Drop old tokens when the context is full.")
@@ -78,8 +85,8 @@ def generate(
         prompt_cache=prompt_cache,
         prompt_cache_ro=prompt_cache_ro,
         context=runtime.context(ctx, n_batch=2048),
-        gpu_layers=gpu_layers(runtime.layers),
         placement=spread.placement(out),
+        gpu_layers=gpu_layers(runtime.layers, out),
         stream=not (no_stream or out.as_json),
         echo=echo,
         stats=stats,

@@ -37,7 +37,7 @@ def imatrix(
     seed: Annotated[int, typer.Option(min=0, help="Seed of --synthetic.")] = 1,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="The file to write; {Model}.imatrix.gguf by default."),
+        typer.Option("-o", "--output", help="The file to write; {Model}.imatrix.gguf."),
     ] = None,
     chunks: Annotated[
         int | None, typer.Option(min=1, help="At most this many chunks in all.")
@@ -93,21 +93,21 @@ def imatrix(
 ) -> None:
     """Collect an importance matrix on a text, equal to llama-imatrix's."""
     from minitron.quantization import imatrix as collect_imatrix
-    from minitron_cli.inputs import folder_for_results, local_model, refuse_existing
+    from minitron.quantization import imatrix_key
+    from minitron_cli.inputs import folder_for_results, is_up_to_date, local_model
     from minitron_cli.views.imatrix import show_collected
+    from minitron_core.made_from import record_inputs
     from minitron_quant.chunking import ChunkSettings
-    from minitron_quant.imatrix.collect import CollectSettings
+    from minitron_quant.imatrix.collect import Collected, CollectSettings
+    from minitron_quant.imatrix.files import read_imatrix
     from minitron_quant.imatrix.synthetic_text import SyntheticTextSettings
+    from minitron_quant.model_files import open_model_files
     from minitron_quant.quantize.prepare import model_name
 
     out = console.output()
     found = local_model(model, out)
     path = output or folder_for_results(model) / f"{model_name(found)}.imatrix.{file_format}"
-    refuse_existing(path, force)
-    _refuse_unfinished(path, decided=resume or force)
-    if synthetic is not None:
-        _refuse_synthetic_text(path, keep=resume, force=force)
-    elif not texts:
+    if synthetic is None and not texts:
         raise Usage("there is no text to calibrate on", "give -f TEXT, or --synthetic 50000")
     settings = CollectSettings(
         tuple(texts or ()),
@@ -117,6 +117,14 @@ def imatrix(
         sums,
         ppl,
     )
+    files = [shard.path for shard in open_model_files(found)]
+    key = imatrix_key(files, settings, file_format, synthetic and (synthetic, seed))
+    if is_up_to_date(path, key, force):
+        show_collected(out, path, Collected(read_imatrix(path), None, 0, ""), kept=True)
+        return
+    _refuse_unfinished(path, decided=resume or force)
+    if synthetic is not None:
+        _refuse_synthetic_text(path, keep=resume, force=force)
     with out.progress(again="--resume") as listener:
         collected = collect_imatrix(
             found,
@@ -125,10 +133,11 @@ def imatrix(
             synthetic=SyntheticTextSettings(synthetic, ctx, seed, threads) if synthetic else None,
             resume="continue" if resume else "restart",
             save_every=save_every,
-            gpu_layers=gpu_layers(layers),
+            gpu_layers=gpu_layers(layers, out),
             file_format=file_format,
             progress=listener,
         )
+    record_inputs([path], key)
     show_collected(out, path, collected)
 
 

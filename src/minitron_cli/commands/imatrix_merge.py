@@ -22,13 +22,18 @@ def imatrix_merge(
     console: ConsoleOptions,
 ) -> None:
     """Merge importance matrices of one model, without the model."""
-    from minitron_cli.inputs import refuse_existing
+    from minitron_cli.inputs import is_up_to_date
     from minitron_cli.views.imatrix import show_merged
-    from minitron_quant.imatrix.files import write_imatrix
+    from minitron_core.made_from import inputs_key, record_inputs
+    from minitron_quant.imatrix.files import read_imatrix, write_imatrix
     from minitron_quant.imatrix.merge import merge
 
     out = console.output()
-    refuse_existing(output, force)
+    key = inputs_key([path for path in files if path.is_file()], "imatrix-merge")
+    if is_up_to_date(output, key, force):
+        show_merged(out, output, read_imatrix(output), kept=True)
+        return
     matrix = merge(files)
     write_imatrix(output, matrix, "dat" if output.suffix == ".dat" else "gguf")
+    record_inputs([output], key)
     show_merged(out, output, matrix)

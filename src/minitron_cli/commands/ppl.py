@@ -1,7 +1,7 @@
 """minitron ppl: perplexity of one model, or a table of many."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -43,8 +43,13 @@ def ppl(
         ),
     ] = None,
     compare: Annotated[
-        bool, typer.Option("--compare", help="Differences between any two models, with intervals.")
-    ] = False,
+        Literal["neighbors", "all"] | None,
+        typer.Option(
+            "--compare",
+            help="Paired differences with 95 % intervals: from the reference and the next larger "
+            "file (--compare alone), or of all pairs.",
+        ),
+    ] = None,
     threads: Threads = None,
     layers: GpuLayers = "auto",
     table_format: TableFormat = "table",
@@ -62,7 +67,7 @@ def ppl(
     from minitron_cli.views.perplexity import measured_document, row_line, show_measured
     from minitron_core.progress import Event
     from minitron_quant.chunking import ChunkSettings
-    from minitron_quant.perplexity.paired import compare_all
+    from minitron_quant.perplexity.paired import all_pairs, compare_pairs, nearest_pairs
     from minitron_quant.perplexity.settings import MeasureSettings
     from minitron_quant.perplexity.table import mark_dominated
 
@@ -71,7 +76,7 @@ def ppl(
         local_models(models, out),
         text,
         ChunkSettings(ctx, batch, chunks, threads, stride=stride),
-        gpu_layers(layers),
+        gpu_layers(layers, out),
         local_model(reference, out) if reference else None,
         resume,
     )
@@ -81,7 +86,11 @@ def ppl(
             rows.append(row)
             listener(Event("perplexity", finished=row_line(row)))
     rows = mark_dominated(rows)
-    differences = compare_all(rows) if compare else None
+    differences = None
+    if compare:
+        first = rows[0] if settings.reference else None
+        pairs = all_pairs(rows) if compare == "all" else nearest_pairs(rows, first)
+        differences = compare_pairs(pairs)
     if out.as_json:
         out.document(measured_document(text, ctx, rows, differences))
     else:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from minitron_cli.options.calibration import CalibrationOptions
 from minitron_cli.options.completion import complete_level
-from minitron_cli.options.parameters import ConsoleOptions, ModelPath, Threads
+from minitron_cli.options.parameters import ConsoleOptions, ModelOrCheckpoint, Threads
 from minitron_cli.options.quantize import (
-    GptqOptions,
     LevelOptions,
     MixOptions,
     OutputOptions,
@@ -22,12 +22,14 @@ from minitron_quant.levels import level_help
 
 if TYPE_CHECKING:
     from minitron_cli.output import Output
+    from minitron_cli.quantize_source import QuantizeSource
     from minitron_quant.gptq.encoder import GptqEncoder
     from minitron_quant.mixed_precision.build_mix import MixSettings
     from minitron_quant.quantize.prepare import CodeRefiner, QuantizeJob, QuantizeSettings
 
 EXAMPLES = """minitron quantize nano-llama-F16.gguf Q4_K_M
 minitron quantize nano-llama-F16.gguf all --imatrix nano-llama.imatrix.gguf -d out
+minitron quantize examples/nano-llama Q4_K_M IQ2_M -f examples/calibration.txt -d out
 minitron quantize model-F16.gguf IQ2_M Q4_K_M --imatrix m.gguf --tensor-type attn_v=q8_0
 minitron quantize model-F16.gguf all --imatrix m.gguf --dry-run
 minitron quantize nvidia/Minitron-4B-Base Q4_K_M Q8_0 --dry-run
@@ -38,10 +40,10 @@ minitron quantize model-F16.gguf Q4_K_M --gptq --text calibration.txt --held-out
 
 
 def quantize(
-    model: ModelPath,
+    model: ModelOrCheckpoint,
     made_with: LevelOptions,
     mix: MixOptions,
-    gptq: GptqOptions,
+    gptq: CalibrationOptions,
     tensors: TensorOptions,
     target: OutputOptions,
     levels: Annotated[
@@ -52,29 +54,38 @@ def quantize(
     *,
     console: ConsoleOptions,
 ) -> None:
-    """Quantize a model to one or many levels; run it again to finish what is missing."""
-    from minitron_cli.inputs import quantize_source
+    """Quantize a model to one or many levels; run it again to finish what is missing.
+
+    MODEL may be a checkpoint: levels are made straight from it, those that need a matrix after
+    calibration on -f TEXT.
+    """
+    from minitron_cli.quantize_source import SourceRequest, planned_source, source_of
+    from minitron_quant.quantize.prepare import prepare
 
     out = console.output()
-    gptq.check()
+    gptq.check(made_with.imatrix)
     settings = quantize_settings(model, levels or (), made_with, tensors, target, threads)
     solved = mix.requested(levels or ())
     if solved:
         target.refuse_dry_run()
-    with quantize_source(model, out, plan_only=target.dry_run) as source:
-        settings = replace(settings, source=source)
+    request = SourceRequest(
+        settings, gptq.calibration(threads), target.keep_f16, needs_file=gptq.gptq or solved
+    )
+    with planned_source(request, out) if target.dry_run else source_of(request, out) as source:
+        settings = source.settings
         if solved:
             covariance = _covariance(out, settings, gptq)
             _make_mix(out, replace(mix.settings(settings), covariance=covariance), curve=mix.curve)
         elif gptq.gptq and mix.held_out and not target.dry_run:
             _make_verified(out, settings, _encoder(out, settings, gptq), mix)
         elif target.dry_run:
-            _show_plan(out, settings, gptq)
+            _show_plan(out, source, gptq)
         else:
-            _make_levels(out, settings, _encoder(out, settings, gptq))
+            encoder = _encoder(out, settings, gptq)
+            _make_levels(out, prepare(settings, encoder, source.converted))
 
 
-def _covariance(out: Output, settings: QuantizeSettings, gptq: GptqOptions) -> Path | None:
+def _covariance(out: Output, settings: QuantizeSettings, gptq: CalibrationOptions) -> Path | None:
     """The covariance that --gptq needs: the one given, or collected on its text."""
     if not gptq.gptq or gptq.covariance is not None:
         return gptq.covariance
@@ -87,13 +98,15 @@ def _covariance(out: Output, settings: QuantizeSettings, gptq: GptqOptions) -> P
     name = f"{model_name(settings.source)}.covariance{'-full' if full else ''}.gguf"
     path = folder_of(settings) / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    chunks = ChunkSettings(threads=settings.threads)
+    chunks = ChunkSettings(limit=gptq.calibration_chunks, threads=settings.threads)
     collecting = CovarianceSettings(tuple(gptq.text or ()), chunks, FULL if full else BLOCK)
     with out.progress() as listener:
         return covariance(settings.source, path, collecting, progress=listener)
 
 
-def _encoder(out: Output, settings: QuantizeSettings, gptq: GptqOptions) -> GptqEncoder | None:
+def _encoder(
+    out: Output, settings: QuantizeSettings, gptq: CalibrationOptions
+) -> GptqEncoder | None:
     covariance = _covariance(out, settings, gptq)
     if covariance is None:
         return None
@@ -103,19 +116,20 @@ def _encoder(out: Output, settings: QuantizeSettings, gptq: GptqOptions) -> Gptq
     return GptqEncoder(covariance, open_model_files(settings.source))
 
 
-def _show_plan(out: Output, settings: QuantizeSettings, gptq: GptqOptions) -> None:
+def _show_plan(out: Output, source: QuantizeSource, gptq: CalibrationOptions) -> None:
     from minitron_cli.views.quantize import show_plan
     from minitron_quant.gptq.estimate import planned_gptq
     from minitron_quant.model_files import open_model_files
     from minitron_quant.quantize.prepare import prepare
     from minitron_quant.quantize.summary import summarize
 
-    refiner: CodeRefiner | None = None
-    if gptq.text:
+    settings = source.settings
+    refiner: CodeRefiner | None = source.expected
+    if gptq.gptq and gptq.text:
         out.note("the covariance is collected when files are made")
         texts = [text.name for text in gptq.text]
         refiner = planned_gptq(texts, open_model_files(settings.source))
-    else:
+    elif refiner is None:
         refiner = _encoder(out, settings, gptq)
     job = prepare(settings, refiner)
     _show_notes(out, job)
@@ -151,13 +165,11 @@ def _make_verified(
     show_verified(out, made)
 
 
-def _make_levels(out: Output, settings: QuantizeSettings, encoder: GptqEncoder | None) -> None:
+def _make_levels(out: Output, job: QuantizeJob) -> None:
     from minitron_cli.views.quantize import level_line, show_levels
     from minitron_core.progress import Event
-    from minitron_quant.quantize.prepare import prepare
     from minitron_quant.quantize.run import run
 
-    job = prepare(settings, encoder)
     _show_notes(out, job)
     results = []
     with out.progress() as listener:
@@ -165,7 +177,7 @@ def _make_levels(out: Output, settings: QuantizeSettings, encoder: GptqEncoder |
             results.append(result)
             if not result.kept:
                 listener(Event("quantize", finished=level_line(result)))
-    if settings.errors is not None and all(result.kept for result in results):
+    if job.settings.errors is not None and all(result.kept for result in results):
         out.note("nothing was encoded, so no errors were measured; --force encodes again")
     show_levels(out, results)
 

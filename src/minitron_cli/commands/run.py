@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from minitron_cli.options.completion import complete_job
-from minitron_cli.options.parameters import ConsoleOptions
+from minitron_cli.options.parameters import ConsoleOptions, GpuLayers, Threads, gpu_layers
 
 EXAMPLES = """minitron run examples/nano.toml
 minitron run job.toml --resume
@@ -20,7 +20,7 @@ def run(
         typer.Argument(metavar="JOB.toml", help="The job file.", autocompletion=complete_job),
     ],
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue an earlier run of this job.")
+        bool, typer.Option("--resume", help="Continue an earlier run although the job was changed.")
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show what would be done.")
@@ -29,10 +29,13 @@ def run(
         str | None,
         typer.Option(metavar="dask://HOST:PORT", help="Convert and measure on a Dask cluster."),
     ] = None,
+    threads: Threads = None,
+    layers: GpuLayers = "auto",
     *,
     console: ConsoleOptions,
 ) -> None:
     """Convert, calibrate, quantize, measure and report, as a job file says."""
+    from minitron_cli.pipeline.checks import check_names
     from minitron_cli.pipeline.dry_run import forecast
     from minitron_cli.pipeline.job_file import load_jobs
     from minitron_cli.pipeline.run import run as run_jobs
@@ -41,8 +44,18 @@ def run(
     out = console.output()
     if dry_run:
         jobs = load_jobs(job)
+        for each in jobs:
+            check_names(each)
         show_forecast(out, jobs, [forecast(each) for each in jobs])
         return
     with out.progress(again="--resume") as listener:
-        finished = run_jobs(job, resume=resume, executor=executor, progress=listener, note=out.note)
+        finished = run_jobs(
+            job,
+            resume=resume,
+            executor=executor,
+            threads=threads,
+            gpu_layers=gpu_layers(layers, out),
+            progress=listener,
+            note=out.note,
+        )
     raise typer.Exit(show_finished(out, finished))

@@ -28,9 +28,7 @@ def sensitivity(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "-o", "--output", help="The file to write; {Model}.sensitivity.json by default."
-        ),
+        typer.Option("-o", "--output", help="The file to write; {Model}.sensitivity.json."),
     ] = None,
     tokens: Annotated[
         int | None,
@@ -49,17 +47,18 @@ def sensitivity(
 ) -> None:
     """Measure each tensor's sensitivity to quantization error, for quantize --size."""
     from minitron import quantization
-    from minitron_cli.inputs import folder_for_results, local_model, refuse_existing
+    from minitron_cli.inputs import folder_for_results, is_up_to_date, local_model
     from minitron_cli.units import parse_time
     from minitron_cli.views.sensitivity import show_sensitivity
+    from minitron_core.made_from import inputs_key, record_inputs
     from minitron_quant.chunking import ChunkSettings
     from minitron_quant.mixed_precision.measure import DEFAULT_TOKENS, SensitivitySettings
+    from minitron_quant.mixed_precision.sensitivity_file import read_sensitivity
     from minitron_quant.quantize.prepare import model_name
 
     out = console.output()
     folder, model = folder_for_results(model), local_model(model, out)
     path = output or folder / f"{model_name(model)}.sensitivity.json"
-    refuse_existing(path, force or resume)
     settings = SensitivitySettings(
         model=model,
         text=text,
@@ -68,9 +67,17 @@ def sensitivity(
         tokens=tokens or (DEFAULT_TOKENS if budget is None else None),
         budget=None if budget is None else parse_time(budget),
         chunks=ChunkSettings(ctx, n_batch=ctx, threads=threads),
-        gpu_layers=gpu_layers(layers),
+        gpu_layers=gpu_layers(layers, out),
         resume=resume,
     )
+    given = [model, text, *([imatrix] if imatrix else [])]
+    key = inputs_key(
+        [each for each in given if each.is_file()], "sensitivity", ctx, settings.tokens, budget
+    )
+    if is_up_to_date(path, key, force or resume):
+        show_sensitivity(out, path, settings.imatrix_output, read_sensitivity(path), kept=True)
+        return
     with out.progress(again="--resume") as listener:
         measured = quantization.sensitivity(settings, listener)
+    record_inputs([path], key)
     show_sensitivity(out, path, settings.imatrix_output, measured)

@@ -49,7 +49,10 @@ def serve(
         str | None, typer.Option("--name", help="The model's name for clients; its file's.")
     ] = None,
     ctx: Annotated[
-        int | None, typer.Option("--ctx", "-c", min=64, help="Tokens for each client; 4096.")
+        int | None,
+        typer.Option(
+            "--ctx", "-c", min=64, envvar="MINITRON_CTX", help="Tokens for each client; 4096."
+        ),
     ] = None,
     *,
     runtime: RuntimeOptions,
@@ -71,7 +74,7 @@ def serve(
         waiting=waiting,
         # long prompts go in small parts, so that the answers of others keep flowing
         context=runtime.context(ctx, n_batch=512, n_outputs=parallel),
-        gpu_layers=gpu_layers(runtime.layers),
+        gpu_layers=gpu_layers(runtime.layers, out),
         adapters=adapters.adapters(),
         origins=tuple(cors_origin or ()),
     )

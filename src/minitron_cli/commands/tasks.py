@@ -89,7 +89,7 @@ def tasks(
         task,
         TaskOptions(data, limit, normalize, shots, shots_data, predict),
         ScoreSettings(batch, threads),
-        gpu_layers(layers),
+        gpu_layers(layers, out),
         local_model(reference, out) if reference else None,
     )
     with out.progress() as listener:

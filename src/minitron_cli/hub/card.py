@@ -4,38 +4,47 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from minitron_cli.hub.recommend import advice_lines
+from minitron_cli.hub.card_head import HUB, CardSettings, make_head
+from minitron_cli.hub.card_sections import carried_sections, kept_sections
+from minitron_cli.hub.card_usage import usage
+from minitron_cli.hub.recommend import advice_lines, usual_file
 from minitron_cli.output import markdown_table
 from minitron_cli.units import show_size
 from minitron_cli.views.perplexity import table_cells
 from minitron_core.atomic_files import write_whole
 from minitron_core.errors import Damaged, MinitronError, NotFound
 from minitron_core.gguf import Gguf
+from minitron_core.hashing import file_sha256
+from minitron_core.progress import Event, Progress, ignore
 from minitron_quant.levels import level_of_ftype
 from minitron_quant.model_files import models_in, open_model_files, other_content
 from minitron_quant.perplexity.measures import columns
 
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCardData
+
 NAME = "README.md"
-_HUB = "https://huggingface.co/"
-_MARK = "<!-- minitron card: made from the files of this folder; edits are lost -->"
-_HEAD_KEYS = ("license", "license_name", "license_link", "language", "tags")
-# the size has a column of its own, and errors tell a reader who chooses a file little
+PICTURE = "report.svg"
+_MARK = (
+    "<!-- minitron card: made from the files of this folder. Made again, its own sections are "
+    "replaced; others, and keys of the head, are kept -->"
+)
+
+# what is shown with its error, by its heading
+_WITH_ERROR = {"PPL": "ppl_error", "KLD": "kld_error", "Same top (%)": "same_top_error"}
+# the size has a column of its own, and errors stand behind what they are of
 _NOT_IN_CARD = ("size_mib", "size_pct", "ppl_error", "kld_error", "kld_p99")
-# sections of a source's card that hold for its quantizations as well
-_CARRIED = ("limit", "bias", "ethical", "intended use", "out-of-scope", "responsible")
 
 
 @dataclass(frozen=True)
-class CardSettings:
-    """What the folder itself does not say. source_card: the README of the model quantized."""
+class Card:
+    """A card as it is written, and what it lacks."""
 
-    folder: Path
-    base_model: str | None = None
-    author: str | None = None
-    source_card: Path | None = None
-    force: bool = False
+    path: Path
+    text: str
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -48,18 +57,28 @@ class File:
     row: dict[str, Any] | None
 
 
-def write_card(settings: CardSettings) -> Path:
-    """Write README.md into the folder; one that somebody wrote is replaced only with force."""
+def write_card(settings: CardSettings, progress: Progress = ignore) -> Card:
+    """Write README.md into the folder; one that somebody wrote is replaced only with force.
+
+    Sections that are not the card's own, and keys of its head, are kept. The files are hashed.
+    """
     path = settings.folder / NAME
-    text = make_card(settings)
-    if path.exists() and not settings.force and _MARK not in path.read_text(errors="replace"):
+    models_in(settings.folder)
+    there = path.exists()
+    if there and not settings.force and _MARK[:20] not in path.read_text(errors="replace"):
         raise MinitronError(f"{path} was not made by minitron card", "--force replaces it")
-    write_whole(path, text)
-    return path
+    card = make_card(settings, _parse(path) if there else None, progress)
+    write_whole(path, card.text)
+    return card
 
 
-def make_card(settings: CardSettings) -> str:
-    """The card's text. NotFound: no models in the folder; Damaged: no table in its report."""
+def make_card(
+    settings: CardSettings, old: "_Parsed | None" = None, progress: Progress = ignore
+) -> Card:
+    """The card of a folder; `old` is the one that it replaces.
+
+    NotFound: no models in the folder; Damaged: no table in its report.
+    """
     paths = models_in(settings.folder)
     report = _report(settings.folder)
     measured = {row["model"]: row for row in report.get("rows", ())}
@@ -67,17 +86,38 @@ def make_card(settings: CardSettings) -> str:
     files.sort(key=lambda file: file.bytes)
     first = open_model_files(paths[0])[0]
     source = _source_card(settings.source_card)
-    parts = (
-        _head(settings, first, source.data if source else {}),
+    head = make_head(settings, first, source.data if source else {}, old.data if old else {})
+    chosen = usual_file(files)
+    parts = [
+        f"---\n{head.to_yaml()}\n---",
         _MARK,
         f"# {_name(first, paths[0])} GGUF",
-        _introduction(settings, first),
+        _introduction(head.base_model),
         f"## Files\n\n{_files(files)}",
+        _picture(settings.folder),
         f"## Which file should I choose?\n\n{advice_lines(files, report)}",
+        usage(first, settings.repository, chosen.name, chosen.level),
         _how(settings.folder, report),
-        _carried(source.content) if source else "",
-    )
-    return "\n\n".join(part for part in parts if part) + "\n"
+        _hashes(settings.folder, progress),
+        carried_sections(source.content) if source else "",
+    ]
+    parts.append(kept_sections(old.content, "\n\n".join(parts)) if old else "")
+    text = "\n\n".join(part for part in parts if part) + "\n"
+    return Card(settings.folder / NAME, text, _warnings(settings, head))
+
+
+def _warnings(settings: CardSettings, head: "ModelCardData") -> tuple[str, ...]:
+    found = []
+    if not head.license:
+        found.append(
+            "the card names no license, and nobody may use the files without one: "
+            "--source-card takes it from the original's card, or write it into the head"
+        )
+    if not head.base_model:
+        found.append("the card names no original model: --base-model OWNER/NAME does")
+    if settings.repository is None:
+        found.append("--repo OWNER/NAME adds the lines for llama.cpp and Ollama")
+    return tuple(found)
 
 
 def _report(folder: Path) -> dict[str, Any]:
@@ -110,46 +150,9 @@ def _name(first: Gguf, path: Path) -> str:
     return name if isinstance(name, str) and name else path.stem
 
 
-def base_model(settings: CardSettings, first: Gguf) -> str | None:
-    """owner/name of the model that was quantized: given, or as the file says it."""
-    if settings.base_model:
-        return settings.base_model
-    keys = ("general.source.repo_url", "general.repo_url", "general.base_model.0.repo_url")
-    for key in keys:
-        url = first.get(key)
-        if isinstance(url, str) and url.startswith(_HUB):
-            return url.removeprefix(_HUB).strip("/")
-    return None
-
-
-def _head(settings: CardSettings, first: Gguf, source: dict[str, Any]) -> str:
-    from huggingface_hub import ModelCardData
-
-    told = {
-        "license": first.get("general.license"),
-        "license_name": first.get("general.license.name"),
-        "license_link": first.get("general.license.link"),
-        "language": first.get("general.languages"),
-        "tags": first.get("general.tags"),
-    }
-    head = {key: source.get(key) or told[key] for key in _HEAD_KEYS}
-    tags = [*dict.fromkeys((*(head.pop("tags") or ()), "gguf", "minitron"))]
-    base = base_model(settings, first)
-    data = ModelCardData(
-        base_model=base,
-        library_name="gguf",
-        pipeline_tag=source.get("pipeline_tag") or "text-generation",
-        tags=tags,
-        base_model_relation="quantized" if base else None,
-        quantized_by=settings.author or first.get("general.quantized_by"),
-        **{key: value for key, value in head.items() if value},
-    )
-    return f"---\n{data.to_yaml()}\n---"
-
-
-def _introduction(settings: CardSettings, first: Gguf) -> str:
-    base = base_model(settings, first)
-    of = f"[{base}]({_HUB}{base})" if base else "a model"
+def _introduction(base_model: str | list[str] | None) -> str:
+    bases = [base_model] if isinstance(base_model, str) else base_model or ()
+    of = " and ".join(f"[{base}]({HUB}{base})" for base in bases) or "a model"
     return (
         f"Quantizations of {of} for llama.cpp and everything built on it. Any of the files runs by "
         "itself; they differ in size and in how close they are to the full model."
@@ -159,11 +162,18 @@ def _introduction(settings: CardSettings, first: Gguf) -> str:
 def _files(files: Sequence[File]) -> str:
     rows = [file.row or {} for file in files]
     headers, measures = table_cells(rows, columns(rows), _NOT_IN_CARD)
+    for place, key in ((headers.index(h), k) for h, k in _WITH_ERROR.items() if h in headers):
+        for line, row in zip(measures, rows, strict=True):
+            line[place] += f" ± {row[key]:.2g}" if line[place] and row.get(key) else ""
     cells = [
         [f"[{file.name}](./{file.name})", file.level, show_size(file.bytes), *line]
         for file, line in zip(files, measures, strict=True)
     ]
     return markdown_table(["File", "Level", "Size", *headers], cells, left=2).rstrip()
+
+
+def _picture(folder: Path) -> str:
+    return f"![Size against KL divergence](./{PICTURE})" if (folder / PICTURE).exists() else ""
 
 
 def _how(folder: Path, report: dict[str, Any]) -> str:
@@ -187,45 +197,42 @@ def _how(folder: Path, report: dict[str, Any]) -> str:
     if report.get("versions"):
         made = " · ".join(f"{name} {number}" for name, number in report["versions"].items())
         parts.append(f"Made with {made}.")
-    if report.get("sha256"):
-        lines = "\n".join(f"{digest}  {name}" for name, digest in report["sha256"].items())
-        parts.append(f"<details><summary>SHA-256</summary>\n\n```\n{lines}\n```\n</details>")
     return "\n\n".join(parts) if len(parts) > 1 else ""
 
 
+def _hashes(folder: Path, progress: Progress) -> str:
+    """SHA-256 of every GGUF file: models, their shards, matrices, adapters."""
+    paths = sorted(folder.glob("*.gguf"))
+    total, done, lines = sum(path.stat().st_size for path in paths), 0, []
+    for path in paths:
+        progress(Event("hash", done, total, "bytes", path.name))
+        lines.append(f"{file_sha256(path)}  {path.name}")
+        done += path.stat().st_size
+    listing = "\n".join(lines)
+    return f"## SHA-256\n\n<details>\n\n```\n{listing}\n```\n</details>"
+
+
 @dataclass(frozen=True)
-class _Source:
+class _Parsed:
     data: dict[str, Any]
     content: str
 
 
-def _source_card(path: Path | None) -> _Source | None:
-    from huggingface_hub import ModelCard
-
+def _source_card(path: Path | None) -> _Parsed | None:
     if path is None:
         return None
     file = path / NAME if path.is_dir() else path
     if not file.is_file():
         raise NotFound(f"{file} does not exist", "give the card of the model that was quantized")
+    return _parse(file)
+
+
+def _parse(file: Path) -> _Parsed:
+    from huggingface_hub import ModelCard
+
     try:
         card = ModelCard(file.read_text(encoding="utf-8"), ignore_metadata_errors=True)
     except (ValueError, OSError) as error:
         raise Damaged(f"{file} is not a model card: {error}") from error
     head: dict[str, Any] = card.data.to_dict()  # type: ignore[no-untyped-call]
-    return _Source(head, card.text)
-
-
-def _carried(content: str) -> str:
-    """The sections of the source's card about limits and use, as they stand there."""
-    lines: list[str] = []
-    depth = 0
-    fenced = False
-    for line in content.splitlines():
-        fenced ^= line.lstrip().startswith("```")
-        level = 0 if fenced else len(line) - len(line.lstrip("#"))
-        if level and level <= (depth or level):
-            depth = level if any(word in line.lower() for word in _CARRIED) else 0
-        if depth:
-            lines.append("##" + line[level:] if level and level <= depth else line)
-    text = "\n".join(lines).strip()
-    return f"{text}\n\n*The sections above are those of the original model's card.*" if text else ""
+    return _Parsed(head, card.text)

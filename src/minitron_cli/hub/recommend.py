@@ -43,6 +43,12 @@ def advice_lines(files: Sequence[Measured], report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def usual_file(files: Sequence[Measured]) -> Measured:
+    """The file that examples name: Q4_K_M, or else the one in the middle by size."""
+    levels = {file.level: file for file in files}
+    return levels.get("Q4_K_M") or files[len(files) // 2]
+
+
 def _goals(rows: Sequence[Measured], by_divergence: bool) -> list[str]:
     lines, told = [], set()
     for goal, accuracy, kld in _GOALS:

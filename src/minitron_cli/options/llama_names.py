@@ -1,28 +1,59 @@
 """llama.cpp's names and habits: options that its users type, in the words of this command line."""
 
-from collections.abc import Container, Sequence
+import re
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# llama.cpp's name → ours; one that a command does not have stays, and is refused as any other
+from minitron_core.errors import Usage
+
+# llama.cpp's name → ours, of all its programs (common/arg.cpp, tools/); one that a command does not
+# have is refused as any other
 NAMES = {
+    "-a": "--name",
+    "--alias": "--name",
     "-b": "--batch",
     "--batch-size": "--batch",
     "-c": "--ctx",
     "--ctx-size": "--ctx",
     "-ctk": "--cache-type-k",
     "-ctv": "--cache-type-v",
+    "-dev": "--device",
+    "--draft-n": "--draft-max",
+    "--draft-p-min": "--draft-min-p",
     "-fa": "--flash-attn",
+    "--grammar-file": "--grammar",
+    "-jf": "--json-schema",
+    "--json-schema-file": "--json-schema",
+    "-md": "--draft",
+    "--model-draft": "--draft",
+    "-mg": "--main-gpu",
     "-n": "--n-predict",
     "--predict": "--n-predict",
     "--max-tokens": "--n-predict",
-    "-ngl": "--gpu-layers",
+    "--n-depth": "--depth",
     "--n-gpu-layers": "--gpu-layers",
-    "-t": "--threads",
+    "-ngl": "--gpu-layers",
+    "-np": "--parallel",
+    "--n-parallel": "--parallel",
+    "--outfile": "--output",
+    "--output-file": "--output",
+    "--output-format": "--format",
+    "--ppl-stride": "--stride",
+    "-r": "--stop",
+    "--reverse-prompt": "--stop",
     "-s": "--seed",
+    "--save-frequency": "--save-every",
+    "-sm": "--split-mode",
+    "-sys": "--system",
+    "--system-prompt": "--system",
+    "-t": "--threads",
+    "-ts": "--tensor-split",
+    "-ub": "--ubatch",
+    "--ubatch-size": "--ubatch",
 }
 # these name what is an argument here: the model comes first, the prompt after it
-MODEL_NAMES = ("-m", "--model", "-hf", "--hf-repo")
+MODEL_NAMES = ("-m", "--model", "-hf", "-hfr", "--hf-repo")
 PROMPT_NAMES = ("-p", "--prompt")
 # values that stand for a default here: all chunks, a random seed, no limit
 _SAME_AS_NONE = {("--chunks", "-1"), ("--seed", "-1")}
@@ -45,17 +76,30 @@ def translated(args: Sequence[str], params: Sequence[Any]) -> list[str]:
         target = NAMES.get(name, name)
         positional = _positional(name, known, arguments)
         if not equals and not queue:
+            if target not in known:
+                _refuse_cluster(word, known)
             rest.append(target if target in known else word)
         elif positional:
             place = models if positional == "model" else prompts
             place.append(value if equals else queue.pop(0))
         elif target not in known:
+            _refuse_cluster(word, known)
             rest.append(word)
         elif equals or known[target].is_flag:
             rest.append(f"{target}={value}" if equals else target)
         else:
             rest += _option(target, queue.pop(0))
     return [*models, *rest, *prompts]
+
+
+def _refuse_cluster(word: str, known: Mapping[str, Any]) -> None:
+    """Usage for -ngl where there is no such option: it does not mean -n with the value gl."""
+    letters = re.match(r"-([A-Za-z]{2,})", word)
+    if letters is None:
+        return
+    shorts = [known.get(f"-{letter}") for letter in letters[1]]
+    if not all(param is not None and param.is_flag for param in shorts):
+        raise Usage(f"no such option: {word}", "--help lists the options of a command")
 
 
 def _positional(name: str, known: Container[str], arguments: Container[str]) -> str:

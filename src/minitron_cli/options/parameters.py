@@ -15,6 +15,7 @@ from minitron_engine.llama.settings import CACHE_TYPES, FLASH_ATTENTION, Context
 
 if TYPE_CHECKING:
     from minitron_cli.output import Output
+    from minitron_engine.llama.settings import GpuLayers as GpuLayersValue
 
 TableFormat = Annotated[
     Literal["table", "md", "csv", "json"], typer.Option("--format", help="Form of the result.")
@@ -24,11 +25,21 @@ Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Only results and err
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", min=1, help="Threads; by default one per allowed processor."),
+    typer.Option(
+        "--threads",
+        min=1,
+        envvar="MINITRON_THREADS",
+        help="Threads; by default one per allowed processor.",
+    ),
 ]
 GpuLayers = Annotated[
     str,
-    typer.Option("--gpu-layers", metavar="auto|all|N", help="Layers to put on GPUs."),
+    typer.Option(
+        "--gpu-layers",
+        metavar="auto|all|N",
+        envvar="MINITRON_GPU_LAYERS",
+        help="Layers to put on GPUs.",
+    ),
 ]
 # choices that the engine's tables know, which a type checker does not
 if TYPE_CHECKING:
@@ -41,6 +52,14 @@ ModelPath = Annotated[
     typer.Argument(
         metavar="MODEL",
         help="A .gguf file (a first shard stands for all), or owner/name[:LEVEL] on the Hub.",
+        autocompletion=complete_model,
+    ),
+]
+ModelOrCheckpoint = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL",
+        help="A .gguf file, a checkpoint folder, or owner/name[:LEVEL] of either on the Hub.",
         autocompletion=complete_model,
     ),
 ]
@@ -91,10 +110,12 @@ class RuntimeOptions:
 
     layers: GpuLayers = "auto"
     cache_type_k: Annotated[
-        CacheType, typer.Option("--cache-type-k", help="Type of the K cache.")
+        CacheType,
+        typer.Option("--cache-type-k", envvar="MINITRON_CACHE_TYPE_K", help="Type of the K cache."),
     ] = "f16"
     cache_type_v: Annotated[
-        CacheType, typer.Option("--cache-type-v", help="Type of the V cache.")
+        CacheType,
+        typer.Option("--cache-type-v", envvar="MINITRON_CACHE_TYPE_V", help="Type of the V cache."),
     ] = "f16"
     flash_attn: Annotated[FlashAttention, typer.Option("--flash-attn", help="Flash attention.")] = (
         "auto"
@@ -139,12 +160,17 @@ def number_list(text: str) -> tuple[int, ...]:
     return tuple(found)
 
 
-def gpu_layers(text: str) -> int | Literal["auto", "all"]:
-    """`auto`, `all`, or a number of layers."""
+def gpu_layers(text: str, out: Output) -> GpuLayersValue:
+    """`auto`, `all`, or a number of layers; a warning where there is no GPU for a number or all."""
     if text == "auto":
         return "auto"
-    if text == "all":
-        return "all"
-    if not text.isdecimal():
+    if text != "all" and not text.isdecimal():
         raise Usage(f"{text!r} is neither auto nor all nor a number of layers")
-    return int(text)
+    layers: GpuLayersValue = "all" if text == "all" else int(text)
+    if layers:
+        from minitron_engine.llama import devices
+
+        if not devices.gpus():
+            reason = devices.missing_gpu() or "llama.cpp finds no GPU"
+            out.note(f"warning: --gpu-layers {text}: {reason}; the CPU computes all layers")
+    return layers

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 LEVELS = "Levels"
 _mix = partial(typer.Option, rich_help_panel="A mix for a size")
-_gptq = partial(typer.Option, rich_help_panel="GPTQ")
 _tensors = partial(typer.Option, rich_help_panel="Tensors")
 _output = partial(typer.Option, rich_help_panel="Output")
 _levels = partial(typer.Option, rich_help_panel=LEVELS)
@@ -165,40 +164,6 @@ _HELP = "minitron quantize --help"
 
 
 @dataclass(frozen=True)
-class GptqOptions:
-    """Codes chosen against the covariance of the inputs: collected from texts, or given."""
-
-    gptq: Annotated[
-        bool,
-        _gptq("--gptq", help="Choose codes so that later columns compensate for earlier errors."),
-    ] = False
-    text: Annotated[
-        list[Path] | None,
-        _gptq("--text", metavar="TEXT", help="Calibration text to collect the covariance on."),
-    ] = None
-    covariance: Annotated[
-        Path | None, _gptq(metavar="FILE", help="A covariance that was collected earlier.")
-    ] = None
-    effort: Annotated[
-        Literal["normal", "high"] | None,
-        _gptq(help="high: the covariance of all columns instead of blocks of 1024."),
-    ] = None
-
-    def check(self) -> None:
-        """Usage: options that do not go together."""
-        if not self.gptq:
-            if self.text or self.covariance or self.effort:
-                raise Usage("--text, --covariance and --effort need --gptq", "add --gptq")
-        elif bool(self.text) == bool(self.covariance):
-            raise Usage(
-                "--gptq needs either a text or a covariance",
-                "--text TEXT collects one; --covariance FILE uses one that was collected",
-            )
-        elif self.covariance and self.effort:
-            raise Usage("--effort applies to collecting a covariance, and one is given")
-
-
-@dataclass(frozen=True)
 class TensorOptions:
     """Types of single tensors."""
 
@@ -233,6 +198,10 @@ class OutputOptions:
     keep_split: Annotated[
         bool, _output("--keep-split", help="As many shards as the source has.")
     ] = False
+    keep_f16: Annotated[
+        bool,
+        _output("--keep-f16", help="Write a checkpoint's full-precision file too, and keep it."),
+    ] = False
     errors: Annotated[
         Path | None,
         _output(metavar="FILE.json", help="Write the encoding error of every tensor and type."),
@@ -265,6 +234,7 @@ def quantize_settings(
     )
     from minitron_quant.quantize.prepare import QuantizeSettings
 
+    _refuse_file_among_levels(model, names)
     output, embedding = tensors.output_tensor_type, tensors.token_embedding_type
     options = QuantizeOptions(
         pure=tensors.pure,
@@ -289,6 +259,17 @@ def quantize_settings(
         threads=threads,
         replace="always" if target.force else "never",
     )
+
+
+def _refuse_file_among_levels(model: Path, names: Sequence[str]) -> None:
+    """Usage where a file stands among the levels, as llama-quantize takes its output."""
+    file = next((name for name in names if name.lower().endswith(".gguf")), None)
+    if file is not None:
+        level = next((name for name in names if name != file and not name.isdecimal()), "Q4_K_M")
+        raise Usage(
+            f"{file} is a file, not a level; the output follows -o",
+            f"write: minitron quantize {model} {level} -o {file}",
+        )
 
 
 def parse_types(text: str | None) -> tuple[tuple[int, ...] | None, tuple[int, ...]]:

@@ -3,15 +3,13 @@
 import difflib
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from minitron_convert.outtypes import OUTTYPES
+from minitron_cli.pipeline.job_keys import check_value, keys_of
 from minitron_core.errors import NotFound, Usage
 from minitron_quant.tasks.registry import task_names
-
-REPORTS = ("md", "html", "csv", "json")
 
 
 @dataclass(frozen=True)
@@ -153,13 +151,13 @@ def _place(folder: Path, source: str) -> str:
 def _section(path: Path, name: str, kind: Callable[..., Any], table: Any) -> Any:
     if not isinstance(table, dict):
         raise Usage(f"{path}: {name} must be a section: [{name}]")
-    known = {each.name for each in fields(kind)}  # type: ignore[arg-type]
-    if name == "tasks":
-        known = {*task_names(), "limit"}
+    known = keys_of(name)
     _check_names(path, f"key in [{name}]", table, known)
     if name == "model" and "source" not in table:
         raise Usage(f"{path}: [model] needs a source", 'write source = "FOLDER"')
-    values = {key: _value(path, name, key, value) for key, value in table.items()}
+    for key, value in table.items():
+        check_value(known[key], value, str(path))
+    values = {key: tuple(v) if isinstance(v, list) else v for key, v in table.items()}
     return kind(**_resolved(path.parent, name, kind, values))
 
 
@@ -185,43 +183,3 @@ def _check_names(path: Path, what: str, table: dict[str, Any], known: Any) -> No
         if name not in known:
             near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)
             raise Usage(f"{path}: unknown {what}: {name}", f"the nearest is {near[0]}")
-
-
-def _value(path: Path, section: str, key: str, value: Any) -> Any:
-    checks: dict[str, tuple[Callable[[Any], bool], str]] = {
-        "model.source": (lambda v: _is_text(v) or _is_texts(v), "a text or a list of texts"),
-        "model.outtype": (lambda v: v in OUTTYPES, f"one of {', '.join(OUTTYPES)}"),
-        "calibration.text": (_is_texts, "a list of texts"),
-        "calibration.chunks": (_is_count, "a number from 1 on"),
-        "calibration.ctx": (_is_count, "a number from 1 on"),
-        "quantize.levels": (_is_texts, "a list of levels"),
-        "quantize.sizes": (_is_texts, "a list of sizes"),
-        "measure.text": (_is_text, "a text"),
-        "measure.ctx": (_is_count, "a number from 1 on"),
-        "measure.chunks": (_is_count, "a number from 1 on"),
-        "measure.divergence": (lambda v: isinstance(v, bool), "true or false"),
-        **{f"tasks.{task}": (_is_text, "a text") for task in task_names()},
-        "tasks.limit": (_is_count, "a number from 1 on"),
-        **{f"speed.{f.name}": (_is_count, "a number from 1 on") for f in fields(SpeedSection)},
-        "output.directory": (_is_text, "a text"),
-        "output.report": (
-            lambda v: _is_texts(v) and set(v) <= set(REPORTS),
-            f"a list of {', '.join(REPORTS)}",
-        ),
-    }
-    valid, expected = checks[f"{section}.{key}"]
-    if not valid(value):
-        raise Usage(f"{path}: {key} in [{section}] must be {expected}, not {value!r}")
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value)
-
-
-def _is_texts(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(map(_is_text, value))
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

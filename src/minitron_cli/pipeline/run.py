@@ -1,28 +1,29 @@
 """convert → imatrix → quantize → measure → report: the stages of a job, each done only once."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from minitron_cli.errors import explain
 from minitron_cli.inputs import open_checkpoint_source
+from minitron_cli.pipeline.checks import STATE, check_before, check_names, job_key
 from minitron_cli.pipeline.executors import Executor, open_executor
 from minitron_cli.pipeline.job_file import Job, load_jobs
-from minitron_cli.pipeline.mixes import check_sizes, make_sizes
+from minitron_cli.pipeline.mixes import make_sizes
 from minitron_cli.pipeline.stages import finished_line, try_speed, try_tasks
 from minitron_cli.pipeline.state import Document, State
 from minitron_cli.report.write import Findings, write_reports
 from minitron_convert.convert import ConvertSettings
 from minitron_convert.hub.download import Source
 from minitron_core import stop
-from minitron_core.errors import AlreadyExists, from_os_error
+from minitron_core.errors import from_os_error
 from minitron_core.file_lock import exclusive
 from minitron_core.hashing import file_sha256, fingerprint
 from minitron_core.progress import Event, Progress, ignore
-from minitron_engine.llama.settings import ModelSettings
+from minitron_engine.llama.settings import GpuLayers, ModelSettings
 from minitron_engine.loading import open_model
 from minitron_quant.chunking import ChunkSettings
 from minitron_quant.imatrix.collect import CollectSettings, ResumePolicy, calibrate, remove_state
@@ -40,7 +41,6 @@ Outcome = Literal["done", "up to date", "failed", "skipped"]
 STAGES = ("convert", "imatrix", "quantize", "measure", "tasks", "speed", "report")
 Note = Callable[[str], None]
 _Result = TypeVar("_Result")
-_STATE = ".minitron-run.json"
 _LOCK = ".minitron-run.lock"
 _MEASURED = ".minitron-measured.sqlite"
 
@@ -52,6 +52,14 @@ class Stage:
     name: str
     outcome: Outcome
     seconds: float
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a job may use of this machine; results are the same, save for a GPU's rounding."""
+
+    threads: int | None = None
+    gpu_layers: GpuLayers = "auto"
 
 
 @dataclass(frozen=True)
@@ -67,15 +75,17 @@ class Finished:
 class Pipeline:
     """One job on its way; what is done is written down in the output folder."""
 
-    def __init__(self, job: Job, note: Note, listener: Progress, executor: Executor) -> None:
+    def __init__(
+        self, job: Job, machine: Machine, note: Note, listener: Progress, executor: Executor
+    ) -> None:
         self._job = job
+        self._machine = machine
         self._executor = executor
         self._note = note
         self._listener = listener
         self._folder = job.output.directory
-        self._state = State(self._folder / _STATE)
+        self._state = State(self._folder / STATE)
         self._stages: list[Stage] = []
-        check_sizes(job)
 
     def run(self) -> Finished:
         """Run the stages that are not up to date, up to one that fails.
@@ -103,6 +113,7 @@ class Pipeline:
         error: Exception | None = None
         try:
             full = self._convert()
+            self._state.put("job", job_key(self._job))
             imatrix = self._calibrate(full)
             results = self._quantize(full, imatrix)
             rows, error = self._measure(full, results)
@@ -150,8 +161,9 @@ class Pipeline:
             key = fingerprint("imatrix", file_sha256(full), *texts, repr(chunks))
             if self._state.finished_file("imatrix", key, self._note) == path:
                 return path, "up to date"
-            n_ctx = chunks.context().n_ctx
-            with open_model(ModelSettings(full, n_ctx=n_ctx)) as model:
+            chunks = replace(chunks, threads=self._machine.threads)
+            loading = ModelSettings(full, self._machine.gpu_layers, n_ctx=chunks.context().n_ctx)
+            with open_model(loading) as model:
                 settings = CollectSettings(section.text, chunks)
                 keep = ResumePolicy(path, "if possible")
                 matrix = calibrate(model, settings, self._listener, keep).matrix
@@ -176,6 +188,7 @@ class Pipeline:
                 self._folder,
                 imatrix=imatrix,
                 options=QuantizeOptions(allow_requantize=self._job.model.requantizes),
+                threads=self._machine.threads,
                 replace="outdated" if ours else "never",
             )
             batch = prepare(settings)
@@ -209,7 +222,10 @@ class Pipeline:
             settings = MeasureSettings(
                 tuple(hashes),
                 section.text,
-                ChunkSettings(n_ctx=section.ctx, limit=section.chunks),
+                ChunkSettings(
+                    n_ctx=section.ctx, limit=section.chunks, threads=self._machine.threads
+                ),
+                self._machine.gpu_layers,
                 reference=full if section.divergence else None,
                 state=self._folder / _MEASURED,
                 hashes=hashes,
@@ -283,24 +299,29 @@ def run(
     *,
     resume: bool = False,
     executor: str | None = None,
+    threads: int | None = None,
+    gpu_layers: GpuLayers = "auto",
     progress: Progress = ignore,
     note: Note = lambda _text: None,
 ) -> list[Finished]:
     """Run the jobs of a file, one after the other for each of its models.
 
     A job that fails does not keep the others from running; its `Finished` has the error.
-    resume: continue an earlier run. executor: dask://HOST:PORT of a cluster. note: gets sentences
-    about stages that are up to date.
-    Raises NotFound or Usage for the file, AlreadyExists for an earlier run without `resume`.
+    The same job continues an earlier run; `resume`: also one that was changed since. executor:
+    dask://HOST:PORT of a cluster. note: gets sentences about stages that are up to date.
+    Raises NotFound or Usage for the file and what it names, before any work; AlreadyExists for
+    another job's run.
     """
     jobs = load_jobs(path)
+    for job in jobs:
+        check_names(job)
     check_before(jobs, resume=resume)
-    finished = []
+    finished, machine = [], Machine(threads, gpu_layers)
     with open_executor(executor) as place:
         for job in jobs:
             if len(jobs) > 1:
                 note(f"model: {job.model.source}")
-            finished.append(Pipeline(job, note, progress, place).run())
+            finished.append(Pipeline(job, machine, note, progress, place).run())
     return finished
 
 
@@ -313,13 +334,3 @@ def _hashes_of(folder: Path) -> list[str]:
     """Names and SHA-256 of a checkpoint's files."""
     paths = sorted(path for path in folder.iterdir() if path.is_file())
     return [f"{path.name} {file_sha256(path)}" for path in paths]
-
-
-def check_before(jobs: Sequence[Job], *, resume: bool) -> None:
-    """Stop before the work if, without `resume`, there is an earlier run."""
-    for folder in (job.output.directory for job in jobs):
-        if not resume and (folder / _STATE).exists():
-            raise AlreadyExists(
-                f"{folder} holds an earlier run",
-                "--resume continues it; or choose another directory",
-            )

@@ -20,11 +20,13 @@ def show_conversion(out: Output, result: ConvertResult) -> None:
         "memory_bytes": result.memory,
         "notes": list(result.notes),
         "dry_run": result.dry_run,
+        "kept": result.kept,
     }
     facts = f"{result.tensors} tensors, {result.outtype}, {show_size(result.bytes)}"
     paths = ", ".join(map(str, result.paths))
     if not result.dry_run:
-        out.result(document, f"wrote {paths} ({facts})")
+        text = f"{paths} is up to date" if result.kept else f"wrote {paths}"
+        out.result(document, f"{text} ({facts})")
         return
     specs = result.planned.tensors
     if out.as_json:

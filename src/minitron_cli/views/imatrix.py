@@ -35,8 +35,11 @@ _LAYERS = {
 }
 
 
-def show_collected(out: Output, path: Path, collected: Collected) -> None:
-    """A matrix that was collected, and the experts that no token of the text reached."""
+def show_collected(out: Output, path: Path, collected: Collected, *, kept: bool = False) -> None:
+    """A matrix that was collected, and the experts that no token of the text reached.
+
+    kept: it was there, made from the same.
+    """
     matrix = collected.matrix
     facts = f"{len(matrix.entries)} entries, {matrix.chunk_count} chunks"
     ppl, error = collected.perplexity or (None, None)
@@ -54,10 +57,11 @@ def show_collected(out: Output, path: Path, collected: Collected) -> None:
         "ppl": ppl,
         "ppl_error": error,
         "unreached_experts": unreached,
+        "kept": kept,
     }
     for line in _coverage_lines(unreached):
         out.note(line)
-    out.result(document, f"wrote {path} ({facts})")
+    out.result(document, f"{path} is up to date" if kept else f"wrote {path} ({facts})")
 
 
 def _coverage_lines(unreached: dict[str, list[int]]) -> list[str]:
@@ -78,16 +82,17 @@ def _coverage_lines(unreached: dict[str, list[int]]) -> list[str]:
     return lines
 
 
-def show_merged(out: Output, path: Path, matrix: ImportanceMatrix) -> None:
-    """A matrix that was merged of several."""
+def show_merged(out: Output, path: Path, matrix: ImportanceMatrix, *, kept: bool = False) -> None:
+    """A matrix that was merged of several; kept: it was there, made from the same."""
     document = {
         "path": str(path),
         "entries": len(matrix.entries),
         "chunks": matrix.chunk_count,
         "datasets": matrix.datasets,
+        "kept": kept,
     }
     facts = f"{len(matrix.entries)} entries, {matrix.chunk_count} chunks"
-    out.result(document, f"wrote {path} ({facts})")
+    out.result(document, f"{path} is up to date" if kept else f"wrote {path} ({facts})")
 
 
 def show_statistics(out: Output, matrix: ImportanceMatrix) -> None:

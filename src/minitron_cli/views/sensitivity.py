@@ -6,8 +6,13 @@ from minitron_cli.output import Output
 from minitron_quant.mixed_precision.sensitivity_file import Sensitivity
 
 
-def show_sensitivity(out: Output, path: Path, imatrix: Path, measured: Sensitivity) -> None:
-    """Where the sensitivity was written, and how certain it is."""
+def show_sensitivity(
+    out: Output, path: Path, imatrix: Path, measured: Sensitivity, *, kept: bool = False
+) -> None:
+    """Where the sensitivity was written, and how certain it is.
+
+    kept: it was there, made from the same.
+    """
     tokens = measured.chunks * measured.ctx
     if out.as_json:
         out.document(
@@ -17,6 +22,7 @@ def show_sensitivity(out: Output, path: Path, imatrix: Path, measured: Sensitivi
                 "tokens": tokens,
                 "error_pct": None if measured.chunks < 2 else 100 * measured.error,
                 "device": measured.device,
+                "kept": kept,
                 "tensors": {
                     name: {
                         "alpha": tensor.alpha,
@@ -26,6 +32,9 @@ def show_sensitivity(out: Output, path: Path, imatrix: Path, measured: Sensitivi
                 },
             }
         )
+        return
+    if kept:
+        out.text(f"{path} is up to date")
         return
     certain = f" ± {100 * measured.error:.0f} %" if measured.chunks > 1 else ""
     out.text(

@@ -9,7 +9,14 @@ import pytest
 
 from helpers.support import beginning
 from minitron_quant.chunking import ChunkSettings
-from minitron_quant.perplexity.paired import compare_all, paired_difference, paired_differences
+from minitron_quant.perplexity.measures import Row
+from minitron_quant.perplexity.paired import (
+    all_pairs,
+    compare_pairs,
+    nearest_pairs,
+    paired_difference,
+    paired_differences,
+)
 from minitron_quant.perplexity.settings import MeasureSettings
 from minitron_quant.perplexity.table import measure
 from minitron_quant.quantize.run import LevelResult
@@ -49,7 +56,7 @@ def test_paired_difference_refuses_other_shapes() -> None:
         paired_difference([], [])
 
 
-def test_compare_all_levels_of_a_model(
+def test_compare_pairs_of_all_levels_of_a_model(
     nano_llama: Path, llama_levels: dict[str, LevelResult], tmp_path: Path
 ) -> None:
     paths = tuple(llama_levels[level].path for level in ("Q8_0", "Q2_K", "IQ1_S"))
@@ -60,7 +67,7 @@ def test_compare_all_levels_of_a_model(
         reference=nano_llama,
     )
     rows = list(measure(settings))
-    found = compare_all(rows)
+    found = compare_pairs(all_pairs(rows))
     pairs = list(combinations(rows, 2))
     assert [(each.a, each.b) for each in found] == [(a.model, b.model) for a, b in pairs]
     for each, (a, b) in zip(found, pairs, strict=True):
@@ -73,4 +80,14 @@ def test_compare_all_levels_of_a_model(
     last = found[-1]
     assert last.kld_difference_high is not None and last.kld_difference_high < 0
     assert last.ppl_ratio_high < 1
-    assert compare_all(rows[:1]) == []
+    assert compare_pairs(all_pairs(rows[:1])) == []
+
+
+def test_nearest_pairs_are_the_reference_and_the_next_in_size() -> None:
+    rows = [
+        Row(name, "", size, 5.0, None, None, 0.1, 2, "CPU")
+        for name, size in (("full", 9.0), ("small", 1.0), ("large", 3.0))
+    ]
+    near = [(a.model, b.model) for a, b in nearest_pairs(rows, rows[0])]
+    assert near == [("small", "large"), ("small", "full"), ("large", "full")]
+    assert [(a.model, b.model) for a, b in nearest_pairs(rows[1:], None)] == [("small", "large")]

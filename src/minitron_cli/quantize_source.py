@@ -1,0 +1,137 @@
+"""What `quantize` reads: a GGUF file, or a checkpoint that is converted on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from minitron_cli.inputs import (
+    is_checkpoint,
+    local_model,
+    on_the_hub,
+    planned_header,
+)
+from minitron_cli.output import Output
+from minitron_core.errors import Usage
+
+if TYPE_CHECKING:
+    from minitron.checkpoint_levels import Calibration, CheckpointModel
+    from minitron_quant.quantize.importance import PlainCodes
+    from minitron_quant.quantize.prepare import ConvertedSource, QuantizeSettings
+
+
+@dataclass(frozen=True)
+class SourceRequest:
+    """What to quantize, and what has to be made of it first.
+
+    calibration: collects the importance matrix. keep_full: write the full-precision file too.
+    needs_file: a model must be a GGUF file, because it is run or read several times.
+    """
+
+    settings: QuantizeSettings
+    calibration: Calibration | None
+    keep_full: bool
+    needs_file: bool
+
+
+@dataclass(frozen=True)
+class QuantizeSource:
+    """The settings with what was made. expected: stands for a matrix that a plan does not make."""
+
+    settings: QuantizeSettings
+    converted: ConvertedSource | None = None
+    expected: PlainCodes | None = None
+
+
+@contextmanager
+def planned_source(request: SourceRequest, out: Output) -> Iterator[QuantizeSource]:
+    """For a plan: the header alone, and nothing is written. Errors: as the models' readers."""
+    from minitron_quant.model_files import open_model_files
+    from minitron_quant.quantize.importance import expected_importance
+    from minitron_quant.quantize.prepare import model_name
+
+    settings = request.settings
+    with planned_header(settings.source, out) as path:
+        expected = None
+        if request.calibration is not None:
+            out.note("the importance matrix is collected when files are made")
+            shards, text = open_model_files(path), request.calibration.texts[0]
+            expected = expected_importance(shards, f"{model_name(path)}.imatrix.gguf", text)
+        yield QuantizeSource(replace(settings, source=path), expected=expected)
+
+
+@contextmanager
+def source_of(request: SourceRequest, out: Output) -> Iterator[QuantizeSource]:
+    """The model or checkpoint, downloaded and calibrated as requested.
+
+    Usage: a checkpoint where a GGUF file is needed; otherwise as the converter and imatrix.
+    """
+    settings = request.settings
+    if not is_checkpoint(settings.source):
+        if request.keep_full:
+            raise Usage("--keep-f16 is for checkpoints, and the model is a GGUF file", "drop it")
+        path = local_model(settings.source, out)
+        yield QuantizeSource(_calibrated(request, replace(settings, source=path), out))
+        return
+    if request.needs_file:
+        raise Usage(
+            f"{settings.source} is a checkpoint; --gptq and sizes need a GGUF file",
+            f"convert it first: minitron convert {settings.source}",
+        )
+    if on_the_hub(settings.source) and not (settings.imatrix or request.calibration):
+        _refuse_early(request)
+    from minitron.checkpoint_levels import open_checkpoint_model
+    from minitron_convert.hub.download import open_source
+
+    with out.progress() as listener:
+        source = open_source(str(settings.source), None, listener)
+    with open_checkpoint_model(source) as model:
+        for note in model.planned.notes:
+            out.note(note)
+        yield QuantizeSource(_from_checkpoint(request, model, out), model.converted)
+
+
+def _refuse_early(request: SourceRequest) -> None:
+    """Stop before gigabytes are downloaded, if a level needs a matrix."""
+    from minitron_quant.quantize.prepare import prepare
+
+    with planned_header(request.settings.source, Output(quiet=True)) as path:
+        prepare(replace(request.settings, source=path))
+
+
+def _calibrated(
+    request: SourceRequest, settings: QuantizeSettings, out: Output
+) -> QuantizeSettings:
+    if request.calibration is None:
+        return settings
+    from minitron_quant.quantize.prepare import folder_of, model_name
+
+    output = folder_of(settings) / f"{model_name(settings.source)}.imatrix.gguf"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with out.progress() as listener:
+        matrix = request.calibration.collect(
+            settings.source, output, replaces=settings.replace == "always", progress=listener
+        )
+    return replace(settings, imatrix=matrix)
+
+
+def _from_checkpoint(
+    request: SourceRequest, model: CheckpointModel, out: Output
+) -> QuantizeSettings:
+    from minitron_quant.quantize.prepare import folder_of
+
+    settings = replace(request.settings, source=model.converted.header.path)
+    folder, replaces = folder_of(settings), settings.replace == "always"
+    model.check_disk(settings, keeps_full=request.keep_full, runs=request.calibration is not None)
+    with out.progress() as listener:
+        full = None
+        if request.keep_full:
+            full = model.write_full(folder, replaces=replaces, progress=listener)
+        if request.calibration is None:
+            return settings
+        matrix = model.calibrate(
+            request.calibration, folder, full=full, replaces=replaces, progress=listener
+        )
+    return replace(settings, imatrix=matrix)
