@@ -54,7 +54,7 @@ def test_the_locks_agree_with_the_project_and_with_each_other(third_party: Any) 
         assert pinned[canonicalize_name(requirement.name)] in requirement.specifier, requirement
         exact = str(requirement.specifier).startswith("==")
         assert exact is (requirement.name == "llama-cpp-python"), requirement
-    assert set(wanted) >= set(extras["serve"] + extras["report"] + extras["cluster"])
+    assert set(wanted) >= set(extras["serve"] + extras["cluster"])
     both = [entry.split(" ")[0] for lock in LOCKS for entry in entries(lock)]
     assert len({one.split("==")[0] for one in both}) == len(set(both))
 

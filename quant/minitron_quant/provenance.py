@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -59,6 +59,10 @@ class InputHashes:
         imatrix, covariance = self.known["imatrix"], self.known.get("covariance")
         more = [covariance["sha256"]] if covariance else []
         return fingerprint(recipe, *hashes, imatrix["sha256"] if imatrix else "", *more)
+
+    def known_within(self, seconds: float) -> bool:
+        """Whether all hashes are there, after waiting for so long."""
+        return not wait([sha256 for _, sha256 in self.source], seconds).not_done
 
 
 @contextmanager

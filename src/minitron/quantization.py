@@ -9,7 +9,7 @@ from typing import Literal
 from minitron.loading import load
 from minitron_core.made_from import inputs_key
 from minitron_core.progress import Progress, ignore
-from minitron_engine.llama.settings import GpuLayers, ModelSettings
+from minitron_engine.llama.settings import EVERY_GPU, GpuLayers, ModelSettings, Placement
 from minitron_quant.covariance.collect import CovarianceSettings, collect_covariance
 from minitron_quant.gptq.encoder import GptqEncoder
 from minitron_quant.imatrix.collect import (
@@ -45,6 +45,7 @@ def imatrix(
     resume: Resume = "if possible",
     save_every: int | None = None,
     gpu_layers: GpuLayers = "auto",
+    placement: Placement = EVERY_GPU,
     file_format: Literal["gguf", "dat"] = "gguf",
     progress: Progress = ignore,
 ) -> Collected:
@@ -61,7 +62,7 @@ def imatrix(
     context = settings.chunks.context()
     if synthetic is not None:
         context = replace(context, n_ctx=max(synthetic.n_ctx * SLOTS, context.n_ctx))
-    with load(ModelSettings(model, gpu_layers, context=context)) as loaded:
+    with load(ModelSettings(model, gpu_layers, placement=placement, context=context)) as loaded:
         if synthetic is not None:
             text = synthetic_text_path(output)
             settings = replace(settings, texts=(*settings.texts, text))
@@ -90,6 +91,7 @@ def covariance(
     settings: CovarianceSettings,
     *,
     gpu_layers: GpuLayers = "auto",
+    placement: Placement = EVERY_GPU,
     progress: Progress = ignore,
 ) -> Path:
     """Collect the covariance of every input that GPTQ needs, and return its file, `output`.
@@ -97,7 +99,8 @@ def covariance(
     A file that was made from the same model and texts is kept; a partial one is continued.
     Raises Usage for texts that are too short, OutOfResources for too little memory or disk.
     """
-    with load(ModelSettings(model, gpu_layers, context=settings.chunks.context())) as loaded:
+    context = settings.chunks.context()
+    with load(ModelSettings(model, gpu_layers, placement=placement, context=context)) as loaded:
         collect_covariance(loaded, settings, output, progress)
     return output
 

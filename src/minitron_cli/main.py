@@ -174,9 +174,9 @@ def _leave(error: Exception) -> None:
     code = 1
     try:
         with suppress(Exception):
-            from minitron_cli.output import clear_terminal
+            from minitron_cli.progress.displays import close_displays
 
-            clear_terminal()
+            close_displays()
             sys.stdout.flush()
         code = _report(error)
     finally:

@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,15 +13,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, cast
 
-from minitron_core.progress import Event, Progress
+from minitron_core import stop
+from minitron_core.progress import Progress
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress as Bars
+
+    from minitron_cli.progress.displays import Display, ProgressFormat
 
 # json: a command prints a document instead of its tables
 TableFormat = Literal["table", "md", "csv", "json"]
-_shown: list["Bars"] = []  # bars that are on the terminal now, with its cursor hidden
 # off a terminal, lines are as long as they need to be
 _UNLIMITED = 400
 _GAP = 2  # spaces between two columns
@@ -57,14 +59,23 @@ def _stderr() -> IO[str]:
 
 
 class Output:
-    """How a command talks; `as_json` keeps stdout for one document."""
+    """How a command talks; `as_json` keeps stdout for one document.
+
+    progress: json for one JSON object per line on stderr.
+    """
 
     def __init__(
-        self, *, verbose: bool = False, quiet: bool = False, as_json: bool = False
+        self,
+        *,
+        verbose: bool = False,
+        quiet: bool = False,
+        as_json: bool = False,
+        progress: "ProgressFormat" = "auto",
     ) -> None:
         self.quiet = quiet
         self.verbose = verbose
         self.as_json = as_json
+        self._progress = progress
         if verbose:
             handler = logging.StreamHandler(_stderr())
             handler.setFormatter(logging.Formatter("%(message)s"))
@@ -85,7 +96,9 @@ class Output:
 
     def note(self, text: str) -> None:
         """A note on stderr; not with --quiet."""
-        if not self.quiet:
+        if self._progress == "json":
+            _print_line(json.dumps({"event": "note", "text": text}, ensure_ascii=False))
+        elif not self.quiet:
             from rich.markup import escape
 
             lines = "\n".join(map(printable, text.split("\n")))
@@ -160,64 +173,61 @@ class Output:
                 table.add_row(*(escape(row[number]) for number in group))
             console.print(table)
 
-    def _say(self, event: Event) -> None:
-        if event.note:
-            self.note(event.note)
-
     @contextmanager
-    def progress(self) -> Iterator[Progress]:
-        """Bars with the time left, one per stage, gone at the end; off a terminal only notes."""
-        if self.quiet or not self.interactive:
-            yield self._say
-            return
-        from rich.markup import escape
-        from rich.progress import (
-            BarColumn,
-            TaskProgressColumn,
-            TextColumn,
-            TimeRemainingColumn,
+    def progress(self, again: str = "") -> Iterator[Progress]:
+        """Show what a long job does while the block runs, and answer Ctrl-C at once.
+
+        again: the option with which the same command goes on after Ctrl-C, if it needs one.
+        """
+        from minitron_engine.process.interrupts import watched
+
+        with self._display() as display:
+            display.patient = not self.verbose
+            try:
+                with watched(display.stopping, display.leave):
+                    yield display.listen
+            except KeyboardInterrupt as interrupt:
+                display.close()
+                self._say_stopped(interrupt, again)
+                raise
+
+    def _display(self) -> "Display":
+        from minitron_cli.progress.displays import (
+            Display,
+            JsonDisplay,
+            LineDisplay,
+            TerminalDisplay,
         )
-        from rich.progress import Progress as Bars
 
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TaskProgressColumn(),
-            TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[detail]}", style="dim"),
-        )
-        bars = Bars(*columns, console=self._err, transient=True)
-        with _on_terminal(bars):
-            tasks: dict[str, Any] = {}
+        if self._progress == "json":
+            return JsonDisplay(_print_line)
+        if self.quiet:
+            return Display(_say_nothing)
+        if self.interactive:
+            return TerminalDisplay(self.note, self._err)
+        return LineDisplay(self.note)
 
-            def listen(event: Event) -> None:
-                self._say(event)
-                if event.stage not in tasks:
-                    tasks[event.stage] = bars.add_task(event.stage, detail="")
-                bars.update(
-                    tasks[event.stage],
-                    completed=event.done,
-                    total=event.total,
-                    detail=escape(event.detail),
-                )
-
-            yield listen
+    def _say_stopped(self, interrupt: KeyboardInterrupt, again: str) -> None:
+        """What is kept, and the command that goes on."""
+        words = sys.argv[1:] + ([again] if again and again not in sys.argv else [])
+        command = shlex.join(["minitron", *words])
+        kept = "; ".join(stop.kept(interrupt))
+        if self._progress == "json":
+            document = {"event": "stopped", "kept": kept, "continue": command}
+            _print_line(json.dumps(document, ensure_ascii=False))
+        else:
+            self.note(f"stopped: {kept}" if kept else "stopped")
+            self.note(f"continue with: {command}")
 
 
-@contextmanager
-def _on_terminal(bars: "Bars") -> Iterator[None]:
-    _shown.append(bars)
-    try:
-        with bars:
-            yield
-    finally:
-        _shown.remove(bars)
+def _print_line(line: str) -> None:
+    stream = _stderr()
+    stream.write(f"{line}\n")
+    stream.flush()
 
 
-def clear_terminal() -> None:
-    """Remove bars and show the cursor, for an exit that skips the end of `progress`."""
-    for bars in _shown:
-        bars.stop()
+def _say_nothing(_text: str) -> None:
+    pass
 
 
 def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:

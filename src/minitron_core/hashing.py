@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import CancelledError
 from pathlib import Path
 
+from minitron_core import stop
 from minitron_core.gguf import F32, Gguf
 
 _CHUNK_BYTES = 1 << 18
@@ -14,13 +15,16 @@ _CHUNK_BYTES = 1 << 18
 def file_sha256(path: Path, given_up: threading.Event | None = None) -> str:
     """The SHA-256 of a file, in hexadecimal.
 
-    Raises CancelledError once `given_up` is set, OSError where the file cannot be read.
+    Raises CancelledError once `given_up` is set, OSError where the file cannot be read; without
+    `given_up` KeyboardInterrupt after a request to stop.
     """
     digest = hashlib.sha256()
     buffer = bytearray(_CHUNK_BYTES)
     with path.open("rb", buffering=0) as file:
         while size := file.readinto(buffer):
-            if given_up is not None and given_up.is_set():
+            if given_up is None:
+                stop.check()
+            elif given_up.is_set():
                 raise CancelledError
             digest.update(memoryview(buffer)[:size])
     return digest.hexdigest()

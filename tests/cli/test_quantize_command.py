@@ -43,7 +43,8 @@ def test_quantize_reports_each_level_to_who_watches(
     assert lines[0].endswith(" bits per weight, 1 s") and "MiB" in lines[0]
     monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, as far as rich can tell
     monkeypatch.setattr(Output, "interactive", property(lambda _: True))
-    watched = minitron(*words, "--json")
+    assert minitron(*words).err == "", "a job of less than two seconds says nothing"
+    watched = minitron(*words, "--json", "-v")
     assert watched.err.count("bits per weight") == 2 and "quantize" in watched.err
     assert len(watched.document["levels"]) == 2
     assert minitron(*words, "-q").err == ""

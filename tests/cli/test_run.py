@@ -56,7 +56,10 @@ def run(path: Path) -> tuple[list[str], list[str]]:
     worked: list[str] = []
 
     def listen(event: Any) -> None:
-        if event.stage not in (*worked, "check"):  # that what is there is what was made
+        if event.total and event.stage not in (
+            *worked,
+            "check",
+        ):  # that what is there is what was made
             worked.append(event.stage)
 
     (finished,) = run_job_file(path, resume=True, progress=listen)

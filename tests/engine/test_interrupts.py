@@ -1,10 +1,24 @@
 """Signals arrive, wherever Python is when they come."""
 
+import hashlib
+import os
+import signal
 import subprocess
 import sys
 import textwrap
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
+
+from minitron_core import stop
+from minitron_engine.llama.context import Batch, open_context
+from minitron_engine.llama.settings import ContextSettings, ModelSettings
+from minitron_engine.loading import open_model
+from minitron_engine.process import interrupts
 
 
 @pytest.mark.parametrize(
@@ -59,3 +73,78 @@ def test_deferred_survives_signals_inside_its_handler() -> None:
     words = (sys.executable, "-c", textwrap.dedent(code))
     ran = subprocess.run(words, capture_output=True, text=True, timeout=20)
     assert (ran.stdout.strip(), ran.stderr) == ("SystemExit True False", "")
+
+
+def press(after: float = 0.0) -> None:
+    """Send Ctrl-C to this process, from a thread where it is to come later."""
+    threading.Timer(after, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+
+def until(something: Callable[[], object]) -> None:
+    end = time.monotonic() + 20
+    while not something() and time.monotonic() < end:
+        time.sleep(0.001)
+
+
+def never() -> None:
+    pytest.fail("the process would have ended")
+
+
+def test_watched_answers_while_the_main_thread_is_inside_c() -> None:
+    answers: list[float] = []
+    with (
+        pytest.raises(KeyboardInterrupt),
+        interrupts.watched(lambda: answers.append(time.monotonic()), never),
+    ):
+        press(0.05)
+        # one call that runs no handler of Python's
+        hashlib.pbkdf2_hmac("sha256", b"minitron", b"salt", 400_000)
+        returned = time.monotonic()
+        assert stop.requested() and interrupts.pending()
+        assert len(answers) == 1 and answers[0] < returned
+    assert not stop.requested()
+
+
+def test_watched_leaves_at_the_second_press_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupts, "_ONE_PRESS_SECONDS", 0.0)
+    said: list[str] = []
+    with interrupts.watched(lambda: said.append("stopping"), lambda: said.append("left")):
+        for expected in (["stopping"], ["stopping", "left"]):
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(20)
+            until(lambda: len(said) == len(expected))  # noqa: B023
+            assert said == expected
+
+
+def test_watched_counts_a_press_that_was_held_back_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupts, "_ONE_PRESS_SECONDS", 0.0)
+    answers: list[int] = []
+    with interrupts.watched(lambda: answers.append(1), never):
+        with pytest.raises(KeyboardInterrupt), interrupts.deferred():
+            os.kill(os.getpid(), signal.SIGINT)
+            until(interrupts.pending)
+        # written after it, so read after it
+        os.kill(os.getpid(), signal.SIGWINCH)
+    assert answers == [1]
+
+
+def test_decode_ends_after_a_request_to_stop(nano_llama: Path) -> None:
+    batch = Batch(64)
+    batch.add(np.arange(64, dtype=np.int32), 0, 0, np.arange(64) == 63)
+    with (
+        open_model(ModelSettings(nano_llama)) as model,
+        open_context(model, ContextSettings(64, 64)) as context,
+    ):
+        context.decode(batch)
+        expected = context.logits(1).copy()
+        context.clear()
+        stop.request()
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                context.decode(batch)
+        finally:
+            stop.clear()
+        context.clear()
+        context.decode(batch)
+        assert np.array_equal(context.logits(1), expected)

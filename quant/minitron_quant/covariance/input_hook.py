@@ -88,7 +88,7 @@ class InputHook:
         # an exception here would be swallowed by ctypes and give garbage: keep it for `check`
         try:
             if self._error is not None or interrupts.pending():
-                return False
+                return ask  # the decode ends at a node that was asked for
             node = Tensor.from_address(address)
             name = weight_name(node) if node.op == OP_MUL_MAT else ""
             if ask or name not in self._inputs:

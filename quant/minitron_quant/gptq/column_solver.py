@@ -4,6 +4,7 @@ from typing import Protocol
 
 import numpy as np
 
+from minitron_core import stop
 from minitron_quant.array_backend import NUMPY, Arrays, Floats, to_numpy
 from minitron_quant.gptq.cholesky import BlockFactor
 
@@ -30,7 +31,10 @@ class GroupCoder(Protocol):
 def solve(
     coder: GroupCoder, values: Floats, blocks: list[BlockFactor], arrays: Arrays = NUMPY
 ) -> Floats:
-    """Choose all codes of rows [rows, columns]; returns rows − chosen values."""
+    """Choose all codes of rows [rows, columns]; returns rows − chosen values.
+
+    Raises KeyboardInterrupt after a request to stop.
+    """
     left = np.empty_like(values)
     for block in blocks:
         part = values[:, block.start : block.end]
@@ -44,6 +48,7 @@ def solve(
             if start:
                 targets = targets + unit[:start, start:end].T @ errors[:start]
             for first in range(start, end, coder.group):
+                stop.check()
                 columns = slice(first, first + coder.group)
                 corrected = targets[first - start : columns.stop - start]
                 if first > start:

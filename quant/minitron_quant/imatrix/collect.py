@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from minitron_core import stop
 from minitron_core.cpu_limits import default_threads
 from minitron_core.errors import MinitronError, Usage
 from minitron_core.hashing import file_sha256
@@ -46,7 +47,7 @@ class CollectSettings:
 class ResumePolicy:
     """Where to save the state of an unfinished run, beside `output`, and whether to continue it.
 
-    every: chunks between two saves; None for a minute.
+    every: chunks between two saves; None for ten seconds or so.
     """
 
     output: Path
@@ -135,6 +136,7 @@ class _Run:
         total = sum(len(chunks) for chunks in self._texts)
         threads = settings.chunks.threads or default_threads()
         with (
+            stop.keeping(lambda: self._state.kept(total)),
             ThreadPoolExecutor(threads, thread_name_prefix="score") as pool,
             open_decoder(
                 self._model, settings.chunks, self._texts, collector, settings.perplexity

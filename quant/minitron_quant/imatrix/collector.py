@@ -104,7 +104,7 @@ class Collector:
             if ask and not product and address != self._last.address:
                 return False
             if self._leader._error is not None or interrupts.pending():
-                return False
+                return ask  # the decode ends at a node that was asked for
             node = Tensor.from_address(address)
             if ask:
                 selected = self._is_selected(node) if product else self._is_last_input(node)

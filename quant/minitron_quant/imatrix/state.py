@@ -21,7 +21,8 @@ from minitron_quant.imatrix.matrix import Entry
 Resume = Literal["restart", "continue", "if possible"]
 # everything that the sums depend on, by name
 Dependencies = Mapping[str, Any]
-_SECONDS = 60.0
+# between two saves, or so many times what one takes
+_SECONDS, _TIMES_COST = 10.0, 50
 _DIGEST_BYTES = 32
 _UNREADABLE = (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile)
 
@@ -42,7 +43,7 @@ class Saved:
 
 @dataclass
 class StateFile:
-    """Saves every `every` chunks, or every minute; without a path it saves nothing.
+    """Saves every `every` chunks, or every ten seconds or so; without a path it saves nothing.
 
     dependencies: computed when first needed, since it hashes the model.
     """
@@ -53,6 +54,7 @@ class StateFile:
     _known: Dependencies | None = None
     _last_chunks: int = 0
     _last_time: float = field(default_factory=time.monotonic)
+    _cost: float = 0.0
 
     def load(self, resume: Resume) -> Saved:
         """What was saved, or nothing; MinitronError for the state of another run."""
@@ -81,14 +83,22 @@ class StateFile:
         if self.path is None:
             return False
         if self.every is None:
-            return time.monotonic() - self._last_time >= _SECONDS
+            return time.monotonic() - self._last_time >= max(_SECONDS, _TIMES_COST * self._cost)
         return saved.chunks - self._last_chunks >= self.every
 
     def save(self, saved: Saved) -> None:
         """Replace the file."""
         if self.path is not None:
+            started = time.monotonic()
             write_whole(self.path, _encoded(saved, self._dependencies()))
             self._last_chunks, self._last_time = saved.chunks, time.monotonic()
+            self._cost = self._last_time - started
+
+    def kept(self, total: int) -> str:
+        """What a run that is interrupted now can continue from."""
+        if self.path is None or not self._last_chunks:
+            return "no chunks are kept"
+        return f"{self._last_chunks} of {total} chunks are kept in {self.path}"
 
     def _dependencies(self) -> Dependencies:
         if self._known is None:

@@ -16,7 +16,7 @@ from minitron_core.gguf import TYPE, Gguf
 from minitron_core.hashing import file_sha256, fingerprint, model_fingerprint
 from minitron_core.progress import Event, Progress, ignore
 from minitron_engine.llama.model import Model
-from minitron_engine.llama.settings import GpuLayers, ModelSettings
+from minitron_engine.llama.settings import EVERY_GPU, GpuLayers, ModelSettings, Placement
 from minitron_engine.llama.tokenization import Tokens
 from minitron_engine.loading import open_model
 from minitron_quant.array_backend import Doubles
@@ -68,6 +68,7 @@ class SensitivitySettings:
     chunks: ChunkSettings = ChunkSettings(n_batch=512)
     gpu_layers: GpuLayers = "auto"
     resume: bool = False
+    placement: Placement = EVERY_GPU
 
     @property
     def imatrix_output(self) -> Path:
@@ -85,7 +86,13 @@ def measure_sensitivity(settings: SensitivitySettings, progress: Progress = igno
     known = _resumed(settings, shards)
     tensors = quantizable(shards)
     context = settings.chunks.context()
-    load = ModelSettings(settings.model, settings.gpu_layers, writable=True, context=context)
+    load = ModelSettings(
+        settings.model,
+        settings.gpu_layers,
+        placement=settings.placement,
+        writable=True,
+        context=context,
+    )
     with open_model(load) as model:
         chunks = chunk_text(model, read_text(settings.text), settings.chunks, settings.text.name)
         if known is None:
@@ -142,8 +149,17 @@ class _Measurement:
 
     def measure(self, chunks: Tokens) -> None:
         """Continue after each tensor's last chunk; the time budget does not cut the first chunk."""
-        saved = time.monotonic()
         total = len(chunks) * len(self.tensors)
+        try:
+            self._measure(chunks, total)
+        except KeyboardInterrupt as interrupt:
+            write_sensitivity(self.settings.output, self.sensitivity)
+            kept = f"{self._done} of {total} measurements are kept in {self.settings.output}"
+            interrupt.add_note(kept)
+            raise
+
+    def _measure(self, chunks: Tokens, total: int) -> None:
+        saved = time.monotonic()
         while (first := self.sensitivity.chunks) < len(chunks):
             part = chunks[first : first + (_ROUND if first else 1)]
             reference = self.prober.reference(part)
@@ -154,11 +170,14 @@ class _Measurement:
                 self._measured[name].extend(
                     self.prober.divergences(*self.tensors[name], probe, part, reference)
                 )
-                done = sum(map(len, self._measured.values()))
-                self.progress(Event("sensitivity", done, total, "chunks", name))
+                self.progress(Event("sensitivity", self._done, total, "measurements", name))
                 if time.monotonic() - saved > _SAVE_SECONDS:
                     write_sensitivity(self.settings.output, self.sensitivity)
                     saved = time.monotonic()
+
+    @property
+    def _done(self) -> int:
+        return sum(map(len, self._measured.values()))
 
     @property
     def _measured(self) -> dict[str, list[float]]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from minitron_core import stop
 from minitron_core.cpu_limits import default_threads
 from minitron_core.gguf import Gguf
 from minitron_core.progress import Event, Progress, ignore
@@ -46,6 +47,7 @@ from minitron_quant.perplexity.state import ModelInfo, State, noise_key, open_st
 _LOG = logging.getLogger("minitron.measure")
 # of an odd number of equal jobs the last one has half of the threads; among more it does not matter
 _MANY_JOBS = 24
+_NOTHING_KEPT = "no scores are kept; with --resume STATE they are"
 _LEAST_MODELS = 3  # of unequal models two would wait for each other
 
 
@@ -67,7 +69,8 @@ def score_models(settings: MeasureSettings, progress: Progress = ignore) -> Iter
 
     Raises Unsupported where the vocabularies differ: their probabilities cannot be compared.
     """
-    with open_state(settings.state) as state:
+    kept = f"the scores so far are kept in {settings.state}" if settings.state else _NOTHING_KEPT
+    with stop.keeping(lambda: kept), open_state(settings.state) as state:
         evaluation = _Evaluation(settings, state, progress)
         if settings.reference is None:
             for number, path in enumerate(settings.paths):
@@ -94,9 +97,11 @@ class _Evaluation:
         self._state = state
         self._progress = progress
         self._threads = chunks.threads or default_threads()
-        self._may_share = runs_on_cpu(settings.gpu_layers) and self._threads % WORKERS == 0
+        on_cpu = runs_on_cpu(settings.gpu_layers, settings.placement)
+        self._may_share = on_cpu and self._threads % WORKERS == 0
         keys = resume_keys(settings, self._text, shards)
-        self._models = ModelLoader(shards, keys, chunks, settings.gpu_layers)
+        where = settings.gpu_layers, settings.placement
+        self._models = ModelLoader(shards, keys, chunks, *where)
         for key in keys.values():
             state.load(key)
             state.load(noise_key(key))
@@ -127,9 +132,9 @@ class _Evaluation:
 
             def report(job: ScoringJob) -> None:
                 ppl = np.exp(np.mean([chunk.nll.mean() for chunk in self._state.scores(model.key)]))
-                done = (job.start + len(evaluator.group(job.start))) / len(evaluator.tokens)
-                detail = f"{path.name}: PPL {ppl:.4f}"
-                self._progress(Event("perplexity", number + done, models, "models", detail))
+                done, of = job.start + len(evaluator.group(job.start)), len(evaluator.tokens)
+                detail = f"{path.name}: chunk {done} of {of}, PPL {ppl:.4f}"
+                self._progress(Event("perplexity", number + done / of, models, "models", detail))
 
             in_turn = zip(starts, cycle(contexts), strict=False)
             evaluator.run((evaluator.score(each, start) for start, each in in_turn), report)
@@ -157,7 +162,8 @@ class _Evaluation:
         for path in paths:
             check_vocabulary(shards[reference][0], shards[path][0])
         needs = {path: bytes_needed(shards[path], chunks) for path in (reference, *paths)}
-        groups = group_models(needs, reference, paths, memory_for(self._settings.gpu_layers))
+        available = memory_for(self._settings.gpu_layers, self._settings.placement)
+        groups = group_models(needs, reference, paths, available)
         if groups is None:
             self._compare_in_memory(reference, paths)
         else:
@@ -172,13 +178,15 @@ class _Evaluation:
             self._describe(others, evaluator.total)
             if self._may_share and len(others) + 1 >= _LEAST_MODELS:
                 evaluator = self._share_threads(evaluator, [model, *others])
-            keys = [model.key, *(other.key for other in others)]
+            beside = {each.key: f"{each.path.name} on the text" for each in (model, *others)}
+            keys = list(beside)
             starts = evaluator.unknown_starts(keys)
 
             def report(job: ScoringJob) -> None:
                 if job.key in keys:
-                    done = starts.index(job.start) + (1 + keys.index(job.key)) / len(keys)
-                    self._progress(Event("divergence", done, len(starts), "parts"))
+                    share = starts.index(job.start) + (1 + keys.index(job.key)) / len(keys)
+                    done, of = share / len(starts) * len(evaluator.tokens), len(evaluator.tokens)
+                    self._progress(Event("divergence", done, of, "chunks", beside[job.key]))
 
             evaluator.run(_reference_jobs(evaluator, model, starts, others), report)
 

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from minitron_core import stop
 from minitron_core.errors import Damaged, MinitronError
 from minitron_core.gguf import TYPE, TensorInfo, row_bytes
 from minitron_quant.array_backend import Bytes, Floats
@@ -22,6 +23,8 @@ SLAB_ELEMENTS = 1 << 23
 _SLABS_AHEAD = 3
 # a run is at least what llama-quantize gives a thread, and small enough to share a tensor
 _MIN_RUN, _MAX_RUN = 32 * 512, 1 << 18
+# weights between two looks at a request to stop: the slowest of ggml's encoders take 0.2 s for them
+_PIECE = 1 << 16
 
 
 class TensorBytes(Protocol):
@@ -109,7 +112,8 @@ class _Run(NamedTuple):
 def encode(tasks: Iterable[EncodeTask], threads: int) -> Iterator[Slab]:
     """Encode tensors slab by slab, in order; the next slabs are started ahead.
 
-    Raises Damaged for values that are not finite, Unsupported for a type ggml cannot decode.
+    Raises Damaged for values that are not finite, Unsupported for a type ggml cannot decode,
+    KeyboardInterrupt between two types or rows after a request to stop.
     """
     pending: deque[tuple[Slab, list[Future[Errors]]]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="encode") as pool:
@@ -169,6 +173,15 @@ def _runs(info: TensorInfo, source: Bytes, first: int, rows: int, length: int) -
         row += count
 
 
+def _encode_rows(ggml_type: int, values: Floats, importance: Floats | None, blocks: Bytes) -> None:
+    step, size = max(1, _PIECE // max(values.shape[1], 1)), len(blocks) // max(len(values), 1)
+    for row in range(0, len(values), step):
+        stop.check()
+        part = slice(row, row + step)
+        out = blocks[row * size : (row + step) * size]
+        encode_blocks(ggml_type, values[part], importance, out)
+
+
 def _encode_run(slab: Slab, run: _Run) -> Errors:
     task, info = slab.task, slab.task.info
     if not are_valid(info.type, run.source):
@@ -186,7 +199,7 @@ def _encode_run(slab: Slab, run: _Run) -> Errors:
     for ggml_type in types:
         size = row_bytes(ggml_type, info.shape[0])
         blocks = slab.blocks[ggml_type][run.row * size : (run.row + run.rows) * size]
-        encode_blocks(ggml_type, values, importance, blocks)
+        _encode_rows(ggml_type, values, importance, blocks)
         if task.refine is not None:
             blocks[:] = task.refine(ggml_type, values, blocks)
         if not are_valid(ggml_type, blocks):

@@ -16,6 +16,8 @@ from minitron_quant.quantize.prepare import LevelOutput
 
 # the journal is brought up to date after this many seconds of work
 _COMMIT_SECONDS = 2.0
+# what a stop waits for the hashes of the inputs, without which nothing can be continued
+_HASH_SECONDS = 1.0
 
 
 class LevelFiles:
@@ -94,6 +96,10 @@ class LevelFiles:
         if self._committing is not None:
             self._committing.result()
 
+    def least_tensors(self) -> int:
+        """How many tensors every level has."""
+        return min(self._counts(), default=0)
+
     def _counts(self) -> list[int]:
         return [writer.tensors_written for writer in self._writers]
 
@@ -127,9 +133,10 @@ class LevelFiles:
             for writer in unfinished:
                 writer.close()
 
-    def stop(self, keep: bool, errors: Mapping[str, Errors]) -> None:
-        """Keep what is done, to be continued, or remove everything."""
+    def stop(self, keep: bool, errors: Mapping[str, Errors]) -> bool:
+        """Keep what is done, to be continued, or remove everything; whether it was kept."""
         self._pool.shutdown()
+        keep = keep and self._inputs.known_within(_HASH_SECONDS)
         # where opening was interrupted, or one of them failed
         self._writers = [opened.result() for opened in self._opening if not opened.exception()]
         if keep and len(self._writers) == len(self._outputs):
@@ -145,3 +152,4 @@ class LevelFiles:
                 writer.abort()
         if not keep:
             self._journal.remove(self._names)
+        return keep

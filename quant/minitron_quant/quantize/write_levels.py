@@ -64,9 +64,17 @@ class JobWriter:
             # between the renames and the manifest only the journal knows what files were made from
             self._files.commit(self.errors)
         except BaseException as error:
-            self._files.stop(_can_continue(error), self.errors)
+            kept = self._files.stop(_can_continue(error), self.errors)
+            error.add_note(self._kept() if kept else "nothing is kept")
             raise
         yield from self._files.finish()
+
+    def _kept(self) -> str:
+        done, of = self._files.least_tensors(), len(self._order)
+        levels = (
+            self._outputs[0].name if len(self._outputs) == 1 else f"{len(self._outputs)} levels"
+        )
+        return f"{done} of {of} tensors of {levels} are kept in {folder_of(self._job.settings)}"
 
     def _refuse_changes(self, before: Sequence[tuple[int, ...] | None]) -> None:
         for path, version in zip(self._job.files, before, strict=True):

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from minitron_cli.options.generation import DeviceOptions
 from minitron_cli.options.parameters import (
     ConsoleOptions,
     Force,
@@ -79,7 +80,7 @@ def imatrix(
     save_every: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="CHUNKS", help="Save progress this often; every minute by default."
+            min=1, metavar="CHUNKS", help="Save this often; by default every ten seconds or so."
         ),
     ] = None,
     resume: Annotated[
@@ -89,6 +90,7 @@ def imatrix(
     layers: GpuLayers = "auto",
     force: Force = False,
     *,
+    spread: DeviceOptions,
     console: ConsoleOptions,
 ) -> None:
     """Collect an importance matrix on a text, equal to llama-imatrix's."""
@@ -125,7 +127,7 @@ def imatrix(
     _refuse_unfinished(path, decided=resume or force)
     if synthetic is not None:
         _refuse_synthetic_text(path, keep=resume, force=force)
-    with out.progress() as listener:
+    with out.progress(again="--resume") as listener:
         collected = collect_imatrix(
             found,
             path,
@@ -133,6 +135,7 @@ def imatrix(
             synthetic=SyntheticTextSettings(synthetic, ctx, seed, threads) if synthetic else None,
             resume="continue" if resume else "restart",
             save_every=save_every,
+            placement=spread.placement(out),
             gpu_layers=gpu_layers(layers, out),
             file_format=file_format,
             progress=listener,

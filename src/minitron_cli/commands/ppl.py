@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from minitron_cli.options.generation import DeviceOptions
 from minitron_cli.options.parameters import (
     ConsoleOptions,
     GpuLayers,
@@ -54,6 +55,7 @@ def ppl(
     layers: GpuLayers = "auto",
     table_format: TableFormat = "table",
     *,
+    spread: DeviceOptions,
     console: ConsoleOptions,
 ) -> None:
     """Measure perplexity, to four decimals as llama-perplexity does.
@@ -64,13 +66,15 @@ def ppl(
     """
     from minitron.measurement import perplexity
     from minitron_cli.inputs import local_model, local_models
-    from minitron_cli.views.perplexity import measured_document, show_measured
+    from minitron_cli.views.perplexity import measured_document, row_line, show_measured
+    from minitron_core.progress import Event
     from minitron_quant.chunking import ChunkSettings
     from minitron_quant.perplexity.paired import all_pairs, compare_pairs, nearest_pairs
     from minitron_quant.perplexity.settings import MeasureSettings
     from minitron_quant.perplexity.table import mark_dominated
 
     out = console.output(table_format)
+    placement = spread.placement(out)
     settings = MeasureSettings(
         local_models(models, out),
         text,
@@ -78,9 +82,14 @@ def ppl(
         gpu_layers(layers, out),
         local_model(reference, out) if reference else None,
         resume,
+        placement=placement,
     )
+    rows = []
     with out.progress() as listener:
-        rows = mark_dominated(list(perplexity(settings, listener)))
+        for row in perplexity(settings, listener):
+            rows.append(row)
+            listener(Event("perplexity", finished=row_line(row)))
+    rows = mark_dominated(rows)
     differences = None
     if compare:
         first = rows[0] if settings.reference else None

@@ -166,7 +166,8 @@ def _make_verified(
 
 
 def _make_levels(out: Output, job: QuantizeJob) -> None:
-    from minitron_cli.views.quantize import show_level, show_levels
+    from minitron_cli.views.quantize import level_line, show_levels
+    from minitron_core.progress import Event
     from minitron_quant.quantize.run import run
 
     _show_notes(out, job)
@@ -175,7 +176,7 @@ def _make_levels(out: Output, job: QuantizeJob) -> None:
         for result in run(job, listener):
             results.append(result)
             if not result.kept:
-                show_level(out, result)
+                listener(Event("quantize", finished=level_line(result)))
     if job.settings.errors is not None and all(result.kept for result in results):
         out.note("nothing was encoded, so no errors were measured; --force encodes again")
     show_levels(out, results)

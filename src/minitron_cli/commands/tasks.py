@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from minitron_cli.options.completion import complete_task
+from minitron_cli.options.generation import DeviceOptions
 from minitron_cli.options.parameters import (
     ConsoleOptions,
     Force,
@@ -70,6 +71,7 @@ def tasks(
     layers: GpuLayers = "auto",
     table_format: TableFormat = "table",
     *,
+    spread: DeviceOptions,
     console: ConsoleOptions,
 ) -> None:
     """Score models on tasks, as llama-perplexity or lm-evaluation-harness does."""
@@ -77,6 +79,7 @@ def tasks(
     from minitron_cli.inputs import local_model, local_models, refuse_existing
     from minitron_cli.views.tasks import answer_lines, show_tasks, tasks_document
     from minitron_core.atomic_files import write_whole
+    from minitron_core.progress import Event
     from minitron_quant.tasks.evaluate import TasksSettings
     from minitron_quant.tasks.likelihood import ScoreSettings
     from minitron_quant.tasks.task import TaskOptions
@@ -84,6 +87,7 @@ def tasks(
     out = console.output(table_format)
     if answers:
         refuse_existing(answers, force)
+    placement = spread.placement(out)
     settings = TasksSettings(
         local_models(models, out),
         task,
@@ -91,9 +95,13 @@ def tasks(
         ScoreSettings(batch, threads),
         gpu_layers(layers, out),
         local_model(reference, out) if reference else None,
+        placement,
     )
+    found = []
     with out.progress() as listener:
-        found = list(measurement.tasks(settings, listener))
+        for row, each in measurement.tasks(settings, listener):
+            found.append((row, each))
+            listener(Event("tasks", finished=f"{row.model}: {row.score_pct:.2f} %"))
     rows = [row for row, _ in found]
     if answers:
         write_whole(answers, answer_lines(found))

@@ -89,13 +89,19 @@ class ConsoleOptions:
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False
     verbose: Verbose = False
     quiet: Quiet = False
+    progress: Annotated[
+        Literal["auto", "json"],
+        typer.Option("--progress", help="json: events as JSON lines on stderr, for programs."),
+    ] = "auto"
 
     def output(self, table_format: str = "table") -> Output:
         """The command's output; --format json is --json."""
         from minitron_cli.output import Output
 
         as_json = self.as_json or table_format == "json"
-        return Output(verbose=self.verbose, quiet=self.quiet, as_json=as_json)
+        return Output(
+            verbose=self.verbose, quiet=self.quiet, as_json=as_json, progress=self.progress
+        )
 
 
 @dataclass(frozen=True)

@@ -13,16 +13,23 @@ from minitron_cli.pipeline.checks import STATE, check_before, check_names, job_k
 from minitron_cli.pipeline.executors import Executor, open_executor
 from minitron_cli.pipeline.job_file import Job, load_jobs
 from minitron_cli.pipeline.mixes import make_sizes
-from minitron_cli.pipeline.stages import try_speed, try_tasks
+from minitron_cli.pipeline.stages import (
+    THIS_MACHINE,
+    Machine,
+    finished_line,
+    try_speed,
+    try_tasks,
+)
 from minitron_cli.pipeline.state import Document, State
 from minitron_cli.report.write import Findings, write_reports
 from minitron_convert.convert import ConvertSettings
 from minitron_convert.hub.download import Source
+from minitron_core import stop
 from minitron_core.errors import from_os_error
 from minitron_core.file_lock import exclusive
 from minitron_core.hashing import file_sha256, fingerprint
-from minitron_core.progress import Progress, ignore
-from minitron_engine.llama.settings import GpuLayers, ModelSettings
+from minitron_core.progress import Event, Progress, ignore
+from minitron_engine.llama.settings import ModelSettings
 from minitron_engine.loading import open_model
 from minitron_quant.chunking import ChunkSettings
 from minitron_quant.imatrix.collect import CollectSettings, ResumePolicy, calibrate, remove_state
@@ -51,14 +58,6 @@ class Stage:
     name: str
     outcome: Outcome
     seconds: float
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What a job may use of this machine; results are the same, save for a GPU's rounding."""
-
-    threads: int | None = None
-    gpu_layers: GpuLayers = "auto"
 
 
 @dataclass(frozen=True)
@@ -96,12 +95,16 @@ class Pipeline:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise from_os_error(error, self._folder, "write") from error
-        with exclusive(self._folder / _LOCK, "run"):
+        with exclusive(self._folder / _LOCK, "run"), stop.keeping(self._kept):
             finished = self._run_alone()
         if ours:
             with suppress(OSError):  # a job that fails at once leaves no empty folder
                 self._folder.rmdir()
         return finished
+
+    def _kept(self) -> str:
+        done = [stage.name for stage in self._stages if stage.outcome in ("done", "up to date")]
+        return f"finished stages: {', '.join(done) or 'none'}"
 
     def _run_alone(self) -> Finished:
         rows: list[Row] = []
@@ -157,7 +160,12 @@ class Pipeline:
             if self._state.finished_file("imatrix", key, self._note) == path:
                 return path, "up to date"
             chunks = replace(chunks, threads=self._machine.threads)
-            loading = ModelSettings(full, self._machine.gpu_layers, n_ctx=chunks.context().n_ctx)
+            loading = ModelSettings(
+                full,
+                self._machine.gpu_layers,
+                n_ctx=chunks.context().n_ctx,
+                placement=self._machine.placement,
+            )
             with open_model(loading) as model:
                 settings = CollectSettings(section.text, chunks)
                 keep = ResumePolicy(path, "if possible")
@@ -224,6 +232,7 @@ class Pipeline:
                 reference=full if section.divergence else None,
                 state=self._folder / _MEASURED,
                 hashes=hashes,
+                placement=self._machine.placement,
             )
             found, error = _as_far_as_it_goes(self._executor.measure(settings, self._listener))
             reference = next((row for row in found if row.model == full.name), None)
@@ -237,7 +246,9 @@ class Pipeline:
         def work() -> tuple[list[Document], Outcome]:
             section, files = self._job.tasks, _hashed(full, results)
             known = self._state.remade
-            found = try_tasks(section, files, full, self._state.remembered, self._listener)
+            found = try_tasks(
+                section, files, full, self._machine, self._state.remembered, self._listener
+            )
             return found, self._outcome(known) if found else "skipped"
 
         return self._stage("tasks", work)
@@ -247,7 +258,9 @@ class Pipeline:
             if not self._job.speed.repetitions:
                 return [], "skipped"
             known, files = self._state.remade, _hashed(full, results)
-            found = try_speed(self._job.speed, files, self._state.remembered, self._listener)
+            found = try_speed(
+                self._job.speed, files, self._machine, self._state.remembered, self._listener
+            )
             return found, self._outcome(known)
 
         return self._stage("speed", work)
@@ -268,9 +281,12 @@ class Pipeline:
         try:
             result, outcome = work()
         finally:
-            self._stages.append(Stage(name, outcome, round(time.monotonic() - started, 2)))
+            seconds = round(time.monotonic() - started, 2)
+            self._stages.append(Stage(name, outcome, seconds))
         if outcome == "up to date":
             self._note(f"{name}: up to date")
+        elif outcome == "done":
+            self._listener(Event(name, finished=finished_line(name, seconds, result)))
         return result
 
 
@@ -291,8 +307,7 @@ def run(
     *,
     resume: bool = False,
     executor: str | None = None,
-    threads: int | None = None,
-    gpu_layers: GpuLayers = "auto",
+    machine: Machine = THIS_MACHINE,
     progress: Progress = ignore,
     note: Note = lambda _text: None,
 ) -> list[Finished]:
@@ -308,7 +323,7 @@ def run(
     for job in jobs:
         check_names(job)
     check_before(jobs, resume=resume)
-    finished, machine = [], Machine(threads, gpu_layers)
+    finished = []
     with open_executor(executor) as place:
         for job in jobs:
             if len(jobs) > 1:

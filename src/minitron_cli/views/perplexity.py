@@ -74,6 +74,12 @@ def show_measured(
         _show_differences(out, differences, table_format)
 
 
+def row_line(row: "Row") -> str:
+    """One line when a model is measured, for someone who watches."""
+    kld = "" if row.divergence is None else f", KLD {row.divergence.kld_mean:.6f}"
+    return f"{row.model}: PPL {row.ppl:.4f} ± {row.ppl_error:.5f}{kld}"
+
+
 def show_notes(out: Output, rows: Sequence["Row"]) -> None:
     """Print the notes below a table, after an empty line."""
     for number, note in enumerate(notes_of(rows)):

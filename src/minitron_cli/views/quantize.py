@@ -9,9 +9,9 @@ from minitron_quant.gptq.held_out import VerifiedLevel
 from minitron_quant.quantize.run import LevelResult
 
 
-def show_level(out: Output, result: LevelResult) -> None:
+def level_line(result: LevelResult) -> str:
     """One line when a level is done, for someone who watches."""
-    out.detail(
+    return (
         f"{result.level}: {show_size(result.bytes)}, {result.bits_per_weight:.2f} bits per weight, "
         f"{show_time(result.seconds)}"
     )

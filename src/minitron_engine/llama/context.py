@@ -1,13 +1,16 @@
 """A context: a KV cache and buffers in which batches of tokens are decoded to logits."""
 
 import ctypes
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from minitron_core import stop
 from minitron_core.cpu_limits import default_threads
 from minitron_core.errors import MinitronError, OutOfResources
 from minitron_engine.llama import log
@@ -20,6 +23,7 @@ from minitron_engine.process.aborts import no_memory
 Logits = NDArray[np.float32]
 
 _NO_MEMORY = -2  # of llama_decode: GGML_STATUS_ALLOC_FAILED
+_ABORTED = 2  # by the abort callback
 MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ of llama.cpp
 
 
@@ -143,7 +147,8 @@ class Context:
     def decode(self, batch: Batch) -> None:
         """Run the model on a batch; releases the GIL.
 
-        Raises OutOfResources for a full context or a lack of memory, MinitronError otherwise.
+        Raises OutOfResources for a full context or a lack of memory, KeyboardInterrupt where a
+        stop was requested, MinitronError otherwise.
         """
         self.decode_struct(batch.struct())
 
@@ -151,6 +156,8 @@ class Context:
         """As decode, for llama.cpp's own struct."""
         with interrupts.deferred() if self._hooked else nullcontext():
             status = api.llama_decode(self.handle, batch)
+        if status == _ABORTED:
+            raise KeyboardInterrupt
         if status == 1:
             raise OutOfResources("the context is full", "raise --ctx")
         if status == _NO_MEMORY:
@@ -202,6 +209,7 @@ def open_context(
     parameters.flash_attn_type = FLASH_ATTENTION[settings.flash_attention]
     parameters.type_k = CACHE_TYPES[settings.cache_type_k]
     parameters.type_v = CACHE_TYPES[settings.cache_type_v]
+    parameters.abort_callback, parameters.abort_callback_data = _abort_callback()
     if hook is not None:
         parameters.cb_eval = hook
     handle = None
@@ -214,6 +222,19 @@ def open_context(
     finally:
         if handle:
             api.llama_free(handle)
+
+
+@cache
+def _abort_callback() -> tuple[Any, int]:
+    """What ggml-cpu calls before every node of a graph: whether a stop was requested.
+
+    It is C's strlen, of the flag: true for a text that is not empty. No Python runs, so the threads
+    of a decode wait for none.
+    """
+    library = ctypes.CDLL("ucrtbase" if sys.platform == "win32" else None)
+    strlen = ctypes.cast(library.strlen, api.ggml_abort_callback)
+    flag = (ctypes.c_char * len(stop.FLAG)).from_buffer(stop.FLAG)
+    return strlen, ctypes.addressof(flag)
 
 
 def _refusal(settings: ContextSettings) -> MinitronError:

@@ -3,16 +3,22 @@
 Reason: an exception that a signal raises inside a ctypes callback is printed and lost, and the work
 goes on with garbage. So around such calls a signal only sets a flag, and is delivered afterwards.
 This is for exactness and costs no time that can be measured: two signal() calls around a decode.
+
+And Python runs no handler while its main thread is inside a call of C. So in a `watched` block a
+thread hears of a signal at once, and requests the stop that all work looks for.
 """
 
 import signal
+import socket
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from minitron_core import stop
 from minitron_engine.process import aborts
 
 _ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
@@ -20,6 +26,10 @@ INTERRUPTED = 130
 _AGAIN = 0.01  # seconds after which a signal that was lost comes again
 # what came inside; no Event: a second signal inside its `set` would wait for the first for ever
 _pending: list[int] = []
+# signals that this process sent to itself: nobody pressed a key for them
+_resent: list[int] = []
+# one press may come twice, from the terminal and from a program that passes it on
+_ONE_PRESS_SECONDS = 0.2
 
 
 def end_cleanly() -> None:
@@ -47,6 +57,7 @@ def _again(lost: "sys.UnraisableHookArgs") -> None:
         sys.__unraisablehook__(lost)
     else:  # from a thread: here it would be dropped again
         main = threading.main_thread().ident or 0
+        _resent.append(number)
         threading.Timer(_AGAIN, signal.pthread_kill, (main, number)).start()
 
 
@@ -55,8 +66,54 @@ def _leave(_number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def pending() -> bool:
-    """Whether a signal came inside a `deferred` block: callbacks may end the work early."""
-    return bool(_pending)
+    """Whether a signal came inside a `deferred` or `watched` block: callbacks may end early."""
+    return bool(_pending) or stop.requested()
+
+
+@contextmanager
+def watched(answer: Callable[[], None], leave: Callable[[], None]) -> Iterator[None]:
+    """Request a stop when a signal comes, whatever the main thread does.
+
+    answer: called at once, in another thread. leave: called at the next Ctrl-C; it ends the
+    process. Only in the main thread and outside of another such block; elsewhere nothing happens.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    if before != -1:
+        signal.set_wakeup_fd(before)
+    watcher = threading.Thread(
+        target=_watch, args=(reader, answer, leave), name="signals", daemon=True
+    )
+    watcher.start()
+    try:
+        yield
+    finally:
+        if before == -1:
+            signal.set_wakeup_fd(-1)
+        writer.close()
+        watcher.join()
+        reader.close()
+        stop.clear()
+
+
+def _watch(reader: socket.socket, answer: Callable[[], None], leave: Callable[[], None]) -> None:
+    first = 0.0
+    while numbers := reader.recv(1):
+        number = numbers[0]
+        if number in _resent:
+            _resent.remove(number)
+        elif number not in (signal.SIGINT, *_ENDING):
+            continue
+        elif not stop.requested():
+            first = time.monotonic()
+            stop.request()
+            answer()
+        elif number == signal.SIGINT and time.monotonic() - first > _ONE_PRESS_SECONDS:
+            leave()
 
 
 @contextmanager
@@ -72,7 +129,9 @@ def deferred() -> Iterator[None]:
         _pending.append(number)
 
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, *_ENDING)}
-    held = {number: handler for number, handler in handlers.items() if callable(handler)}
+    held: dict[int, Any] = {
+        number: handler for number, handler in handlers.items() if callable(handler)
+    }
     for number in held:
         signal.signal(number, note)
     try:
@@ -83,5 +142,6 @@ def deferred() -> Iterator[None]:
         if came:  # a flag of a block around this one stays
             _pending.clear()
         # Ctrl-C last: what ends the process matters more
+        # called, not raised: a watcher would take a signal of our own for one more Ctrl-C
         for late in sorted(set(came), key=lambda each: each == signal.SIGINT):
-            signal.raise_signal(late)
+            held[late](late, None)
