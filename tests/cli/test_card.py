@@ -156,6 +156,13 @@ def test_make_card_says_how_to_use_the_files(folder: Path, nano_llama: Path) -> 
         assert line in card.text
 
 
+def test_make_card_shows_the_reports_picture(folder: Path) -> None:
+    assert "report.svg" not in make_card(CardSettings(folder)).text
+    (folder / "report.svg").write_text("<svg/>")
+    text = make_card(CardSettings(folder)).text
+    assert text.index("## Files") < text.index("(./report.svg)") < text.index("## Which file")
+
+
 def test_card_warns_of_what_is_missing(minitron: Any, folder: Path) -> None:
     ran = minitron("card", folder)
     assert ran.code == 0 and "names no license" in ran.err and "--base-model" in ran.err

@@ -80,11 +80,14 @@ def test_readme_leads_to_the_five_goals(workshop: Path, shell: Any) -> None:
     shell(publish)
     text = (workshop / "examples" / "out" / "README.md").read_text()
     assert "llama-cli -hf me/nano:Q4_K_M" in text and "| KLD |" in text
+    assert "(./report.svg)" in text
     hub = upload_server()
     try:
         (push,) = commands("hub")
         shell(push, HF_ENDPOINT=hub.url)
-        assert {"README.md", "report.json", "Nano-Llama-8.0M-Q4_K_M.gguf"} <= set(hub.files)
+        assert {"README.md", "report.svg", "report.json", "Nano-Llama-8.0M-Q4_K_M.gguf"} <= set(
+            hub.files
+        )
     finally:
         hub.close()
     assert json.loads(shell(f"{card_of_6_gb.partition('#')[0]} --json"))["choice"]
