@@ -65,7 +65,7 @@ def needed() -> dict[str, str]:
     extras = project["project"]["optional-dependencies"]
     reasons = {
         "always": project["project"]["dependencies"],
-        **{f"for {extra}": extras[extra] for extra in ("serve", "report", "cluster")},
+        **{f"for {extra}": extras[extra] for extra in ("serve", "cluster")},
         "to compile": project["dependency-groups"]["build"],
         "to test": extras["dev"],
     }

@@ -9,7 +9,7 @@ from typing import Literal
 from minitron.loading import load
 from minitron_core.made_from import inputs_key
 from minitron_core.progress import Progress, ignore
-from minitron_engine.llama.settings import GpuLayers, ModelSettings
+from minitron_engine.llama.settings import EVERY_GPU, GpuLayers, ModelSettings, Placement
 from minitron_quant.covariance.collect import CovarianceSettings, collect_covariance
 from minitron_quant.gptq.encoder import GptqEncoder
 from minitron_quant.imatrix.collect import (
@@ -31,7 +31,7 @@ from minitron_quant.mixed_precision.build_mix import BuiltMix, MixBuilder, MixSe
 from minitron_quant.mixed_precision.measure import SensitivitySettings, measure_sensitivity
 from minitron_quant.mixed_precision.sensitivity_file import Sensitivity
 from minitron_quant.model_files import open_model_files
-from minitron_quant.quantize.prepare import QuantizeSettings, prepare
+from minitron_quant.quantize.prepare import ConvertedSource, QuantizeSettings, prepare
 from minitron_quant.quantize.run import LevelResult
 from minitron_quant.quantize.run import run as run_quantization
 
@@ -45,6 +45,7 @@ def imatrix(
     resume: Resume = "if possible",
     save_every: int | None = None,
     gpu_layers: GpuLayers = "auto",
+    placement: Placement = EVERY_GPU,
     file_format: Literal["gguf", "dat"] = "gguf",
     progress: Progress = ignore,
 ) -> Collected:
@@ -61,7 +62,7 @@ def imatrix(
     context = settings.chunks.context()
     if synthetic is not None:
         context = replace(context, n_ctx=max(synthetic.n_ctx * SLOTS, context.n_ctx))
-    with load(ModelSettings(model, gpu_layers, context=context)) as loaded:
+    with load(ModelSettings(model, gpu_layers, placement=placement, context=context)) as loaded:
         if synthetic is not None:
             text = synthetic_text_path(output)
             settings = replace(settings, texts=(*settings.texts, text))
@@ -90,6 +91,7 @@ def covariance(
     settings: CovarianceSettings,
     *,
     gpu_layers: GpuLayers = "auto",
+    placement: Placement = EVERY_GPU,
     progress: Progress = ignore,
 ) -> Path:
     """Collect the covariance of every input that GPTQ needs, and return its file, `output`.
@@ -97,17 +99,23 @@ def covariance(
     A file that was made from the same model and texts is kept; a partial one is continued.
     Raises Usage for texts that are too short, OutOfResources for too little memory or disk.
     """
-    with load(ModelSettings(model, gpu_layers, context=settings.chunks.context())) as loaded:
+    context = settings.chunks.context()
+    with load(ModelSettings(model, gpu_layers, placement=placement, context=context)) as loaded:
         collect_covariance(loaded, settings, output, progress)
     return output
 
 
 def quantize(
-    settings: QuantizeSettings, *, covariance: Path | None = None, progress: Progress = ignore
+    settings: QuantizeSettings,
+    *,
+    covariance: Path | None = None,
+    converted: ConvertedSource | None = None,
+    progress: Progress = ignore,
 ) -> Iterator[LevelResult]:
     """Write the levels of a model and yield each when it is done, in the order of the settings.
 
-    covariance: the file of `covariance()`; codes are then chosen with GPTQ.
+    covariance: the file of `covariance()`; codes are then chosen with GPTQ. converted: that of
+    `open_checkpoint_model`, whose path is then the source of the settings.
     All levels are encoded side by side from one read of the source. Finished files are kept when
     they were made from the same; the same call continues a job that was stopped.
     Raises Usage, NotFound, Unsupported, ImatrixNeeded or Damaged before anything is written.
@@ -115,7 +123,7 @@ def quantize(
     encoder = None
     if covariance is not None:
         encoder = GptqEncoder(covariance, open_model_files(settings.source))
-    return run_quantization(prepare(settings, encoder), progress)
+    return run_quantization(prepare(settings, encoder, converted), progress)
 
 
 def sensitivity(settings: SensitivitySettings, progress: Progress = ignore) -> Sensitivity:

@@ -1,8 +1,12 @@
 """The entry point of `minitron`: Ctrl-C is quiet even while modules are loaded."""
 
 import os
-import resource
 import sys
+
+try:
+    import resource
+except ImportError:  # not on Windows, which has no such limit
+    resource = None  # type: ignore[assignment]
 
 _FILES = 1 << 14
 
@@ -32,6 +36,8 @@ def _begin() -> None:
 
 def _allow_many_files() -> None:
     """Raise the limit of open files: all levels of a model in shards are many at once."""
+    if resource is None:
+        return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -2,10 +2,14 @@
 
 import math
 import os
-import resource
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+
+try:
+    import resource
+except ImportError:  # not on Windows: no limits of a process are known there
+    resource = None  # type: ignore[assignment]
 
 
 def default_threads() -> int:
@@ -22,8 +26,13 @@ def available_memory() -> int:
 
 
 def _free_of_system() -> Iterator[int]:
-    with suppress(OSError, ValueError):
+    try:
         lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:  # not Linux: what the machine has is the only number at hand
+        with suppress(AttributeError, OSError, ValueError):
+            yield os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return
+    with suppress(ValueError):
         yield from (1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvail"))
 
 
@@ -65,6 +74,8 @@ def _cgroup_quota() -> int:
 
 def free_address_space() -> int | None:
     """Bytes of address space that this process may still map; None without a limit (ulimit -v)."""
+    if resource is None:
+        return None
     most, _ = resource.getrlimit(resource.RLIMIT_AS)
     if most == resource.RLIM_INFINITY:
         return None

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
+
+try:
+    import fcntl
+except ImportError:  # not on Windows: nothing is locked there
+    fcntl = None  # type: ignore[assignment]
 
 from minitron_core.errors import MinitronError, from_os_error
 
@@ -19,8 +23,11 @@ def open_locked(path: Path, *, create: bool) -> IO[bytes]:
     Raises BlockingIOError where another process holds it, and OSError as opening does.
     """
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o666)
+        flags = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+        handle = os.open(path, flags | (os.O_CREAT if create else 0), 0o666)
         file = os.fdopen(handle, "r+b", buffering=0)
+        if fcntl is None:
+            return file
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

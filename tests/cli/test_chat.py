@@ -107,6 +107,25 @@ def test_chat_offers_raw_without_a_template(chat: Any, nano_llama: Path) -> None
     fails(chat("Hello\n", nano_llama, "--raw", "--lora", nano_llama), 8, "adapter")
 
 
+def test_chat_takes_a_template_of_a_file(
+    chat: Any, model: Path, nano_llama: Path, tmp_path: Path
+) -> None:
+    template = tmp_path / "chat.jinja"
+    template.write_text(TEMPLATE)
+    expected = chat("Hello\n", model, "--json").document
+    assert chat("Hello\n", nano_llama, "--chat-template", template, "--json").document == expected
+    template.write_text("{{ bos_token }}Once upon a time{{ messages[0].content[:0] }}")
+    other = chat("Hello\n", model, "--chat-template", template, "--json").document
+    assert other["context_tokens"] != expected["context_tokens"]
+    fails(chat("Hello\n", model, "--chat-template", tmp_path / "none"), 3, "none")
+    fails(chat("Hello\n", model, "--chat-template", template, "--raw"), 2, "--raw")
+
+
+def test_chat_takes_device_options(chat: Any, nano_llama: Path) -> None:
+    assert chat("The\n", nano_llama, "--raw", "--device", "none").code == 0
+    fails(chat("The\n", nano_llama, "--raw", "--device", "GPU9"), 2, "GPU9")
+
+
 def test_chat_drops_the_beginning_of_a_long_conversation(chat: Any, model: Path) -> None:
     lines = "".join(f"Question {n} about the house in the wood\n" for n in range(20))
     ran = chat(lines, model, "--system", "Be kind.", "--ctx", 256, "--json")
@@ -138,7 +157,10 @@ def test_turns_joins_continued_lines() -> None:
     assert read("open\\") == ["open"]
 
 
-def test_chat_ends_the_answer_on_ctrl_c_and_the_session_on_ctrl_d(nano_llama: Path) -> None:
+def test_chat_ends_the_answer_on_ctrl_c_and_the_session_on_ctrl_d(
+    nano_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     words = ("chat", str(nano_llama), "--raw", "--ignore-eos", "--threads", "1")
     child, terminal = pty.fork()
     if child == 0:
@@ -154,18 +176,22 @@ def test_chat_ends_the_answer_on_ctrl_c_and_the_session_on_ctrl_d(nano_llama: Pa
         assert text in seen, seen
         seen = seen.partition(text)[2]
 
-    expect("> ")
-    os.write(terminal, b"The old house\n")
+    prompt = "\x1b[?2004h"  # pasted text comes between marks from here on
+    expect(prompt)
+    os.write(terminal, b"\x1b[200~The old\nhouse\x1b[201~\r")
     expect(" the ")
     os.write(terminal, b"\x03")
     expect("tokens/s")
-    expect("> ")
-    os.write(terminal, b"/nonsense\n")
+    expect(prompt)
+    os.write(terminal, b"/nonsense\r")
     expect("unknown command /nonsense")
-    expect("> ")
+    expect(prompt)
     os.write(terminal, b"\x04")
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     os.close(terminal)
+    history = tmp_path / "minitron" / "chat-history"
+    assert "+The old\n+house\n" in history.read_text(), "one message of two lines"
+    assert history.stat().st_mode & 0o777 == 0o600
 
 
 def test_chat_stops_a_template_that_loops(

@@ -1,8 +1,8 @@
 """The report: one page that needs nothing else, and what its pictures show."""
 
-import builtins
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import fields, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from helpers.support import EXAMPLES, RECORDED
 from minitron_cli.pipeline.job_file import load_jobs
-from minitron_cli.report import html, plots
+from minitron_cli.report import html
+from minitron_cli.report.figure import Axis
+from minitron_cli.report.points import shown_points
 from minitron_cli.report.write import Findings, commands, write_reports
-from minitron_quant.imatrix.files import read_imatrix
-from minitron_quant.imatrix.statistics import weight_statistics
-from minitron_quant.perplexity.measures import Row
+from minitron_quant.perplexity.measures import Divergence, Row
 from minitron_quant.quantize.run import LevelResult
 
 IMATRIX = RECORDED / "nano-llama.imatrix.gguf"
@@ -40,38 +40,41 @@ def row(level: str, size: float, ppl: float) -> Row:
 ROWS = [row("Q2_K", 2, 30.0), row("Q4_K_M", 4, 20.0), row("Q4_1", 5, 21.0), row("Q8_0", 8, 19.0)]
 
 
-def texts(svg: str) -> list[str]:
-    return [node.text or "" for node in ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+def measured(row: Row, kld: float | None, nll: tuple[float, ...]) -> Row:
+    """A row with a mean divergence and values by chunk."""
+    if kld is None:
+        return replace(row, chunk_nll=nll)
+    values: dict[str, Any] = dict.fromkeys((each.name for each in fields(Divergence)), 1.0)
+    divergence = Divergence(**values | {"kld_mean": kld, "kld_error": kld / 10})
+    chunks = (0.8 * kld, kld, 1.2 * kld)
+    return replace(row, divergence=divergence, chunk_kld=chunks, chunk_nll=nll)
 
 
-def test_plots_name_every_file() -> None:
-    picture = plots.perplexity_against_size(ROWS)
-    assert {"Q2_K", "Q4_K_M", "Q4_1", "Q8_0", "Perplexity"} <= set(texts(picture))
-    assert picture == plots.perplexity_against_size(ROWS), "the same in every run"
-    # the colour of text and lines is the page's: dark on light, light on dark
-    assert "currentColor" in picture and plots._INK not in picture
+def test_shown_points_are_divergences_where_every_level_has_one() -> None:
+    full = measured(row("F16", 16, 18.0), None, (2.0, 3.0, 4.0))
+    levels = [measured(each, 0.1 / each.size_mib, (2.5, 3.5, 4.5)) for each in ROWS]
+    shown = shown_points([*levels, full], full.model)
+    assert shown is not None and shown.axis == Axis("KL divergence from F16 (nats)", "log")
+    assert [point.name for point in shown.points] == ["Q2_K", "Q4_K_M", "Q4_1", "Q8_0"]
+    for point in shown.points:
+        assert 0 < point.low < point.value < point.high
+    assert "KLD 0.050000 ± 0.005000" in shown.points[0].about
 
 
-def test_plots_leave_out_what_was_not_measured() -> None:
-    assert plots.divergence_against_size(ROWS) == ""
-    assert plots.importance_by_layer([]) == ""
-    assert html.figure("", "nothing") == ""
+def test_shown_points_are_paired_ratios_without_divergences() -> None:
+    full = measured(row("F16", 16, 18.0), None, (2.0, 3.0, 4.0))
+    levels = [measured(each, None, (2.1, 3.1, 4.4)) for each in ROWS]
+    shown = shown_points([full, *levels], full.model)
+    assert shown is not None and shown.axis.kind == "asinh" and len(shown.points) == 4
+    point = shown.points[0]
+    assert point.value == pytest.approx(0.2) and 0.1 <= point.low + 1e-9 < 0.2 < point.high < 0.41
 
 
-def test_importance_by_layer_draws_layers_and_roles() -> None:
-    picture = plots.importance_by_layer(weight_statistics(read_imatrix(IMATRIX)))
-    assert {"attn_q", "attn_output", "ffn_down", "Layer"} <= set(texts(picture))
-
-
-@given(
-    st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=12, unique=True)
-)
-def test_pareto_keeps_what_no_other_point_beats(points: list[tuple[int, int]]) -> None:
-    front = {points[number] for number in plots.pareto(points)}
-    unbeaten = {
-        p for p in points if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points)
-    }
-    assert front == unbeaten
+def test_shown_points_are_perplexities_where_nothing_is_comparable() -> None:
+    shown = shown_points(ROWS, "nano-F16.gguf")
+    assert shown is not None and shown.axis.title == "Perplexity"
+    assert (shown.points[0].value, shown.points[0].low) == (30.0, 30.0 - 1.96 * 0.5)
+    assert shown_points([], "nano-F16.gguf") is None
 
 
 class Page(HTMLParser):
@@ -127,7 +130,7 @@ def test_page_needs_no_other_file(findings: Findings, tmp_path: Path) -> None:
     page.feed(text)
     assert page.loads == [] and page.open == []
     assert "@import" not in text and "url(http" not in text
-    assert len(re.findall("<svg", text)) == 2
+    assert len(re.findall("<svg", text)) == 3, "wide, narrow, and the importance matrix"
     assert "prefers-color-scheme: dark" in text and "@media print" in text
     assert "ab" * 32 in text
 
@@ -142,6 +145,18 @@ def test_write_reports_agree_in_all_forms(findings: Findings, tmp_path: Path) ->
         assert line in forms["md"] and line in forms["html"]
 
 
+def test_reports_say_which_file_to_choose(findings: Findings, tmp_path: Path) -> None:
+    better = replace(ROWS[2], dominated_by=ROWS[1].model)
+    rows = [ROWS[0], ROWS[1], better, ROWS[3]]
+    write_reports(replace(findings, rows=rows), tmp_path)
+    told = "Q4_1 (Q4_K_M is better and no larger)"
+    for kind in ("md", "html"):
+        assert told in (tmp_path / f"report.{kind}").read_text()
+    assert "![Perplexity against size](report.svg)" in (tmp_path / "report.md").read_text()
+    picture = ET.fromstring((tmp_path / "report.svg").read_text())
+    assert {"Q4_1", "Q8_0"} <= {text.text for text in picture.iter() if text.tag.endswith("text")}
+
+
 def test_commands_name_no_local_folder(findings: Findings, tmp_path: Path) -> None:
     lines = commands(findings)
     assert [line.split()[1] for line in lines] == ["convert", "imatrix", "quantize", "ppl"]
@@ -152,18 +167,5 @@ def test_commands_name_no_local_folder(findings: Findings, tmp_path: Path) -> No
 @given(st.text(max_size=30))
 def test_page_escapes_names(name: str) -> None:
     shown = html.page(name, name, [html.table([name], [[name]]), html.listing([name])])
-    assert "<script" not in html.page("<script>alert(1)</script>", "", [])
+    assert html.page("<script>alert(1)</script>", "", []).count("<script") == 1, "its own"
     assert shown.count("<table") == 1
-
-
-def test_check_before_names_a_missing_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def refuse(name: str, *more: Any) -> Any:
-        if name == "matplotlib":
-            raise ImportError(name)
-        return real(name, *more)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(plots.MinitronError, match="needs matplotlib"):
-        plots.require_matplotlib()

@@ -44,7 +44,8 @@ def test_blocks_have_a_language_and_known_marks() -> None:
     assert {block.mark for block in BLOCKS} <= {None, *MARKS}
 
 
-@pytest.mark.parametrize("page", pages(), ids=lambda page: page.stem)
+# what README.md shows runs in test_five_goals
+@pytest.mark.parametrize("page", pages()[1:], ids=lambda page: page.stem)
 def test_pages_commands_run(page: Path, workshop: Path, minitron: Any) -> None:
     for block in shell_blocks(page):
         for command in block.commands() if block.mark is None else ():
@@ -120,9 +121,28 @@ def check_make(words: list[str]) -> None:
 
 
 def check_pip(words: list[str]) -> None:
+    """What is installed is this package with extras that it has, or the pinned llama.cpp."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extra = re.fullmatch(r"minitron\[(\w+)\]", words[-1])
-    assert extra is not None and extra[1] in project["optional-dependencies"]
+    assert words.pop(0) == "install"
+    (wanted,) = (word for word in words if re.match(r"minitron|llama", word))
+    extra = re.fullmatch(r"minitron(?:\[(\w+)\])?( @ git\+REPOSITORY)?", wanted)
+    assert extra is not None or wanted in project["dependencies"]
+    assert extra is None or extra[1] is None or extra[1] in project["optional-dependencies"]
+
+
+def check_uv(words: list[str]) -> None:
+    assert words.pop(0) == "tool"
+    check_pip(words)
+
+
+def check_docker(words: list[str]) -> None:
+    """The stage is in the Dockerfile, and minitron takes the command."""
+    if words[0] == "build":
+        stage = words[words.index("--target") + 1]
+        assert f" AS {stage}\n" in (ROOT / "Dockerfile").read_text()
+    else:
+        image = next(place for place, word in enumerate(words) if word.startswith("minitron"))
+        check_minitron(words[image + 1 :])
 
 
 def check_python(words: list[str]) -> None:
@@ -138,6 +158,9 @@ CHECKS: dict[str, Callable[[list[str]], None]] = {
     "curl": check_curl,
     "make": check_make,
     "pip": check_pip,
+    "pipx": check_pip,
+    "uv": check_uv,
+    "docker": check_docker,
     "python": check_python,
     "source": check_source,
 }

@@ -1,11 +1,16 @@
 """What work takes besides time: the process's peak memory, and energy where the machine tells."""
 
 import ctypes
-import resource
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None  # type: ignore[assignment]
 
 _SELF = Path("/proc/self")
 _RAPL = Path("/sys/class/powercap")
@@ -27,7 +32,10 @@ def peak_memory() -> int:
     try:
         lines = (_SELF / "status").read_text().splitlines()
     except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        if resource is None:
+            return 0
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most if sys.platform == "darwin" else 1024 * most  # macOS counts bytes
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 

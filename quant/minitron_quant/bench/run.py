@@ -16,10 +16,12 @@ from minitron_engine.llama.library import LLAMA_CPP_COMMIT
 from minitron_engine.llama.model import Model
 from minitron_engine.llama.settings import (
     CACHE_TYPES,
+    EVERY_GPU,
     FLASH_ATTENTION,
     ContextSettings,
     GpuLayers,
     ModelSettings,
+    Placement,
 )
 from minitron_engine.loading import open_model
 from minitron_quant.bench.memory_energy import peak_memory, reset_peak_memory
@@ -37,6 +39,7 @@ class BenchPlan:
     contexts: tuple[ContextSettings, ...]
     tests: tuple[SpeedTest, ...]
     repetitions: int
+    placement: Placement = EVERY_GPU
 
     def rows(self, listener: Progress) -> Iterator[dict[str, Any]]:
         """The measured rows, one after another, with llama-bench's fields."""
@@ -49,7 +52,8 @@ class BenchPlan:
         for path, layers in itertools.product(self.models, self.layers):
             reset_peak_memory()
             free = _free_on_cards()
-            with open_model(ModelSettings(path, layers, context=largest)) as model:
+            loading = ModelSettings(path, layers, placement=self.placement, context=largest)
+            with open_model(loading) as model:
                 facts = _facts_of(path, model)
                 for settings, test in itertools.product(self.contexts, self.tests):
                     name, number = f"{path.name} {test.name}", next(done)

@@ -17,7 +17,7 @@ from minitron_core.gguf import TYPE, Gguf
 from minitron_core.hashing import file_sha256, fingerprint, model_fingerprint
 from minitron_core.progress import Event, Progress, ignore
 from minitron_engine.llama.model import Model
-from minitron_engine.llama.settings import GpuLayers, ModelSettings
+from minitron_engine.llama.settings import EVERY_GPU, GpuLayers, ModelSettings, Placement
 from minitron_engine.llama.tokenization import Tokens
 from minitron_engine.loading import open_model
 from minitron_quant.array_backend import Doubles
@@ -69,6 +69,7 @@ class SensitivitySettings:
     chunks: ChunkSettings = ChunkSettings(n_batch=512)
     gpu_layers: GpuLayers = "auto"
     resume: bool = False
+    placement: Placement = EVERY_GPU
 
     @property
     def imatrix_output(self) -> Path:
@@ -86,7 +87,13 @@ def measure_sensitivity(settings: SensitivitySettings, progress: Progress = igno
     known = _resumed(settings, shards)
     tensors = quantizable(shards)
     context = settings.chunks.context()
-    load = ModelSettings(settings.model, settings.gpu_layers, writable=True, context=context)
+    load = ModelSettings(
+        settings.model,
+        settings.gpu_layers,
+        placement=settings.placement,
+        writable=True,
+        context=context,
+    )
     with open_model(load) as model:
         chunks = chunk_text(model, read_text(settings.text), settings.chunks, settings.text.name)
         if known is None:

@@ -11,7 +11,13 @@ from minitron_core.errors import Unsupported
 from minitron_core.gguf import Gguf, KeyValue
 from minitron_engine.llama.context import Context, Logits, open_context
 from minitron_engine.llama.model import Model
-from minitron_engine.llama.settings import ContextSettings, GpuLayers, ModelSettings
+from minitron_engine.llama.settings import (
+    EVERY_GPU,
+    ContextSettings,
+    GpuLayers,
+    ModelSettings,
+    Placement,
+)
 from minitron_engine.llama.tokenization import Tokens
 from minitron_engine.loading import open_model
 from minitron_engine.process import interrupts
@@ -76,6 +82,7 @@ class ModelLoader:
     keys: Mapping[Path, str]
     chunks: ChunkSettings
     gpu_layers: GpuLayers
+    placement: Placement = EVERY_GPU
 
     def load(self, path: Path, stack: ExitStack, first: LoadedModel | None = None) -> LoadedModel:
         """Load a model and a context for its chunks; both are closed with the stack.
@@ -85,7 +92,7 @@ class ModelLoader:
         shares = first and same_vocabulary(self.shards[first.path][0], self.shards[path][0])
         context = self.chunks.context()
         beside = first.model if first and shares else None
-        settings = ModelSettings(path, self.gpu_layers, context=context)
+        settings = ModelSettings(path, self.gpu_layers, placement=self.placement, context=context)
         model = stack.enter_context(open_model(settings, vocabulary_of=beside))
         check_trained_context(model, self.chunks.n_ctx)
         opened = stack.enter_context(_open_context(model, context))

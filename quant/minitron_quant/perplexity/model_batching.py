@@ -7,8 +7,8 @@ from pathlib import Path
 
 from minitron_core.cpu_limits import available_memory
 from minitron_core.gguf import Gguf
-from minitron_engine.llama.devices import Device, gpus
-from minitron_engine.llama.settings import GpuLayers
+from minitron_engine.llama.devices import Device, select_gpus
+from minitron_engine.llama.settings import GpuLayers, Placement
 from minitron_quant.chunking import ChunkSettings
 from minitron_quant.perplexity.loaded_model import MICRO_BATCH
 
@@ -67,18 +67,18 @@ def vocabulary_size(shards: Sequence[Gguf]) -> int:
     return max((info.rows for info in tensors if info.name == "token_embd.weight"), default=0)
 
 
-def memory_for(layers: GpuLayers) -> int:
+def memory_for(layers: GpuLayers, placement: Placement) -> int:
     """Free bytes where the models go: on the GPUs, if there are any and they are used."""
-    return sum(device.free for device in _gpus_for(layers)) or available_memory()
+    return sum(device.free for device in _gpus_for(layers, placement)) or available_memory()
 
 
-def runs_on_cpu(layers: GpuLayers) -> bool:
+def runs_on_cpu(layers: GpuLayers, placement: Placement) -> bool:
     """Whether no GPU takes part in the work."""
-    return not _gpus_for(layers)
+    return not _gpus_for(layers, placement)
 
 
-def _gpus_for(layers: GpuLayers) -> list[Device]:
-    return gpus() if layers != 0 else []
+def _gpus_for(layers: GpuLayers, placement: Placement) -> list[Device]:
+    return select_gpus(placement) if layers != 0 else []
 
 
 def cache_folder(state: Path | None) -> Path:

@@ -97,9 +97,11 @@ class _Evaluation:
         self._state = state
         self._progress = progress
         self._threads = chunks.threads or default_threads()
-        self._may_share = runs_on_cpu(settings.gpu_layers) and self._threads % WORKERS == 0
+        on_cpu = runs_on_cpu(settings.gpu_layers, settings.placement)
+        self._may_share = on_cpu and self._threads % WORKERS == 0
         keys = resume_keys(settings, self._text, shards)
-        self._models = ModelLoader(shards, keys, chunks, settings.gpu_layers)
+        where = settings.gpu_layers, settings.placement
+        self._models = ModelLoader(shards, keys, chunks, *where)
         for key in keys.values():
             state.load(key)
             state.load(noise_key(key))
@@ -160,7 +162,8 @@ class _Evaluation:
         for path in paths:
             check_vocabulary(shards[reference][0], shards[path][0])
         needs = {path: bytes_needed(shards[path], chunks) for path in (reference, *paths)}
-        groups = group_models(needs, reference, paths, memory_for(self._settings.gpu_layers))
+        available = memory_for(self._settings.gpu_layers, self._settings.placement)
+        groups = group_models(needs, reference, paths, available)
         if groups is None:
             self._compare_in_memory(reference, paths)
         else:

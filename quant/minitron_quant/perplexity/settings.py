@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from minitron_engine.llama.settings import GpuLayers
+from minitron_engine.llama.settings import EVERY_GPU, GpuLayers, Placement
 from minitron_quant.chunking import ChunkSettings
 
 
@@ -22,6 +22,7 @@ class MeasureSettings:
     reference: Path | None = None
     state: Path | None = None
     hashes: dict[Path, str] = field(default_factory=dict)
+    placement: Placement = EVERY_GPU
 
     @property
     def paths(self) -> tuple[Path, ...]:

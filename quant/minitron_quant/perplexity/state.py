@@ -15,6 +15,7 @@ from minitron_core.errors import Damaged, Denied, MinitronError, OutOfResources
 from minitron_core.gguf import Gguf
 from minitron_core.hashing import file_sha256, fingerprint
 from minitron_core.versions import installed_version
+from minitron_engine.llama.settings import EVERY_GPU
 from minitron_quant.perplexity.divergence import TokenScores
 from minitron_quant.perplexity.settings import MeasureSettings
 
@@ -51,6 +52,8 @@ def resume_keys(
     shared = (
         text.encode("utf-8", "surrogateescape"),
         *(repr(chunks), str(settings.gpu_layers), installed_version("llama_cpp_python")),
+        # kernels of other devices round differently
+        *(() if settings.placement == EVERY_GPU else (repr(settings.placement),)),
     )
     reference = settings.reference
     compared = () if reference is None else (hashes[reference],)

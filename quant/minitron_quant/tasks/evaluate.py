@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from minitron_core.progress import Event, Progress, ignore
-from minitron_engine.llama.settings import GpuLayers, ModelSettings
+from minitron_engine.llama.settings import EVERY_GPU, GpuLayers, ModelSettings, Placement
 from minitron_engine.loading import open_model
 from minitron_quant.levels import level_of
 from minitron_quant.model_files import open_model_files
@@ -30,6 +30,7 @@ class TasksSettings:
     score: ScoreSettings
     gpu_layers: GpuLayers = "auto"
     reference: Path | None = None
+    placement: Placement = EVERY_GPU
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,10 @@ def _evaluate_model(
     path: Path, prepared: PreparedTask, settings: TasksSettings, progress: Progress
 ) -> tuple[TaskRow, Answers]:
     shards = open_model_files(path)
-    with open_model(ModelSettings(path, settings.gpu_layers, settings.score.n_batch)) as model:
+    loading = ModelSettings(
+        path, settings.gpu_layers, settings.score.n_batch, placement=settings.placement
+    )
+    with open_model(loading) as model:
         answers = prepared.answer(model, settings.score, progress)
         device = model.device
     correct, total = sum(answer.right for answer in answers.answers), len(answers.answers)

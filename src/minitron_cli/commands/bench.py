@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
+from minitron_cli.options.generation import DeviceOptions
 from minitron_cli.options.parameters import (
     ConsoleOptions,
     ModelPaths,
@@ -53,6 +54,7 @@ def bench(
     ] = "auto",
     table_format: TableFormat = "table",
     *,
+    spread: DeviceOptions,
     console: ConsoleOptions,
 ) -> None:
     """Measure tokens per second, as llama-bench does: no tokenizer, no sampler."""
@@ -68,12 +70,14 @@ def bench(
         raise Usage("there is nothing to measure", "give -p or -n a number above 0")
     sizes = number_list(batch), number_list(ubatch), number_list(threads) if threads else (None,)
     names = (option.split(",") for option in (cache_type_k, cache_type_v, flash_attn))
+    placement = spread.placement(out)
     plan = BenchPlan(
         models=tuple(local_model(model, out) for model in models),
         layers=tuple(gpu_layers(part.strip(), out) for part in layers.split(",")),
         contexts=plan_contexts(*sizes, *names),
         tests=tests,
         repetitions=repetitions,
+        placement=placement,
     )
     note_missing_gpu(out)
     rows: list[dict[str, Any]] = []

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from minitron_cli.options.generation import DeviceOptions
 from minitron_cli.options.parameters import (
     ConsoleOptions,
     Force,
@@ -89,6 +90,7 @@ def imatrix(
     layers: GpuLayers = "auto",
     force: Force = False,
     *,
+    spread: DeviceOptions,
     console: ConsoleOptions,
 ) -> None:
     """Collect an importance matrix on a text, equal to llama-imatrix's."""
@@ -139,6 +141,7 @@ def imatrix(
             synthetic=SyntheticTextSettings(synthetic, ctx, seed, threads) if synthetic else None,
             resume="continue" if resume else "restart",
             save_every=save_every,
+            placement=spread.placement(out),
             gpu_layers=gpu_layers(layers, out),
             file_format=file_format,
             progress=listener,

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from minitron_cli.options.generation import DeviceOptions
 from minitron_cli.options.parameters import (
     ConsoleOptions,
     GpuLayers,
@@ -54,6 +55,7 @@ def ppl(
     layers: GpuLayers = "auto",
     table_format: TableFormat = "table",
     *,
+    spread: DeviceOptions,
     console: ConsoleOptions,
 ) -> None:
     """Measure perplexity, to four decimals as llama-perplexity does.
@@ -73,6 +75,7 @@ def ppl(
 
     out = console.output(table_format)
     check_output(resume)
+    placement = spread.placement(out)
     settings = MeasureSettings(
         local_models(models, out),
         text,
@@ -80,6 +83,7 @@ def ppl(
         gpu_layers(layers, out),
         local_model(reference, out) if reference else None,
         resume,
+        placement=placement,
     )
     rows = []
     with out.progress() as listener:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from minitron_cli.options.completion import complete_job
+from minitron_cli.options.generation import DeviceOptions
 from minitron_cli.options.parameters import ConsoleOptions, GpuLayers, Threads, gpu_layers
 
 EXAMPLES = """minitron run examples/nano.toml
@@ -32,6 +33,7 @@ def run(
     threads: Threads = None,
     layers: GpuLayers = "auto",
     *,
+    spread: DeviceOptions,
     console: ConsoleOptions,
 ) -> None:
     """Convert, calibrate, quantize, measure and report, as a job file says."""
@@ -39,6 +41,7 @@ def run(
     from minitron_cli.pipeline.dry_run import forecast
     from minitron_cli.pipeline.job_file import load_jobs
     from minitron_cli.pipeline.run import run as run_jobs
+    from minitron_cli.pipeline.stages import Machine
     from minitron_cli.views.run import show_finished, show_forecast
 
     out = console.output()
@@ -48,13 +51,14 @@ def run(
             check_names(each)
         show_forecast(out, jobs, [forecast(each) for each in jobs])
         return
+    placement = spread.placement(out)
+    machine = Machine(threads, gpu_layers(layers, out), placement)
     with out.progress(again="--resume") as listener:
         finished = run_jobs(
             job,
             resume=resume,
             executor=executor,
-            threads=threads,
-            gpu_layers=gpu_layers(layers, out),
+            machine=machine,
             progress=listener,
             note=out.note,
         )

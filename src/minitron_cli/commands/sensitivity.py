@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from minitron_cli.options.generation import DeviceOptions
 from minitron_cli.options.parameters import (
     ConsoleOptions,
     Force,
@@ -43,6 +44,7 @@ def sensitivity(
     layers: GpuLayers = "auto",
     force: Force = False,
     *,
+    spread: DeviceOptions,
     console: ConsoleOptions,
 ) -> None:
     """Measure each tensor's sensitivity to quantization error, for quantize --size."""
@@ -68,6 +70,7 @@ def sensitivity(
         tokens=tokens or (DEFAULT_TOKENS if budget is None else None),
         budget=None if budget is None else parse_time(budget),
         chunks=ChunkSettings(ctx, n_batch=ctx, threads=threads),
+        placement=spread.placement(out),
         gpu_layers=gpu_layers(layers, out),
         resume=resume,
     )

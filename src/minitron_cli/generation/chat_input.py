@@ -1,7 +1,7 @@
 """The user's messages in a chat, read from a terminal or a pipe."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 ReadLine = Callable[[str], str | None]
 _QUOTES = '"""'
@@ -43,23 +43,20 @@ def _quoted(line: str, read_line: ReadLine) -> str:
     return "\n".join([*lines, line.rstrip().removesuffix(_QUOTES)])
 
 
-def reader() -> ReadLine:
-    """Lines of stdin: with a prompt and line editing on a terminal, plain in a pipe."""
+def reader(commands: Mapping[str, str]) -> ReadLine:
+    """Messages of a terminal, edited and with the commands completed, or lines of a pipe."""
     if sys.stdin.isatty():
-        import readline  # noqa: F401  input() edits lines once it is loaded
+        from minitron_cli.generation.terminal_input import (
+            history_path,
+            open_history,
+            terminal_reader,
+        )
 
-        return _ask
+        return terminal_reader(commands, open_history(history_path()))
     reconfigure = getattr(sys.stdin, "reconfigure", None)
     if reconfigure is not None:
         reconfigure(errors="replace")
     return _next_line
-
-
-def _ask(prompt: str) -> str | None:
-    try:
-        return input(prompt)
-    except EOFError:
-        return None
 
 
 def _next_line(_prompt: str) -> str | None:

@@ -4,7 +4,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,22 @@ from minitron_engine.generation.chat import Conversation
 from minitron_engine.generation.sampling import settings_for
 from minitron_engine.generation.slots import Slots
 from minitron_engine.generation.steps import Generation, GenerationSettings, GenerationStep
-from minitron_engine.isolation.chat_template import open_template
+from minitron_engine.isolation.chat_template import (
+    ChatTemplate,
+    open_template,
+    open_template_text,
+)
 from minitron_engine.llama.adapters import Adapter, apply_adapters
 from minitron_engine.llama.context import open_context
-from minitron_engine.llama.settings import ContextSettings, GpuLayers, ModelSettings
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.settings import (
+    ContextSettings,
+    GpuLayers,
+    ModelSettings,
+    Placement,
+)
 from minitron_engine.process import interrupts
+from minitron_quant.chunking import read_text
 
 _ROLES = ("system", "user", "assistant")
 
@@ -37,7 +48,7 @@ HELP = {
     "/save FILE": "write the conversation as JSON",
     "/load FILE": "continue a saved conversation",
     "/exit": "leave, as at the end of the input (Ctrl-D)",
-    '\\ or """': "continue a line on the next; enclose several lines",
+    '\\ or """': "continue a line on the next; enclose several lines; pasted text is one message",
 }
 
 
@@ -53,6 +64,8 @@ class ChatRequest:
     stop: tuple[str, ...]
     context: ContextSettings
     gpu_layers: GpuLayers
+    placement: Placement
+    chat_template: Path | None = None
     adapters: tuple[Adapter, ...] = ()
 
 
@@ -61,11 +74,13 @@ def converse(request: ChatRequest, out: Output) -> int:
     note_missing_gpu(out, request.gpu_layers)
     settings = replace(request.context, n_ctx=request.context.n_ctx or DEFAULT_CONTEXT)
     with ExitStack() as stack:
-        loading = ModelSettings(request.model, request.gpu_layers, context=settings)
+        loading = ModelSettings(
+            request.model, request.gpu_layers, placement=request.placement, context=settings
+        )
         model = stack.enter_context(load(loading))
         note_full_gpu(out, model)
         note_long_context(out, model, request.context.n_ctx)
-        template = None if request.raw else stack.enter_context(open_template(model))
+        template = None if request.raw else stack.enter_context(_template(request, model))
         if not request.context.n_ctx:
             settings = replace(settings, n_ctx=context_size(model))
         context = stack.enter_context(open_context(model, settings))
@@ -80,6 +95,14 @@ def converse(request: ChatRequest, out: Output) -> int:
         if out.interactive:
             out.note(f"{request.model.name} on {model.device}; /help lists the commands")
         return _Session(conversation, out).run()
+
+
+def _template(request: ChatRequest, model: Model) -> AbstractContextManager[ChatTemplate]:
+    """The template in the file that was named, or the model's own."""
+    if request.chat_template is None:
+        return open_template(model)
+    bos, eos = model.special(model.bos), model.special(model.eos)
+    return open_template_text(read_text(request.chat_template), bos, eos)
 
 
 class _Session:
@@ -100,7 +123,7 @@ class _Session:
 
     def run(self) -> int:
         """Message by message until the end; the first failure ends a session without a terminal."""
-        for text in turns(reader()):
+        for text in turns(reader(HELP)):
             name, _, rest = text.partition(" ")
             if name in ("/exit", "/quit"):
                 break

@@ -7,7 +7,6 @@ from pathlib import Path
 from minitron_cli.pipeline.job_file import Job
 from minitron_cli.pipeline.mixes import check_sizes
 from minitron_cli.pipeline.state import State
-from minitron_cli.report.plots import require_matplotlib
 from minitron_convert.checkpoint.folder import open_checkpoint
 from minitron_convert.hub.download import parse_repository
 from minitron_core.errors import AlreadyExists, Denied, NotFound
@@ -18,12 +17,10 @@ STATE = ".minitron-run.json"
 
 
 def check_before(jobs: Sequence[Job], *, resume: bool) -> None:
-    """Stop before the work if a report's package is missing, or another job was run there.
+    """Stop before the work if another job was run there.
 
     resume: continue an earlier run with a job that was changed.
     """
-    if any("html" in job.output.report for job in jobs):
-        require_matplotlib()
     for job in jobs:
         folder = job.output.directory
         if not resume and (folder / STATE).exists() and not _is_of(job, folder):

@@ -13,7 +13,13 @@ from minitron_cli.pipeline.checks import STATE, check_before, check_names, job_k
 from minitron_cli.pipeline.executors import Executor, open_executor
 from minitron_cli.pipeline.job_file import Job, load_jobs
 from minitron_cli.pipeline.mixes import make_sizes
-from minitron_cli.pipeline.stages import finished_line, try_speed, try_tasks
+from minitron_cli.pipeline.stages import (
+    THIS_MACHINE,
+    Machine,
+    finished_line,
+    try_speed,
+    try_tasks,
+)
 from minitron_cli.pipeline.state import Document, State
 from minitron_cli.report.write import Findings, write_reports
 from minitron_convert.convert import ConvertSettings
@@ -23,7 +29,7 @@ from minitron_core.errors import from_os_error
 from minitron_core.file_lock import exclusive
 from minitron_core.hashing import file_sha256, fingerprint
 from minitron_core.progress import Event, Progress, ignore
-from minitron_engine.llama.settings import GpuLayers, ModelSettings
+from minitron_engine.llama.settings import ModelSettings
 from minitron_engine.loading import open_model
 from minitron_quant.chunking import ChunkSettings
 from minitron_quant.imatrix.collect import CollectSettings, ResumePolicy, calibrate, remove_state
@@ -52,14 +58,6 @@ class Stage:
     name: str
     outcome: Outcome
     seconds: float
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What a job may use of this machine; results are the same, save for a GPU's rounding."""
-
-    threads: int | None = None
-    gpu_layers: GpuLayers = "auto"
 
 
 @dataclass(frozen=True)
@@ -162,7 +160,12 @@ class Pipeline:
             if self._state.finished_file("imatrix", key, self._note) == path:
                 return path, "up to date"
             chunks = replace(chunks, threads=self._machine.threads)
-            loading = ModelSettings(full, self._machine.gpu_layers, n_ctx=chunks.context().n_ctx)
+            loading = ModelSettings(
+                full,
+                self._machine.gpu_layers,
+                n_ctx=chunks.context().n_ctx,
+                placement=self._machine.placement,
+            )
             with open_model(loading) as model:
                 settings = CollectSettings(section.text, chunks)
                 keep = ResumePolicy(path, "if possible")
@@ -229,6 +232,7 @@ class Pipeline:
                 reference=full if section.divergence else None,
                 state=self._folder / _MEASURED,
                 hashes=hashes,
+                placement=self._machine.placement,
             )
             found, error = _as_far_as_it_goes(self._executor.measure(settings, self._listener))
             reference = next((row for row in found if row.model == full.name), None)
@@ -242,7 +246,9 @@ class Pipeline:
         def work() -> tuple[list[Document], Outcome]:
             section, files = self._job.tasks, _hashed(full, results)
             known = self._state.remade
-            found = try_tasks(section, files, full, self._state.remembered, self._listener)
+            found = try_tasks(
+                section, files, full, self._machine, self._state.remembered, self._listener
+            )
             return found, self._outcome(known) if found else "skipped"
 
         return self._stage("tasks", work)
@@ -252,7 +258,9 @@ class Pipeline:
             if not self._job.speed.repetitions:
                 return [], "skipped"
             known, files = self._state.remade, _hashed(full, results)
-            found = try_speed(self._job.speed, files, self._state.remembered, self._listener)
+            found = try_speed(
+                self._job.speed, files, self._machine, self._state.remembered, self._listener
+            )
             return found, self._outcome(known)
 
         return self._stage("speed", work)
@@ -299,8 +307,7 @@ def run(
     *,
     resume: bool = False,
     executor: str | None = None,
-    threads: int | None = None,
-    gpu_layers: GpuLayers = "auto",
+    machine: Machine = THIS_MACHINE,
     progress: Progress = ignore,
     note: Note = lambda _text: None,
 ) -> list[Finished]:
@@ -316,7 +323,7 @@ def run(
     for job in jobs:
         check_names(job)
     check_before(jobs, resume=resume)
-    finished, machine = [], Machine(threads, gpu_layers)
+    finished = []
     with open_executor(executor) as place:
         for job in jobs:
             if len(jobs) > 1:

@@ -1,6 +1,7 @@
 """What a job measures of its files besides perplexity: tasks and speed."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from minitron_cli.pipeline.state import Document
 from minitron_cli.units import show_size, show_time
 from minitron_core.hashing import file_sha256, fingerprint
 from minitron_core.progress import Progress
-from minitron_engine.llama.settings import ContextSettings
+from minitron_engine.llama.settings import EVERY_GPU, ContextSettings, GpuLayers, Placement
 from minitron_quant.bench.run import BenchPlan, plan_tests
 from minitron_quant.quantize.run import LevelResult
 from minitron_quant.tasks.evaluate import TasksSettings, evaluate
@@ -19,6 +20,23 @@ from minitron_quant.tasks.task import TaskOptions
 Remember = Callable[[str, Callable[[], list[Document]]], list[Document]]
 _THINGS = {"tasks": "tasks", "speed": "tests"}
 _SPEED_KEYS = ("n_prompt", "n_gen", "avg_ts", "stddev_ts")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a job may use of this machine; results are the same, save for a GPU's rounding."""
+
+    threads: int | None = None
+    gpu_layers: GpuLayers = "auto"
+    placement: Placement = EVERY_GPU
+
+    def devices(self) -> tuple[str, ...]:
+        """What results depend on, as texts; nothing where the machine decides."""
+        chosen = self.gpu_layers, self.placement
+        return () if chosen == ("auto", EVERY_GPU) else (repr(chosen),)
+
+
+THIS_MACHINE = Machine()
 
 
 def finished_line(name: str, seconds: float, result: object) -> str:
@@ -39,6 +57,7 @@ def try_tasks(
     section: TasksSection,
     files: dict[Path, str],
     reference: Path,
+    machine: Machine,
     remember: Remember,
     listener: Progress,
 ) -> list[Document]:
@@ -49,8 +68,17 @@ def try_tasks(
     documents = []
     for task, data in section.data.items():
         options = TaskOptions(data, section.limit)
-        settings = TasksSettings(tuple(files), task, options, ScoreSettings(), reference=reference)
-        key = fingerprint("tasks", task, _data_hash(data), str(section.limit), *files.values())
+        settings = TasksSettings(
+            tuple(files),
+            task,
+            options,
+            ScoreSettings(threads=machine.threads),
+            machine.gpu_layers,
+            reference,
+            machine.placement,
+        )
+        made_from = task, _data_hash(data), str(section.limit), *machine.devices(), *files.values()
+        key = fingerprint("tasks", *made_from)
         rows = remember(f"{task} {key}", partial(_tried, settings, listener))
         documents.append({"task": task, "data": data.name, "rows": rows})
     return documents
@@ -61,24 +89,29 @@ def _tried(settings: TasksSettings, listener: Progress) -> list[Document]:
 
 
 def try_speed(
-    section: SpeedSection, files: dict[Path, str], remember: Remember, listener: Progress
+    section: SpeedSection,
+    files: dict[Path, str],
+    machine: Machine,
+    remember: Remember,
+    listener: Progress,
 ) -> list[Document]:
     """Tokens per second of every file: a row for the prompt and one for the generation."""
 
     def work() -> list[Document]:
         plan = BenchPlan(
             tuple(files),
-            ("auto",),
-            (ContextSettings(0, 2048),),
+            (machine.gpu_layers,),
+            (ContextSettings(0, 2048, threads=machine.threads),),
             plan_tests([section.prompt], [section.generate], [0]),
             section.repetitions,
+            machine.placement,
         )
         return [
             {"model": Path(row["model_filename"]).name, **{key: row[key] for key in _SPEED_KEYS}}
             for row in plan.rows(listener)
         ]
 
-    return remember(f"speed {fingerprint(repr(section), *files.values())}", work)
+    return remember(f"speed {fingerprint(repr(section), repr(machine), *files.values())}", work)
 
 
 def speeds_of(rows: Sequence[Document]) -> dict[str, tuple[float | None, float | None]]:

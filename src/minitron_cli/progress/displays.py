@@ -68,7 +68,7 @@ class Display:
                 self._leave_line(event.finished)
             if event.total:
                 self._follow(event)
-            self.show()
+            self.advance()
 
     def _follow(self, event: Event) -> None:
         now = self._clock()
@@ -87,10 +87,6 @@ class Display:
     def _leave_line(self, line: str) -> None:
         """A line that stays; those of a job's first seconds wait until it is a long one."""
         self._held.append(line)
-        if self._is_long():
-            for each in self._held:
-                self._say(each)
-            self._held.clear()
 
     def _is_long(self) -> bool:
         return not self.patient or self._clock() - self._began >= _QUIET_SECONDS
@@ -98,13 +94,21 @@ class Display:
     def _tick(self) -> None:
         while not self._closed.wait(_TICK):
             with self._lock:
-                self.show()
+                self.advance()
+
+    def advance(self) -> None:
+        """Say what is due now: after every event, and four times a second."""
+        if self._is_long():
+            for line in self._held:
+                self._say(line)
+            self._held.clear()
+        self.show()
 
     def begin_stage(self) -> None:
         """Another stage has begun."""
 
     def show(self) -> None:
-        """Show the totals if it is time; called after every event and every quarter of a second."""
+        """Show the totals if it is time."""
 
     def stopping(self) -> None:
         """Answer Ctrl-C; called from another thread."""

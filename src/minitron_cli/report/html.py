@@ -1,34 +1,15 @@
-"""The report as one HTML file that needs nothing else: no scripts, no fonts, no network."""
+"""The report as one HTML file that needs nothing else: no fonts, no network, scripts only its own.
 
+Without scripts it is the same page; with them the table sorts and points show their measures.
+"""
+
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
+from importlib.resources import files
 from typing import Any
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1d2329; --faint: #5c6670; --paper: #fff;
-  --line: #d8dde3; --band: #f4f6f8; --accent: #b8640c; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e4e8ec; --faint: #9aa5b1;
-  --paper: #14181c; --line: #343b43; --band: #1c2126; --accent: #e8a15c; } }
-@media print { :root { color-scheme: light; --ink: #000; --faint: #444; --paper: #fff;
-  --line: #bbb; --band: #f2f2f2; } figure, table { break-inside: avoid; } }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-  max-width: 70rem; margin: 2.5rem auto; padding: 0 1.25rem; }
-h1 { font-size: 1.7rem; margin: 0 0 .25rem; } h2 { font-size: 1.15rem; margin: 2.5rem 0 .75rem; }
-p.lead, figcaption, td.note { color: var(--faint); } p.lead { margin-top: 0; }
-div.wide { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: .9rem;
-  font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .5rem; text-align: right; white-space: nowrap;
-  border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; } th { color: var(--faint); font-weight: 600; }
-tbody tr:nth-child(even) { background: var(--band); }
-tr.best td:first-child { color: var(--accent); font-weight: 600; }
-figure { margin: 1rem 0 2rem; } svg { width: 100%; height: auto; }
-pre { background: var(--band); border: 1px solid var(--line); border-radius: 6px;
-  padding: .8rem 1rem; overflow-x: auto; font-size: .85rem; }
-code { font-family: ui-monospace, monospace; }
-table.hashes td { text-align: left; font-family: ui-monospace, monospace; font-size: .8rem; }
-"""
+from minitron_cli.report import figure, heatmap
 
 
 def page(title: str, lead: str, parts: Iterable[str]) -> str:
@@ -36,10 +17,15 @@ def page(title: str, lead: str, parts: Iterable[str]) -> str:
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        f"<title>{escape(title)}</title>\n"
+        f"<style>{_file('report.css')}{figure.STYLE}{heatmap.STYLE}</style>\n</head>\n<body>\n"
         f'<h1>{escape(title)}</h1>\n<p class="lead">{escape(lead)}</p>\n'
-        f"{''.join(parts)}</body>\n</html>\n"
+        f"{''.join(parts)}<script>\n{_file('report.js')}</script>\n</body>\n</html>\n"
     )
+
+
+def _file(name: str) -> str:
+    return (files("minitron_cli.report") / name).read_text(encoding="utf-8")
 
 
 def heading(text: str) -> str:
@@ -52,30 +38,53 @@ def paragraph(text: str) -> str:
     return f"<p>{escape(text)}</p>\n"
 
 
+def advice(markdown: str) -> str:
+    """Lines of Markdown with bold words, as paragraphs or as a list."""
+    bold = re.compile(r"\*\*(.+?)\*\*")
+    lines = [bold.sub(r"<b>\1</b>", escape(line)) for line in markdown.splitlines() if line]
+    items = "".join(
+        f"<li>{line.removeprefix('- ')}</li>\n" for line in lines if line.startswith("- ")
+    )
+    texts = "".join(f"<p>{line}</p>\n" for line in lines if not line.startswith("- "))
+    return texts + (f"<ul>\n{items}</ul>\n" if items else "")
+
+
 def table(
     headers: Sequence[str],
     rows: Sequence[Sequence[str]],
     best: frozenset[int] = frozenset(),
     kind: str = "",
+    *,
+    sortable: bool = False,
 ) -> str:
     """A table of texts; the rows numbered in `best` stand out."""
-    head = "".join(f"<th>{escape(header)}</th>" for header in headers)
+    head = "".join(f'<th scope="col">{escape(header)}</th>' for header in headers)
     lines = (
         f"<tr{' class=best' if number in best else ''}>"
         + "".join(f"<td>{escape(cell)}</td>" for cell in row)
         + "</tr>\n"
         for number, row in enumerate(rows)
     )
-    name = f' class="{kind}"' if kind else ""
+    kinds = " ".join(filter(None, (kind, "sortable" if sortable else "")))
+    name = f' class="{kinds}"' if kinds else ""
     return (
         f'<div class="wide"><table{name}>\n<thead><tr>{head}</tr></thead>\n'
         f"<tbody>\n{''.join(lines)}</tbody>\n</table></div>\n"
     )
 
 
-def figure(svg: str, caption: str) -> str:
-    """A picture with its caption; nothing where there is no picture."""
-    return f"<figure>\n{svg}<figcaption>{escape(caption)}</figcaption>\n</figure>\n" if svg else ""
+def picture(svgs: Sequence[str], caption: str) -> str:
+    """A picture in one or several shapes with its caption; nothing where there is no picture."""
+    shown = "".join(svgs)
+    return (
+        f"<figure>\n{shown}<figcaption>{escape(caption)}</figcaption>\n</figure>\n" if shown else ""
+    )
+
+
+def named_below(svg: str, kind: str, names: Sequence[str]) -> str:
+    """A picture, and below it the names for which it had no room."""
+    told = f"Without a name above: {escape(', '.join(names))}." if names else ""
+    return svg + (f'<p class="{kind}">{told}</p>\n' if told else "")
 
 
 def listing(lines: Iterable[str]) -> str:

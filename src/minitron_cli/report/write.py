@@ -8,18 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from minitron_cli.doctor import versions
+from minitron_cli.hub.card import File
+from minitron_cli.hub.recommend import advice_lines
 from minitron_cli.output import csv_table, markdown_table
 from minitron_cli.pipeline.job_file import Job
 from minitron_cli.pipeline.mixes import parse_wanted
-from minitron_cli.report import html, plots
+from minitron_cli.report import html
+from minitron_cli.report.figure import NARROW_SHAPE, WIDE_SHAPE, pareto, size_figure
+from minitron_cli.report.heatmap import importance_by_layer
+from minitron_cli.report.points import Shown, shown_points
 from minitron_cli.report.tables import main_table, task_cells, task_title
-from minitron_cli.views.perplexity import measured_document, notes_of
+from minitron_cli.views.perplexity import DOMINATED, measured_document, notes_of
 from minitron_core.atomic_files import write_whole
 from minitron_quant.imatrix.files import read_imatrix
 from minitron_quant.imatrix.statistics import weight_statistics
 from minitron_quant.perplexity.measures import Row
 from minitron_quant.quantize.prepare import model_name
 from minitron_quant.quantize.run import LevelResult
+
+_PICTURE = "report.svg"
 
 
 @dataclass(frozen=True)
@@ -39,16 +46,19 @@ class Findings:
 
 
 def write_reports(findings: Findings, folder: Path) -> None:
-    """Write report.md, .html, .csv and .json, as the job asks."""
+    """Write report.md, .html, .csv and .json, as the job asks; report.svg goes with the text."""
     document = _document(findings)
+    shown = shown_points(findings.rows, findings.full.name)
     texts = {
-        "md": lambda: _markdown(document, findings),
-        "html": lambda: _page(document, findings),
+        "md": lambda: _markdown(document, findings, shown),
+        "html": lambda: _page(document, findings, shown),
         "csv": lambda: csv_table(*main_table(findings.rows, findings.speed)),
         "json": lambda: json.dumps(document, indent=1, ensure_ascii=False) + "\n",
     }
     for kind in findings.job.output.report:
         write_whole(folder / f"report.{kind}", texts[kind]())
+    if shown is not None and "md" in findings.job.output.report:
+        write_whole(folder / _PICTURE, size_figure(shown.points, shown.axis, alone=True).svg)
 
 
 def _document(findings: Findings) -> dict[str, Any]:
@@ -111,15 +121,28 @@ def _made_with(document: dict[str, Any]) -> str:
     return " · ".join(f"{name} {number}" for name, number in document["versions"].items())
 
 
-def _markdown(document: dict[str, Any], findings: Findings) -> str:
+def _advice(document: dict[str, Any], findings: Findings) -> str:
+    """Markdown: which file to choose; empty where no level was measured."""
+    files = [
+        File(row.model, row.level, round(row.size_mib * 2**20), row.document())
+        for row in findings.rows
+    ]
+    others = any(file.name != findings.full.name for file in files)
+    return advice_lines(files, document) if others else ""
+
+
+def _markdown(document: dict[str, Any], findings: Findings, shown: Shown | None) -> str:
     rows, tasks = findings.rows, findings.tasks
     scores = "".join(f"## {task_title(t)}\n\n{markdown_table(*task_cells(t))}\n" for t in tasks)
     hashes = "".join(f"{digest}  {name}\n" for name, digest in document["sha256"].items())
     notes = "".join(f"{note}\n\n" for note in notes_of(rows))
+    picture = f"![{shown.axis.title} against size]({_PICTURE})\n\n" if shown else ""
+    advice = _advice(document, findings)
     return (
         f"# {document['model']}\n\n"
         f"{markdown_table(*main_table(rows, findings.speed, marked=True))}\n"
-        f"{notes}"
+        f"{notes}{picture}"
+        f"{f'## Which file?{chr(10) * 2}{advice}{chr(10) * 2}' if advice else ''}"
         f"{_explanation(document)}\n\n"
         f"{scores}## How it was made\n\n```\n{chr(10).join(document['commands'])}\n```\n\n"
         f"Made with {_made_with(document)}.\n\n"
@@ -127,26 +150,19 @@ def _markdown(document: dict[str, Any], findings: Findings) -> str:
     )
 
 
-def _page(document: dict[str, Any], findings: Findings) -> str:
-    rows = findings.rows
-    front = frozenset(plots.pareto([(row.size_mib, row.ppl) for row in rows]))
+def _page(document: dict[str, Any], findings: Findings, shown: Shown | None) -> str:
+    rows, advice = findings.rows, _advice(document, findings)
     statistics = weight_statistics(read_imatrix(findings.imatrix)) if findings.imatrix else []
+    headers, cells = main_table(rows, findings.speed, marked=True)
     parts = [
-        html.table(*main_table(rows, findings.speed), best=front),
-        html.paragraph(
-            _explanation(document) + " Names in colour: no other file is both smaller"
-            " and lower in perplexity."
-        ),
-        html.figure(
-            plots.perplexity_against_size(rows),
-            "Perplexity ± its error against size; the line joins the files that no other beats.",
-        ),
-        html.figure(
-            plots.divergence_against_size(rows),
-            f"Mean KL divergence from {document['reference']} ± its error against size.",
-        ),
-        html.figure(
-            plots.importance_by_layer(statistics),
+        html.heading("Which file?") + html.advice(advice) if advice else "",
+        html.heading("Quality against size"),
+        _figure(shown),
+        html.table(headers, cells, best=_front(rows, shown), sortable=True),
+        *map(html.paragraph, notes_of(rows)),
+        html.paragraph(_explanation(document)),
+        html.picture(
+            [importance_by_layer(statistics)],
             "The importance matrix: mean square of every weight's inputs, by layer.",
         ),
         *(
@@ -164,3 +180,27 @@ def _page(document: dict[str, Any], findings: Findings) -> str:
         f"{len(rows)} files measured on {document['text']}, compared with {document['reference']}"
     )
     return html.page(document["model"], lead, parts)
+
+
+def _figure(shown: Shown | None) -> str:
+    if shown is None:
+        return ""
+    wide, narrow = (size_figure(shown.points, shown.axis, s) for s in (WIDE_SHAPE, NARROW_SHAPE))
+    beaten = any(point.beaten for point in shown.points)
+    caption = [
+        shown.caption,
+        "In colour, and joined by a line: files that no other beats in both.",
+        f"Hollow: files marked {DOMINATED} in the table." if beaten else "",
+    ]
+    pictures = [html.named_below(wide.svg, "wide", wide.unnamed)]
+    pictures.append(html.named_below(narrow.svg, "narrow", narrow.unnamed))
+    return html.picture(pictures, " ".join(filter(None, caption)))
+
+
+def _front(rows: Sequence[Row], shown: Shown | None) -> frozenset[int]:
+    """The rows of the files on the figure's line."""
+    if shown is None:
+        return frozenset()
+    points = shown.points
+    names = {points[n].name for n in pareto([(point.size, point.value) for point in points])}
+    return frozenset(n for n, row in enumerate(rows) if (row.level or row.model) in names)

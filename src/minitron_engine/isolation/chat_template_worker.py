@@ -6,7 +6,6 @@ of the package.
 """
 
 import json
-import resource
 import sys
 from contextlib import suppress
 from datetime import datetime
@@ -16,6 +15,11 @@ from jinja2 import TemplateError, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+try:
+    import resource
+except ImportError:  # not on Windows: the timeout is the only limit there
+    resource = None  # type: ignore[assignment]
 
 _MEMORY = 1 << 29
 _LONGEST = 16 << 20  # characters of a prompt
@@ -70,7 +74,7 @@ def _render(request: dict[str, Any]) -> dict[str, str]:
 
 def main() -> None:
     """Answer requests until there are no more."""
-    with suppress(ValueError, OSError):  # not every system can
+    with suppress(ValueError, OSError, AttributeError):  # not every system can
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     for line in sys.stdin:
         sys.stdout.write(json.dumps(_render(json.loads(line))) + "\n")

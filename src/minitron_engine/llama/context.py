@@ -1,6 +1,7 @@
 """A context: a KV cache and buffers in which batches of tokens are decoded to logits."""
 
 import ctypes
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -187,7 +188,8 @@ def _abort_callback() -> tuple[Any, int]:
     It is C's strlen, of the flag: true for a text that is not empty. No Python runs, so the threads
     of a decode wait for none.
     """
-    strlen = ctypes.cast(ctypes.CDLL(None).strlen, api.ggml_abort_callback)
+    library = ctypes.CDLL("ucrtbase" if sys.platform == "win32" else None)
+    strlen = ctypes.cast(library.strlen, api.ggml_abort_callback)
     flag = (ctypes.c_char * len(stop.FLAG)).from_buffer(stop.FLAG)
     return strlen, ctypes.addressof(flag)
 

@@ -9,6 +9,7 @@ one sentence and an exit code (benchmarks/results/hardening.md); without, a cras
 
 import atexit
 import mmap
+import os
 import signal
 import stat
 from collections.abc import Callable
@@ -30,7 +31,7 @@ def install() -> None:
     A SIGSEGV is taken for a lack of memory only where address space is limited, and nearly used up.
     Where a system has no such signal, or another C library, it is left as it is.
     """
-    if _kept:
+    if _kept or os.name != "posix":
         return
     import ctypes
 

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 from minitron_core import stop
 from minitron_engine.process import aborts
 
-_ENDING = (signal.SIGTERM, signal.SIGHUP)
+_ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 INTERRUPTED = 130
 _AGAIN = 0.01  # seconds after which a signal that was lost comes again
 # what came inside; no Event: a second signal inside its `set` would wait for the first for ever

@@ -9,6 +9,7 @@ Measured: a decode of the bundled model takes 6.5 % less time (305 ms instead of
 """
 
 import ctypes
+import os
 from functools import cache
 from typing import Any
 
@@ -57,6 +58,8 @@ def align(past: int = 0) -> None:
 
 @cache
 def _glibc() -> ctypes.CDLL | None:
+    if os.name != "posix":
+        return None
     library = ctypes.CDLL(None)
     if not hasattr(library, "gnu_get_libc_version"):
         return None

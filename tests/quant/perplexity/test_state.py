@@ -214,7 +214,7 @@ def test_measure_from_disk_has_the_same_numbers(
     at_once = list(measure(settings))
     once = sorted(decodes)
     decodes.clear()
-    monkeypatch.setattr(multi_model, "memory_for", lambda _layers: 0)
+    monkeypatch.setattr(multi_model, "memory_for", lambda *_where: 0)
     monkeypatch.setattr(multi_model, "cache_budget", lambda _folder: 1)  # full with every part
     assert everything(list(measure(settings))) == everything(at_once)
     assert sorted(decodes) == once  # the reference is not run more often
