@@ -40,7 +40,9 @@ class Model:
             vocabulary_of.vocab if vocabulary_of else api.llama_model_get_vocab(handle)
         )
         self.n_vocab: int = api.llama_vocab_n_tokens(self.vocab)
-        self._tokenizer = vocabulary_of._tokenizer if vocabulary_of else self._make_tokenizer()
+        self._tokenizer: Tokenizer = (
+            vocabulary_of._tokenizer if vocabulary_of else self._make_tokenizer()
+        )
         self.n_layers: int = api.llama_model_n_layer(handle)
         self.n_ctx_train: int = api.llama_model_n_ctx_train(handle)
         self.add_bos: bool = api.llama_vocab_get_add_bos(self.vocab)
