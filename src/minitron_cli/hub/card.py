@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,8 +56,8 @@ class File:
     name: str
     level: str
     bytes: int
-    fallbacks: dict[str, int]
     row: dict[str, Any] | None
+    fallbacks: dict[str, int] = field(default_factory=dict)
 
 
 def write_card(settings: CardSettings, progress: Progress = ignore) -> Card:
@@ -158,7 +158,7 @@ def _file(path: Path, measured: dict[str, dict[str, Any]]) -> File:
     shards = open_model_files(path)
     level = level_of_ftype(shards[0].get("general.file_type"))
     size = sum(shard.size for shard in shards)
-    return File(path.name, level, size, fallbacks_in(shards), measured.get(path.name))
+    return File(path.name, level, size, measured.get(path.name), fallbacks_in(shards))
 
 
 def _name(first: Gguf, path: Path) -> str:
