@@ -30,6 +30,7 @@ from minitron_quant.bench.run import plan_tests as plan_tests
 from minitron_quant.chunking import ChunkSettings as ChunkSettings
 from minitron_quant.covariance.collect import CovarianceSettings as CovarianceSettings
 from minitron_quant.imatrix.collect import CollectSettings as CollectSettings
+from minitron_quant.imatrix.synthetic_text import SyntheticTextSettings as SyntheticTextSettings
 from minitron_quant.inspect.difference import compare as compare
 from minitron_quant.levels import parse_levels as parse_levels
 from minitron_quant.mixed_precision.build_mix import MixSettings as MixSettings
