@@ -60,6 +60,7 @@ REMARKS = {
     "nemotron-super-49b": "Llama's layers, put together by block_configs",
     "apertus": "transformers 5.23.0 does not read the shape of published xIELU weights",
     "deepseek3-fp8": "transformers computes FP8 on a GPU only",
+    "qwen3-fp8": "transformers computes FP8 on a GPU only",
     "exaone3": "not in transformers",
     "nemotron-3-puzzle-75b": "not in transformers",
 }

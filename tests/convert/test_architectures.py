@@ -18,7 +18,7 @@ from helpers.tiny_checkpoints import LONG, NAMES, description, make_checkpoint, 
 from minitron_convert.checkpoint.safetensors import read_header
 from minitron_convert.convert import ConvertSettings, convert
 from minitron_convert.verify import verify
-from minitron_core.errors import Unsupported
+from minitron_core.errors import Damaged, Unsupported
 from minitron_core.gguf import GgufWriter, TensorSpec, open_gguf
 
 # Keys that are in our files alone: model → keys and values, with the reason.
@@ -174,6 +174,21 @@ def test_deepseek2_says_that_groups_of_experts_are_chosen_otherwise(tmp_path: Pa
     folder = make_checkpoint("deepseek2", tmp_path, grouped)
     (note,) = convert(ConvertSettings(folder, tmp_path)).notes
     assert "groups of experts" in note
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("granite4-h", {"layer_types": 2.5}),
+        ("phi4-mini", {"partial_rotary_factor": "x"}),
+        ("nemotron-h-8b", {"hybrid_override_pattern": 5}),
+    ],
+)
+def test_read_model_refuses_junk_that_a_record_reads_by_itself(
+    name: str, config: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(Damaged):
+        convert(ConvertSettings(make_checkpoint(name, tmp_path, config), tmp_path))
 
 
 def test_cohere2_takes_biases_of_zeros_alone(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
-"""Every architecture's tiny checkpoint goes from a checkpoint to an answer, command by command."""
+"""Every architecture: from a checkpoint to an answer, and with junk in any place of its config."""
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,9 @@ import pytest
 
 from helpers.support import beginning
 from helpers.tiny_checkpoints import NAMES, make_checkpoint
+from minitron_convert.architectures import read_model
+from minitron_convert.checkpoint.folder import open_checkpoint
+from minitron_core.errors import MinitronError
 
 # experts that are in MXFP4 are quantized already
 MORE = {"gpt-oss": ("--allow-requantize",)}
@@ -41,3 +46,38 @@ def test_architecture_is_quantized_and_answers(name: str, minitron: Any, tmp_pat
         ran = minitron(*command)
         assert ran.code == 0, (command[0], ran.err)
     assert ran.document["tokens"]
+
+
+JUNK = (None, True, -1, 0, 3, 2.5, 1e40, "x", [], ["x"], [1], {}, {"x": 1})
+
+
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Every place within a document, as what holds it and the key; of lists the first."""
+    keys = list(value) if isinstance(value, dict) else [0] if isinstance(value, list) else []
+    for key in keys[:100] if value else ():
+        yield value, key
+        yield from places(value[key])
+
+
+@pytest.mark.harden
+@pytest.mark.parametrize("name", NAMES)
+def test_config_with_junk_in_any_place_is_read_or_refused(name: str, tmp_path: Path) -> None:
+    folder = make_checkpoint(name, tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    outcomes = set()
+    for holder, key in list(places(config)):
+        whole = holder[key]
+        for junk in JUNK:
+            holder[key] = junk
+            (folder / "config.json").write_text(json.dumps(config))
+            try:
+                model = read_model(open_checkpoint(folder))
+                model.tensors()
+                model.hyperparameters(0)
+                model.leading_keys()
+                outcomes.add("read")
+            except MinitronError as error:
+                assert "\n" not in str(error)
+                outcomes.add("refused")
+        holder[key] = whole
+    assert outcomes == {"read", "refused"}

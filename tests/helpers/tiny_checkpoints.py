@@ -88,7 +88,7 @@ def weights(name: str, shape: tuple[int, ...], dtype: str) -> bytes:
         random.standard_normal(shape)
         return random.integers(0, 256, shape).astype(np.uint8).tobytes()
     values = (random.standard_normal(shape) * 0.1).astype(np.float32)
-    if name.endswith("scale_inv"):
+    if name.endswith(("_scale_inv", "weight_scale")):
         values = np.abs(values) / 100
     if dtype == "U8":
         return random.integers(119, 125, shape).astype(np.uint8).tobytes()

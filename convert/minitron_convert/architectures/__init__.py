@@ -42,8 +42,4 @@ def read_model(checkpoint: Checkpoint) -> SourceModel:
             f"supported are {', '.join(ARCHITECTURES)}",
         )
     check_quantization(checkpoint.folder, checkpoint.config, architecture.quantizations)
-    model = SourceModel(architecture, checkpoint)
-    if architecture.variant is not None:
-        chosen = architecture.variant(model)
-        model = SourceModel(chosen, checkpoint)
-    return model
+    return SourceModel(architecture, checkpoint).variant()

@@ -79,6 +79,15 @@ class SourceModel:
         if note:
             self.notes.append(note)
 
+    def variant(self) -> SourceModel:
+        """The same checkpoint as the record that fits what it holds."""
+        choose = self.architecture.variant
+        if choose is None:
+            return self
+        with _malformed(self.config.where, self.arch):
+            chosen = choose(self)
+        return SourceModel(chosen, self.checkpoint)
+
     @property
     def arch(self) -> str:
         """The architecture's name in GGUF."""
@@ -113,7 +122,8 @@ class SourceModel:
         placed = list(self._place())
         self._check(placed)
         synthesized = self.architecture.synthesized_tensors
-        extra = list(synthesized(self)) if synthesized else []
+        with _malformed(self.config.where, self.arch):
+            extra = list(synthesized(self)) if synthesized else []
         return [*extra, *(entry.tensor for entry in placed)]
 
     def sizes(self, layer: Layer | None = None) -> dict[str, int]:

@@ -111,4 +111,5 @@ def _scaled(
 
 
 def _is_block(block: Any) -> bool:
-    return len(block) == 2 and all(type(size) is int and size > 0 for size in block)
+    whole = isinstance(block, list | tuple) and len(block) == 2
+    return whole and all(type(size) is int and size > 0 for size in block)
