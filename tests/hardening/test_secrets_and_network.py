@@ -57,9 +57,10 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("uvicorn.Server.run", lambda self, sockets: None)
 
 
-# push needs the Hub for all that it does (tests/cli/test_push.py, with a marked token as well);
-# rpc-server does nothing but listen, in builds that have it
-ELSEWHERE = {"push", "rpc-server"}
+# push, pull and texts need the Hub for all that they do (tests/cli/test_push.py, test_texts.py and
+# tests/convert/test_hub_models.py, with a marked token as well); rpc-server does nothing but listen,
+# in builds that have it
+ELSEWHERE = {"push", "pull", "texts", "rpc-server"}
 
 
 def commands(model: Path, level: Path, folder: Path) -> list[tuple[object, ...]]:

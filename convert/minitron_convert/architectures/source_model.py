@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import gguf
 
+from minitron_convert.architectures.check_tensors import NUMBER, Placed, check_tensors, listed
 from minitron_convert.architectures.experts import ExpertStacks
 from minitron_convert.architectures.keys import COMMON, key_values
 from minitron_convert.architectures.model_tensor import (
@@ -36,24 +37,9 @@ from minitron_core.gguf import KeyValue
 IGNORED_SUFFIXES = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
 MAX_LAYERS = 512  # LLAMA_MAX_LAYERS of llama.cpp
 _INTEGERS = frozenset(("I64", "I32", "I16", "I8", "U8"))  # those of DTYPES
-SHOWN = 6  # names in a message: a model of the wrong kind has hundreds
 
-_USUAL_NAMES = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
-    "output.weight": "lm_head.weight",
-}
 _EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts")
 _COMMON_RENAMES = ((r"(.*)\.e_score_correction_bias", r"\1.e_score_correction.bias"),)
-_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
-
-
-@dataclass(frozen=True)
-class Placed:
-    """A tensor of the output and the one of the checkpoint that it comes from."""
-
-    tensor: ModelTensor
-    source: TensorRef
 
 
 class SourceModel:
@@ -120,7 +106,7 @@ class SourceModel:
     def tensors(self) -> list[ModelTensor]:
         """All tensors of the output in file order. Damaged: missing, unknown or of other shape."""
         placed = list(self._place())
-        self._check(placed)
+        check_tensors(self.checkpoint.folder, placed, self._expected)
         synthesized = self.architecture.synthesized_tensors
         with _malformed(self.config.where, self.arch):
             extra = list(synthesized(self)) if synthesized else []
@@ -161,7 +147,7 @@ class SourceModel:
 
     def sizes_of(self, name: str) -> Sizes:
         """The sizes of the layer that a tensor's name gives, or of the model outside of layers."""
-        number = _NUMBER.search(name)
+        number = NUMBER.search(name)
         if number and int(number[0]) < len(self.layers):
             return self._layer_sizes[int(number[0])]
         return self.sizes()
@@ -183,7 +169,7 @@ class SourceModel:
                     yield Placed(self._named(whole, source), source)
         stacks.check_empty()
         if left_out:
-            self.notes.append(f"left out, as they are not weights: {_listed(left_out)}")
+            self.notes.append(f"left out, as they are not weights: {listed(left_out)}")
 
     def _leave_out(self, source: TensorRef) -> bool:
         """Whether a tensor is none of the model's weights; Unsupported where it should be one.
@@ -201,7 +187,7 @@ class SourceModel:
     def _is_dropped(self, name: str) -> bool:
         if self.tied and self.architecture.drops_tied_output and name == "lm_head.weight":
             return True
-        layer = _NUMBER.search(name) if self.architecture.drops_further_layers else None
+        layer = NUMBER.search(name) if self.architecture.drops_further_layers else None
         further = layer is not None and int(layer[0]) >= self.size.layers
         return further or name.endswith(IGNORED_SUFFIXES)
 
@@ -255,7 +241,7 @@ class SourceModel:
             name = found
         # llama.cpp's converter goes by the number in the source's name, which is not the layer's
         # for the layers of Nemotron 3 that predict a further token
-        number = _NUMBER.search(source.name)
+        number = NUMBER.search(source.name)
         same = block_of(name) == (int(number[0]) if number else None)
         return replace(tensor, name=name, full_precision=same and kind_of(name) in FULL_PRECISION)
 
@@ -282,35 +268,6 @@ class SourceModel:
     def _expected(self) -> dict[str, tuple[tuple[int, ...], bool]]:
         return self.expected_tensors()
 
-    def _check(self, placed: list[Placed]) -> None:
-        folder = self.checkpoint.folder
-        expected = self._expected
-        found = {entry.tensor.name: entry for entry in placed}
-        missing = [name for name, (_, must) in expected.items() if must and name not in found]
-        if missing:
-            names = [_source_name(name, found) for name in missing]
-            raise Damaged(
-                f"{folder} lacks {len(missing)} tensors: {_listed(names)}",
-                "download the missing files, or check num_hidden_layers in config.json",
-            )
-        unknown = [entry.source.name for name, entry in found.items() if name not in expected]
-        if unknown:
-            raise Damaged(
-                f"{folder} holds {len(unknown)} tensors that its config.json has no place for: "
-                f"{_listed(unknown)}",
-                "check num_hidden_layers and architectures in config.json",
-            )
-        if len(found) != len(placed):
-            raise Damaged(f"{folder} holds a tensor of the model twice, under two names")
-        for name, entry in found.items():
-            shape, wanted = entry.tensor.shape, expected[name][0]
-            if shape != wanted:
-                raise Damaged(
-                    f"{entry.source.path}: {entry.source.name} gives {name} the shape "
-                    f"{list(shape)}; config.json wants {list(wanted)}",
-                    "the config belongs to another model, or the file is damaged",
-                )
-
 
 @contextmanager
 def _malformed(where: str, arch: str) -> Iterator[None]:
@@ -335,17 +292,3 @@ def _filled(architecture: Architecture, config: Mapping[str, Any], where: str) -
     stated = {key: value for key, value in config.items() if value is not None}
     with _malformed(where, architecture.arch):
         return architecture.normalize({**architecture.defaults, **stated})
-
-
-def _source_name(name: str, found: Mapping[str, Placed]) -> str:
-    """What a missing tensor would be called in the checkpoint, by one of its kind that is there."""
-    kind, block = kind_of(name), block_of(name)
-    for other, entry in found.items():
-        if block is not None and kind_of(other) == kind:
-            return _NUMBER.sub(str(block), entry.source.name, count=1)
-    return _USUAL_NAMES.get(name, name)
-
-
-def _listed(names: list[str]) -> str:
-    more = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
