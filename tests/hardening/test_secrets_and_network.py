@@ -57,8 +57,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("uvicorn.Server.run", lambda self, sockets: None)
 
 
-# push, pull and texts need the Hub for all that they do (tests/cli/test_push.py, test_texts.py and
-# tests/convert/test_hub_models.py, with a marked token as well); rpc-server does nothing but listen,
+# push, pull and texts need the Hub for all that they do (tests/cli/test_push.py, test_texts.py,
+# tests/convert/test_hub_models.py, with a marked token as well); rpc-server only listens,
 # in builds that have it
 ELSEWHERE = {"push", "pull", "texts", "rpc-server"}
 
