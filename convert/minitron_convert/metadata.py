@@ -86,7 +86,7 @@ def read_general(
 
 def _described(folder: Path, named: Path, total: int, notes: list[str]) -> gguf.Metadata:
     """What model card, config and names say; a card of other content than usual is passed over."""
-    parameters = gguf.Metadata.load_hf_parameters(folder)
+    parameters = read_object(folder / "config.json")
     card = _read_card(folder, notes)
     try:
         return gguf.Metadata.apply_metadata_heuristic(

@@ -27,7 +27,7 @@ RECORDED = ROOT / "tests" / "data" / "llama_cpp"
 T = TypeVar("T")
 # values as Python writes them, which no message should have
 PYTHON_REPR = re.compile(
-    r"\b(None|True|False|NoneType|PosixPath)\b|\b(array|dtype)\(|\bb'|[{\[]'"
+    r"\b(None|True|False|NoneType|PosixPath)\b|\b(array|dtype)\(|[:(\[,=] ?b'|(?<!')[{\[]'"
     r"|<(class|function|module|object)\b|object at 0x|base 10"
 )
 

@@ -48,9 +48,7 @@ def read_model(path: Path) -> Model:
     try:
         return _parse(data)
     except (ValueError, struct.error, TypeError) as error:
-        raise Damaged(f"{path} is not a SentencePiece model: {error}", "download it again") from (
-            error
-        )
+        raise Damaged(f"{path} is not a SentencePiece model", "download it again") from error
 
 
 def _parse(data: bytes) -> Model:

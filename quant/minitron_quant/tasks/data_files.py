@@ -88,7 +88,7 @@ def read_data(path: Path) -> bytes:
     except IsADirectoryError as error:
         raise Usage(f"{path} is a folder", "name the file with the questions") from error
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise Damaged(f"{path.name} cannot be unpacked: {error}") from error
+        raise Damaged(f"{path.name} cannot be unpacked: it is cut off or damaged") from error
     except OSError as error:
         if error.errno is None:  # bz2's way of saying that the data are bad
             raise Damaged(f"{path.name} cannot be unpacked: {error}") from error
