@@ -58,7 +58,7 @@ REMARKS = {
     "gemma3": "GELU from a table in f16",
     "starcoder2": "GELU from a table in f16",
     "nemotron-super-49b": "Llama's layers, put together by block_configs",
-    "apertus": "transformers 5.23.0 does not read the shape of published xIELU weights",
+    "apertus": "its xIELU weights have another shape in transformers 5.23.0",
     "deepseek3-fp8": "transformers computes FP8 on a GPU only",
     "qwen3-fp8": "transformers computes FP8 on a GPU only",
     "exaone3": "not in transformers",
