@@ -156,7 +156,7 @@ class GgufWriter:
         return file
 
     def _append(self, file: IO[bytes], data: Buffer) -> None:
-        view = memoryview(cast("Buffer", data))
+        view = memoryview(data)
         if self._digest is not None:
             self._digest.update(view)
         _write_all(file, view)
