@@ -116,8 +116,10 @@ int kernels_score(int level, const float *logits, int64_t rows, int64_t vocabula
     return (level == 2 ? avx512_score(scoring) : avx2_score(scoring)) ? 0 : -1;
 }
 
-int64_t kernels_likeliest(int level, const float *logits, int64_t vocabulary) {
-    if (level < 1 || level > kernels_level() || vocabulary < 1)
+int64_t kernels_likeliest(int level, LogitsOf logits_of, void *context, int32_t output,
+                          int64_t vocabulary) {
+    const float *logits = logits_of(context, output);
+    if (!logits || level < 1 || level > kernels_level() || vocabulary < 1)
         return -3;
     return level == 2 ? avx512_likeliest(logits, vocabulary) : avx2_likeliest(logits, vocabulary);
 }
@@ -148,11 +150,13 @@ void kernels_write_field(uint8_t *blocks, int64_t count, int64_t block_bytes,
     for (int64_t b = 0; b < count; ++b, blocks += block_bytes, numbers += n_numbers)
         for (int64_t i = 0; i < n_parts; ++i) {
             const FieldPart &part = parts[i];
-            const uint32_t mask = ((1u << part.bits) - 1) << part.shift;
+            uint32_t mask = ((1u << part.bits) - 1) << part.shift;
             uint32_t bits = (uint32_t)numbers[part.item] >> part.at << part.shift & mask;
             uint8_t *byte = blocks + part.byte;
-            uint32_t rest = mask;
-            for (int k = 0; k < part.word; ++k, bits >>= 8, rest >>= 8)
-                byte[k] = (uint8_t)((byte[k] & ~rest) | (bits & 0xff & rest));
+            *byte = (uint8_t)((*byte & ~mask) | bits);
+            for (int k = 1; k < part.word; ++k) {
+                bits >>= 8, mask >>= 8;
+                byte[k] = (uint8_t)((byte[k] & ~mask) | bits);
+            }
         }
 }

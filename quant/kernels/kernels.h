@@ -41,9 +41,12 @@ KERNELS_API int kernels_score(int level, const float *logits, int64_t rows, int6
                               const int32_t *targets, double *nll, int64_t *top, float *p,
                               double *log, double *total, double *kld);
 
-// The token with the largest of `vocabulary` float32 logits; -1 if a logit is NaN, -2 if several
-// are the largest, -3 if there is no such level.
-KERNELS_API int64_t kernels_likeliest(int level, const float *logits, int64_t vocabulary);
+// The token with the largest of the `vocabulary` logits that logits_of(context, output) returns
+// (llama_get_logits_ith); -1 if a logit is NaN, -2 if several are the largest, -3 if there are no
+// logits or no such level.
+typedef float *(*LogitsOf)(void *context, int32_t output);
+KERNELS_API int64_t kernels_likeliest(int level, LogitsOf logits_of, void *context, int32_t output,
+                                      int64_t vocabulary);
 
 // GPTQ: a strip of columns of a block, for some rows. Arrays are [column][row], `stride` numbers
 // from one column to the next. Columns stand in the order in which they are chosen.

@@ -3,7 +3,7 @@
 import ctypes
 import logging
 import os
-from ctypes import c_int, c_int64, c_void_p
+from ctypes import c_int, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -79,7 +79,7 @@ def _declare(library: ctypes.CDLL) -> None:
     library.kernels_score.restype = c_int
     library.kernels_score.argtypes = [c_int, c_void_p, c_int64, c_int64, *[c_void_p] * 7]
     library.kernels_likeliest.restype = c_int64
-    library.kernels_likeliest.argtypes = [c_int, c_void_p, c_int64]
+    library.kernels_likeliest.argtypes = [c_int, c_void_p, c_void_p, c_int32, c_int64]
     for name in ("kernels_gptq_scalar", "kernels_gptq_codebook"):
         getattr(library, name).restype = c_int
         getattr(library, name).argtypes = [c_int, c_void_p, c_void_p]

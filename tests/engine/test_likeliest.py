@@ -1,5 +1,6 @@
 """The likeliest token: one call, the same answer as numpy's, and the chain's token in any case."""
 
+import ctypes
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,16 +23,18 @@ from minitron_engine.llama.context import Context, open_context
 from minitron_engine.llama.settings import ContextSettings, ModelSettings
 from minitron_engine.loading import open_model
 
+_LOGITS_OF = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)
+
 
 def found(logits: NDArray[np.float32], level: int) -> int:
     """What is found in the logits, with the library's instruction set, or 0 for numpy."""
     built = built_library()
     context: Any = SimpleNamespace(
-        logits_address=lambda _: logits.ctypes.data,
-        output_logits=lambda _: logits,
-        model=SimpleNamespace(n_vocab=len(logits)),
+        handle=None, output_logits=lambda _: logits, model=SimpleNamespace(n_vocab=len(logits))
     )
+    logits_of = _LOGITS_OF(lambda *_: logits.ctypes.data)
     finder = Likeliest()
+    finder._logits_of = ctypes.cast(logits_of, ctypes.c_void_p)
     finder._level = level
     finder._find = cast("Any", built.library).kernels_likeliest if level else None
     return finder.of(cast("Context", context))

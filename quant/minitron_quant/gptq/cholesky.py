@@ -11,7 +11,7 @@ from minitron_quant.array_backend import Doubles, Floats
 # columns that keep together when the order changes: no type's group of one scale is wider
 SPAN = 32
 _MAX_DAMPING = 100.0
-_STRIP = 128
+_STRIP = 256
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,28 @@ def error_of(difference: Floats, blocks: list[BlockFactor]) -> Doubles:
     """e H eᵀ of every row [rows, columns] of differences, undamped."""
     total = np.zeros(len(difference))
     for block in blocks:
-        part = np.ascontiguousarray(difference[:, block.start : block.end])
-        for start in range(0, part.shape[1], _STRIP):
-            # H is symmetric: what lies right of a strip's diagonal block counts twice
-            strip, rest = part[:, start : start + _STRIP], part[:, start:]
-            product = strip @ block.metric[start : start + _STRIP, start:]
-            product[:, strip.shape[1] :] *= 2
-            total += np.einsum("ij,ij->i", product, rest, dtype=np.float64)
+        total += _block_error(difference, block)
+    return total
+
+
+def errs_more(difference: Floats, blocks: list[BlockFactor], errors: Doubles) -> NDArray[np.bool_]:
+    """Whether e H eᵀ of every row is more than these errors; False for what is not a number."""
+    total = np.zeros(len(difference))
+    for block in blocks:
+        total += _block_error(difference, block)
+        if (total > errors).all():  # no other block makes it less
+            break
+    more: NDArray[np.bool_] = total > errors
+    return more
+
+
+def _block_error(difference: Floats, block: BlockFactor) -> Doubles:
+    part = np.ascontiguousarray(difference[:, block.start : block.end])
+    total = np.zeros(len(part))
+    for start in range(0, part.shape[1], _STRIP):
+        # H is symmetric: what lies right of a strip's diagonal block counts twice
+        strip, rest = part[:, start : start + _STRIP], part[:, start:]
+        product = strip @ block.metric[start : start + _STRIP, start:]
+        product[:, strip.shape[1] :] *= 2
+        total += np.einsum("ij,ij->i", product, rest, dtype=np.float64)
     return total

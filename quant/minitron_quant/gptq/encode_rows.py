@@ -5,7 +5,7 @@ import numpy as np
 from minitron_core.gguf import TYPE
 from minitron_quant.array_backend import NUMPY, Arrays, Bytes, Doubles, Floats
 from minitron_quant.blocks import are_valid, decode_blocks
-from minitron_quant.gptq.cholesky import BlockFactor, error_of
+from minitron_quant.gptq.cholesky import BlockFactor, error_of, errs_more
 from minitron_quant.gptq.codebook_coder import CodebookCoder
 from minitron_quant.gptq.codebook_types import CODEBOOKS
 from minitron_quant.gptq.column_solver import solve
@@ -58,10 +58,8 @@ def encode_rows(
     with arrays.active():
         coder = coder_of(ggml_type, plain, len(values), arrays)
         packed, after = _chosen(ggml_type, coder, values, blocks, arrays)
-    before = error_of(decode_blocks(ggml_type, kept, values.shape) - values, blocks)
-    # written so that an error which is not a number keeps the plain row
-    worse = ~(after < before)
-    packed[worse] = kept[worse]
+    better = errs_more(decode_blocks(ggml_type, kept, values.shape) - values, blocks, after)
+    packed[~better] = kept[~better]
     if not are_valid(ggml_type, packed):
         return plain
     return packed.reshape(-1)

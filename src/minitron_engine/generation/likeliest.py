@@ -4,11 +4,15 @@ The compiled library does it in one call, and numpy, which takes as long to load
 of a small model, where there is none.
 """
 
+import ctypes
+
 from minitron_core.kernels import kernels
 from minitron_engine.llama.context import Context
+from minitron_engine.llama.library import llama
 
 NOT_A_NUMBER = -1  # some logit is NaN
 TIED = -2  # several logits are the largest
+_NO_LOGITS = -3
 
 
 class Likeliest:
@@ -18,13 +22,17 @@ class Likeliest:
         loaded = kernels()
         self._level = loaded.level
         self._find = loaded.library.kernels_likeliest if loaded.library else None
+        self._logits_of = ctypes.cast(llama().llama_get_logits_ith, ctypes.c_void_p)
 
     def of(self, context: Context, output: int = -1) -> int:
         """The token with the largest of an output's logits, NOT_A_NUMBER or TIED."""
-        if self._find is None:
-            return _by_numpy(context, output)
-        found: int = self._find(self._level, context.logits_address(output), context.model.n_vocab)
-        return found
+        if self._find is not None:
+            found: int = self._find(
+                self._level, self._logits_of, context.handle, output, context.model.n_vocab
+            )
+            if found != _NO_LOGITS:
+                return found
+        return _by_numpy(context, output)
 
 
 def _by_numpy(context: Context, output: int) -> int:

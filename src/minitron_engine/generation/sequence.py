@@ -25,7 +25,8 @@ class Sequence:
     """The tokens that a context holds; it is the context's only sequence."""
 
     def __init__(self, context: Context) -> None:
-        context.clear()
+        if context.used:
+            context.clear()
         self.context = context
         self.tokens: list[int] = []
         self._capacity = context.n_batch
@@ -84,6 +85,7 @@ class Sequence:
     def restore(self, tokens: list[int], state: bytes) -> bool:
         """Load a saved state of these tokens; False, and empty, where llama.cpp refuses it."""
         data = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
+        self.context.used = True
         if api.llama_state_seq_set_data(self.context.handle, data, len(state), 0):
             self.tokens = list(tokens)
             return True

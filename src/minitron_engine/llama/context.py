@@ -50,6 +50,7 @@ class Context:
         # llama.cpp writes to the same places again and again, and a view takes time to make: as
         # much as 2 % of a small model's token
         self._views: dict[int, Logits] = {}
+        self.used = False  # whether the cache may hold something
 
     def use_threads(self, threads: int) -> None:
         """Use so many threads from the next decode on."""
@@ -93,6 +94,7 @@ class Context:
 
     def decode_struct(self, batch: api.llama_batch) -> None:
         """As decode, for llama.cpp's own struct."""
+        self.used = True
         if self._hooked:
             with interrupts.deferred():
                 status = api.llama_decode(self.handle, batch)
