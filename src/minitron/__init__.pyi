@@ -1,4 +1,6 @@
 # the names of the package, for type checkers and for __init__.py: one import each
+from minitron.checkpoint_levels import Calibration as Calibration
+from minitron.checkpoint_levels import open_checkpoint_model as open_checkpoint_model
 from minitron.conversion import convert as convert
 from minitron.generation import chat as chat
 from minitron.generation import generate as generate

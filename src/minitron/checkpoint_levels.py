@@ -15,7 +15,7 @@ from minitron.level_conversion import PlannedRows, header_alone
 from minitron.quantization import imatrix, imatrix_key
 from minitron_convert.checkpoint.file_names import files_of
 from minitron_convert.convert import ConvertSettings, plan
-from minitron_convert.hub.download import Source
+from minitron_convert.hub.download import Source, open_source
 from minitron_convert.plan import Plan
 from minitron_core.errors import AlreadyExists, OutOfResources, from_os_error
 from minitron_core.file_lock import exclusive
@@ -91,9 +91,14 @@ class CheckpointModel:
     converted: ConvertedSource
 
     @property
+    def path(self) -> Path:
+        """What stands for the model in QuantizeSettings, beside `converted` in quantize()."""
+        return self.converted.header.path
+
+    @property
     def name(self) -> str:
         """The model's name, with which its files begin."""
-        return model_name(self.converted.header.path)
+        return model_name(self.path)
 
     def calibrate(
         self,
@@ -163,8 +168,14 @@ class CheckpointModel:
 
 
 @contextmanager
-def open_checkpoint_model(source: Source) -> Iterator[CheckpointModel]:
-    """A checkpoint's folder as a source of levels. Errors: as minitron.convert's."""
+def open_checkpoint_model(
+    checkpoint: str | Path, progress: Progress = ignore
+) -> Iterator[CheckpointModel]:
+    """A checkpoint as a source of levels: a folder, or owner/name[@revision] on the Hub.
+
+    Errors: as minitron.convert's, and those of a download.
+    """
+    source = open_source(str(checkpoint), None, progress)
     planned = plan(ConvertSettings(source.folder, name=source.name))
     rows = {tensor.spec.name: PlannedRows(tensor) for tensor in planned.files[0].tensors}
 

@@ -31,7 +31,7 @@ from minitron_quant.mixed_precision.build_mix import BuiltMix, MixBuilder, MixSe
 from minitron_quant.mixed_precision.measure import SensitivitySettings, measure_sensitivity
 from minitron_quant.mixed_precision.sensitivity_file import Sensitivity
 from minitron_quant.model_files import open_model_files
-from minitron_quant.quantize.prepare import QuantizeSettings, prepare
+from minitron_quant.quantize.prepare import ConvertedSource, QuantizeSettings, prepare
 from minitron_quant.quantize.run import LevelResult
 from minitron_quant.quantize.run import run as run_quantization
 
@@ -106,11 +106,16 @@ def covariance(
 
 
 def quantize(
-    settings: QuantizeSettings, *, covariance: Path | None = None, progress: Progress = ignore
+    settings: QuantizeSettings,
+    *,
+    covariance: Path | None = None,
+    converted: ConvertedSource | None = None,
+    progress: Progress = ignore,
 ) -> Iterator[LevelResult]:
     """Write the levels of a model and yield each when it is done, in the order of the settings.
 
-    covariance: the file of `covariance()`; codes are then chosen with GPTQ.
+    covariance: the file of `covariance()`; codes are then chosen with GPTQ. converted: that of
+    `open_checkpoint_model`, whose path is then the source of the settings.
     All levels are encoded side by side from one read of the source. Finished files are kept when
     they were made from the same; the same call continues a job that was stopped.
     Raises Usage, NotFound, Unsupported, ImatrixNeeded or Damaged before anything is written.
@@ -118,7 +123,7 @@ def quantize(
     encoder = None
     if covariance is not None:
         encoder = GptqEncoder(covariance, open_model_files(settings.source))
-    return run_quantization(prepare(settings, encoder), progress)
+    return run_quantization(prepare(settings, encoder, converted), progress)
 
 
 def sensitivity(settings: SensitivitySettings, progress: Progress = ignore) -> Sensitivity:

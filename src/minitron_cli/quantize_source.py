@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -83,11 +83,10 @@ def source_of(request: SourceRequest, out: Output) -> Iterator[QuantizeSource]:
     if on_the_hub(settings.source) and not (settings.imatrix or request.calibration):
         _refuse_early(request)
     from minitron.checkpoint_levels import open_checkpoint_model
-    from minitron_convert.hub.download import open_source
 
-    with out.progress() as listener:
-        source = open_source(str(settings.source), None, listener)
-    with open_checkpoint_model(source) as model:
+    with ExitStack() as stack:
+        with out.progress() as listener:
+            model = stack.enter_context(open_checkpoint_model(settings.source, listener))
         for note in model.planned.notes:
             out.note(note)
         yield QuantizeSource(_from_checkpoint(request, model, out), model.converted)
@@ -122,7 +121,7 @@ def _from_checkpoint(
 ) -> QuantizeSettings:
     from minitron_quant.quantize.prepare import folder_of
 
-    settings = replace(request.settings, source=model.converted.header.path)
+    settings = replace(request.settings, source=model.path)
     folder, replaces = folder_of(settings), settings.replace == "always"
     model.check_disk(settings, keeps_full=request.keep_full, runs=request.calibration is not None)
     with out.progress() as listener:

@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from helpers.support import EXAMPLES, RECORDED, fails, with_template
-from minitron_cli.hub.card import make_card, write_card
+from minitron_cli.hub.card import make_card, names, write_card
 from minitron_cli.hub.card_head import CardSettings
 from minitron_convert.convert import ConvertSettings, convert
 
@@ -154,6 +154,20 @@ def test_make_card_says_how_to_use_the_files(folder: Path, nano_llama: Path) -> 
     assert "[U]{prompt}[/U]\n```" in card.text
     for line in ("llama-cli -hf me/nano-GGUF:", "ollama run hf.co/me/nano-GGUF:"):
         assert line in card.text
+
+
+def test_names_asks_for_the_repository_in_a_card_of_ours(folder: Path) -> None:
+    path = write_card(CardSettings(folder)).path
+    assert not names(path, "me/nano") and names(path, "nano-A.gguf")
+    path.write_text("# By hand\n")
+    assert names(path, "me/nano")
+
+
+def test_make_card_shows_the_reports_picture(folder: Path) -> None:
+    assert "report.svg" not in make_card(CardSettings(folder)).text
+    (folder / "report.svg").write_text("<svg/>")
+    text = make_card(CardSettings(folder)).text
+    assert text.index("## Files") < text.index("(./report.svg)") < text.index("## Which file")
 
 
 def test_card_warns_of_what_is_missing(minitron: Any, folder: Path) -> None:

@@ -35,6 +35,10 @@ def test_quantize_calibrates_a_checkpoint_on_a_text(minitron: Any, tmp_path: Pat
     text, direct, by_hand = beginning(tmp_path), tmp_path / "direct", tmp_path / "by-hand"
     by_hand.mkdir()
     given = ("-f", text, "--calibration-chunks", "1")
+    direct.mkdir()
+    # what a run leaves that was killed while it calibrated
+    (direct / f".{NAME}.calibration.gguf").write_bytes(b"half")
+    (direct / f".{NAME}.calibration.lock").write_bytes(b"")
     ran = minitron("quantize", CHECKPOINT, "IQ2_M", "Q4_0", *given, "-d", direct)
     assert ran.code == 0, ran.err
     made = {f"{NAME}-IQ2_M.gguf", f"{NAME}-Q4_0.gguf", f"{NAME}.imatrix.gguf"}

@@ -44,7 +44,8 @@ def test_blocks_have_a_language_and_known_marks() -> None:
     assert {block.mark for block in BLOCKS} <= {None, *MARKS}
 
 
-@pytest.mark.parametrize("page", pages(), ids=lambda page: page.stem)
+# what README.md shows runs in test_five_goals
+@pytest.mark.parametrize("page", pages()[1:], ids=lambda page: page.stem)
 def test_pages_commands_run(page: Path, workshop: Path, minitron: Any) -> None:
     for block in shell_blocks(page):
         for command in block.commands() if block.mark is None else ():

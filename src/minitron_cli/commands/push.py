@@ -32,8 +32,11 @@ def push(
     if repository.count("/") != 1:
         raise Usage(f"{repository} is not the name of a repository", "write OWNER/NAME")
     uploads = upload.plan_push(folder, repository, revision)
+    made = f"minitron card {folder} --repo {repository}"
     if not (folder / card.NAME).exists():
-        out.note(f"{folder} has no model card: minitron card {folder} makes one")
+        out.note(f"{folder} has no model card: {made} makes one")
+    elif not card.names(folder / card.NAME, repository):
+        out.note(f"the card does not say how to use {repository}: {made}")
     url = None
     if not dry_run:
         if out.quiet or not out.interactive:

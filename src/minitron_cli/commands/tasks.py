@@ -79,14 +79,13 @@ def tasks(
     from minitron_cli.inputs import local_model, local_models, refuse_existing
     from minitron_cli.views.tasks import answer_lines, show_tasks, tasks_document
     from minitron_core.atomic_files import write_whole
+    from minitron_core.made_from import inputs_key, is_made_from, record_inputs
     from minitron_core.progress import Event
     from minitron_quant.tasks.evaluate import TasksSettings
     from minitron_quant.tasks.likelihood import ScoreSettings
     from minitron_quant.tasks.task import TaskOptions
 
     out = console.output(table_format)
-    if answers:
-        refuse_existing(answers, force)
     placement = spread.placement(out)
     settings = TasksSettings(
         local_models(models, out),
@@ -97,6 +96,10 @@ def tasks(
         local_model(reference, out) if reference else None,
         placement,
     )
+    files = [path for path in (*settings.models, settings.reference, data) if path is not None]
+    key = inputs_key([path for path in files if path.is_file()], "tasks", task, settings.options)
+    if answers:
+        refuse_existing(answers, force or is_made_from([answers], key))
     found = []
     with out.progress() as listener:
         for row, each in measurement.tasks(settings, listener):
@@ -105,6 +108,7 @@ def tasks(
     rows = [row for row, _ in found]
     if answers:
         write_whole(answers, answer_lines(found))
+        record_inputs([answers], key)
     if rows[0].shortened:
         out.note(f"cut {rows[0].shortened} questions that are longer than the trained context")
     if out.as_json:

@@ -106,6 +106,12 @@ def make_card(
     return Card(settings.folder / NAME, text, _warnings(settings, head))
 
 
+def names(path: Path, repository: str) -> bool:
+    """Whether a card names the repository; True for one that was not made here."""
+    text = path.read_text(errors="replace")
+    return repository in text or _MARK[:20] not in text
+
+
 def _warnings(settings: CardSettings, head: "ModelCardData") -> tuple[str, ...]:
     found = []
     if not head.license:
