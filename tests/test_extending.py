@@ -120,7 +120,7 @@ def test_sampler_option_is_one_row(minitron: Run, run: Run, model: Path, tmp_pat
     recommends = with_entry(model, tmp_path / "tern.gguf", key, ValueType.FLOAT32, 0.25)
     code = (
         "import sys\nfrom pathlib import Path\n"
-        "from minitron_cli.server.requests import completion\n"
+        "from minitron_cli.server.prepare import completion\n"
         "from minitron_engine.llama.settings import ModelSettings\n"
         "from minitron_engine.loading import open_model\n"
         "with open_model(ModelSettings(Path(sys.argv[1]))) as model:\n"

@@ -20,7 +20,13 @@ from minitron_cli.server import prepare
 from minitron_cli.server.answers import ChatAnswer, Choice
 from minitron_cli.server.requests import ChatRequest
 from minitron_cli.server.streams import Progress
-from minitron_cli.server.tools import FORMATS, ToolParser, ToolStream, format_of
+from minitron_cli.server.tools import (
+    FORMATS,
+    ToolParser,
+    ToolStream,
+    forced_schema,
+    format_of,
+)
 from minitron_engine.generation.sampling import SamplingSettings
 from minitron_engine.generation.slot import GenerationRequest
 from minitron_engine.generation.slots import Slots
@@ -285,6 +291,20 @@ def test_wrong_tools_are_refused(hermes: str, fields: dict[str, Any], parameter:
         with pytest.raises(openai.BadRequestError) as caught:
             client.chat.completions.create(model="nano", messages=MESSAGES, extra_body=fields)
         assert caught.value.param == parameter
+
+
+def test_functions_without_parameters_take_an_empty_object() -> None:
+    tools = [{"type": "function", "function": {"name": "clock"}}]
+    (tool,) = ChatRequest.of({"messages": MESSAGES, "tools": tools}).tools or []
+    assert tool.function.schema_of_arguments == {**CLOCK}
+    schema = forced_schema(FORMATS[0], {"clock": CLOCK, "weather": WEATHER}, ("clock", "weather"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    valid = [{"name": "weather", "arguments": ROME}]
+    jsonschema.validate(valid, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate([{"name": "clock", "arguments": ROME}], schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate([{"name": "weather", "arguments": {**ROME, "days": [8]}}], schema)
 
 
 def test_messages_with_calls_have_their_arguments_as_objects() -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,21 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--no-first-run",
+    "--remote-debugging-pipe",
+)
 SECONDS = 60
+# Chromium speaks the protocol on the descriptors 3 and 4
+LAUNCHER = (
+    "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); "
+    "os.execv(sys.argv[3], sys.argv[3:])"
+)
 
 
 def chromium() -> str | None:
@@ -92,33 +107,17 @@ def browsing(profile: Path) -> Iterator[Page]:
     program = chromium()
     assert program is not None
     to_browser, from_browser = os.pipe(), os.pipe()
-
-    def pipes() -> None:
-        # the protocol is spoken on the descriptors 3 and 4, one of which an end may have
-        ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (to_browser[0], from_browser[1])]
-        os.dup2(ends[0], 3)
-        os.dup2(ends[1], 4)
-
+    ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (to_browser[0], from_browser[1])]
+    command = [program, *FLAGS, f"--user-data-dir={profile}"]
     process = subprocess.Popen(
-        [
-            program,
-            "--headless=new",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-dev-shm-usage",
-            "--disable-background-networking",
-            "--no-first-run",
-            f"--user-data-dir={profile}",
-            "--remote-debugging-pipe",
-        ],
-        preexec_fn=pipes,
-        close_fds=False,
+        [sys.executable, "-c", LAUNCHER, *map(str, ends), *command],
+        pass_fds=ends,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    os.close(to_browser[0])
-    os.close(from_browser[1])
+    for end in (*ends, to_browser[0], from_browser[1]):
+        os.close(end)
     try:
         page = Page(from_browser[0], to_browser[1])
         yield page

@@ -142,7 +142,7 @@ def _tools(request: ChatFields, template: ChatTemplate) -> tuple[ToolParser, Any
     if request.grammar or request.schema_to_follow is not None:
         message = "tools exclude a grammar or response_format, unless tool_choice is none"
         raise BadRequest(message, "tools")
-    tools = {each.function.name: each.function.parameters or {} for each in request.tools or ()}
+    tools = {each.function.name: each.function.schema_of_arguments for each in request.tools or ()}
     choice = request.tool_choice or "auto"
     if choice == "auto":
         most = 1 if request.parallel_tool_calls is False else None

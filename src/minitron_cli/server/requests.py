@@ -224,6 +224,13 @@ class Function(Strict):
     name: str = Field(min_length=1)
     parameters: dict[str, Any] | None = None
 
+    @property
+    def schema_of_arguments(self) -> dict[str, Any]:
+        """The JSON schema of an object; without parameters of an empty one, as for OpenAI."""
+        if not self.parameters:
+            return {"type": "object", "properties": {}, "additionalProperties": False}
+        return {"type": "object", **self.parameters}
+
 
 class Tool(Strict):
     """A tool; functions are all that there is."""
