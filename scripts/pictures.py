@@ -20,13 +20,11 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from helpers.browser import Page, browsing, chromium  # noqa: E402
 from helpers.server import serving  # noqa: E402
-from helpers.support import with_template  # noqa: E402
 
 PICTURES = ROOT / "docs" / "pictures"
 OUT = ROOT / "examples" / "out"
 JOB = "examples/nano.toml"
-# the bundled model continues text: what is said is the beginning of a story
-TEMPLATE = "{{ bos_token }}{{ messages[-1].content }}"
+CHAT = {"temperature": 0.7, "top_p": 0.9, "max_tokens": 70, "seed": 7}
 # a character and a line of the font, and the space around the text, in pixels
 CHARACTER, LINE, MARGIN = 7.2, 17, 16
 TERMINAL = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height}" \
@@ -89,16 +87,15 @@ def photograph_card(page: Page, folder: Path) -> None:
     photograph(page, "card.png")
 
 
-def photograph_chat(page: Page, folder: Path) -> None:
-    """The chat page after an answer."""
-    model = with_template(OUT / "Nano-Llama-8.0M-Q4_K_M.gguf", folder / "nano.gguf", TEMPLATE)
-    with serving(model) as url:
-        page.open(f"{url}/", 1000, 640)
-        page.wait("document.title === 'nano'")
-        for name, value in (("temperature", 0.7), ("seed", 7), ("max_tokens", 80)):
+def photograph_chat(page: Page) -> None:
+    """The chat page with its settings and an answer; the bundled model continues a story."""
+    with serving(OUT / "Nano-Llama-8.0M-Q4_K_M.gguf") as url:
+        page.open(f"{url}/", 1000, 720)
+        page.wait("$('status').textContent || hasTemplate")
+        for name, value in CHAT.items():
             page.value(f"$('{name}').value = {value}")
-            page.value(f"$('{name}').dispatchEvent(new Event('input'))")
-        page.value("$('prompt').value = 'The old house stood'; $('form').requestSubmit()")
+        page.value("$('settings').open = true; $('prompt').value = 'The old house stood'")
+        page.value("$('form').requestSubmit()")
         page.wait("$('stop').disabled && document.querySelector('.assistant')")
         photograph(page, "chat.png")
 
@@ -136,7 +133,7 @@ def main() -> None:
         page.send("Emulation.setScrollbarsHidden", hidden=True)
         photograph_report(page)
         photograph_card(page, Path(name))
-        photograph_chat(page, Path(name))
+        photograph_chat(page)
 
 
 if __name__ == "__main__":
