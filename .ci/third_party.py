@@ -83,7 +83,7 @@ def declared_license(name: str) -> str:
     kinds = [c.split(" :: ")[-1] for c in about.get_all("Classifier", ()) if "License ::" in c]
     # a whole text, or a family of licenses: the classifiers say it better
     if len(short) > 40 or short in ("", "BSD"):
-        short = " and ".join(kinds) or short
+        short = " and ".join(kinds) or short.partition("\n")[0]
     return about.get("License-Expression") or short
 
 

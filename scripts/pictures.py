@@ -1,11 +1,12 @@
-"""Makes docs/pictures from real runs: the table of a terminal, the report, the model card.
+"""Makes docs/pictures from real runs: a terminal's table, the report, the card, the chat page.
 
     python scripts/pictures.py
 
 Runs examples/nano.toml, or continues it, which takes minutes the first time. The pages are
-photographed by Chromium; without it only the SVG files are made.
+photographed by Chromium, through the tests' helper; without it only the SVG files are made.
 """
 
+import base64
 import os
 import shutil
 import subprocess
@@ -15,15 +16,17 @@ from html import escape
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from helpers.browser import Page, browsing, chromium  # noqa: E402
+from helpers.server import serving  # noqa: E402
+from helpers.support import with_template  # noqa: E402
+
 PICTURES = ROOT / "docs" / "pictures"
 OUT = ROOT / "examples" / "out"
 JOB = "examples/nano.toml"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-    "--hide-scrollbars",
-)
+# the bundled model continues text: what is said is the beginning of a story
+TEMPLATE = "{{ bos_token }}{{ messages[-1].content }}"
 # a character and a line of the font, and the space around the text, in pixels
 CHARACTER, LINE, MARGIN = 7.2, 17, 16
 TERMINAL = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height}" \
@@ -60,18 +63,44 @@ def terminal(title: str, printed: str) -> str:
     return TERMINAL.format(width=width, height=height, title=escape(title), lines=texts)
 
 
-def photograph(page: Path, name: str, width: int, height: int, *, dark: bool = False) -> None:
-    """A page as Chromium shows it."""
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        print(f"no Chromium: {name} is left as it is")
-        return
-    scheme = ["--blink-settings=preferredColorScheme=0"] if dark else []
-    with tempfile.TemporaryDirectory() as profile:
-        place = [f"--user-data-dir={profile}", f"--window-size={width},{height}"]
-        target = f"--screenshot={PICTURES / name}"
-        command = [browser, *FLAGS, *scheme, *place, target, page.as_uri()]
-        subprocess.run(command, check=True, capture_output=True, timeout=120)
+def photograph(page: Page, name: str) -> None:
+    """What a tab shows, as a PNG file."""
+    data = page.send("Page.captureScreenshot", format="png")["data"]
+    (PICTURES / name).write_bytes(base64.b64decode(data))
+
+
+def photograph_report(page: Page) -> None:
+    """The report on a desk, and on a phone in the dark."""
+    report = (OUT / "report.html").as_uri()
+    page.color_scheme("light")
+    page.open(report, 1000, 1180)
+    photograph(page, "report.png")
+    page.color_scheme("dark")
+    page.open(f"{report}?phone", 390, 1100)
+    photograph(page, "report-phone-dark.png")
+    page.color_scheme("light")
+
+
+def photograph_card(page: Page, folder: Path) -> None:
+    """The end of the card's table, its figure, and which file to choose."""
+    page.open(card_page(folder).as_uri(), 1000, 1000)
+    page.wait("document.images[0].complete")
+    page.value("scrollTo(0, document.images[0].offsetTop - 240)")
+    photograph(page, "card.png")
+
+
+def photograph_chat(page: Page, folder: Path) -> None:
+    """The chat page after an answer."""
+    model = with_template(OUT / "Nano-Llama-8.0M-Q4_K_M.gguf", folder / "nano.gguf", TEMPLATE)
+    with serving(model) as url:
+        page.open(f"{url}/", 1000, 640)
+        page.wait("document.title === 'nano'")
+        for name, value in (("temperature", 0.7), ("seed", 7), ("max_tokens", 80)):
+            page.value(f"$('{name}').value = {value}")
+            page.value(f"$('{name}').dispatchEvent(new Event('input'))")
+        page.value("$('prompt').value = 'The old house stood'; $('form').requestSubmit()")
+        page.wait("$('stop').disabled && document.querySelector('.assistant')")
+        photograph(page, "chat.png")
 
 
 def card_page(folder: Path) -> Path:
@@ -82,9 +111,10 @@ def card_page(folder: Path) -> Path:
     body = MarkdownIt("commonmark").enable("table").render(text)
     page = folder / "card.html"
     style = (
-        "body { font: 16px/1.5 system-ui, sans-serif; max-width: 54rem; margin: 2rem auto; }"
+        "body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; }"
         "table { border-collapse: collapse; font-size: .85rem; } td, th { padding: .2rem .5rem;"
-        "border: 1px solid #d8dde3; } pre { background: #f4f6f8; padding: .6rem; overflow: auto; }"
+        "border: 1px solid #d8dde3; white-space: nowrap; }"
+        "pre { background: #f4f6f8; padding: .6rem; overflow: auto; }"
     )
     base = f'<base href="{OUT.as_uri()}/">'
     page.write_text(f'<!doctype html><meta charset="utf-8">{base}<style>{style}</style>{body}')
@@ -98,12 +128,15 @@ def main() -> None:
     rows = table.split("\n\n", 1)[0]
     (PICTURES / "table.svg").write_text(terminal(f"minitron run {JOB}", rows))
     shutil.copy(OUT / "report.svg", PICTURES / "report.svg")
-    report = OUT / "report.html"
-    photograph(report, "report.png", 1000, 1180)
-    photograph(report, "report-phone-dark.png", 390, 1100, dark=True)
     minitron("card", str(OUT), "--force")
-    with tempfile.TemporaryDirectory() as folder:
-        photograph(card_page(Path(folder)), "card.png", 1000, 900)
+    if chromium() is None:
+        print("no Chromium: the pictures of pages are left as they are")
+        return
+    with tempfile.TemporaryDirectory() as name, browsing(Path(name) / "profile") as page:
+        page.send("Emulation.setScrollbarsHidden", hidden=True)
+        photograph_report(page)
+        photograph_card(page, Path(name))
+        photograph_chat(page, Path(name))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ from minitron_quant.quantize.run import LevelResult
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda *_: None)
+# on a slow machine any command may take the two seconds after which it shows its progress
+os.environ["MINITRON_PROGRESS"] = "none"
 # the processes of `pytest -n` share the processors: threads that wait for each other gain nothing
 _SHARE = cpu_limits.default_threads() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 cpu_limits._cgroup_quota = lambda: _SHARE

@@ -61,7 +61,7 @@ def _stderr() -> IO[str]:
 class Output:
     """How a command talks; `as_json` keeps stdout for one document.
 
-    progress: json for one JSON object per line on stderr.
+    progress: json for one JSON object per line on stderr, none for notes only.
     """
 
     def __init__(
@@ -193,16 +193,16 @@ class Output:
 
     def _display(self) -> "Display":
         from minitron_cli.progress.displays import (
-            Display,
             JsonDisplay,
             LineDisplay,
+            NoteDisplay,
             TerminalDisplay,
         )
 
         if self._progress == "json":
             return JsonDisplay(_print_line)
-        if self.quiet:
-            return Display(_say_nothing)
+        if self.quiet or self._progress == "none":
+            return NoteDisplay(self.note)
         if self.interactive:
             return TerminalDisplay(self.note, self._err)
         return LineDisplay(self.note)
@@ -224,10 +224,6 @@ def _print_line(line: str) -> None:
     stream = _stderr()
     stream.write(f"{line}\n")
     stream.flush()
-
-
-def _say_nothing(_text: str) -> None:
-    pass
 
 
 def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:

@@ -208,4 +208,4 @@ def test_serve_leaves_out_a_template_that_loops(nano_llama: Path, tmp_path: Path
     path = with_template(nano_llama, tmp_path / "hostile.gguf", "{{ 'x' * 10 ** 10 }}")
     with ExitStack() as stack:
         model = stack.enter_context(open_model(ModelSettings(path, vocab_only=True)))
-        assert serving._template(model, stack.enter_context, Output()) is None
+        assert stack.enter_context(serving._template(model, None, Output())) is None

@@ -1,17 +1,20 @@
 """The report as a browser shows it: at the width of a desk and of a phone, light and dark."""
 
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from helpers.chromium import found_in
+from helpers.browser import Page, browsing, chromium
 from helpers.measured_levels import MEASURED
 from helpers.support import EXAMPLES, RECORDED
 from minitron_cli.pipeline.job_file import load_jobs
 from minitron_cli.report.write import Findings, write_reports
 from minitron_quant.perplexity.measures import Divergence, Row
+
+pytestmark = pytest.mark.skipif(chromium() is None, reason="there is no Chromium here")
 
 # what a reader would stumble over
 MEASURE = """
@@ -76,23 +79,46 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "report.html"
 
 
-@pytest.mark.parametrize(
-    ("width", "dark"), [(1280, False), (390, True)], ids=["desk, light", "phone, dark"]
-)
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with browsing(tmp_path_factory.mktemp("profile")) as tab:
+        yield tab
+
+
+def measured_in(tab: Page, page: Path, width: int, scheme: str) -> Any:
+    tab.color_scheme(scheme)
+    tab.open(f"{page.as_uri()}?{width}{scheme}", width)
+    return tab.value(f"(() => {{{MEASURE}}})()")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390], ids=["desk", "phone"])
 def test_report_fits_its_window_and_covers_no_name(
-    width: int, dark: bool, page: Path, tmp_path: Path
+    width: int, scheme: str, page: Path, tab: Page
 ) -> None:
-    found = found_in(page, tmp_path, width, MEASURE, dark=dark)
+    found = measured_in(tab, page, width, scheme)
     assert found["innerWidth"] == width and found["scrollWidth"] <= width
     assert found["wide"] == [] and found["collisions"] == []
     assert sorted(found["names"]) == sorted(MEASURED) and found["size"] >= 9
-    assert found["paper"] == ("rgb(20, 24, 28)" if dark else "rgb(255, 255, 255)")
+    assert found["paper"] == ("rgb(20, 24, 28)" if scheme == "dark" else "rgb(255, 255, 255)")
 
 
-def test_report_sorts_its_table_and_tells_of_points(page: Path, tmp_path: Path) -> None:
-    found = found_in(page, tmp_path, 1280, MEASURE)
+def test_report_sorts_its_table_and_tells_of_points(page: Path, tab: Page) -> None:
+    found = measured_in(tab, page, 1280, "light")
     ascending, descending = found["ascending"], found["descending"]
     numbers = [float(cell) for cell in ascending[:-1]]
     assert numbers == sorted(numbers) and ascending[-1] == "", "F16 has no divergence"
     assert [float(cell) for cell in descending[:-1]] == numbers[::-1] and descending[-1] == ""
     assert found["tip"].startswith("IQ1_S: ") and "KLD" in found["tip"] and found["lit"] == 1
+
+
+def test_report_fits_a_sheet_of_paper(page: Path, tab: Page) -> None:
+    tab.send("Emulation.setEmulatedMedia", media="print")
+    tab.open(f"{page.as_uri()}?print", 720)  # A4 between margins, 96 pixels an inch
+    try:
+        assert tab.value("document.documentElement.scrollWidth") <= 720
+        shown = "getComputedStyle(document.querySelector('svg.wide')).display"
+        assert tab.value(shown) == "block"
+        assert tab.value("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    finally:
+        tab.send("Emulation.setEmulatedMedia", media="")

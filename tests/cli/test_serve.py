@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from helpers.instruction_sets import certain
-from helpers.support import Served, fails, with_template
+from helpers.support import Served, fails, quantize, with_template
 from minitron_engine.generation.generate import prompt_tokens
 from minitron_engine.llama.context import open_context
 from minitron_engine.llama.settings import ContextSettings, ModelSettings
@@ -178,7 +178,8 @@ def ask(served: Served, method: str, path: str, body: bytes = b"", **headers: st
         ("completions", {"prompt": "x", "stop": [1]}, "stop"),
         ("completions", {"prompt": "x", "n": 1000}, "n must"),
         ("completions", {"prompt": "x", "logit_bias": {"999999": 1}}, "logit_bias"),
-        ("completions", {"prompt": "x", "logprobs": 3}, "not supported"),
+        ("completions", {"prompt": "x", "logprobs": 30}, "logprobs must"),
+        ("completions", {"prompt": "x", "suffix": "y"}, "not supported"),
         ("completions", {"prompt": "x", "grammar": "root ::= ("}, "grammar"),
         ("completions", {"prompt": "word " * 400}, "takes 256"),
         ("completions", {"prompt": "word " * 400, "stream": True}, "takes 256"),
@@ -282,8 +283,10 @@ def test_serve_refuses_wrong_usage(
     assert "Examples" in minitron("serve", "--help").out
     for name in [name for name in sys.modules if name.startswith("minitron_cli.serv")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "uvicorn", None)
-    fails(minitron("serve", model), 1, "uvicorn", "minitron[serve]")
+    for missing in ("pydantic", "uvicorn"):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, missing, None)
+            fails(minitron("serve", model), 1, missing, "minitron[serve]")
 
 
 def test_serve_says_null_usage_in_all_chunks_but_the_last(client: Any) -> None:
@@ -312,3 +315,67 @@ def test_serve_answers_the_preflight_of_own_pages_only(
     answer = connection.getresponse()
     connection.close()
     assert (answer.getheader("Access-Control-Allow-Origin") == origin) is allowed
+
+
+def test_serve_takes_defaults_drafts_a_template_and_a_log(nano_llama: Path, tmp_path: Path) -> None:
+    """A server with its other options: what requests leave open, and what is written down."""
+    template, log = tmp_path / "own.jinja", tmp_path / "requests.jsonl"
+    template.write_text("{% for m in messages %}{{ m.content }} {% endfor %}")
+    draft = quantize(nano_llama, tmp_path, "Q8_0")["Q8_0"].path
+    words = ("--port", 0, "--ctx", 256, "--threads", 1, "--parallel", 2, "--draft", draft)
+    words += (
+        "--draft-min-p",
+        0.1,
+        "--temp",
+        0,
+        "-n",
+        24,
+        "--chat-template",
+        template,
+        "--request-log",
+        log,
+        "--strict",
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "minitron_cli", "serve", str(nano_llama), *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    with process.stdout:
+        url = process.stdout.readline().strip()
+        with openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60) as client:
+            messages = [{"role": "user", "content": "The old house stood"}]
+            first, again = (
+                client.chat.completions.create(model="m", messages=messages) for _ in range(2)
+            )
+            # greedy by default, with the default number of tokens, some of them drafted
+            assert first.choices[0].message.content == again.choices[0].message.content
+            assert first.usage.completion_tokens == 24
+            assert first.timings["draft_n_accepted"] > 0
+            with pytest.raises(openai.BadRequestError, match="unheard"):
+                client.completions.create(model="m", prompt="x", extra_body={"unheard": 1})
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["status"] for line in lines] == [200, 200, 400]
+    assert lines[0]["completion_tokens"] == 24 and lines[0]["path"] == "/v1/chat/completions"
+    assert "old house" not in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--samplers", "nonsense"), "nonsense"),
+        (("--logit-bias", "99999999+1"), "99999999"),
+        (("--request-log", "nowhere/log"), "nowhere"),
+        (("--draft", "x.gguf", "--lookup"), "exclude"),
+    ],
+)
+def test_serve_refuses_wrong_defaults_at_the_start(
+    minitron: Any, model: Path, words: tuple[str, ...], said: str
+) -> None:
+    ran = minitron("serve", model, "--port", 0, *words)
+    fails(ran, ran.code, said)
+    assert ran.code in (1, 2)

@@ -9,7 +9,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from minitron_cli.server import requests
+from minitron_cli.server import prepare
+from minitron_cli.server.embeddings import EmbeddingRequest
+from minitron_cli.server.errors import BadRequest
+from minitron_cli.server.requests import MOST_CHOICES, ChatRequest
+from minitron_cli.server.responses_api import ResponsesRequest
+from minitron_cli.server.token_routes import DetokenizeRequest, TokenizeRequest
+from minitron_cli.server.validation import Strict, parse
 from minitron_core.errors import MinitronError
 from minitron_engine.generation.sampling import SamplingSettings
 from minitron_engine.isolation.chat_template import ChatTemplate
@@ -58,6 +64,10 @@ FIELDS = [
     "ignore_eos",
     "chat_template_kwargs",
     "tools",
+    "tool_choice",
+    "logprobs",
+    "top_logprobs",
+    "parallel_tool_calls",
 ]
 QUIETLY = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -79,12 +89,12 @@ class Plain(ChatTemplate):
 @given(prompt=ANYTHING, fields=st.dictionaries(st.sampled_from(FIELDS), ANYTHING, max_size=4))
 def test_completion_parses_or_refuses(model: Model, prompt: Any, fields: dict[str, Any]) -> None:
     try:
-        found = requests.completion({"prompt": prompt, **fields}, model)
+        found = prepare.completion({"prompt": prompt, **fields}, model)
     except MinitronError as error:
         assert str(error) and error.exit_code == 2
         return
     assert found.prompts and all(len(tokens) for tokens in found.prompts)
-    assert len(found.settings) * len(found.prompts) <= requests.MOST_CHOICES
+    assert len(found.settings) * len(found.prompts) <= MOST_CHOICES
     assert len(found.echoed) == len(found.prompts)
 
 
@@ -96,7 +106,7 @@ def test_completion_takes_every_sampling_option_of_llama_server(model: Model) ->
         **{"samplers": ["top_k", "temperature"], "dry_sequence_breakers": [";"]},
         **{"temperature": 0.9, "top_p": 0.8},
     }
-    sampling = requests.completion(body, model).settings[0].sampling
+    sampling = prepare.completion(body, model).settings[0].sampling
     expected = SamplingSettings(
         seed=7,
         temperature=0.9,
@@ -118,8 +128,8 @@ def test_completion_takes_every_sampling_option_of_llama_server(model: Model) ->
     "wrong", [{"samplers": "top_k"}, {"samplers": [1]}, {"mirostat": 3}, {"typical_p": "0.5"}]
 )
 def test_completion_refuses_a_wrong_sampling_option(model: Model, wrong: dict[str, Any]) -> None:
-    with pytest.raises(requests.BadRequest) as caught:
-        requests.completion({"prompt": "The", **wrong}, model)
+    with pytest.raises(BadRequest) as caught:
+        prepare.completion({"prompt": "The", **wrong}, model)
     assert caught.value.parameter in wrong
 
 
@@ -128,7 +138,7 @@ def test_completion_refuses_a_wrong_sampling_option(model: Model, wrong: dict[st
 def test_chat_parses_or_refuses(model: Model, messages: Any, fields: dict[str, Any]) -> None:
     body = json.loads(json.dumps({"messages": messages, **fields}))
     try:
-        found = requests.chat(body, model, Plain("", {}, 1))
+        found = prepare.chat(body, model, Plain("", {}, 1))
     except MinitronError as error:
         assert str(error) and error.exit_code == 2
         return
@@ -136,22 +146,38 @@ def test_chat_parses_or_refuses(model: Model, messages: Any, fields: dict[str, A
 
 
 @QUIETLY
+@given(data=st.data())
+@pytest.mark.parametrize(
+    "kind", [ResponsesRequest, EmbeddingRequest, TokenizeRequest, DetokenizeRequest, ChatRequest]
+)
+def test_every_request_is_understood_or_refused(kind: type[Strict], data: st.DataObject) -> None:
+    names = st.sampled_from([*kind.model_fields, "unheard"])
+    body = data.draw(st.dictionaries(names, ANYTHING, max_size=4))
+    try:
+        found = kind.of(body)
+    except BadRequest as error:
+        assert str(error) and "\n" not in str(error)
+        return
+    assert set(found.ignored) <= {"unheard"}
+
+
+@QUIETLY
 @given(body=st.binary(max_size=30) | st.text(max_size=30).map(str.encode))
 def test_parse_takes_any_bytes(body: bytes) -> None:
     try:
-        assert isinstance(requests.parse(body), dict)
-    except requests.BadRequest as error:
+        assert isinstance(parse(body), dict)
+    except BadRequest as error:
         assert str(error)
 
 
 @pytest.mark.parametrize("body", [b'{"prompt": "\\ud800"}', b"\xff", b"[" * 100_000])
 def test_parse_refuses_half_surrogates(body: bytes) -> None:
-    with pytest.raises(requests.BadRequest):
-        requests.parse(body)
+    with pytest.raises(BadRequest):
+        parse(body)
 
 
-def chat(model: Model, *messages: dict[str, Any], **fields: Any) -> requests.ParsedRequest:
-    return requests.chat({"messages": list(messages), **fields}, model, Plain("", {}, 1))
+def chat(model: Model, *messages: dict[str, Any], **fields: Any) -> prepare.ParsedRequest:
+    return prepare.chat({"messages": list(messages), **fields}, model, Plain("", {}, 1))
 
 
 USER = {"role": "user", "content": "Hi"}
@@ -200,5 +226,37 @@ def test_chat_takes_schemas_of_every_client(model: Model, form: dict[str, Any]) 
 
 
 def test_chat_names_a_keyword_that_is_not_supported(model: Model) -> None:
-    with pytest.raises(requests.BadRequest, match="uniqueItems"):
+    with pytest.raises(BadRequest, match="uniqueItems"):
         chat(model, USER, json_schema={"type": "array", "uniqueItems": True})
+
+
+USER_ONLY = {"messages": [USER]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "parameter", "said"),
+    [
+        ({"messages": 1}, "messages", "messages must be a list"),
+        ({"messages": []}, "messages", "messages must not be empty"),
+        ({}, "messages", "messages is required"),
+        (
+            {"messages": [{"role": "king"}]},
+            "messages[0].role",
+            "messages[0].role must be developer",
+        ),
+        ({"messages": [{"role": "user"}]}, "messages[0]", "needs a content that is a text"),
+        ({**USER_ONLY, "n": True}, "n", "n must be an integer from 1 to 64"),
+        ({**USER_ONLY, "top_p": 2}, "top_p", "top_p must be a number from 0 to 1"),
+        ({**USER_ONLY, "seed": 2**64}, "seed", "to 18446744073709551615"),
+        ({**USER_ONLY, "stream": "yes"}, "stream", "stream must be true or false"),
+        ({**USER_ONLY, "logit_bias": {"1": "x"}}, "logit_bias.1", "logit_bias.1 must be a number"),
+        ({**USER_ONLY, "response_format": {"type": "xml"}}, "response_format.type", "json_schema"),
+    ],
+)
+def test_chat_refuses_with_one_line_that_names_the_field(
+    model: Model, fields: dict[str, Any], parameter: str, said: str
+) -> None:
+    with pytest.raises(BadRequest) as caught:
+        prepare.chat(fields, model, Plain("", {}, 1))
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert caught.value.parameter == parameter

@@ -105,7 +105,7 @@ def check_curl(words: list[str]) -> None:
     """The server has the path, and the body is a JSON object."""
     from minitron_cli.server.app import make_app
 
-    service: Any = SimpleNamespace(origins=())
+    service: Any = SimpleNamespace(origins=(), api_key="", metrics=None)
     routes = {getattr(route, "path", None) for route in make_app(service, "0.0.0.0").routes}
     url = next(word for word in words if word.startswith("http"))
     assert "/" + url.split("/", 3)[3] in routes

@@ -1,17 +1,21 @@
 """Several answers at once: the same as one by one, and none can spoil another."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from helpers.instruction_sets import certain
 from minitron_core.errors import Usage
 from minitron_engine.generation.generate import prompt_tokens
 from minitron_engine.generation.sampling import SamplingSettings
-from minitron_engine.generation.slots import GenerationRequest, Slots
+from minitron_engine.generation.slot import GenerationRequest
+from minitron_engine.generation.slots import Slots
+from minitron_engine.generation.speculative import PromptLookup
 from minitron_engine.generation.steps import GenerationSettings
-from minitron_engine.llama.context import Context, open_context
+from minitron_engine.llama.context import Batch, Context, open_context
 from minitron_engine.llama.settings import ContextSettings, ModelSettings
 from minitron_engine.loading import open_model
 
@@ -123,3 +127,54 @@ def test_slots_limit_the_room_of_a_sequence(context: Context, slots: Slots) -> N
     assert endless.result.finish_reason == "context"
     assert len(endless.tokens) + len(endless.result.tokens) == 256 + 1
     assert nothing.result.finish_reason == "length" and not nothing.result.tokens
+
+
+def test_slots_with_drafts_answer_as_without(nano_llama: Path, context: Context) -> None:
+    """Drafts of all answers go into one decode, and what is not accepted leaves no trace."""
+    texts = [prompt + " said that he said that " * 4 for prompt in PROMPTS]
+    settings = replace(GREEDY, n_predict=30, draft_max=4)
+    drafters = [PromptLookup() for _ in range(3)]
+    with open_context(
+        context.model, ContextSettings(n_ctx=3 * 256, n_batch=32, n_seq=3, n_outputs=15)
+    ) as wide:
+        slots = Slots(wide, 3, n_outputs=15, drafters=drafters)
+        jobs = [job(context, text, settings) for text in texts]
+        told = finish(slots, *jobs)
+        slots.close()
+    drafted = sum(one.result.timings.drafted or 0 for one in jobs)
+    accepted = sum(one.result.timings.accepted or 0 for one in jobs)
+    assert 0 < accepted <= drafted
+    for one in jobs:
+        wanted = certain(context, one.tokens.tolist(), 30)
+        assert one.result.tokens[: len(wanted)] == wanted
+        assert told[one] == one.result.text and len(one.result.tokens) == 30
+
+
+def test_slots_give_the_log_probabilities_of_prompt_and_answer(context: Context) -> None:
+    """Of every token, in batches that hold a part of the prompt, beside an answer without them."""
+    settings = replace(GREEDY, n_predict=3, logprobs=2, prompt_logprobs=True)
+    with open_context(
+        context.model, ContextSettings(n_ctx=2 * 256, n_batch=32, n_seq=2, n_outputs=7)
+    ) as narrow:
+        slots = Slots(narrow, 2, n_outputs=7)
+        one, other = job(context, "When the door of the room opened", settings), job(context, "It")
+        finish(slots, one, other)
+        again = job(context, "When the door of the room opened", settings)
+        finish(slots, again)  # although its prompt is in the cache
+    assert not other.result.logprobs and not other.result.prompt_logprobs
+    tokens = np.array([*one.tokens, *one.result.tokens], np.int32)
+    found = [*one.result.prompt_logprobs, *one.result.logprobs]
+    assert [each.token for each in found] == tokens[1:].tolist()
+    assert len(again.result.prompt_logprobs) == len(one.tokens) - 1
+    with open_context(context.model, ContextSettings(n_ctx=256, n_batch=64)) as alone:
+        batch = Batch(64)
+        batch.add(tokens, 0, 0, np.ones(len(tokens), np.bool_))
+        alone.decode(batch)
+        logits = alone.logits(len(tokens)).astype(np.float64)
+    log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    for row, each in enumerate(found):
+        assert each.logprob == pytest.approx(log_p[row][each.token], abs=0.02)
+        best = np.sort(log_p[row])[::-1][:2]
+        np.testing.assert_allclose([value for _, value in each.top], best, atol=0.02)
+    for each in one.result.logprobs:  # the greedy choice is the likeliest
+        assert each.top[0] == (each.token, each.logprob)

@@ -72,14 +72,13 @@ def test_draft_model_keeps_greedy_answers(
     target, small = opened(levels["Q8_0"].path), opened(levels["Q4_K_M"].path)
     accepted = 0
     for prompt in PROMPTS[:4]:
-        sequence = Sequence(target)
-        drafter = DraftModel(Sequence(small), sequence, 0.3)
+        drafter = DraftModel(Sequence(small), target.model, 0.3)
         guessed = answer(target, prompt, drafter)
         assert guessed.tokens == answer(target, prompt).tokens
         assert guessed.timings.accepted is not None
         accepted += guessed.timings.accepted
     assert accepted > 10
-    other = Sequence(opened(nano_nemotron))
+    other = opened(nano_nemotron).model
     with pytest.raises(Unsupported, match="other tokens"):
         DraftModel(Sequence(small), other, 0.5)
 

@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from helpers.json_schemas import SCHEMAS
 from minitron_engine.generation.generate import prompt_tokens
 from minitron_engine.generation.sampling import SamplingSettings
-from minitron_engine.generation.slots import GenerationRequest, Slots
+from minitron_engine.generation.slot import GenerationRequest
+from minitron_engine.generation.slots import Slots
 from minitron_engine.generation.steps import GenerationSettings
 from minitron_engine.llama.context import open_context
 from minitron_engine.llama.settings import ContextSettings, ModelSettings

@@ -73,13 +73,14 @@ def test_some_commands_survive_a_cut_file(
 
 def test_progress_leaves_the_terminal_as_it_was(copied: Material, tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
-    words = [*workshop.words_of("quantize", copied, tmp_path / "out")]
+    # with -v progress is shown from the beginning
+    words = [*workshop.words_of("quantize", copied, tmp_path / "out"), "-v"]
     process = subprocess.Popen(
         [sys.executable, *map(str, (CUT, copied.model, "_slabs", 9, *words))],
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
-        env={**os.environ, "TERM": "xterm"},
+        env={**os.environ, "TERM": "xterm", "MINITRON_PROGRESS": "auto"},
     )
     os.close(theirs)
     shown = b""

@@ -10,7 +10,8 @@ from minitron_core.atomic_files import write_whole
 from minitron_core.errors import Unsupported
 from minitron_core.progress import Event, Progress, ignore
 from minitron_engine.generation.sampling import SamplingSettings
-from minitron_engine.generation.slots import GenerationRequest, Slots
+from minitron_engine.generation.slot import GenerationRequest
+from minitron_engine.generation.slots import Slots
 from minitron_engine.generation.steps import GenerationSettings
 from minitron_engine.llama.context import Context, open_context
 from minitron_engine.llama.model import Model

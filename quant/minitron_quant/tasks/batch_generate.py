@@ -8,7 +8,8 @@ import numpy as np
 from minitron_engine.generation.sampler import GreedySampler
 from minitron_engine.generation.sampling import SamplingSettings
 from minitron_engine.generation.sequence import common_prefix
-from minitron_engine.generation.slots import GenerationRequest, Slots
+from minitron_engine.generation.slot import GenerationRequest
+from minitron_engine.generation.slots import Slots
 from minitron_engine.generation.steps import GenerationSettings
 from minitron_engine.llama.context import open_context
 from minitron_engine.llama.model import Model

@@ -136,7 +136,7 @@ def _drafter(
             load(loading) as model,
             open_context(model, settings) as context,
         ):
-            yield DraftModel(Sequence(context), sequence, speculation.draft_min_p)
+            yield DraftModel(Sequence(context), sequence.context.model, speculation.draft_min_p)
         return
     yield None
 

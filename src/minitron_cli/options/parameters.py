@@ -90,8 +90,12 @@ class ConsoleOptions:
     verbose: Verbose = False
     quiet: Quiet = False
     progress: Annotated[
-        Literal["auto", "json"],
-        typer.Option("--progress", help="json: events as JSON lines on stderr, for programs."),
+        Literal["auto", "json", "none"],
+        typer.Option(
+            "--progress",
+            envvar="MINITRON_PROGRESS",
+            help="json: events as JSON lines on stderr, for programs.",
+        ),
     ] = "auto"
 
     def output(self, table_format: str = "table") -> Output:

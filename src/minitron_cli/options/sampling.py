@@ -70,6 +70,12 @@ class SamplingOptions:
         said.setdefault("seed", _random_seed())
         return said
 
+    def given_for_many(self) -> dict[str, Any]:
+        """As `given`, where each answer has a random seed of its own if none was said."""
+        return {
+            k: v for k, v in self.given().items() if k != "seed" or vars(self)["seed"] is not None
+        }
+
 
 def _random_seed() -> int:
     import secrets

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.text import Text
 
-ProgressFormat = Literal["auto", "json"]
+ProgressFormat = Literal["auto", "json", "none"]
 Say = Callable[[str], None]
 STOPPING = "stopping… (Ctrl-C again ends at once)"
 _QUIET_SECONDS = 2.0  # a job that takes less needs no progress
@@ -117,6 +117,13 @@ class Display:
     def leave(self) -> None:
         """End the process at once, at the second Ctrl-C; from another thread."""
         os._exit(130)
+
+
+class NoteDisplay(Display):
+    """Nothing but notes, and the answer to Ctrl-C."""
+
+    def _leave_line(self, line: str) -> None:
+        pass
 
 
 class LineDisplay(Display):

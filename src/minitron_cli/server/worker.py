@@ -3,17 +3,23 @@
 import asyncio
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
+from typing import TypeVar
 
 from minitron_core.errors import MinitronError, OutOfResources
-from minitron_engine.generation.slots import GenerationRequest, Slots
+from minitron_engine.generation.slot import GenerationRequest
+from minitron_engine.generation.slots import Slots
+from minitron_engine.generation.steps import GenerationStep
 
-Update = tuple[int, str, bool]
+# of which answer, the step if there is one, and whether it is the last
+Update = tuple[int, GenerationStep | None, bool]
+Result = TypeVar("Result")
 
 
 class Subscription:
-    """A coroutine's interest in a request: updates of (number, text, whether it is the last).
+    """A coroutine's interest in a request, and the queue that takes its updates.
 
     Several subscriptions may share one queue.
     """
@@ -25,9 +31,9 @@ class Subscription:
         self._number, self._updates = number, updates
         self._loop = asyncio.get_running_loop()
 
-    def publish(self, text: str, last: bool) -> None:
+    def publish(self, step: GenerationStep | None, last: bool) -> None:
         """Put an update into the queue; called in the worker's thread."""
-        update = self._number, text, last
+        update = self._number, step, last
         # the loop is closed when the server stops
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._updates.put_nowait, update)
@@ -48,6 +54,39 @@ class Worker:
     def n_ctx(self) -> int:
         """The tokens that a prompt and its answer may have together."""
         return self._slots.n_ctx
+
+    @property
+    def decodes(self) -> int:
+        """How often llama.cpp decoded."""
+        return self._slots.decodes
+
+    def load(self) -> tuple[int, int]:
+        """How many answers are being generated, and how many wait for a place."""
+        busy = self._slots.busy
+        return busy, max(0, self._accepted - busy)
+
+    async def run(self, function: Callable[[], Result]) -> Result:
+        """What a function returns that calls llama.cpp, between two steps of the others."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
+
+        def finish(set_result: Callable[[], None]) -> None:
+            # the client may be gone, or the loop closed
+            if not future.cancelled():
+                set_result()
+
+        def order() -> None:
+            try:
+                result = function()
+            except Exception as error:
+                outcome = partial(future.set_exception, error)
+            else:
+                outcome = partial(future.set_result, result)
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(finish, outcome)
+
+        self._inbox.put(order)
+        return await future
 
     def submit(self, subscription: Subscription) -> None:
         """Queue a request. OutOfResources: too many are waiting."""
@@ -71,7 +110,7 @@ class Worker:
             self._slots.submit(subscription.request)
         except MinitronError as error:
             subscription.request.error, subscription.request.done = error, True
-            subscription.publish("", True)
+            subscription.publish(None, True)
         else:
             self._subscriptions[subscription.request] = subscription
 
@@ -92,18 +131,20 @@ class Worker:
             order()
 
     def _step(self) -> None:
+        advanced: Sequence[tuple[GenerationRequest, GenerationStep | None]]
         try:
-            advanced = [(request, step.text) for request, step in self._slots.step()]
+            advanced = self._slots.step()
         except Exception as error:
             # not one request's fault: all that wait get the error, and the next ones start over
-            advanced = [(request, "") for request in self._subscriptions]
+            advanced = [(request, None) for request in self._subscriptions]
             for request, _ in advanced:
                 self._slots.cancel(request)
                 request.error = MinitronError(f"{type(error).__name__}: {error}")
-        for request, text in advanced:
+        for request, step in advanced:
             subscription = self._subscriptions.get(request)
             if subscription is not None:
-                if request.done:
+                last = step is None or step.finish_reason is not None
+                if last:
                     del self._subscriptions[request]
-                if text or request.done:
-                    subscription.publish(text, request.done)
+                if last or (step is not None and (step.text or step.logprob)):
+                    subscription.publish(step, last)

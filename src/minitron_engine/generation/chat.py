@@ -7,7 +7,8 @@ import numpy as np
 
 from minitron_core.errors import Usage
 from minitron_engine.generation.generate import prompt_tokens
-from minitron_engine.generation.slots import GenerationRequest, Slots
+from minitron_engine.generation.slot import GenerationRequest
+from minitron_engine.generation.slots import Slots
 from minitron_engine.generation.steps import GenerationSettings, GenerationStep
 from minitron_engine.isolation.chat_template import ChatTemplate, Message, chat_tokens
 from minitron_engine.llama.model import Model

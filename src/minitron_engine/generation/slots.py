@@ -1,63 +1,70 @@
 """Several answers at once from one context: each in a sequence of its own, one decode for all."""
 
 from collections import deque
-from contextlib import ExitStack
+from collections.abc import Sequence
 
 import numpy as np
 
-from minitron_core.errors import MinitronError
+from minitron_core.errors import MinitronError, Unsupported
 from minitron_engine.generation.generate import check_room
-from minitron_engine.generation.sampler import TokenSampler, open_sampler
-from minitron_engine.generation.sequence import common_prefix
-from minitron_engine.generation.steps import (
-    Generation,
-    GenerationSettings,
-    GenerationStep,
-    StepBuilder,
-)
+from minitron_engine.generation.slot import GenerationRequest, Slot, Steps
+from minitron_engine.generation.speculative import Drafter
+from minitron_engine.llama.binding import api
 from minitron_engine.llama.context import Batch, Context
 from minitron_engine.llama.tokenization import Tokens
 
 _NO_OUTPUT = np.zeros(1, dtype=np.bool_)
 
 
-class GenerationRequest:
-    """A prompt for `Slots`, and its answer so far; `error` says why it had to be given up.
-
-    sampler: chooses the tokens instead of the samplers that the settings name.
-    """
-
-    def __init__(
-        self, tokens: Tokens, settings: GenerationSettings, sampler: TokenSampler | None = None
-    ) -> None:
-        self.tokens, self.settings, self.sampler = tokens, settings, sampler
-        self.result = Generation()
-        self.error: MinitronError | None = None
-        self.done = False
-
-
-Steps = list[tuple[GenerationRequest, GenerationStep]]
-
-
 class Slots:
     """The sequences of a context, and the requests that wait for one. For one thread only.
 
     A request gets the free sequence whose cache has most of its prompt. n_ctx: the most tokens of
-    a prompt and its answer; an even part of the context where it is None.
+    a prompt and its answer; an even part of the context where it is None. n_outputs: the most
+    rows of logits of one decode, as the context was opened with, at least n_seq.
+    drafters: one for each sequence, or none. decodes: how often llama.cpp decoded.
+    Raises Unsupported for drafters where the model's cache cannot be cut.
     """
 
-    def __init__(self, context: Context, n_seq: int, n_ctx: int | None = None) -> None:
+    def __init__(
+        self,
+        context: Context,
+        n_seq: int,
+        n_ctx: int | None = None,
+        n_outputs: int | None = None,
+        drafters: Sequence[Drafter] = (),
+    ) -> None:
         self.n_ctx = n_ctx or context.n_ctx // n_seq
+        self.decodes = 0
         self._context = context
-        self._slots = [_Slot(number, context, self.n_ctx) for number in range(n_seq)]
+        self._n_outputs = n_outputs or n_seq
+        self._slots = [Slot(number, context, self.n_ctx) for number in range(n_seq)]
+        handle = context.model.handle
+        if drafters and (api.llama_model_is_recurrent(handle) or api.llama_model_is_hybrid(handle)):
+            raise Unsupported(
+                f"{context.model.path.name} has a state that cannot go back to before a draft",
+                "leave out --draft and --lookup",
+            )
+        for slot, drafter in zip(self._slots, drafters, strict=False):
+            slot.drafter = drafter
         self._waiting: deque[GenerationRequest] = deque()
         self._batch = Batch(context.n_batch)
         self._last = np.arange(context.n_batch) == context.n_batch - 1
 
     @property
+    def busy(self) -> int:
+        """How many requests have a sequence."""
+        return sum(slot.request is not None for slot in self._slots)
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a sequence."""
+        return len(self._waiting)
+
+    @property
     def idle(self) -> bool:
         """Whether there is nothing to do."""
-        return not self._waiting and not any(slot.request for slot in self._slots)
+        return not self._waiting and not self.busy
 
     def preload(self, tokens: Tokens) -> None:
         """Decode what prompts have in common once, for all sequences of a unified cache."""
@@ -96,24 +103,34 @@ class Slots:
         )
         if not busy:
             return steps
-        self._batch.clear()
-        taken: list[tuple[_Slot, int]] = []
-        for slot in busy:
-            start = self._batch.size
-            part = slot.todo[: len(self._last) - start]
-            if len(part):
-                output = self._last[-len(part) :] if len(part) == len(slot.todo) else _NO_OUTPUT
-                self._batch.add(part, len(slot.cached), slot.sequence, output)
-                taken.append((slot, len(part)))
+        taken = self._fill(busy)
         try:
             self._context.decode(self._batch)
         except MinitronError as error:
             return steps + [slot.fail(error) for slot in busy]
+        self.decodes += 1
         end = 0
         for slot, count in taken:
             end += count
             steps += slot.decoded(count, end - 1)
         return steps
+
+    def _fill(self, busy: list[Slot]) -> list[tuple[Slot, int]]:
+        """Make the batch of what the slots have to do, as far as tokens and logits have room."""
+        self._batch.clear()
+        taken: list[tuple[Slot, int]] = []
+        rows = self._n_outputs
+        for after, slot in zip(reversed(range(len(busy))), busy, strict=True):
+            room = len(self._last) - self._batch.size
+            # each of the slots after this one may need a row
+            part = slot.todo[: min(room, rows - after) if slot.every else room]
+            if len(part):
+                last = self._last[-len(part) :] if len(part) == len(slot.todo) else _NO_OUTPUT
+                output = np.ones(len(part), dtype=np.bool_) if slot.every else last
+                self._batch.add(part, len(slot.cached), slot.sequence, output)
+                taken.append((slot, len(part)))
+                rows -= int(np.count_nonzero(output))
+        return taken
 
     def close(self) -> None:
         """Give up all requests and free their samplers."""
@@ -134,84 +151,3 @@ class Slots:
             else:
                 free.remove(slot)
         return failed
-
-
-class _Slot:
-    """One sequence: the tokens in its cache, and the request that it works on."""
-
-    def __init__(self, sequence: int, context: Context, n_ctx: int) -> None:
-        self.sequence = sequence
-        self.cached: list[int] = []
-        self.todo: Tokens = np.zeros(0, dtype=np.int32)
-        self.request: GenerationRequest | None = None
-        self._context, self._n_ctx = context, n_ctx
-        self._resources = ExitStack()
-
-    def common(self, tokens: Tokens) -> int:
-        """How much of a prompt is in the cache; its last token is always decoded again."""
-        return min(common_prefix(self.cached, tokens), len(tokens) - 1)
-
-    def start(self, request: GenerationRequest) -> None:
-        """Take a request on, with what the cache has of its prompt."""
-        self.request = request
-        reused = self.common(request.tokens)
-        if not self._context.truncate(reused, self.sequence):
-            # a model whose cache cannot be cut
-            self._context.truncate(0, self.sequence)
-            reused = 0
-        del self.cached[reused:]
-        self.todo = request.tokens[reused:]
-        model, settings = self._context.model, request.settings
-        if request.sampler is None:
-            sampler = self._resources.enter_context(open_sampler(model, settings.sampling))
-            sampler.accept_prompt(request.tokens.tolist())
-            self._sampler: TokenSampler = sampler
-        else:
-            self._sampler = request.sampler
-        self._builder = StepBuilder(model, settings, len(request.tokens), reused)
-
-    def decoded(self, count: int, output: int) -> Steps:
-        """Go on after `count` tokens were decoded; nothing comes of it inside a prompt."""
-        assert self.request is not None
-        self.cached += self.todo[:count].tolist()
-        self.todo = self.todo[count:]
-        if len(self.todo):
-            return []
-        if self.request.settings.n_predict == 0:
-            return [self._tell(self._builder.end("length"))]
-        try:
-            step = self._builder.take(self._sampler.sample(self._context, output))
-        except MinitronError as error:
-            return [self.fail(error)]
-        if step.finish_reason is None and len(self.cached) >= self._n_ctx:
-            step = self._builder.end("context", step.text, step.token)
-        return [self._tell(step)]
-
-    def _tell(self, step: GenerationStep) -> tuple[GenerationRequest, GenerationStep]:
-        request = self.request
-        assert request is not None
-        request.result.add(step)
-        if step.finish_reason is None:
-            self.todo = np.array([step.token], dtype=np.int32)
-        else:
-            request.done = True
-            self.release()
-        return request, step
-
-    def fail(self, error: MinitronError) -> tuple[GenerationRequest, GenerationStep]:
-        """End the request with an error, and forget the cache, of which nothing is certain."""
-        request = self.request
-        assert request is not None
-        request.error, request.done = error, True
-        self.release()
-        self._context.truncate(0, self.sequence)
-        self.cached.clear()
-        step = GenerationStep("", None, "error", request.result.timings)
-        request.result.add(step)
-        return request, step
-
-    def release(self) -> None:
-        """Be free for another request; what is in the cache stays there."""
-        self.request = None
-        self.todo = self.todo[:0]
-        self._resources.close()

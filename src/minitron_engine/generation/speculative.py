@@ -19,6 +19,7 @@ import numpy as np
 from minitron_core.errors import Unsupported
 from minitron_engine.generation.sampler import TokenSampler
 from minitron_engine.generation.sequence import Sequence, common_prefix
+from minitron_engine.llama.model import Model
 
 _LONGEST_MATCH = 4
 _SAFETY = 16  # times the rounding that was measured
@@ -59,12 +60,12 @@ class PromptLookup:
 class DraftModel:
     """Drafts with a smaller model, as long as that is sure enough."""
 
-    def __init__(self, sequence: Sequence, target: Sequence, least: float) -> None:
-        """least: the probability below which it drafts no token.
+    def __init__(self, sequence: Sequence, theirs: Model, least: float) -> None:
+        """theirs: the model that checks; least: the probability below which it drafts no token.
 
         Raises Unsupported where the two models have different vocabularies.
         """
-        ours, theirs = sequence.context.model, target.context.model
+        ours = sequence.context.model
         some = range(0, theirs.n_vocab, max(theirs.n_vocab // 500, 1))
         same = ours.n_vocab == theirs.n_vocab and all(
             ours.piece(token, special=True) == theirs.piece(token, special=True) for token in some

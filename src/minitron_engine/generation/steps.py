@@ -4,10 +4,13 @@ import codecs
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from minitron_engine.generation.sampling import SamplingSettings
 from minitron_engine.llama.model import Model
+
+if TYPE_CHECKING:
+    from minitron_engine.generation.logprobs import TokenLogprob
 
 # end: the model ended it; stop: a stop string came; length: n_predict tokens are there; context:
 # the context is full; grammar: the grammar leaves no token; interrupted: by Ctrl-C
@@ -21,6 +24,8 @@ class GenerationSettings:
     When the context is full, the answer ends, or with `context_shift` goes on without the older
     half of what follows the prompt's first `keep` tokens (below 0: all of the prompt).
     draft_max: the most tokens that a drafter proposes at once.
+    logprobs: of each token of the answer, and of so many likeliest ones beside it; None for no
+    log-probabilities. prompt_logprobs: of the prompt's tokens too. Only `Slots` gives them.
     """
 
     sampling: SamplingSettings
@@ -29,6 +34,8 @@ class GenerationSettings:
     context_shift: bool = False
     keep: int = 0
     draft_max: int = 8
+    logprobs: int | None = None
+    prompt_logprobs: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,14 +80,20 @@ class GenerationStep:
     token: int | None
     finish_reason: FinishReason | None
     timings: Timings
+    logprob: "TokenLogprob | None" = None
 
 
 @dataclass
 class Generation:
-    """An answer as far as its steps were added."""
+    """An answer as far as its steps were added.
+
+    prompt_logprobs: of the prompt's tokens from its second on, where they were asked for.
+    """
 
     text: str = ""
     tokens: list[int] = field(default_factory=list)
+    logprobs: "list[TokenLogprob]" = field(default_factory=list)
+    prompt_logprobs: "list[TokenLogprob]" = field(default_factory=list)
     finish_reason: FinishReason | None = None
     timings: Timings = field(default_factory=Timings)
 
@@ -89,6 +102,8 @@ class Generation:
         self.text += step.text
         if step.token is not None:
             self.tokens.append(step.token)
+        if step.logprob is not None:
+            self.logprobs.append(step.logprob)
         self.finish_reason, self.timings = step.finish_reason, step.timings
 
 
@@ -152,7 +167,7 @@ class StepBuilder:
         self._started = time.perf_counter()
         self._prompt_seconds = self._generation_seconds = 0.0
 
-    def take(self, token: int | None) -> GenerationStep:
+    def take(self, token: int | None, logprob: "TokenLogprob | None" = None) -> GenerationStep:
         """The step of a token that was chosen just now; None: the grammar leaves none."""
         passed = time.perf_counter() - self._started
         if not self.tokens:
@@ -166,17 +181,29 @@ class StepBuilder:
         self.tokens += 1
         text = self._held.push(self._decoder.decode(self._model.piece(token)))
         if self._held.stopped:
-            return self._step(text, token, "stop")
+            return self._step(text, token, "stop", logprob)
         if self.tokens == self._settings.n_predict:
-            return self.end("length", text, token)
-        return self._step(text, token, None)
+            return self.end("length", text, token, logprob)
+        return self._step(text, token, None, logprob)
 
-    def end(self, reason: FinishReason, text: str = "", token: int | None = None) -> GenerationStep:
+    def end(
+        self,
+        reason: FinishReason,
+        text: str = "",
+        token: int | None = None,
+        logprob: "TokenLogprob | None" = None,
+    ) -> GenerationStep:
         """The last step, with all text that was held back after `text`."""
         text += self._held.push(self._decoder.decode(b"", final=True)) + self._held.rest()
-        return self._step(text, token, reason)
+        return self._step(text, token, reason, logprob)
 
-    def _step(self, text: str, token: int | None, reason: FinishReason | None) -> GenerationStep:
+    def _step(
+        self,
+        text: str,
+        token: int | None,
+        reason: FinishReason | None,
+        logprob: "TokenLogprob | None",
+    ) -> GenerationStep:
         timings = Timings(
             self._prompt,
             self._reused,
@@ -186,4 +213,4 @@ class StepBuilder:
             self.drafted,
             self.accepted,
         )
-        return GenerationStep(text, token, reason, timings)
+        return GenerationStep(text, token, reason, timings, logprob)

@@ -16,7 +16,12 @@ from minitron_core.errors import MinitronError, OutOfResources
 from minitron_engine.llama import log
 from minitron_engine.llama.binding import api
 from minitron_engine.llama.model import Model
-from minitron_engine.llama.settings import CACHE_TYPES, FLASH_ATTENTION, ContextSettings
+from minitron_engine.llama.settings import (
+    CACHE_TYPES,
+    FLASH_ATTENTION,
+    POOLING,
+    ContextSettings,
+)
 from minitron_engine.process import interrupts
 from minitron_engine.process.aborts import no_memory
 
@@ -210,6 +215,9 @@ def open_context(
     parameters.type_k = CACHE_TYPES[settings.cache_type_k]
     parameters.type_v = CACHE_TYPES[settings.cache_type_v]
     parameters.abort_callback, parameters.abort_callback_data = _abort_callback()
+    if settings.pooling is not None:
+        parameters.embeddings = True
+        parameters.pooling_type = POOLING[settings.pooling]
     if hook is not None:
         parameters.cb_eval = hook
     handle = None

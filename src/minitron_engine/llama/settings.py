@@ -25,6 +25,9 @@ CACHE_TYPES = {
     "q5_1": 7,
 }
 
+# how the vectors of a text's tokens become one, by llama.cpp's numbers
+POOLING = {"mean": 1, "cls": 2, "last": 3}
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -65,7 +68,8 @@ class ContextSettings:
 
     unified: sequences take what they need and may share tokens; otherwise each has an even part.
     n_outputs: the most rows of logits of one decode, at least n_seq; it bounds their memory.
-    threads: None for as many as this process may use.
+    threads: None for as many as this process may use. pooling: compute an embedding of a sequence,
+    pooled this way, and no logits.
     """
 
     n_ctx: int
@@ -78,6 +82,7 @@ class ContextSettings:
     flash_attention: str = "auto"
     cache_type_k: str = "f16"
     cache_type_v: str = "f16"
+    pooling: str | None = None
 
 
 @dataclass(frozen=True)
