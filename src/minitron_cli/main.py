@@ -79,12 +79,14 @@ class _Loaded(Mapping[str, Any]):
 
 
 class _Command(TyperCommand):
-    """A command that also understands llama.cpp's names for its options."""
+    """A command that also understands llama.cpp's names, and options without their value."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         from minitron_cli.options.llama_names import translated, with_trained_context
+        from minitron_cli.options.optional_values import with_values
 
-        return super().parse_args(ctx, with_trained_context(translated(args, self.params)))
+        args = with_values(with_trained_context(translated(args, self.params)))
+        return super().parse_args(ctx, args)
 
 
 class _Group(TyperGroup):

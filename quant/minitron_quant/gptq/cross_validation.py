@@ -6,7 +6,9 @@ GPTQ fits its text, so the error on that text is too small; the other half gives
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
+from minitron_core.gguf import TYPE, TYPE_ID
 from minitron_quant.array_backend import Bytes, Floats
 from minitron_quant.blocks import decode_blocks, encode_blocks
 from minitron_quant.covariance.files import PARTS
@@ -17,8 +19,23 @@ from minitron_quant.gptq.encode_rows import encode_rows
 DAMPINGS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 _FIRST_TRIED = 3
 
+_TRIED_TYPES = (TYPE_ID["q3_K"], TYPE_ID["q4_0"])
+# rows of a weight that dampings are tried on
+_SAMPLE_ROWS = 32
+
 # (part of the text, damping) → the factors of an input
 Factors = Callable[[int, float], list[BlockFactor]]
+
+
+def tried_type(columns: int) -> int | None:
+    """The type that dampings are tried on, which the width allows; None if it allows none."""
+    fits = (t for t in _TRIED_TYPES if columns % TYPE[t].block_elements == 0)
+    return next(fits, None)
+
+
+def sampled_rows(rows: int) -> NDArray[np.intp]:
+    """The numbers of some of the rows of a weight, spread evenly."""
+    return np.linspace(0, rows - 1, min(rows, _SAMPLE_ROWS)).astype(np.intp)
 
 
 class CrossValidation:

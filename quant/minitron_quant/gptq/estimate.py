@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -10,11 +11,16 @@ from minitron_core.gguf import Gguf, KeyValue, ValueType
 from minitron_quant.array_backend import Floats
 from minitron_quant.model_files import EMBEDDING, OUTPUT, tensors_of
 
+Method = Literal["sequential", "independent"]
 
-def gptq_keys(texts: Sequence[str], tokens: int, block: int) -> tuple[KeyValue, ...]:
+
+def gptq_keys(
+    method: Method, texts: Sequence[str], tokens: int, block: int
+) -> tuple[KeyValue, ...]:
     """The metadata that records how GPTQ chose the codes."""
     numbers = {"tokens": tokens, "block": block}
     return (
+        KeyValue.of("minitron.gptq.method", ValueType.STRING, method),
         KeyValue.of("minitron.gptq.texts", ValueType.ARRAY, [*texts], ValueType.STRING),
         *(
             KeyValue.of(f"minitron.gptq.{key}", ValueType.UINT32, number)
@@ -38,8 +44,10 @@ class PlainCodes:
         """No tensor is refined."""
 
 
-def planned_gptq(texts: Sequence[str], shards: Sequence[Gguf]) -> PlainCodes:
-    """What GPTQ with these texts will bring to a model's files, before they are collected.
+def planned_gptq(
+    method: Method, texts: Sequence[str], shards: Sequence[Gguf], tokens: int = 0, block: int = 0
+) -> PlainCodes:
+    """What GPTQ with these texts will bring to a model's files, before codes are chosen.
 
     Metadata has its final size. Weights are ones, for the tensors that matrix products use.
     """
@@ -52,4 +60,4 @@ def planned_gptq(texts: Sequence[str], shards: Sequence[Gguf]) -> PlainCodes:
         if len(info.shape) == 2
         and (name == output or (name.startswith("blk.") and name.endswith(".weight")))
     }
-    return PlainCodes(weights, gptq_keys(texts, 0, 0))
+    return PlainCodes(weights, gptq_keys(method, texts, tokens, block))
