@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from minitron_core.errors import MinitronError
 from minitron_quant.array_backend import Doubles, Floats
+from minitron_quant.gptq.cross_validation import least
 
-# shares of the mean diagonal, tried as ridge: what is fitted to one half of the text is judged on
-# the other
+# shares of the mean diagonal; the search starts in the middle
 RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+_FIRST_TRIED = 2
 HALVES = 2
 
 
@@ -95,31 +96,33 @@ class DriftSums:
 
 
 def choose_ridge(sums: DriftSums, weight: Floats, settings: DriftSettings) -> float:
-    """The ridge whose target, fitted to one half of the text, errs least on the other."""
+    """The ridge whose target, fitted to the first half of the text, errs least on the second.
+
+    The search starts at a middle one and goes where the error falls.
+    """
     if settings.ridge is not None:
         return settings.ridge
     if not sums.has_halves:
         return RIDGES[-1]
-    errors = np.zeros(len(RIDGES))
-    metrics = [sums.metric([half]) for half in range(HALVES)]
-    wanted = [sums.wanted(weight, settings, [half]) for half in range(HALVES)]
-    for fit, judge in ((0, 1), (1, 0)):
-        values, vectors = np.linalg.eigh(metrics[fit])
-        fitted = wanted[fit] @ vectors
-        # the error of W + D on the other half, less that of W: tr D H Dᵀ − 2 tr D wantedᵀ; with
-        # D = fitted S vectorsᵀ and S diagonal it is a quadratic form in S
-        quadratic = (vectors.T @ metrics[judge] @ vectors) * (fitted.T @ fitted)
-        linear = ((wanted[judge] @ vectors) * fitted).sum(0)
-        mean = float(values.mean())
-        for number, ridge in enumerate(RIDGES):
-            scale = 1 / (np.maximum(values, 0) + (ridge * mean or 1.0))
-            errors[number] += scale @ quadratic @ scale - 2 * linear @ scale
-    return RIDGES[int(errors.argmin())]
+    (fit, judge), rows = ([sums.metric([half]) for half in range(HALVES)], len(weight))
+    fitted, judged = (sums.wanted(weight, settings, [half]) for half in range(HALVES))
+
+    def error(ridge: float) -> float:
+        """Of W + D on the second half, less that of W: tr D H Dᵀ − 2 tr D wantedᵀ."""
+        moved = _solve(fit, fitted, ridge)
+        return float(((moved @ judge - 2 * judged) * moved).sum()) / rows
+
+    return RIDGES[least(error, RIDGES, _FIRST_TRIED)]
 
 
 def target(weight: Floats, wanted: Doubles, metric: Doubles, ridge: float) -> Floats:
     """T of a weight W, [rows, columns]; wanted: as `DriftSums.wanted` gives it."""
+    return np.ascontiguousarray(weight + _solve(metric, wanted, ridge), np.float32)
+
+
+def _solve(metric: Doubles, wanted: Doubles, ridge: float) -> Doubles:
+    """Wanted (H̃ + ridge)⁻¹."""
     mean = float(metric.diagonal().mean())
     added = ridge * mean if mean > 0 else 1.0
-    moved = np.linalg.solve(metric + added * np.eye(len(metric)), wanted.T).T
-    return np.ascontiguousarray(weight + moved, np.float32)
+    solved: Doubles = np.linalg.solve(metric + added * np.eye(len(metric)), wanted.T).T
+    return solved
