@@ -9,6 +9,7 @@ from minitron_core.progress import Progress, ignore
 from minitron_engine.llama.settings import GpuLayers, ModelSettings
 from minitron_quant.covariance.collect import CovarianceSettings, collect_covariance
 from minitron_quant.gptq.encoder import GptqEncoder
+from minitron_quant.gptq.sequential_levels import SequentialLevels, SequentialSettings
 from minitron_quant.imatrix.collect import (
     Collected,
     CollectSettings,
@@ -70,15 +71,22 @@ def covariance(
 
 
 def quantize(
-    settings: QuantizeSettings, *, covariance: Path | None = None, progress: Progress = ignore
+    settings: QuantizeSettings,
+    *,
+    sequential: SequentialSettings | None = None,
+    covariance: Path | None = None,
+    progress: Progress = ignore,
 ) -> Iterator[LevelResult]:
     """Write the levels of a model and yield each when it is done, in the order of the settings.
 
-    covariance: the file of `covariance()`; codes are then chosen with GPTQ.
+    sequential: texts for sequential GPTQ; Unsupported where layers of the model cannot run one by
+    one. covariance: the file of `covariance()`, for independent GPTQ.
     All levels are encoded side by side from one read of the source. Finished files are kept when
     they were made from the same; the same call continues a job that was stopped.
     Raises Usage, NotFound, Unsupported, ImatrixNeeded or Damaged before anything is written.
     """
+    if sequential is not None:
+        return run_quantization(SequentialLevels(settings, sequential).job(settings), progress)
     encoder = None
     if covariance is not None:
         encoder = GptqEncoder(covariance, open_model_files(settings.source))

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from minitron_core.errors import MinitronError, Usage
+from minitron_core.errors import MinitronError, Unsupported, Usage
 from minitron_core.gguf.types import tensor_bytes
 from minitron_core.hashing import file_sha256, fingerprint, model_fingerprint
-from minitron_core.progress import Progress
+from minitron_core.progress import Event, Progress
 from minitron_engine.llama.library import LLAMA_CPP_COMMIT
 from minitron_engine.llama.model import Model
 from minitron_engine.llama.settings import ModelSettings
@@ -23,6 +23,7 @@ from minitron_quant.chunking import ChunkSettings, chunk_text, read_text
 from minitron_quant.covariance.collect import BLOCK
 from minitron_quant.gptq.drift import DriftSettings
 from minitron_quant.gptq.estimate import PlainCodes, planned_gptq
+from minitron_quant.gptq.forecast import forecast
 from minitron_quant.gptq.sequential import SequentialGptq, SequentialJob
 from minitron_quant.gptq.sequential_store import SequentialStore
 from minitron_quant.imatrix.collect import CollectSettings, collect
@@ -36,6 +37,7 @@ from minitron_quant.quantize.prepare import (
     model_name,
     prepare,
 )
+from minitron_quant.streaming.layer_file import layer_count, reason_not_streamed
 
 # below so many tokens for each column of a block its sums are mostly noise
 _TOKENS_PER_COLUMN = 4
@@ -55,12 +57,15 @@ class SequentialSettings:
 class SequentialLevels:
     """The codes of a model's levels, chosen when they are asked for; a prepare.LevelCodes.
 
-    Raises Usage for texts that are too short.
+    Raises Usage for texts that are too short, Unsupported where layers cannot run one by one.
     """
 
     def __init__(self, quantize: QuantizeSettings, settings: SequentialSettings) -> None:
         self._quantize, self._settings = quantize, settings
         self._shards = open_model_files(quantize.source)
+        reason = reason_not_streamed(self._shards)
+        if reason:
+            raise Unsupported(reason, "independent GPTQ takes every model")
         with open_model(ModelSettings(quantize.source, vocab_only=True)) as model:
             self._chunks = _chunks_of(model, settings)
         self._job: SequentialJob | None = None
@@ -156,7 +161,11 @@ class SequentialLevels:
         self._store = store = SequentialStore(
             self._folder, self._state_of(levels), (self._chunks.size, self._width), [*levels]
         )
-        store.begin(sum(output.bytes for output in outputs))
+        codes = sum(output.bytes for output in outputs)
+        store.begin(codes)
+        layers, done = layer_count(self._shards), max(0, store.layers)
+        takes = forecast(job, layers - done, store.bytes + codes)
+        progress(Event("gptq", done, layers, "layers", note=str(takes)))
         before = self._source_version()
         SequentialGptq(job, store, progress).run()
         if self._source_version() != before:
