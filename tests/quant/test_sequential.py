@@ -230,7 +230,9 @@ def test_choose_ridge_is_the_one_of_the_least_error_on_the_second_half() -> None
         sums, (full, ours, states) = random_sums(rows, noise)
         errors = []
         for ridge in RIDGES:
-            fitted = target(weight, sums.wanted(weight, settings, [0]), sums.metric([0]), ridge)
+            fitted = target(
+                weight, sums.wanted(weight, settings, halves=[0]), sums.metric([0]), ridge
+            )
             left = full[150:] @ weight.T - ours[150:] @ fitted.T
             left += states[150:] if rows else 0
             errors.append(float((left**2).sum(dtype=np.float64)))

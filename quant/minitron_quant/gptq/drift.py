@@ -20,6 +20,8 @@ from minitron_quant.gptq.cross_validation import least
 # shares of the mean diagonal; the search starts in the middle
 RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 _FIRST_TRIED = 2
+# rows of a weight that ridges are tried on
+_SAMPLE_ROWS = 128
 HALVES = 2
 
 
@@ -74,12 +76,16 @@ class DriftSums:
         return mean
 
     def wanted(
-        self, weight: Floats, settings: DriftSettings, halves: Sequence[int] = range(HALVES)
+        self,
+        weight: Floats,
+        settings: DriftSettings,
+        rows: slice | NDArray[np.intp] = slice(None),
+        halves: Sequence[int] = range(HALVES),
     ) -> Doubles:
-        """beta W Σ(x−x̃)ᵀx̃ + gamma Σ(r−r̃)ᵀx̃ per token, [rows, columns], of a weight W."""
-        moved = settings.beta * (weight @ self._mean(self._inputs, halves))
+        """beta W Σ(x−x̃)ᵀx̃ + gamma Σ(r−r̃)ᵀx̃ per token, [rows, columns], of rows of a weight W."""
+        moved = settings.beta * (weight[rows] @ self._mean(self._inputs, halves))
         if self._states.shape[1]:
-            moved += settings.gamma * self._mean(self._states, halves)
+            moved += settings.gamma * self._mean(self._states, halves)[rows]
         return moved
 
     def _mean(self, sums: NDArray[np.float32], halves: Sequence[int]) -> Doubles:
@@ -88,6 +94,11 @@ class DriftSums:
             total += sums[half]
         total /= max(1, sum(self._tokens[half] for half in halves))
         return total
+
+    @property
+    def tokens(self) -> int:
+        """How many were added."""
+        return sum(self._tokens)
 
     @property
     def has_halves(self) -> bool:
@@ -104,13 +115,14 @@ def choose_ridge(sums: DriftSums, weight: Floats, settings: DriftSettings) -> fl
         return settings.ridge
     if not sums.has_halves:
         return RIDGES[-1]
-    (fit, judge), rows = ([sums.metric([half]) for half in range(HALVES)], len(weight))
-    fitted, judged = (sums.wanted(weight, settings, [half]) for half in range(HALVES))
+    rows = np.linspace(0, len(weight) - 1, min(len(weight), _SAMPLE_ROWS)).astype(np.intp)
+    fit, judge = (sums.metric([half]) for half in range(HALVES))
+    fitted, judged = (sums.wanted(weight, settings, rows, [half]) for half in range(HALVES))
 
     def error(ridge: float) -> float:
         """Of W + D on the second half, less that of W: tr D H Dᵀ − 2 tr D wantedᵀ."""
         moved = _solve(fit, fitted, ridge)
-        return float(((moved @ judge - 2 * judged) * moved).sum()) / rows
+        return float(((moved @ judge - 2 * judged) * moved).sum())
 
     return RIDGES[least(error, RIDGES, _FIRST_TRIED)]
 
