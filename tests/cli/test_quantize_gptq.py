@@ -75,8 +75,18 @@ def test_quantize_gptq_collects_once_and_verifies(
     text = tmp_path / "short.txt"
     text.write_text((EXAMPLES / "calibration.txt").read_text()[:9000])
     folder = tmp_path / "out"
-    given = ("quantize", short_llama, "Q4_0", "-d", folder, "--json")
-    given = (*given, "--gptq", "independent", "--text", text)
+    given = (
+        "quantize",
+        short_llama,
+        "Q4_0",
+        "-d",
+        folder,
+        "--json",
+        "--gptq",
+        "independent",
+        "--text",
+        text,
+    )
     plan = minitron(*given, "--dry-run")
     assert "collected when files are made" in plan.err and not folder.exists()
     ran = minitron(*given)

@@ -1,5 +1,6 @@
 """Sequential GPTQ: better files of the same size, the same bytes whatever happens on the way."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,15 +11,16 @@ import pytest
 from helpers.small_model import write_small
 from helpers.support import EXAMPLES
 from minitron_core.errors import Damaged, MinitronError, OutOfResources, Usage
-from minitron_core.gguf import GgufWriter, KeyValue, TensorSpec, ValueType, open_gguf
+from minitron_core.gguf import F32, GgufWriter, KeyValue, TensorSpec, ValueType, open_gguf
 from minitron_core.gguf.layers import in_layer
 from minitron_core.progress import Event, Progress, ignore
 from minitron_quant.array_backend import Floats
 from minitron_quant.chunking import ChunkSettings
 from minitron_quant.gptq import sequential_store
-from minitron_quant.gptq.drift import RIDGES, DriftSettings, DriftSums, choose_ridge, target
+from minitron_quant.gptq.drift import RIDGES, DriftSettings, DriftSums, choose_ridge, solve
 from minitron_quant.gptq.held_out import quantize_verified
 from minitron_quant.gptq.sequential_levels import SequentialLevels, SequentialSettings
+from minitron_quant.gptq.targets import Weight, targets_of
 from minitron_quant.levels import parse_levels
 from minitron_quant.model_files import EMBEDDING
 from minitron_quant.perplexity.held_out import mean_kld, measure_divergence
@@ -114,7 +116,7 @@ def test_sequential_continues_after_the_last_whole_layer(
     assert not list(tmp_path.glob("*.gguf"))
     seen: list[float] = []
     again = made(settings, lambda e: seen.append(e.done) if e.stage == "gptq" else None)
-    assert min(seen) > 1
+    assert min(seen) == 1
     for level, result in files.items():
         assert again[level].path.read_bytes() == result.path.read_bytes()
     assert names_in(tmp_path) == NAMES
@@ -147,15 +149,15 @@ def test_sequential_keeps_nothing_of_another_text_or_source(
     drift = DriftSettings(gamma=0)
     with pytest.raises(Killed):
         list(run(levels_of(settings, drift=drift).job(settings), stop))
-    assert seen == [0.2]
+    assert seen == [0]
 
 
 def test_sequential_refuses_a_disk_without_room_for_states(
     two_layers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_of(two_layers, tmp_path, ["Q4_0"])
-    full = sequential_store.shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(sequential_store.shutil, "disk_usage", lambda _: full)
+    full = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
     with pytest.raises(OutOfResources, match="the states of the text need"):
         made(settings)
 
@@ -204,45 +206,75 @@ def random_sums(rows: int = 0, noise: float = 0.0) -> tuple[DriftSums, list[Floa
     return sums, [full, ours, states]
 
 
-def test_target_is_the_least_squares_solution() -> None:
-    sums, (full, ours, states) = random_sums(rows=5)
-    weight = np.random.default_rng(4).standard_normal((5, 8)).astype(np.float32)
-    metric = sums.metric()
-    np.testing.assert_allclose(metric, ours.T @ ours / 400, rtol=1e-3)
-    found = target(weight, sums.wanted(weight, DriftSettings()), metric, ridge=0)
-    best = np.linalg.lstsq(ours, full @ weight.T + states, rcond=None)[0].T
-    np.testing.assert_allclose(found, best, atol=1e-4)
-    half = sums.wanted(weight, DriftSettings(beta=0.5, gamma=0.5))
-    np.testing.assert_allclose(target(weight, half, metric, 0), (weight + best) / 2, atol=1e-4)
+def weight_of(values: Floats, folder: Path) -> Weight:
+    """A weight as a file holds it."""
+    path = folder / "weight.gguf"
+    with GgufWriter(path, [], [TensorSpec("w", values.shape[::-1], F32)]) as writer:
+        writer.write(values)
+    file = open_gguf(path)
+    return Weight(file, file.tensor("w"))
 
 
-def test_target_without_drift_is_the_weight() -> None:
+def whole(weight: Weight) -> Floats:
+    rows, columns = weight.info.rows, weight.info.shape[0]
+    return weight[0 : 4 * rows * columns].view(np.float32).reshape(rows, columns)
+
+
+@pytest.mark.parametrize("rows", [5, 20])  # fewer and more than columns
+def test_target_is_the_least_squares_solution(rows: int, tmp_path: Path) -> None:
+    sums, (full, ours, states) = random_sums(rows)
+    values = np.random.default_rng(4).standard_normal((rows, 8)).astype(np.float32)
+    np.testing.assert_allclose(sums.metric(), ours.T @ ours / 400, rtol=1e-3)
+    best = np.linalg.lstsq(ours, full @ values.T + states, rcond=None)[0].T
+    (target,) = targets_of([weight_of(values, tmp_path)], sums, DriftSettings(ridge=0))
+    np.testing.assert_allclose(whole(target), best, atol=1e-4)
+    np.testing.assert_array_equal(target.sample()[0], whole(target))
+    np.testing.assert_array_equal(target[32:96], whole(target)[1:3].reshape(-1).view(np.uint8))
+    half = DriftSettings(beta=0.5, gamma=0.5, ridge=0)
+    (target,) = targets_of([weight_of(values, tmp_path)], sums, half)
+    np.testing.assert_allclose(whole(target), (values + best) / 2, atol=1e-4)
+
+
+def test_targets_of_weights_that_share_an_input_are_those_of_each(tmp_path: Path) -> None:
     sums, _ = random_sums()
-    weight = np.eye(8, dtype=np.float32)
-    wanted = sums.wanted(weight, DriftSettings(beta=0, gamma=0))
-    assert np.array_equal(target(weight, wanted, sums.metric(), 0.01), weight)
+    random = np.random.default_rng(4)
+    first = weight_of(random.standard_normal((4, 8)).astype(np.float32), tmp_path)
+    both = targets_of([first, first], sums, DriftSettings(ridge=0.1))
+    (alone,) = targets_of([first], sums, DriftSettings(ridge=0.1))
+    for each in both:
+        np.testing.assert_allclose(whole(each), whole(alone), atol=1e-5)
+
+
+def test_target_without_drift_is_the_weight(tmp_path: Path) -> None:
+    sums, _ = random_sums()
+    weight = weight_of(np.eye(8, dtype=np.float32), tmp_path)
+    (target,) = targets_of([weight], sums, DriftSettings(beta=0, gamma=0))
+    np.testing.assert_array_equal(whole(target), np.eye(8))
 
 
 def test_choose_ridge_is_the_one_of_the_least_error_on_the_second_half() -> None:
     weight = np.random.default_rng(4).standard_normal((5, 8)).astype(np.float32)
-    settings = DriftSettings()
+    settings, numbers = DriftSettings(), np.arange(5)
+    chosen = set()
     for rows, noise in ((0, 0.0), (5, 0.0), (5, 20.0)):
         sums, (full, ours, states) = random_sums(rows, noise)
         errors = []
         for ridge in RIDGES:
-            fitted = target(
-                weight, sums.wanted(weight, settings, halves=[0]), sums.metric([0]), ridge
-            )
+            wanted = sums.wanted(weight, numbers, settings, halves=[0])
+            fitted = weight + solve(sums.metric([0]), wanted, ridge)
             left = full[150:] @ weight.T - ours[150:] @ fitted.T
             left += states[150:] if rows else 0
             errors.append(float((left**2).sum(dtype=np.float64)))
-        assert choose_ridge(sums, weight, settings) == RIDGES[int(np.argmin(errors))]
-    assert choose_ridge(sums, weight, DriftSettings(ridge=0.5)) == 0.5
+        found = choose_ridge(sums, weight, numbers, settings)
+        assert found == RIDGES[int(np.argmin(errors))]
+        chosen.add(found)
+    assert len(chosen) > 1
+    assert choose_ridge(sums, weight, numbers, DriftSettings(ridge=0.5)) == 0.5
     # nothing to judge a fit on
     one = DriftSums(8)
     for addition in one.additions(0, full, ours, None):
         addition()
-    assert choose_ridge(one, weight, settings) == RIDGES[-1]
+    assert choose_ridge(one, weight, numbers, settings) == RIDGES[-1]
 
 
 def test_codes_of_a_damaged_store_are_refused(tmp_path: Path) -> None:

@@ -33,9 +33,9 @@ def tried_type(columns: int) -> int | None:
     return next(fits, None)
 
 
-def sampled_rows(rows: int) -> NDArray[np.intp]:
-    """The numbers of some of the rows of a weight, spread evenly."""
-    return np.linspace(0, rows - 1, min(rows, _SAMPLE_ROWS)).astype(np.intp)
+def sampled_rows(rows: int, count: int | None = None) -> NDArray[np.intp]:
+    """The numbers of some of the rows of a weight, spread evenly; by default few."""
+    return np.linspace(0, rows - 1, min(rows, count or _SAMPLE_ROWS)).astype(np.intp)
 
 
 def least(error: Callable[[float], float], values: Sequence[float], first: int) -> int:

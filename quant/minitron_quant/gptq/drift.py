@@ -18,10 +18,8 @@ from minitron_quant.array_backend import Doubles, Floats
 from minitron_quant.gptq.cross_validation import least
 
 # shares of the mean diagonal; the search starts in the middle
-RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-_FIRST_TRIED = 2
-# rows of a weight that ridges are tried on
-_SAMPLE_ROWS = 128
+RIDGES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+_FIRST_TRIED = 3
 HALVES = 2
 
 
@@ -77,16 +75,23 @@ class DriftSums:
 
     def wanted(
         self,
-        weight: Floats,
+        values: Floats,
+        rows: slice | NDArray[np.intp],
         settings: DriftSettings,
-        rows: slice | NDArray[np.intp] = slice(None),
         halves: Sequence[int] = range(HALVES),
     ) -> Doubles:
-        """beta W Σ(x−x̃)ᵀx̃ + gamma Σ(r−r̃)ᵀx̃ per token, [rows, columns], of rows of a weight W."""
-        moved = settings.beta * (weight[rows] @ self._mean(self._inputs, halves))
-        if self._states.shape[1]:
+        """beta W Σ(x−x̃)ᵀx̃ + gamma Σ(r−r̃)ᵀx̃ per token of some rows of a weight W.
+
+        values: those rows, [rows, columns]. rows: their numbers.
+        """
+        moved = settings.beta * (values @ self._mean(self._inputs, halves))
+        if self.has_states:
             moved += settings.gamma * self._mean(self._states, halves)[rows]
         return moved
+
+    def shift(self, ridge: float) -> Doubles:
+        """Σ(x−x̃)ᵀx̃ (H̃ + ridge)⁻¹, [columns, columns]."""
+        return solve(self.metric(), self._mean(self._inputs, range(HALVES)), ridge)
 
     def _mean(self, sums: NDArray[np.float32], halves: Sequence[int]) -> Doubles:
         total = np.zeros(sums.shape[1:])
@@ -101,40 +106,41 @@ class DriftSums:
         return sum(self._tokens)
 
     @property
+    def has_states(self) -> bool:
+        """Whether the product is added to residual states."""
+        return self._states.shape[1] > 0
+
+    @property
     def has_halves(self) -> bool:
         """Whether both halves have tokens."""
         return min(self._tokens) > 0
 
 
-def choose_ridge(sums: DriftSums, weight: Floats, settings: DriftSettings) -> float:
+def choose_ridge(
+    sums: DriftSums, values: Floats, rows: NDArray[np.intp], settings: DriftSettings
+) -> float:
     """The ridge whose target, fitted to the first half of the text, errs least on the second.
 
-    The search starts at a middle one and goes where the error falls.
+    values, rows: of a weight, as in `DriftSums.wanted`. The search starts at a middle ridge and
+    goes where the error falls.
     """
     if settings.ridge is not None:
         return settings.ridge
     if not sums.has_halves:
         return RIDGES[-1]
-    rows = np.linspace(0, len(weight) - 1, min(len(weight), _SAMPLE_ROWS)).astype(np.intp)
     fit, judge = (sums.metric([half]) for half in range(HALVES))
-    fitted, judged = (sums.wanted(weight, settings, rows, [half]) for half in range(HALVES))
+    fitted, judged = (sums.wanted(values, rows, settings, [half]) for half in range(HALVES))
 
     def error(ridge: float) -> float:
         """Of W + D on the second half, less that of W: tr D H Dᵀ − 2 tr D wantedᵀ."""
-        moved = _solve(fit, fitted, ridge)
+        moved = solve(fit, fitted, ridge)
         return float(((moved @ judge - 2 * judged) * moved).sum())
 
     return RIDGES[least(error, RIDGES, _FIRST_TRIED)]
 
 
-def target(weight: Floats, wanted: Doubles, metric: Doubles, ridge: float) -> Floats:
-    """T of a weight W, [rows, columns]; wanted: as `DriftSums.wanted` gives it."""
-    return np.ascontiguousarray(weight + _solve(metric, wanted, ridge), np.float32)
-
-
-def _solve(metric: Doubles, wanted: Doubles, ridge: float) -> Doubles:
-    """Wanted (H̃ + ridge)⁻¹."""
+def solve(metric: Doubles, wanted: Doubles, ridge: float) -> Doubles:
+    """Wanted (H̃ + ridge)⁻¹; ridge: a share of the mean diagonal."""
     mean = float(metric.diagonal().mean())
-    added = ridge * mean if mean > 0 else 1.0
-    solved: Doubles = np.linalg.solve(metric + added * np.eye(len(metric)), wanted.T).T
-    return solved
+    damped = metric + (ridge * mean if mean > 0 else 1.0) * np.eye(len(metric))
+    return np.asarray(np.linalg.solve(damped, wanted.T).T, np.float64)

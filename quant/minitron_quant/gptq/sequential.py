@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from minitron_core.cpu_limits import default_threads
-from minitron_core.gguf import F32, Gguf, TensorInfo
+from minitron_core.gguf import F32, Gguf
 from minitron_core.gguf.layers import in_layer
 from minitron_core.progress import Event, Progress
 from minitron_engine.llama.tokenization import Tokens
@@ -21,12 +21,13 @@ from minitron_quant.array_backend import Bytes, Doubles, Floats, best_arrays
 from minitron_quant.blocks import decode_blocks
 from minitron_quant.covariance.gram import block_edges
 from minitron_quant.gptq.cholesky import BlockFactor, factor_block
-from minitron_quant.gptq.cross_validation import CrossValidation, sampled_rows, tried_type
-from minitron_quant.gptq.drift import DriftSettings, DriftSums, choose_ridge, target
+from minitron_quant.gptq.cross_validation import CrossValidation, tried_type
+from minitron_quant.gptq.drift import DriftSettings, DriftSums
 from minitron_quant.gptq.encode_rows import encode_rows, supports
 from minitron_quant.gptq.sequential_store import FULL, SequentialStore
-from minitron_quant.gptq.side_by_side import SideBySide, decoded, open_side_by_side
+from minitron_quant.gptq.side_by_side import SideBySide, open_side_by_side
 from minitron_quant.gptq.stages import Stage, stages_of
+from minitron_quant.gptq.targets import Weight, targets_of
 from minitron_quant.model_files import EMBEDDING, OUTPUT, tensors_of
 from minitron_quant.quantize.encode import EncodeTask, RefineRows, encode
 from minitron_quant.streaming.layer_file import layer_count, layer_tensors
@@ -146,47 +147,37 @@ class SequentialGptq:
         codes: dict[str, Bytes],
     ) -> None:
         """Choose the codes of a stage's weights at one level, and put them into its model."""
-        targets = self._targets(stage, layer, sums)
+        sources = [_source(name, layer) for name in stage.weights]
+        targets = [Weight(*self._tensors[source]) for source in sources]
+        if EMBEDDING not in sources:  # a tied embedding has another task besides: it stays itself
+            targets = targets_of(targets, sums, self._job.drift)
         metric = sums.metric()
-        refine = self._refine(sums, metric, next(iter(targets.values())))
-        for name in stage.weights:
-            source = _source(name, layer)
-            shard, info = self._tensors[source]
-            kind = self._job.levels[level][source]
+        refine = self._refine(sums, metric, targets[0])
+        for name, source, target in zip(stage.weights, sources, targets, strict=True):
+            info, kind = target.info, self._job.levels[level][source]
             if kind == info.type:
-                codes[source] = np.ascontiguousarray(shard.data(info)).reshape(-1)
+                codes[source] = np.ascontiguousarray(target.shard.data(info)).reshape(-1)
             else:
-                task = _task(info, targets[source], kind, metric)
+                task = _task(target, kind, metric)
                 if supports(kind) and refine is not None:
                     task = replace(task, refine=refine, refined_rows=best_arrays().rows)
                 codes[source] = self._encoded(task, kind)
             if source not in (EMBEDDING, OUTPUT):  # nothing follows the output matrix
-                models.put(level, name, decode_blocks(kind, codes[source], targets[source].shape))
+                shape = (info.rows, info.shape[0])
+                models.put(level, name, decode_blocks(kind, codes[source], shape))
 
-    def _targets(self, stage: Stage, layer: int, sums: DriftSums) -> dict[str, Floats]:
-        """The values that the codes of a stage's weights are to come near."""
-        names = [_source(name, layer) for name in stage.weights]
-        weights = [decoded(*self._tensors[name]) for name in names]
-        if EMBEDDING in names:  # a tied embedding has another task besides: it stays itself
-            return dict(zip(names, weights, strict=True))
-        joined, settings = np.concatenate(weights), self._job.drift
-        ridge = choose_ridge(sums, joined, settings)
-        moved = target(joined, sums.wanted(joined, settings), sums.metric(), ridge)
-        ends = np.cumsum([len(weight) for weight in weights])[:-1]
-        return dict(zip(names, np.split(moved, ends), strict=True))
-
-    def _refine(self, sums: DriftSums, metric: Doubles, values: Floats) -> RefineRows | None:
+    def _refine(self, sums: DriftSums, metric: Doubles, target: Weight) -> RefineRows | None:
         """What chooses codes for an input; None where ggml's do better on another text.
 
-        values: of one of the weights, to try dampings on.
+        target: of one of the weights, to try dampings on.
         """
-        damping = self._job.drift.damping
-        if damping is None and sums.tokens >= _PLENTY * values.shape[1]:
+        damping, columns = self._job.drift.damping, target.info.shape[0]
+        if damping is None and sums.tokens >= _PLENTY * columns:
             damping = _DAMPING
         if damping is None:
-            tried = tried_type(values.shape[1])
+            tried = tried_type(columns)
             validation = CrossValidation(
-                values[sampled_rows(len(values))],
+                target.sample()[0],
                 _importance(metric),
                 lambda half, share: self._factors(sums.metric([half]), share),
             )
@@ -207,14 +198,10 @@ def _source(name: str, layer: int) -> str:
     return name if name in (EMBEDDING, OUTPUT) else in_layer(name, layer)
 
 
-def _task(info: TensorInfo, target: Floats, kind: int, metric: Doubles) -> EncodeTask:
+def _task(target: Weight, kind: int, metric: Doubles) -> EncodeTask:
     """What encodes the target of a weight; mean squares of the inputs are its importance."""
-    return EncodeTask(
-        replace(info, type=F32, nbytes=target.nbytes),
-        target.reshape(-1).view(np.uint8),
-        (kind,),
-        _importance(metric)[None],
-    )
+    info = replace(target.info, type=F32, nbytes=4 * target.info.n_elements)
+    return EncodeTask(info, target, (kind,), _importance(metric)[None])
 
 
 def _importance(metric: Doubles) -> Floats:

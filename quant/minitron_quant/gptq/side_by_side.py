@@ -136,14 +136,8 @@ def _wait(adding: Sequence[Future[None]]) -> None:
         each.result()
 
 
-def decoded(shard: Gguf, info: TensorInfo) -> Floats:
-    """A tensor of the source as float32, [rows, columns] or [columns]."""
-    shape = (info.rows, info.shape[0]) if len(info.shape) > 1 else info.shape
-    return decode_blocks(info.type, shard.data(info), shape)
-
-
 def _bytes(side: str, shard: Gguf, info: TensorInfo) -> Bytes:
     """A tensor of the source as a side's layer holds it."""
     if side == FULL:
         return np.ascontiguousarray(shard.data(info))
-    return decoded(shard, info).reshape(-1).view(np.uint8)
+    return decode_blocks(info.type, shard.data(info), (info.n_elements,)).view(np.uint8)
