@@ -31,6 +31,7 @@ from minitron_quant.chunking import ChunkSettings as ChunkSettings
 from minitron_quant.covariance.collect import CovarianceSettings as CovarianceSettings
 from minitron_quant.gptq.sequential_levels import SequentialSettings as SequentialSettings
 from minitron_quant.imatrix.collect import CollectSettings as CollectSettings
+from minitron_quant.imatrix.synthetic_text import SyntheticTextSettings as SyntheticTextSettings
 from minitron_quant.inspect.difference import compare as compare
 from minitron_quant.levels import parse_levels as parse_levels
 from minitron_quant.mixed_precision.build_mix import MixSettings as MixSettings

@@ -1,6 +1,7 @@
 """Calibrate a model and quantize it: importance matrices, covariances, levels, and mixes."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +19,13 @@ from minitron_quant.imatrix.collect import (
     remove_state,
 )
 from minitron_quant.imatrix.files import write_imatrix
+from minitron_quant.imatrix.state import Resume
+from minitron_quant.imatrix.synthetic_text import (
+    SLOTS,
+    SyntheticTextSettings,
+    synthetic_text_path,
+    write_synthetic_text,
+)
 from minitron_quant.mixed_precision.build_mix import BuiltMix, MixBuilder, MixSettings
 from minitron_quant.mixed_precision.measure import SensitivitySettings, measure_sensitivity
 from minitron_quant.mixed_precision.sensitivity_file import Sensitivity
@@ -32,20 +40,33 @@ def imatrix(
     output: Path,
     settings: CollectSettings,
     *,
+    synthetic: SyntheticTextSettings | None = None,
+    resume: Resume = "if possible",
+    save_every: int | None = None,
     gpu_layers: GpuLayers = "auto",
     file_format: Literal["gguf", "dat"] = "gguf",
     progress: Progress = ignore,
 ) -> Collected:
     """Collect the importance matrix of a model on texts and write it; the result also holds it.
 
-    A call that was stopped leaves its state beside `output`; the same call continues it, and
-    writes the bytes of a single one.
+    synthetic: sample a text from the model, keep it in `{output}.txt`, and calibrate on it after
+    the other texts.
+    resume: what to do with the state that a stopped call left beside `output`; a call that is
+    continued writes the bytes of a single one. save_every: chunks between two saves; None for a
+    minute.
     Raises Usage for texts that are too short, MinitronError for inputs that are not finite, and
     as `load` does.
     """
     context = settings.chunks.context()
+    if synthetic is not None:
+        context = replace(context, n_ctx=max(synthetic.n_ctx * SLOTS, context.n_ctx))
     with load(ModelSettings(model, gpu_layers, context=context)) as loaded:
-        policy = ResumePolicy(output, "if possible")
+        if synthetic is not None:
+            text = synthetic_text_path(output)
+            settings = replace(settings, texts=(*settings.texts, text))
+            if resume == "restart" or not text.exists():
+                write_synthetic_text(loaded, synthetic, text, progress)
+        policy = ResumePolicy(output, resume, save_every)
         collected = calibrate(loaded, settings, progress, policy)
     write_imatrix(output, collected.matrix, file_format)
     remove_state(output)

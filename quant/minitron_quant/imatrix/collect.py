@@ -58,12 +58,13 @@ class ResumePolicy:
 class Collected:
     """The matrix, and the perplexity of the texts with its error, if requested.
 
-    resumed: chunks that an earlier run had finished.
+    resumed: chunks that an earlier run had finished. device: where the layers ran.
     """
 
     matrix: ImportanceMatrix
     perplexity: tuple[float, float] | None
     resumed: int
+    device: str
 
 
 def collect(
@@ -104,7 +105,7 @@ def calibrate(
     )
     scores = run.saved.nll
     perplexity = summarize(np.concatenate(scores)) if scores else None
-    return Collected(matrix, perplexity, resumed)
+    return Collected(matrix, perplexity, resumed, model.device)
 
 
 def remove_state(output: Path) -> None:

@@ -34,6 +34,11 @@ class SyntheticTextSettings:
     threads: int | None = None
 
 
+def synthetic_text_path(output: Path) -> Path:
+    """The text that an importance matrix was calibrated on, beside it."""
+    return output.with_name(f"{output.name}.txt")
+
+
 def write_synthetic_text(
     model: Model, settings: SyntheticTextSettings, path: Path, progress: Progress = ignore
 ) -> None:

@@ -1,7 +1,5 @@
 """minitron imatrix: the importance of weights, collected on a calibration text."""
 
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,6 +13,7 @@ from minitron_cli.options.parameters import (
     Threads,
     gpu_layers,
 )
+from minitron_core.errors import AlreadyExists, MinitronError, Usage
 
 EXAMPLES = """minitron imatrix nano-llama-F16.gguf -f examples/calibration.txt
 minitron imatrix model-F16.gguf -f a.txt -f b.txt --chunks 100 -o model.imatrix.gguf
@@ -93,23 +92,12 @@ def imatrix(
     console: ConsoleOptions,
 ) -> None:
     """Collect an importance matrix on a text, equal to llama-imatrix's."""
-    from minitron.loading import load
+    from minitron.quantization import imatrix as collect_imatrix
     from minitron_cli.inputs import folder_for_results, local_model, refuse_existing
     from minitron_cli.views.imatrix import show_collected
-    from minitron_engine.llama.settings import ModelSettings
     from minitron_quant.chunking import ChunkSettings
-    from minitron_quant.imatrix.collect import (
-        CollectSettings,
-        ResumePolicy,
-        calibrate,
-        remove_state,
-    )
-    from minitron_quant.imatrix.files import write_imatrix
-    from minitron_quant.imatrix.synthetic_text import (
-        SLOTS,
-        SyntheticTextSettings,
-        write_synthetic_text,
-    )
+    from minitron_quant.imatrix.collect import CollectSettings
+    from minitron_quant.imatrix.synthetic_text import SyntheticTextSettings
     from minitron_quant.quantize.prepare import model_name
 
     out = console.output()
@@ -117,36 +105,35 @@ def imatrix(
     path = output or folder_for_results(model) / f"{model_name(found)}.imatrix.{file_format}"
     refuse_existing(path, force)
     _refuse_unfinished(path, decided=resume or force)
-    written = _synthetic_path(path, keep=resume, force=force) if synthetic else None
+    if synthetic is not None:
+        _refuse_synthetic_text(path, keep=resume, force=force)
+    elif not texts:
+        raise Usage("there is no text to calibrate on", "give -f TEXT, or --synthetic 50000")
     settings = CollectSettings(
-        _calibration_texts(texts or (), written),
+        tuple(texts or ()),
         ChunkSettings(ctx, batch, chunks, threads, parse_special),
         process_output,
         plain or file_format == "dat",
         sums,
         ppl,
     )
-    context = settings.chunks.context()
-    if written is not None:
-        context = replace(context, n_ctx=max(ctx * SLOTS, context.n_ctx))
-    keep = ResumePolicy(path, "continue" if resume else "restart", save_every)
-    with (
-        out.progress() as listener,
-        load(ModelSettings(found, gpu_layers(layers), context=context)) as loaded,
-    ):
-        if synthetic and written is not None and not (resume and written.exists()):
-            sampling = SyntheticTextSettings(synthetic, ctx, seed, threads)
-            write_synthetic_text(loaded, sampling, written, listener)
-        collected = calibrate(loaded, settings, listener, keep)
-        device = loaded.device
-    write_imatrix(path, collected.matrix, file_format)
-    remove_state(path)
-    show_collected(out, path, collected, device)
+    with out.progress() as listener:
+        collected = collect_imatrix(
+            found,
+            path,
+            settings,
+            synthetic=SyntheticTextSettings(synthetic, ctx, seed, threads) if synthetic else None,
+            resume="continue" if resume else "restart",
+            save_every=save_every,
+            gpu_layers=gpu_layers(layers),
+            file_format=file_format,
+            progress=listener,
+        )
+    show_collected(out, path, collected)
 
 
 def _refuse_unfinished(path: Path, *, decided: bool) -> None:
     """Stop before an unfinished run is thrown away without being asked to."""
-    from minitron_core.errors import MinitronError
     from minitron_quant.imatrix.state import saved_chunks, state_path
 
     chunks = None if decided else saved_chunks(state_path(path))
@@ -157,20 +144,10 @@ def _refuse_unfinished(path: Path, *, decided: bool) -> None:
         )
 
 
-def _synthetic_path(output: Path, *, keep: bool, force: bool) -> Path:
-    """Where the synthetic text is kept; a text that is there is not replaced without --force."""
-    from minitron_core.errors import AlreadyExists
+def _refuse_synthetic_text(output: Path, *, keep: bool, force: bool) -> None:
+    """Stop before a text that is there would be replaced without being asked to."""
+    from minitron_quant.imatrix.synthetic_text import synthetic_text_path
 
-    path = output.with_name(f"{output.name}.txt")
+    path = synthetic_text_path(output)
     if path.exists() and not (keep or force):
         raise AlreadyExists(f"{path} exists", f"-f {path.name} uses it; --force writes a new one")
-    return path
-
-
-def _calibration_texts(texts: Sequence[Path], written: Path | None) -> tuple[Path, ...]:
-    """All texts in the order of use. Usage: there is none."""
-    from minitron_core.errors import Usage
-
-    if written is None and not texts:
-        raise Usage("there is no text to calibrate on", "give -f TEXT, or --synthetic 50000")
-    return (*texts, *([written] if written else []))

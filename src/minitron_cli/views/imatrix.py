@@ -35,7 +35,7 @@ _LAYERS = {
 }
 
 
-def show_collected(out: Output, path: Path, collected: Collected, device: str) -> None:
+def show_collected(out: Output, path: Path, collected: Collected) -> None:
     """A matrix that was collected, and the experts that no token of the text reached."""
     matrix = collected.matrix
     facts = f"{len(matrix.entries)} entries, {matrix.chunk_count} chunks"
@@ -49,7 +49,7 @@ def show_collected(out: Output, path: Path, collected: Collected, device: str) -
         "chunks": matrix.chunk_count,
         "ctx": matrix.chunk_size,
         "datasets": matrix.datasets,
-        "device": device,
+        "device": collected.device,
         "resumed_after": collected.resumed,
         "ppl": ppl,
         "ppl_error": error,
