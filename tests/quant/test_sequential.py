@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from helpers.small_model import write_small
-from helpers.support import EXAMPLES
+from helpers.support import EXAMPLES, with_entry
 from minitron_core.errors import Damaged, MinitronError, OutOfResources, Usage
 from minitron_core.gguf import F32, GgufWriter, KeyValue, TensorSpec, ValueType, open_gguf
 from minitron_core.gguf.layers import in_layer
@@ -189,6 +189,16 @@ def test_quantize_verified_compares_sequential_codes_with_plain_ones(
     text = replace(held_out, text=EXAMPLES / "calibration.txt")
     with pytest.raises(Usage, match="proves nothing"):
         quantize_verified(settings, levels_of(settings), text)
+
+
+def test_chunks_are_no_longer_than_the_context_of_the_model(
+    two_layers: Path, tmp_path: Path
+) -> None:
+    short = with_entry(
+        two_layers, tmp_path / "short.gguf", "llama.context_length", ValueType.UINT32, 64
+    )
+    made = levels_of(settings_of(short, tmp_path)).document
+    assert (made["context"], made["tokens"]) == (64, 8 * 64)
 
 
 def random_sums(rows: int = 0, noise: float = 0.0) -> tuple[DriftSums, list[Floats]]:

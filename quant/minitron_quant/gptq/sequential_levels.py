@@ -66,6 +66,11 @@ class SequentialLevels:
         reason = reason_not_streamed(self._shards)
         if reason:
             raise Unsupported(reason, "independent GPTQ takes every model")
+        trained = self._shards[0].get(f"{self._architecture}.context_length")
+        if isinstance(trained, int) and 0 < trained < settings.chunks.n_ctx:
+            # no longer than the texts that the model was trained on
+            settings = replace(settings, chunks=replace(settings.chunks, n_ctx=trained))
+            self._settings = settings
         with open_model(ModelSettings(quantize.source, vocab_only=True)) as model:
             self._chunks = _chunks_of(model, settings)
         self._job: SequentialJob | None = None
@@ -180,8 +185,11 @@ class SequentialLevels:
 
     @property
     def _width(self) -> int:
-        architecture = self._shards[0].get("general.architecture")
-        return int(self._shards[0].get(f"{architecture}.embedding_length"))
+        return int(self._shards[0].get(f"{self._architecture}.embedding_length"))
+
+    @property
+    def _architecture(self) -> str:
+        return str(self._shards[0].get("general.architecture"))
 
     def _source_version(self) -> list[tuple[int, int]]:
         found = [shard.path.stat() for shard in self._shards]

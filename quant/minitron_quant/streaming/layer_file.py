@@ -44,7 +44,6 @@ _BREAKING = (
     "embedding_scale",
     "residual_scale",
     "logit_scale",
-    "attention.sliding_window",
 )
 
 
@@ -58,6 +57,9 @@ def reason_not_streamed(shards: Sequence[Gguf]) -> str:
         if file.get(f"{architecture}.{key}"):
             return f"layers cannot run one by one where a model has {architecture}.{key}"
     tensors = tensors_of(shards)
+    scales = [name for name in tensors if not name.endswith((".weight", ".bias"))]
+    if scales:
+        return f"layers cannot run one by one where a model has {scales[0]}"
     shapes = [
         {in_layer(name, 0): (info.shape, info.type) for name, info in layer.items()}
         for layer in _layers(tensors).values()
@@ -124,7 +126,8 @@ def _metadata(source: Gguf) -> Iterator[KeyValue]:
 
 def _specs(tensors: Tensors, *, decoded: bool) -> Iterator[TensorSpec]:
     for name, (_, info) in tensors.items():
-        if layer_number(name) in (None, 0):
+        # a bias of the logits has the size of the vocabulary, and the logits are not used
+        if layer_number(name) in (None, 0) and name != "output.bias":
             vocabulary = name in (EMBEDDING, OUTPUT)
             shape = (info.shape[0], _TOKENS) if vocabulary else info.shape
             yield TensorSpec(name, shape, F32 if decoded or vocabulary else info.type)
