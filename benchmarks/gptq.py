@@ -2,9 +2,9 @@
 
     python benchmarks/gptq.py --other wiki.test.raw --result benchmarks/results/gptq.md
 
-Both bundled models are converted, calibrated on examples/calibration.txt and quantized twice, with
-the same text as importance matrix and as covariance; both files of a level are measured on
-examples/held-out.txt and on a text of another kind, over the same chunks.
+Both bundled models are converted, calibrated on examples/calibration.txt and quantized three times:
+with the text's importance matrix, with independent GPTQ, with sequential GPTQ. All files of a level
+are measured on examples/held-out.txt and on a text of another kind, over the same chunks.
 """
 
 import json
@@ -19,6 +19,7 @@ from harness import EXAMPLES, machine, minitron_path, note, parser_for
 
 LEVELS = "Q2_K Q3_K_M Q4_K_M Q5_K_M IQ2_XXS IQ2_XS IQ2_M IQ3_XXS IQ3_S IQ3_M IQ4_XS"
 MODELS = ("nano-nemotron", "nano-llama")
+SIDES = ("plain", "independent", "sequential")
 PARSER = parser_for(__doc__)
 PARSER.add_argument("--levels", default=LEVELS, help="between spaces")
 PARSER.add_argument("--checkpoint", nargs="*", type=Path, help="others than the bundled models")
@@ -40,8 +41,8 @@ def run(given: Namespace, *words: object) -> dict[str, Any]:
     return answer
 
 
-def make(given: Namespace, checkpoint: Path, folder: Path) -> list[tuple[str, Path, Path]]:
-    """Every level, its plain file and the one with GPTQ."""
+def make(given: Namespace, checkpoint: Path, folder: Path) -> dict[str, list[Path]]:
+    """By level the files of all sides."""
     full, imatrix = folder / "full.gguf", folder / "imatrix.gguf"
     levels = given.levels.split()
     note(f"{checkpoint.name}: calibrating")
@@ -50,42 +51,39 @@ def make(given: Namespace, checkpoint: Path, folder: Path) -> list[tuple[str, Pa
     run(given, "imatrix", full, "-f", given.calibration, "-o", imatrix)
     how = {
         "plain": ("--imatrix", imatrix),
-        "gptq": ("--gptq", "--text", given.calibration, "--effort", given.effort),
+        **{
+            side: ("--gptq", side, "--text", given.calibration, "--effort", given.effort)
+            for side in SIDES[1:]
+        },
     }
     for side, options in how.items():
         note(f"{checkpoint.name}: quantizing, {side}")
         source = folder / f"{side}.gguf"
         source.hardlink_to(full)
         run(given, "quantize", source, *levels, "-d", folder, *options)
-    return [(v, folder / f"plain-{v}.gguf", folder / f"gptq-{v}.gguf") for v in levels]
+    return {level: [folder / f"{side}-{level}.gguf" for side in SIDES] for level in levels}
 
 
-def measure(
-    given: Namespace, pairs: list[tuple[str, Path, Path]], text: Path
-) -> list[dict[str, Any]]:
-    """Divergence of both files of every level, and the interval of their difference."""
-    files = [path for _, *both in pairs for path in both]
-    full = files[0].parent / "full.gguf"
+def measure(given: Namespace, files: dict[str, list[Path]], text: Path) -> list[dict[str, Any]]:
+    """Divergence of all files of every level, and the interval of sequential beside independent."""
+    paths = [path for some in files.values() for path in some]
+    full = paths[0].parent / "full.gguf"
     options = ("-f", text, "--reference", full, "--chunks", given.chunks, "--compare")
-    answer = run(given, "ppl", *files, *options)
+    answer = run(given, "ppl", *paths, *options)
     rows = {row["model"]: row for row in answer["rows"]}
     between = {(each["a"], each["b"]): each for each in answer["differences"]}
     found = []
-    for level, plain, ours in pairs:
-        before, after = (rows[path.name]["kld_mean"] for path in (plain, ours))
-        # the difference is plain − GPTQ, whose ends change places with its sign
-        ends = between[plain.name, ours.name]
-        low, high = -ends["kld_difference_high"] / before, -ends["kld_difference_low"] / before
-        sizes = [path.stat().st_size for path in (plain, ours)]
+    for level, some in files.items():
+        _, independent, sequential = (path.name for path in some)
+        # the difference is independent − sequential, whose ends change places with its sign
+        ends, base = between[independent, sequential], rows[independent]["kld_mean"]
         found.append(
             {
                 "level": level,
-                "bytes": sizes,
-                "plain": before,
-                "gptq": after,
-                "change": after / before - 1,
-                "low": low,
-                "high": high,
+                "bytes": some[-1].stat().st_size,
+                "kld": [rows[path.name]["kld_mean"] for path in some],
+                "low": -ends["kld_difference_high"] / base,
+                "high": -ends["kld_difference_low"] / base,
             }
         )
     return found
@@ -94,21 +92,22 @@ def measure(
 def table(rows: list[dict[str, Any]]) -> str:
     """One text's results as Markdown."""
     lines = [
-        "| level | bytes, plain | GPTQ | KLD, plain | GPTQ | change | 95 % interval |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "| level | bytes | KLD, plain | independent | sequential | beside plain | "
+        "beside independent | 95 % interval |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
-        plain, ours = row["bytes"]
+        plain, independent, sequential = row["kld"]
         lines.append(
-            f"| {row['level']} | {plain:,} | {ours:,} | {row['plain']:.5f} | "
-            f"{row['gptq']:.5f} | {row['change']:+.0%} | "
-            f"{row['low']:+.0%} … {row['high']:+.0%} |"
+            f"| {row['level']} | {row['bytes']:,} | {plain:.5f} | {independent:.5f} | "
+            f"{sequential:.5f} | {sequential / plain - 1:+.0%} | "
+            f"{sequential / independent - 1:+.0%} | {row['low']:+.0%} … {row['high']:+.0%} |"
         )
     return "\n".join(lines)
 
 
 def main() -> int:
-    """Make, measure and print; 1 where GPTQ made a level worse."""
+    """Make, measure and print; 1 where sequential GPTQ made a level worse than another file."""
     given = PARSER.parse_args()
     texts = [given.held_out, *([given.other] if given.other else [])]
     parts = ["# GPTQ", ""]
@@ -117,11 +116,11 @@ def main() -> int:
     worse = 0
     for checkpoint in given.checkpoint or [EXAMPLES / name for name in MODELS]:
         with tempfile.TemporaryDirectory(prefix="minitron-benchmark-") as folder:
-            pairs = make(given, checkpoint, Path(folder))
+            files = make(given, checkpoint, Path(folder))
             for text in texts:
                 note(f"{checkpoint.name}: measuring on {text.name}")
-                rows = measure(given, pairs, text)
-                worse += sum(row["change"] >= 0 for row in rows)
+                rows = measure(given, files, text)
+                worse += sum(row["kld"][-1] >= min(row["kld"][:-1]) for row in rows)
                 shown = table(rows)
                 parts += [f"## {checkpoint.name}, {text.name}", "", shown, ""]
                 print(f"\n{checkpoint.name}, {text.name}\n{shown}", flush=True)

@@ -1,7 +1,8 @@
 """Provenance: what files were made from, by content, so that one of another model is noticed."""
 
+import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ def named_sha256(path: Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class InputHashes:
-    """The inputs of a quantization by content: versions, source, importance matrix, covariance.
+    """The inputs of a quantization by content: versions, source, importance matrix, calibration.
 
     The source is hashed while its weights are encoded; reading its hashes waits for them.
     """
@@ -58,6 +59,8 @@ class InputHashes:
         hashes = [entry["sha256"] for entry in self.document["source"]]
         imatrix, covariance = self.known["imatrix"], self.known.get("covariance")
         more = [covariance["sha256"]] if covariance else []
+        if "sequential" in self.known:
+            more.append(json.dumps(self.known["sequential"], sort_keys=True))
         return fingerprint(recipe, *hashes, imatrix["sha256"] if imatrix else "", *more)
 
     def known_within(self, seconds: float) -> bool:
@@ -67,9 +70,15 @@ class InputHashes:
 
 @contextmanager
 def hash_inputs(
-    files: Sequence[Path], imatrix: Path | None, covariance: Path | None
+    files: Sequence[Path],
+    imatrix: Path | None,
+    covariance: Path | None,
+    sequential: Mapping[str, Any] | None = None,
 ) -> Iterator[InputHashes]:
-    """Hash the inputs in the background; the end of the block cancels what is left."""
+    """Hash the inputs in the background; the end of the block cancels what is left.
+
+    sequential: what sequential GPTQ depends on, which has no file of its own.
+    """
     known: dict[str, Any] = {
         "versions": {
             "minitron": installed_version("minitron"),
@@ -80,6 +89,8 @@ def hash_inputs(
     }
     if covariance is not None:
         known["covariance"] = named_sha256(covariance)
+    if sequential is not None:
+        known["sequential"] = dict(sequential)
     cancelled = threading.Event()
     source = []
     with ThreadPoolExecutor(1, thread_name_prefix="hash") as pool:

@@ -31,6 +31,7 @@ from minitron_quant.bench.run import plan_contexts as plan_contexts
 from minitron_quant.bench.run import plan_tests as plan_tests
 from minitron_quant.chunking import ChunkSettings as ChunkSettings
 from minitron_quant.covariance.collect import CovarianceSettings as CovarianceSettings
+from minitron_quant.gptq.sequential_levels import SequentialSettings as SequentialSettings
 from minitron_quant.imatrix.collect import CollectSettings as CollectSettings
 from minitron_quant.imatrix.synthetic_text import SyntheticTextSettings as SyntheticTextSettings
 from minitron_quant.inspect.difference import compare as compare

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Literal
 
 from minitron.loading import load
+from minitron_core.errors import Usage
 from minitron_core.made_from import inputs_key
 from minitron_core.progress import Progress, ignore
 from minitron_engine.llama.settings import EVERY_GPU, GpuLayers, ModelSettings, Placement
 from minitron_quant.covariance.collect import CovarianceSettings, collect_covariance
 from minitron_quant.gptq.encoder import GptqEncoder
+from minitron_quant.gptq.sequential_levels import SequentialLevels, SequentialSettings
 from minitron_quant.imatrix.collect import (
     Collected,
     CollectSettings,
@@ -108,18 +110,24 @@ def covariance(
 def quantize(
     settings: QuantizeSettings,
     *,
+    sequential: SequentialSettings | None = None,
     covariance: Path | None = None,
     converted: ConvertedSource | None = None,
     progress: Progress = ignore,
 ) -> Iterator[LevelResult]:
     """Write the levels of a model and yield each when it is done, in the order of the settings.
 
-    covariance: the file of `covariance()`; codes are then chosen with GPTQ. converted: that of
-    `open_checkpoint_model`, whose path is then the source of the settings.
+    sequential: texts for sequential GPTQ; Unsupported where layers of the model cannot run one by
+    one. covariance: the file of `covariance()`, for independent GPTQ. converted: that of
+    `open_checkpoint_model`, whose path is then the source of the settings; not with `sequential`.
     All levels are encoded side by side from one read of the source. Finished files are kept when
     they were made from the same; the same call continues a job that was stopped.
     Raises Usage, NotFound, Unsupported, ImatrixNeeded or Damaged before anything is written.
     """
+    if sequential is not None and converted is not None:
+        raise Usage("sequential GPTQ runs the model, so that it needs a GGUF file", "convert it")
+    if sequential is not None:
+        return run_quantization(SequentialLevels(settings, sequential).job(settings), progress)
     encoder = None
     if covariance is not None:
         encoder = GptqEncoder(covariance, open_model_files(settings.source))

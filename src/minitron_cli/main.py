@@ -87,13 +87,13 @@ class _Loaded(Mapping[str, Any]):
 
 
 class _Command(TyperCommand):
-    """A command that also understands llama.cpp's names for its options."""
+    """A command that also understands llama.cpp's names, and options without their value."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         from minitron_cli.options.llama_names import fill_in_trained_context, translated
         from minitron_cli.options.optional_values import with_values
 
-        ours = with_values(translated(args, self.params), self.params)
+        ours = translated(with_values(args, self.params), self.params)
         rest = super().parse_args(ctx, ours)
         fill_in_trained_context(ctx.params)
         return rest

@@ -5,7 +5,10 @@ from typing import Any
 
 import pytest
 
+from helpers.small_model import write_small
 from helpers.support import EXAMPLES, fails
+from helpers.tiny_gguf import write_tiny
+from minitron_core.gguf import open_gguf
 
 
 @pytest.mark.parametrize(
@@ -16,6 +19,7 @@ from helpers.support import EXAMPLES, fails
         (("--covariance", "c.gguf"), "--gptq"),
         (("--effort", "high"), "--gptq"),
         (("--gptq", "--covariance", "c.gguf", "--effort", "high"), "collecting"),
+        (("--gptq", "sequential", "--covariance", "c.gguf"), "takes a text"),
     ],
 )
 def test_quantize_refuses_gptq_options_that_exclude_each_other(
@@ -33,13 +37,56 @@ def test_quantize_names_a_covariance_that_does_not_exist(
     fails(ran, 3, "c.gguf does not exist")
 
 
+def test_quantize_gptq_is_sequential_where_layers_can_run_one_by_one(
+    minitron: Any, nano_llama: Path, tmp_path: Path
+) -> None:
+    source = write_small(nano_llama, tmp_path / "small-F16.gguf")
+    text = tmp_path / "short.txt"
+    text.write_text((EXAMPLES / "calibration.txt").read_text()[:9000])
+    folder = tmp_path / "out"
+    given = ("quantize", source, "Q4_0", "-d", folder, "--text", text, "--json", "--gptq")
+    plan = minitron(*given, "--dry-run")
+    assert plan.code == 0 and not folder.exists()
+    ran = minitron(*given)
+    assert ran.code == 0, ran.err
+    assert ran.document["levels"][0]["bytes"] == plan.document["levels"][0]["bytes"]
+    assert open_gguf(folder / "small-Q4_0.gguf").get("minitron.gptq.method") == "sequential"
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "small-Q4_0.gguf",
+        "small.manifest.json",
+    ]
+    errors = ("--errors", tmp_path / "errors.json")
+    fails(minitron(*given, "--force", *errors), 2, "--gptq independent")
+
+
+def test_quantize_gptq_takes_models_whose_layers_cannot_run_alone(
+    minitron: Any, tmp_path: Path
+) -> None:
+    source = write_tiny(tmp_path / "experts-F16.gguf", experts=4)
+    given = ("quantize", source, "Q4_0", "-d", tmp_path, "--text", "none.txt", "--dry-run")
+    ran = minitron(*given, "--gptq")
+    assert ran.code == 0 and "expert_count: GPTQ takes each matrix by itself" in ran.err
+    fails(minitron(*given, "--gptq", "sequential"), 4, "expert_count", "--gptq independent")
+
+
 def test_quantize_gptq_collects_once_and_verifies(
     minitron: Any, short_llama: Path, tmp_path: Path
 ) -> None:
     text = tmp_path / "short.txt"
     text.write_text((EXAMPLES / "calibration.txt").read_text()[:9000])
     folder = tmp_path / "out"
-    given = ("quantize", short_llama, "Q4_0", "-d", folder, "--gptq", "--text", text, "--json")
+    given = (
+        "quantize",
+        short_llama,
+        "Q4_0",
+        "-d",
+        folder,
+        "--json",
+        "--gptq",
+        "independent",
+        "--text",
+        text,
+    )
     plan = minitron(*given, "--dry-run")
     assert "collected when files are made" in plan.err and not folder.exists()
     ran = minitron(*given)

@@ -9,22 +9,20 @@ from pathlib import Path
 import numpy as np
 
 from minitron_core.errors import Damaged
-from minitron_core.gguf import TYPE, TYPE_ID, Gguf, KeyValue
-from minitron_core.hashing import model_fingerprint
+from minitron_core.gguf import Gguf, KeyValue
+from minitron_core.hashing import file_sha256, model_fingerprint
 from minitron_quant.array_backend import Bytes, Floats, best_arrays
 from minitron_quant.blocks import decode_blocks
 from minitron_quant.covariance.files import PARTS, Covariance, open_covariance
 from minitron_quant.gptq.cholesky import BlockFactor, factor_block
-from minitron_quant.gptq.cross_validation import CrossValidation
+from minitron_quant.gptq.cross_validation import CrossValidation, sampled_rows, tried_type
 from minitron_quant.gptq.encode_rows import encode_rows, supports
 from minitron_quant.gptq.estimate import gptq_keys
 from minitron_quant.model_files import tensors_of
 from minitron_quant.quantize.encode import RefineRows
 from minitron_quant.quantize.importance import PlainCodes
+from minitron_quant.quantize.prepare import QuantizeJob, QuantizeSettings, prepare
 
-# rows of a weight that dampings are tried on, and the types, by the width of the rows
-_SAMPLE_ROWS = 32
-_TRIED_TYPES = (TYPE_ID["q3_K"], TYPE_ID["q4_0"])
 # below so many tokens for each column of a block a covariance is mostly noise
 _TOKENS_PER_COLUMN = 4
 _MIN_WEIGHT = np.float32(1e-6)
@@ -70,7 +68,7 @@ class GptqEncoder:
     def keys(self) -> tuple[KeyValue, ...]:
         """The metadata that records how the codes were chosen."""
         origin = self.covariance.origin
-        return gptq_keys(origin.names, sum(origin.tokens), self.covariance.block)
+        return gptq_keys("independent", origin.names, sum(origin.tokens), self.covariance.block)
 
     @cached_property
     def weights(self) -> dict[str, Floats]:
@@ -107,9 +105,23 @@ class GptqEncoder:
             "was raised there, and the gain is smaller"
         )
 
-    def without_gptq(self) -> PlainCodes:
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The SHA-256 of every calibration text."""
+        return self.covariance.origin.texts
+
+    @property
+    def made_from(self) -> str:
+        """The hash of the covariance."""
+        return file_sha256(self.file)
+
+    def job(self, settings: QuantizeSettings) -> QuantizeJob:
+        """A quantization with these codes."""
+        return prepare(settings, self)
+
+    def plain_job(self, settings: QuantizeSettings) -> QuantizeJob:
         """The same importance with ggml's own codes, to compare with."""
-        return PlainCodes(self.weights, (), self.notes, self.file)
+        return prepare(settings, PlainCodes(self.weights, (), self.notes, self.file))
 
     def of(self, name: str, parts: Parts = _ALL_PARTS) -> RefineRows | None:
         """What encodes the rows of a tensor; None if its inputs are not in the covariance.
@@ -161,14 +173,9 @@ class GptqEncoder:
 
     def _damping(self, source: str) -> float | None:
         if source not in self._dampings:
-            columns = self._edges[self._first_weight(source)][-1][1]
-            ggml_types = [
-                ggml_type
-                for ggml_type in _TRIED_TYPES
-                if columns % TYPE[ggml_type].block_elements == 0
-            ]
+            tried = tried_type(self._edges[self._first_weight(source)][-1][1])
             self._dampings[source] = (
-                self._validation(source).damping(ggml_types[0]) if ggml_types else None
+                None if tried is None else self._validation(source).damping(tried)
             )
         return self._dampings[source]
 
@@ -197,6 +204,6 @@ class GptqEncoder:
     def _sample(self, name: str) -> Floats:
         """Some rows of a weight, spread evenly, [rows, columns]."""
         shard, info = self._tensors[name]
-        rows = np.linspace(0, info.rows - 1, min(info.rows, _SAMPLE_ROWS)).astype(int)
+        rows = sampled_rows(info.rows)
         data = shard.data(info).reshape(info.rows, info.row_size)[rows]
         return decode_blocks(info.type, data, (len(rows), info.shape[0]))

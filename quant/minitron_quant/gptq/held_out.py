@@ -9,11 +9,11 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from minitron_core.atomic_files import write_whole
 from minitron_core.hashing import file_sha256, fingerprint, model_fingerprint
 from minitron_core.progress import Progress, ignore
-from minitron_quant.gptq.encoder import GptqEncoder
 from minitron_quant.levels import Level
 from minitron_quant.model_files import open_model_files
 from minitron_quant.perplexity.held_out import (
@@ -24,8 +24,26 @@ from minitron_quant.perplexity.held_out import (
     refuse_calibration_text,
 )
 from minitron_quant.perplexity.settings import MeasureSettings
-from minitron_quant.quantize.prepare import QuantizeSettings, folder_of, model_name, prepare
+from minitron_quant.quantize.prepare import QuantizeJob, QuantizeSettings, folder_of, model_name
 from minitron_quant.quantize.run import LevelResult, run
+
+
+class GptqMethod(Protocol):
+    """GPTQ of a model, independent (gptq.encoder) or sequential (gptq.sequential_levels)."""
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The SHA-256 of every calibration text."""
+
+    @property
+    def made_from(self) -> str:
+        """A hash over all that codes depend on besides the model and the types."""
+
+    def job(self, settings: QuantizeSettings) -> QuantizeJob:
+        """A quantization with codes chosen by GPTQ."""
+
+    def plain_job(self, settings: QuantizeSettings) -> QuantizeJob:
+        """The same with ggml's own codes, and the importance that the same texts give."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +68,7 @@ class VerifiedLevel:
 
 def quantize_verified(
     settings: QuantizeSettings,
-    gptq: GptqEncoder,
+    gptq: GptqMethod,
     held_out: MeasureSettings,
     progress: Progress = ignore,
 ) -> list[VerifiedLevel]:
@@ -59,9 +77,7 @@ def quantize_verified(
     held_out: text and reference. Comparisons are stored beside the files, and a second call uses
     them. Raises Usage if the text is a calibration text.
     """
-    refuse_calibration_text(
-        held_out.text, gptq.covariance.origin.texts, "give another text with --held-out"
-    )
+    refuse_calibration_text(held_out.text, gptq.texts, "give another text with --held-out")
     made_from = _made_from(settings, gptq, held_out)
     known = {level: _stored(settings, level, made_from) for level in settings.levels}
     results = _make(settings, gptq, known, progress)
@@ -80,25 +96,25 @@ def quantize_verified(
 
 def _make(
     settings: QuantizeSettings,
-    gptq: GptqEncoder,
+    gptq: GptqMethod,
     known: dict[Level, GptqComparison | None],
     progress: Progress,
 ) -> dict[Level, LevelResult]:
     """Every level as its comparison says; with GPTQ where there is none yet."""
     made: dict[Level, LevelResult] = {}
-    for better, refiner in ((True, gptq), (False, gptq.without_gptq())):
+    for better, prepared in ((True, gptq.job), (False, gptq.plain_job)):
         levels = tuple(
             level for level, each in known.items() if (each is None or each.better) == better
         )
         if levels:
-            job = prepare(replace(settings, levels=levels), refiner)
+            job = prepared(replace(settings, levels=levels))
             made |= dict(zip(levels, run(job, progress), strict=True))
     return made
 
 
 def _compare(
     settings: QuantizeSettings,
-    gptq: GptqEncoder,
+    gptq: GptqMethod,
     held_out: MeasureSettings,
     levels: Sequence[Level],
     results: dict[Level, LevelResult],
@@ -111,7 +127,7 @@ def _compare(
         settings, levels=tuple(levels), directory=scratch, output=None, replace="always"
     )
     try:
-        job = prepare(plain, gptq.without_gptq())
+        job = gptq.plain_job(plain)
         files = [result.path for result in run(job, progress)]
         files += [results[level].path for level in levels]
         rows = measure_divergence(held_out, files, progress)
@@ -129,12 +145,12 @@ def _compare(
     }
 
 
-def _made_from(settings: QuantizeSettings, gptq: GptqEncoder, held_out: MeasureSettings) -> str:
-    given = (gptq.file, settings.imatrix, held_out.text)
+def _made_from(settings: QuantizeSettings, gptq: GptqMethod, held_out: MeasureSettings) -> str:
+    given = (settings.imatrix, held_out.text)
     hashes = [file_sha256(path) if path else "" for path in given]
     model = model_fingerprint(open_model_files(settings.source))
     how = repr((settings.options, settings.include, settings.exclude, held_out.chunks.limit))
-    return fingerprint(model, *hashes, how)
+    return fingerprint(model, gptq.made_from, *hashes, how)
 
 
 def _path(settings: QuantizeSettings, level: Level) -> Path:

@@ -1,7 +1,7 @@
 """A quantization before it runs: its settings, planned and checked."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -19,7 +19,8 @@ from minitron_core.gguf import (
     model_stem,
 )
 from minitron_core.hashing import fingerprint
-from minitron_quant.array_backend import Floats
+from minitron_core.progress import Progress
+from minitron_quant.array_backend import Bytes, Floats
 from minitron_quant.levels import Level
 from minitron_quant.model_files import open_model_files
 from minitron_quant.quantize.encode import RefineRows, TensorBytes
@@ -137,6 +138,30 @@ class CodeRefiner(Protocol):
         """What refines the rows of a tensor; None where ggml's codes stay."""
 
 
+class LevelCodes(Protocol):
+    """Chooses the codes of whole tensors for each level by itself, as gptq.sequential_levels does.
+
+    Tensors that it does not name are encoded as always.
+    """
+
+    @property
+    def names(self) -> Collection[str]:
+        """The tensors whose codes it chooses."""
+
+    @property
+    def document(self) -> Mapping[str, Any]:
+        """What the codes depend on besides the source and the types, for the manifest."""
+
+    def choose(self, outputs: "Sequence[LevelOutput]", progress: Progress) -> None:
+        """Choose the codes of levels that are to be written; continues where it was stopped."""
+
+    def read(self, level: str, name: str, start: int, size: int) -> Bytes:
+        """Some bytes of a tensor's codes, after `choose`."""
+
+    def finish(self) -> None:
+        """Remove what is kept to continue, once all files are there."""
+
+
 @dataclass(frozen=True)
 class ConvertedSource:
     """A checkpoint as the full-precision file that converting it would write.
@@ -162,6 +187,7 @@ class QuantizeJob:
     notes: tuple[str, ...]
     refiner: CodeRefiner | None = None
     converted: ConvertedSource | None = None
+    level_codes: LevelCodes | None = None
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -227,6 +253,7 @@ def prepare(
     settings: QuantizeSettings,
     refiner: CodeRefiner | None = None,
     converted: ConvertedSource | None = None,
+    level_codes: LevelCodes | None = None,
 ) -> QuantizeJob:
     """Plan a job and check everything that can be checked before the first byte is written.
 
@@ -252,7 +279,9 @@ def prepare(
     notes += refiner.notes if refiner else ()
     fallbacks = {planned.level.name: planned.fallbacks for planned in plan.levels}
     notes += fallback_notes(fallbacks, len(tensors))
-    return QuantizeJob(settings, shards, plan, matched, outputs, notes, refiner, converted)
+    return QuantizeJob(
+        settings, shards, plan, matched, outputs, notes, refiner, converted, level_codes
+    )
 
 
 def manifest_path(settings: QuantizeSettings) -> Path:

@@ -74,6 +74,8 @@ def run(job: QuantizeJob, progress: Progress = ignore) -> Iterator[LevelResult]:
     with exclusive(folder / f".{name}.quantize.lock"):
         yield from _run_locked(job, journal, progress)
         journal.remove({output.name for output in job.outputs})
+        if job.level_codes is not None:
+            job.level_codes.finish()
 
 
 def discard(settings: QuantizeSettings, names: Sequence[str]) -> None:
@@ -95,7 +97,8 @@ def _run_locked(job: QuantizeJob, journal: Journal, progress: Progress) -> Itera
     recorded = journal.read()
     started = time.monotonic()
     covariance = job.refiner.file if job.refiner else None
-    with hash_inputs(job.files, job.settings.imatrix, covariance) as inputs:
+    chosen = job.level_codes.document if job.level_codes else None
+    with hash_inputs(job.files, job.settings.imatrix, covariance, chosen) as inputs:
         kept = [output for output in job.outputs if _up_to_date(output, there, inputs)]
         kept_names = _unchanged(job, kept, there, progress)
         left = [output for output in job.outputs if output.name not in kept_names]
@@ -105,6 +108,8 @@ def _run_locked(job: QuantizeJob, journal: Journal, progress: Progress) -> Itera
             levels[output.name] = _entry(job, inputs, output, None, 0.0)
         missing = [output for output in left if output not in complete]
         _refuse_collisions(job.settings, missing)
+        if job.level_codes is not None and missing:
+            job.level_codes.choose(missing, progress)
         writer = JobWriter(job, missing, inputs, journal, recorded, progress)
         try:
             with closing(writer.run()) as written:

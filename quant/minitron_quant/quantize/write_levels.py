@@ -6,7 +6,9 @@ from pathlib import Path
 
 from minitron_core.cpu_limits import default_threads
 from minitron_core.errors import MinitronError, OutOfResources
+from minitron_core.gguf import row_bytes
 from minitron_core.progress import Event, Progress
+from minitron_quant.array_backend import Bytes
 from minitron_quant.provenance import InputHashes
 from minitron_quant.quantize.encode import (
     ColumnErrors,
@@ -46,6 +48,8 @@ class JobWriter:
         self._threads = job.settings.threads or default_threads()
         self.errors: dict[str, Errors] = recorded.errors
         self._tensor_errors: Errors = {}
+        self._rows_done = 0  # of the tensor in work
+        self._chosen = job.level_codes.names if job.level_codes else ()
         self._checkpoints = [self._resumable(output, inputs, recorded) for output in outputs]
         self._tensors_done = [done.tensors for done in self._checkpoints]
         self._files = LevelFiles(outputs, inputs, journal, recorded, self._threads)
@@ -117,6 +121,8 @@ class JobWriter:
                 if done <= index
             }
             if types:
+                if name in self._chosen:
+                    types = {}  # the codes are there, others at each level
                 _, info = self._job.plan.tensors[name]
                 weights = self._job.weights.get(name)
                 metric = ColumnErrors(weights) if measure else None
@@ -126,11 +132,11 @@ class JobWriter:
                 yield EncodeTask(info, data, tuple(types), weights, metric, refine, rows)
 
     def _write(self) -> None:
-        total = sum(task.info.n_elements * len(task.types) for task in self._tasks())
+        total = sum(task.info.n_elements * max(1, len(task.types)) for task in self._tasks())
         done = read = 0
         for slab in encode(self._tasks(), self._threads):
             self._write_slab(slab)
-            done += slab.elements * len(slab.blocks)
+            done += slab.elements * max(1, len(slab.blocks))
             read += slab.elements
             self._progress(Event("quantize", done, total, "weights", slab.task.info.name))
             if read >= _RELEASE_ELEMENTS:
@@ -146,16 +152,28 @@ class JobWriter:
         index = self._order[name]
         self._files.write(
             [
-                slab.blocks[output.planned.types[name]] if done <= index else None
+                self._blocks(output, slab) if done <= index else None
                 for output, done in zip(self._outputs, self._tensors_done, strict=True)
             ]
         )
         add_errors(self._tensor_errors, slab.errors)
+        self._rows_done += slab.elements // max(slab.task.info.shape[0], 1)
         if slab.last:
+            self._rows_done = 0
             if self._tensor_errors:
                 self.errors.setdefault(name, {}).update(self._tensor_errors)
                 self._tensor_errors = {}
             self._files.commit_if_due(self.errors)
+
+    def _blocks(self, output: LevelOutput, slab: Slab) -> Bytes:
+        """The rows of a slab as a level has them."""
+        info, chosen = slab.task.info, self._job.level_codes
+        ggml_type = output.planned.types[info.name]
+        if chosen is None or info.name not in self._chosen:
+            return slab.blocks[ggml_type]
+        size = row_bytes(ggml_type, info.shape[0])
+        rows = slab.elements // info.shape[0]
+        return chosen.read(output.name, info.name, self._rows_done * size, rows * size)
 
 
 def _version(path: Path) -> tuple[int, ...] | None:

@@ -18,14 +18,16 @@ from minitron_cli.options.quantize import (
     TensorOptions,
     quantize_settings,
 )
+from minitron_core.errors import Unsupported, Usage
 from minitron_quant.levels import level_help
 
 if TYPE_CHECKING:
     from minitron_cli.output import Output
     from minitron_cli.quantize_source import QuantizeSource
-    from minitron_quant.gptq.encoder import GptqEncoder
+    from minitron_quant.gptq.estimate import Method
+    from minitron_quant.gptq.held_out import GptqMethod
     from minitron_quant.mixed_precision.build_mix import MixSettings
-    from minitron_quant.quantize.prepare import CodeRefiner, QuantizeJob, QuantizeSettings
+    from minitron_quant.quantize.prepare import QuantizeJob, QuantizeSettings
 
 EXAMPLES = """minitron quantize nano-llama-F16.gguf Q4_K_M
 minitron quantize nano-llama-F16.gguf all --imatrix nano-llama.imatrix.gguf -d out
@@ -60,7 +62,6 @@ def quantize(
     calibration on -f TEXT.
     """
     from minitron_cli.quantize_source import SourceRequest, planned_source, source_of
-    from minitron_quant.quantize.prepare import prepare
 
     out = console.output()
     gptq.check(made_with.imatrix)
@@ -68,21 +69,21 @@ def quantize(
     solved = mix.requested(levels or ())
     if solved:
         target.refuse_dry_run()
-    request = SourceRequest(
-        settings, gptq.calibration(threads), target.keep_f16, needs_file=gptq.gptq or solved
-    )
+    needs_file = solved or gptq.gptq is not None
+    calibration = gptq.calibration(threads)
+    request = SourceRequest(settings, calibration, target.keep_f16, needs_file=needs_file)
     with planned_source(request, out) if target.dry_run else source_of(request, out) as source:
         settings = source.settings
         if solved:
+            gptq.refuse_sequential()
             covariance = _covariance(out, settings, gptq)
             _make_mix(out, replace(mix.settings(settings), covariance=covariance), curve=mix.curve)
-        elif gptq.gptq and mix.held_out and not target.dry_run:
-            _make_verified(out, settings, _encoder(out, settings, gptq), mix)
         elif target.dry_run:
             _show_plan(out, source, gptq)
+        elif gptq.gptq and mix.held_out:
+            _make_verified(out, settings, _method(out, settings, gptq), mix)
         else:
-            encoder = _encoder(out, settings, gptq)
-            _make_levels(out, prepare(settings, encoder, source.converted))
+            _make_levels(out, _job(out, source, gptq))
 
 
 def _covariance(out: Output, settings: QuantizeSettings, gptq: CalibrationOptions) -> Path | None:
@@ -104,16 +105,47 @@ def _covariance(out: Output, settings: QuantizeSettings, gptq: CalibrationOption
         return covariance(settings.source, path, collecting, progress=listener)
 
 
-def _encoder(
-    out: Output, settings: QuantizeSettings, gptq: CalibrationOptions
-) -> GptqEncoder | None:
-    covariance = _covariance(out, settings, gptq)
-    if covariance is None:
-        return None
+def _job(out: Output, source: QuantizeSource, gptq: CalibrationOptions) -> QuantizeJob:
+    from minitron_quant.quantize.prepare import prepare
+
+    if gptq.gptq:
+        return _method(out, source.settings, gptq).job(source.settings)
+    return prepare(source.settings, source.expected, source.converted)
+
+
+def _method(out: Output, settings: QuantizeSettings, gptq: CalibrationOptions) -> GptqMethod:
+    """Sequential GPTQ where it is wanted and the model allows it, or else independent."""
+    if _is_sequential(out, settings, gptq):
+        from minitron_quant.chunking import ChunkSettings
+        from minitron_quant.covariance.collect import BLOCK, FULL
+        from minitron_quant.gptq.sequential_levels import SequentialLevels, SequentialSettings
+
+        if settings.errors is not None:
+            raise Usage("--errors measures codes that all levels share: add --gptq independent")
+        block = FULL if gptq.effort == "high" else BLOCK
+        chunks = ChunkSettings(limit=gptq.calibration_chunks, threads=settings.threads)
+        return SequentialLevels(settings, SequentialSettings(tuple(gptq.text or ()), chunks, block))
     from minitron_quant.gptq.encoder import GptqEncoder
     from minitron_quant.model_files import open_model_files
 
+    covariance = _covariance(out, settings, gptq)
+    assert covariance is not None  # --gptq was asked for
     return GptqEncoder(covariance, open_model_files(settings.source))
+
+
+def _is_sequential(out: Output, settings: QuantizeSettings, gptq: CalibrationOptions) -> bool:
+    """Whether layers run one by one; says why not where it was left open."""
+    from minitron_quant.model_files import open_model_files
+    from minitron_quant.streaming.layer_file import reason_not_streamed
+
+    if gptq.gptq == "independent" or gptq.covariance is not None:
+        return False
+    reason = reason_not_streamed(open_model_files(settings.source))
+    if reason and gptq.gptq == "sequential":
+        raise Unsupported(reason, "--gptq independent takes every model")
+    if reason:
+        out.note(f"{reason}: GPTQ takes each matrix by itself")
+    return not reason
 
 
 def _show_plan(out: Output, source: QuantizeSource, gptq: CalibrationOptions) -> None:
@@ -124,14 +156,15 @@ def _show_plan(out: Output, source: QuantizeSource, gptq: CalibrationOptions) ->
     from minitron_quant.quantize.summary import summarize
 
     settings = source.settings
-    refiner: CodeRefiner | None = source.expected
     if gptq.gptq and gptq.text:
-        out.note("the covariance is collected when files are made")
+        sequential = _is_sequential(out, settings, gptq)
+        if not sequential:
+            out.note("the covariance is collected when files are made")
         texts = [text.name for text in gptq.text]
-        refiner = planned_gptq(texts, open_model_files(settings.source))
-    elif refiner is None:
-        refiner = _encoder(out, settings, gptq)
-    job = prepare(settings, refiner)
+        method: Method = "sequential" if sequential else "independent"
+        job = prepare(settings, planned_gptq(method, texts, open_model_files(settings.source)))
+    else:
+        job = _job(out, source, gptq)
     _show_notes(out, job)
     show_plan(out, summarize(job))
 
@@ -152,16 +185,14 @@ def _make_mix(out: Output, settings: MixSettings, *, curve: bool) -> None:
 
 
 def _make_verified(
-    out: Output, settings: QuantizeSettings, encoder: GptqEncoder | None, mix: MixOptions
+    out: Output, settings: QuantizeSettings, method: GptqMethod, mix: MixOptions
 ) -> None:
     from minitron_cli.views.quantize import show_verified
     from minitron_quant.gptq.held_out import quantize_verified
-    from minitron_quant.quantize.prepare import prepare
 
-    assert encoder is not None  # --gptq was asked for
-    _show_notes(out, prepare(settings, encoder))
+    _show_notes(out, method.job(settings))
     with out.progress() as listener:
-        made = quantize_verified(settings, encoder, mix.verification(settings), listener)
+        made = quantize_verified(settings, method, mix.verification(settings), listener)
     show_verified(out, made)
 
 

@@ -24,28 +24,34 @@ class CalibrationOptions:
     """A text to calibrate on, and codes chosen against the covariance of the inputs."""
 
     gptq: Annotated[
-        bool,
-        _gptq("--gptq", help="Choose codes so that later columns compensate for earlier errors."),
-    ] = False
+        Literal["auto", "sequential", "independent"] | None,
+        _gptq(
+            "--gptq",
+            help="Choose codes so that later columns compensate for earlier errors. sequential: "
+            "each matrix repairs what the matrices before it left; independent: each by itself; "
+            "auto, or no value: sequential where the model allows it.",
+        ),
+    ] = None
     text: Annotated[
         list[Path] | None,
         _levels(
             "-f",
             "--text",
             metavar="TEXT",
-            help="Calibrate on this text first: collect the importance matrix, with --gptq the "
-            "covariance. May be repeated.",
+            help="Calibrate on this text first: collect the importance matrix, or what --gptq "
+            "needs. May be repeated.",
         ),
     ] = None
     calibration_chunks: Annotated[
         int | None, _levels(min=1, metavar="N", help="Calibrate on at most this many chunks.")
     ] = None
     covariance: Annotated[
-        Path | None, _gptq(metavar="FILE", help="A covariance that was collected earlier.")
+        Path | None,
+        _gptq(metavar="FILE", help="A covariance that --gptq independent collected earlier."),
     ] = None
     effort: Annotated[
         Literal["normal", "high"] | None,
-        _gptq(help="high: the covariance of all columns instead of blocks of 1024."),
+        _gptq(help="high: all columns compensate for each other, instead of blocks of 1024."),
     ] = None
 
     def calibration(self, threads: int | None) -> Calibration | None:
@@ -74,3 +80,10 @@ class CalibrationOptions:
             )
         elif self.covariance and self.effort:
             raise Usage("--effort applies to collecting a covariance, and one is given")
+        elif self.covariance and self.gptq == "sequential":
+            raise Usage("--gptq sequential takes a text", "--gptq independent takes a covariance")
+
+    def refuse_sequential(self) -> None:
+        """Usage: a mix for a size, which is solved for independent codes."""
+        if self.gptq == "sequential":
+            raise Usage("a mix for a size takes --gptq independent")

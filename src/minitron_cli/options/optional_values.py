@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 # option → (the value of the option alone, all values)
-_VALUES = {"--compare": ("neighbors", ("neighbors", "all"))}
+_VALUES = {
+    "--compare": ("neighbors", ("neighbors", "all")),
+    "--gptq": ("auto", ("auto", "sequential", "independent")),
+}
 
 
 def with_values(args: Sequence[str], params: Sequence[Any]) -> list[str]:

@@ -1,0 +1,96 @@
+"""What sequential GPTQ will take, before it starts: time, memory and disk."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from minitron_core.cpu_limits import default_threads
+from minitron_core.gguf import TensorInfo
+from minitron_quant.gptq.drift import HALVES
+from minitron_quant.gptq.sequential import SequentialJob
+from minitron_quant.gptq.stages import Stage, stages_of
+from minitron_quant.model_files import EMBEDDING, OUTPUT, tensors_of
+from minitron_quant.streaming.layer_file import layer_tensors
+
+# how often the text runs through a layer: parts of it for each stage, and the whole
+_FULL_RUNS, _LEVEL_RUNS = 1.7, 2.5
+# equations solved for a stage: ridges on half of the text, then the target
+_SOLVED = 4
+# operations for the code of a weight, as many as a product does in the time that it takes
+_CODE_OPERATIONS = 3e4
+_SAMPLE = 768
+# the process, llama.cpp's buffers and a chunk's values
+_BASE_BYTES = 250e6
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """seconds: on idle processors. memory, disk: bytes."""
+
+    seconds: float
+    memory: float
+    disk: float
+
+    def __str__(self) -> str:
+        minutes = self.seconds / 60
+        took = f"{minutes / 60:.1f} hours" if minutes > 90 else f"{max(1, round(minutes))} min"
+        return (
+            f"sequential GPTQ takes about {took}, {self.memory / 1e9:.1f} GB of memory and "
+            f"{self.disk / 1e9:.1f} GB of disk while it runs"
+        )
+
+
+def forecast(job: SequentialJob, layers_left: int, disk: float) -> Forecast:
+    """What is left of a job takes this; disk: bytes of states and codes."""
+    layer = layer_tensors(tensors_of(job.shards), 0)
+    infos = {name: info for name, (_, info) in layer.items()}
+    tensors = tensors_of(job.shards)
+    output = OUTPUT if OUTPUT in tensors else EMBEDDING
+    infos[output] = tensors[output][1]
+    stages = stages_of(layer)
+    threads = job.threads or default_threads()
+    operations = layers_left * _operations(job, stages, infos)
+    operations += _operations(job, [Stage((output,))], infos)
+    seconds = operations / (_speed() * threads)
+    return Forecast(seconds, _memory(job, stages, infos), disk)
+
+
+def _operations(job: SequentialJob, stages: list[Stage], infos: dict[str, TensorInfo]) -> float:
+    """Floating-point operations for the stages of one layer."""
+    levels, tokens = len(job.levels), job.chunks.size
+    weights = sum(infos[name].n_elements for stage in stages for name in stage.weights)
+    total = 2.0 * tokens * weights * (_FULL_RUNS + levels * _LEVEL_RUNS)
+    for stage in stages:
+        columns, rows = infos[stage.weights[0]].shape[0], _rows(stage, infos)
+        states = rows if stage.residual else 0
+        total += levels * 2.0 * tokens * columns * (2 * columns + states)
+        total += levels * _SOLVED * (columns**3 + 2 * rows * columns**2)
+    return total + levels * weights * _CODE_OPERATIONS
+
+
+def _memory(job: SequentialJob, stages: list[Stage], infos: dict[str, TensorInfo]) -> float:
+    levels = len(job.levels)
+    matrices = [infos[name] for stage in stages for name in stage.weights]
+    layers = sum(info.nbytes + 4 * levels * info.n_elements for info in matrices)
+    most = 0.0
+    for stage in stages:
+        columns, rows = infos[stage.weights[0]].shape[0], _rows(stage, infos)
+        states = rows if stage.residual else 0
+        sums = levels * HALVES * 4 * columns * (2 * columns + states)
+        solving = 8 * columns * (5 * columns + 4 * rows)
+        most = max(most, sums + solving)
+    return _BASE_BYTES + layers + most
+
+
+def _rows(stage: Stage, infos: dict[str, TensorInfo]) -> int:
+    return sum(infos[name].rows for name in stage.weights)
+
+
+def _speed() -> float:
+    """Operations per second of a product in one thread of this machine."""
+    square = np.ones((_SAMPLE, _SAMPLE), np.float32)
+    square @ square
+    started = time.thread_time()
+    square @ square
+    return 2.0 * _SAMPLE**3 / max(time.thread_time() - started, 1e-6)

@@ -1,0 +1,211 @@
+"""Sequential GPTQ: layer after layer, the full and the quantized model side by side.
+
+Every matrix is fitted to the inputs that the quantized model really has, and repairs what is wrong
+in them and in the residual stream so far (minitron_quant.gptq.drift). A layer has four stages, each
+measured after the one before is fixed; last comes the output matrix. Several levels share the
+states of the full model.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+
+from minitron_core.cpu_limits import default_threads
+from minitron_core.gguf import F32, Gguf
+from minitron_core.gguf.layers import in_layer
+from minitron_core.progress import Event, Progress
+from minitron_engine.llama.tokenization import Tokens
+from minitron_quant.array_backend import Bytes, Doubles, Floats, best_arrays
+from minitron_quant.blocks import decode_blocks
+from minitron_quant.covariance.gram import block_edges
+from minitron_quant.gptq.cholesky import BlockFactor, factor_block
+from minitron_quant.gptq.cross_validation import CrossValidation, tried_type
+from minitron_quant.gptq.drift import DriftSettings, DriftSums
+from minitron_quant.gptq.encode_rows import encode_rows, supports
+from minitron_quant.gptq.sequential_store import FULL, SequentialStore
+from minitron_quant.gptq.side_by_side import SideBySide, open_side_by_side
+from minitron_quant.gptq.stages import Stage, stages_of
+from minitron_quant.gptq.targets import Weight, targets_of
+from minitron_quant.model_files import EMBEDDING, OUTPUT, tensors_of
+from minitron_quant.quantize.encode import EncodeTask, RefineRows, encode
+from minitron_quant.streaming.layer_file import layer_count, layer_tensors
+
+# by level: bytes by tensor
+LevelCodes = dict[str, dict[str, Bytes]]
+# With so many tokens for each column this share of the mean diagonal is as good as any from a third
+# to three times it: benchmarks/results/gptq.md.
+_PLENTY, _DAMPING = 32, 0.03
+# the encoders divide by sums of importance
+_MIN_IMPORTANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class SequentialJob:
+    """A model, the type of each tensor at each level, and the text as chunks [chunks, n_ctx].
+
+    block: the widest block of columns in which codes compensate for each other.
+    """
+
+    shards: Sequence[Gguf]
+    levels: Mapping[str, Mapping[str, int]]
+    chunks: Tokens
+    drift: DriftSettings
+    block: int
+    threads: int | None = None
+
+    def tensors_by_layer(self) -> list[list[str]]:
+        """The tensors whose codes are chosen: the embedding first, then those of each layer.
+
+        The embedding of a tied model is chosen last, as the output matrix.
+        """
+        tensors = tensors_of(self.shards)
+        tied, last = OUTPUT not in tensors, layer_count(self.shards) - 1
+        found = [[] if tied else [EMBEDDING]]
+        for layer in range(last + 1):
+            output = (EMBEDDING if tied else OUTPUT) if layer == last else ""
+            stages = stages_of(layer_tensors(tensors, layer), output)
+            found.append([_source(name, layer) for stage in stages for name in stage.weights])
+        return found
+
+
+class SequentialGptq:
+    """Chooses the codes of all levels of a job, and keeps them in a store."""
+
+    def __init__(self, job: SequentialJob, store: SequentialStore, progress: Progress) -> None:
+        self._job, self._store, self._progress = job, store, progress
+        self._tensors = tensors_of(job.shards)
+        self._layers = layer_count(job.shards)
+        self._threads = job.threads or default_threads()
+
+    def run(self) -> None:
+        """Choose what is missing."""
+        if self._store.layers < 0:
+            self._embed()
+        if self._store.layers == self._layers:
+            return
+        levels, n_ctx = [*self._job.levels], self._job.chunks.shape[1]
+        with open_side_by_side(
+            self._job.shards, levels, self._store, n_ctx, self._threads
+        ) as models:
+            for layer in range(self._store.layers, self._layers):
+                codes = self._choose_layer(models, layer)
+                self._store.commit(layer + 1, codes)
+                self._progress(Event("gptq", layer + 1, self._layers, "layers"))
+                for shard in self._job.shards:
+                    shard.release()
+        self._store.drop_states()
+
+    def _embed(self) -> None:
+        """The states before the first layer: rows of each side's embedding."""
+        shard, info = self._tensors[EMBEDDING]
+        source = np.ascontiguousarray(shard.data(info))
+        chosen = EMBEDDING in self._job.tensors_by_layer()[0]
+        n_ctx = self._job.chunks.shape[1]
+        codes: LevelCodes = {}
+        for side in (FULL, *self._job.levels):
+            data, kind = source, info.type
+            if side != FULL:
+                kind = self._job.levels[side][EMBEDDING]
+                data = self._encoded(EncodeTask(info, source, (kind,), None), kind)
+                codes[side] = {EMBEDDING: data} if chosen else {}
+            rows = data.reshape(info.rows, -1)
+            with self._store.new_states(side, 0) as states:
+                for number, tokens in enumerate(self._job.chunks):
+                    values = decode_blocks(kind, rows[tokens], (n_ctx, info.shape[0]))
+                    states[number * n_ctx : (number + 1) * n_ctx] = values
+        self._store.commit(0, codes)
+
+    def _encoded(self, task: EncodeTask, kind: int) -> Bytes:
+        return np.concatenate([slab.blocks[kind] for slab in encode([task], self._threads)])
+
+    def _choose_layer(self, models: SideBySide, layer: int) -> LevelCodes:
+        models.load(layer)
+        last = layer == self._layers - 1
+        output = models.output if last else ""
+        stages = stages_of(layer_tensors(self._tensors, layer), output)
+        codes: LevelCodes = {level: {} for level in self._job.levels}
+        for number, stage in enumerate(stages):
+            # the full model's last run through the layer gives its new states
+            finish_full = number == len(stages) - 1 and not last
+            for level, sums in models.measure(stage, finish_full=finish_full).items():
+                self._choose_stage(models, level, layer, stage, sums, codes[level])
+            done = layer + (number + 1) / (len(stages) + 1)
+            self._progress(Event("gptq", done, self._layers, "layers", stage.weights[0]))
+        if not last:
+            models.finish()
+        return codes
+
+    def _choose_stage(
+        self,
+        models: SideBySide,
+        level: str,
+        layer: int,
+        stage: Stage,
+        sums: DriftSums,
+        codes: dict[str, Bytes],
+    ) -> None:
+        """Choose the codes of a stage's weights at one level, and put them into its model."""
+        sources = [_source(name, layer) for name in stage.weights]
+        targets = [Weight(*self._tensors[source]) for source in sources]
+        if EMBEDDING not in sources:  # a tied embedding has another task besides: it stays itself
+            targets = targets_of(targets, sums, self._job.drift)
+        metric = sums.metric()
+        refine = self._refine(sums, metric, targets[0])
+        for name, source, target in zip(stage.weights, sources, targets, strict=True):
+            info, kind = target.info, self._job.levels[level][source]
+            if kind == info.type:
+                codes[source] = np.ascontiguousarray(target.shard.data(info)).reshape(-1)
+            else:
+                task = _task(target, kind, metric)
+                if supports(kind) and refine is not None:
+                    task = replace(task, refine=refine, refined_rows=best_arrays().rows)
+                codes[source] = self._encoded(task, kind)
+            if source not in (EMBEDDING, OUTPUT):  # nothing follows the output matrix
+                shape = (info.rows, info.shape[0])
+                models.put(level, name, decode_blocks(kind, codes[source], shape))
+
+    def _refine(self, sums: DriftSums, metric: Doubles, target: Weight) -> RefineRows | None:
+        """What chooses codes for an input; None where ggml's do better on another text.
+
+        target: of one of the weights, to try dampings on.
+        """
+        damping, columns = self._job.drift.damping, target.info.shape[0]
+        if damping is None and sums.tokens >= _PLENTY * columns:
+            damping = _DAMPING
+        if damping is None:
+            tried = tried_type(columns)
+            validation = CrossValidation(
+                target.sample()[0],
+                _importance(metric),
+                lambda half, share: self._factors(sums.metric([half]), share),
+            )
+            damping = None if tried is None else validation.damping(tried)
+        if damping is None:
+            return None
+        return partial(encode_rows, blocks=self._factors(metric, damping), arrays=best_arrays())
+
+    def _factors(self, metric: Doubles, damping: float) -> list[BlockFactor]:
+        return [
+            factor_block(start, metric[start:end, start:end], damping)
+            for start, end in block_edges(len(metric), self._job.block)
+        ]
+
+
+def _source(name: str, layer: int) -> str:
+    """The name in the model of a tensor of a layer's file."""
+    return name if name in (EMBEDDING, OUTPUT) else in_layer(name, layer)
+
+
+def _task(target: Weight, kind: int, metric: Doubles) -> EncodeTask:
+    """What encodes the target of a weight; mean squares of the inputs are its importance."""
+    info = replace(target.info, type=F32, nbytes=4 * target.info.n_elements)
+    return EncodeTask(info, target, (kind,), _importance(metric)[None])
+
+
+def _importance(metric: Doubles) -> Floats:
+    """The mean squares of the columns; one without inputs gets a small weight."""
+    squares = metric.diagonal()
+    raised = np.maximum(squares, (_MIN_IMPORTANCE * squares.mean()) or 1)
+    return np.ascontiguousarray(raised, np.float32)

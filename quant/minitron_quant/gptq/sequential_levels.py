@@ -1,0 +1,236 @@
+"""Sequential GPTQ as a quantization uses it: texts become the codes of every level."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minitron_core import stop
+from minitron_core.errors import MinitronError, Unsupported, Usage
+from minitron_core.gguf.types import tensor_bytes
+from minitron_core.hashing import file_sha256, fingerprint, model_fingerprint
+from minitron_core.progress import Event, Progress
+from minitron_engine.llama.library import LLAMA_CPP_COMMIT
+from minitron_engine.llama.model import Model
+from minitron_engine.llama.settings import ModelSettings
+from minitron_engine.llama.tokenization import Tokens
+from minitron_engine.loading import open_model
+from minitron_quant.array_backend import Bytes
+from minitron_quant.chunking import ChunkSettings, chunk_text, read_text
+from minitron_quant.covariance.collect import BLOCK
+from minitron_quant.gptq.drift import DriftSettings
+from minitron_quant.gptq.estimate import planned_gptq
+from minitron_quant.gptq.forecast import forecast
+from minitron_quant.gptq.sequential import SequentialGptq, SequentialJob
+from minitron_quant.gptq.sequential_store import SequentialStore
+from minitron_quant.imatrix.collect import CollectSettings, collect
+from minitron_quant.imatrix.files import write_imatrix
+from minitron_quant.model_files import open_model_files, tensors_of
+from minitron_quant.quantize.importance import PlainCodes
+from minitron_quant.quantize.prepare import (
+    LevelOutput,
+    QuantizeJob,
+    QuantizeSettings,
+    folder_of,
+    model_name,
+    prepare,
+)
+from minitron_quant.streaming.layer_file import layer_count, reason_not_streamed
+
+# below so many tokens for each column of a block its sums are mostly noise
+_TOKENS_PER_COLUMN = 4
+_FORMAT = 1  # of what is kept to continue; raised where codes come out differently
+
+
+@dataclass(frozen=True)
+class SequentialSettings:
+    """What to calibrate on. block: the widest block of columns that compensate for each other."""
+
+    texts: tuple[Path, ...]
+    chunks: ChunkSettings = ChunkSettings()
+    block: int = BLOCK
+    drift: DriftSettings = field(default_factory=DriftSettings)
+
+
+class SequentialLevels:
+    """The codes of a model's levels, chosen when they are asked for; a prepare.LevelCodes.
+
+    Raises Usage for texts that are too short, Unsupported where layers cannot run one by one.
+    """
+
+    def __init__(self, quantize: QuantizeSettings, settings: SequentialSettings) -> None:
+        self._quantize, self._settings = quantize, settings
+        self._shards = open_model_files(quantize.source)
+        reason = reason_not_streamed(self._shards)
+        if reason:
+            raise Unsupported(reason, "independent GPTQ takes every model")
+        trained = self._shards[0].get(f"{self._architecture}.context_length")
+        if isinstance(trained, int) and 0 < trained < settings.chunks.n_ctx:
+            # no longer than the texts that the model was trained on
+            settings = replace(settings, chunks=replace(settings.chunks, n_ctx=trained))
+            self._settings = settings
+        with open_model(ModelSettings(quantize.source, vocab_only=True)) as model:
+            self._chunks = _chunks_of(model, settings)
+        self._job: SequentialJob | None = None
+        self._store: SequentialStore | None = None
+
+    @cached_property
+    def texts(self) -> tuple[str, ...]:
+        """The SHA-256 of every calibration text."""
+        return tuple(map(file_sha256, self._settings.texts))
+
+    @property
+    def document(self) -> Mapping[str, Any]:
+        """What the codes depend on besides the source and the types."""
+        names = [text.name for text in self._settings.texts]
+        return {
+            "texts": dict(zip(names, self.texts, strict=True)),
+            "tokens": self._chunks.size,
+            "context": self._chunks.shape[1],
+            "block": self._settings.block,
+            **asdict(self._settings.drift),
+        }
+
+    @property
+    def made_from(self) -> str:
+        """One hash over the document."""
+        return fingerprint(json.dumps(self.document, sort_keys=True))
+
+    def job(self, settings: QuantizeSettings) -> QuantizeJob:
+        """The quantization of levels with these codes."""
+        return prepare(settings, self._planned(), level_codes=self)
+
+    def plain_job(self, settings: QuantizeSettings) -> QuantizeJob:
+        """The same levels with ggml's codes and the importance matrix of the same texts."""
+        imatrix = settings.imatrix or self._imatrix()
+        return prepare(replace(settings, imatrix=imatrix))
+
+    def _imatrix(self) -> Path:
+        path = folder_of(self._quantize) / f"{model_name(self._quantize.source)}.gptq-imatrix.gguf"
+        chunks = self._settings.chunks
+        wanted = CollectSettings(self._settings.texts, chunks, process_output=True)
+        context = chunks.context()
+        with open_model(ModelSettings(self._quantize.source, context=context)) as model:
+            write_imatrix(path, collect(model, wanted))
+        return path
+
+    def _planned(self) -> PlainCodes:
+        names = [text.name for text in self._settings.texts]
+        plain = planned_gptq(
+            "sequential", names, self._shards, self._chunks.size, self._settings.block
+        )
+        return replace(plain, notes=self._notes())
+
+    def _notes(self) -> tuple[str, ...]:
+        """A warning if the text is short for the width of the inputs."""
+        widest = max(self._columns.values())
+        if self._chunks.size >= _TOKENS_PER_COLUMN * widest:
+            return ()
+        return (
+            f"{self._chunks.size} tokens are few for inputs of {widest} columns: more text would "
+            "gain more",
+        )
+
+    @cached_property
+    def _columns(self) -> dict[str, int]:
+        return {
+            name: info.shape[0]
+            for name, (_, info) in tensors_of(self._shards).items()
+            if name in self.names
+        }
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """The tensors whose codes are chosen."""
+        empty = SequentialJob(
+            self._shards, {}, self._chunks, self._settings.drift, self._settings.block
+        )
+        return frozenset(name for layer in empty.tensors_by_layer() for name in layer)
+
+    def choose(self, outputs: Sequence[LevelOutput], progress: Progress) -> None:
+        """Choose the codes of these levels; continues where it was stopped.
+
+        Raises OutOfResources for a lack of disk or memory, MinitronError for a changed source.
+        """
+        levels = {output.name: output.planned.types for output in outputs}
+        self._job = job = SequentialJob(
+            self._shards,
+            levels,
+            self._chunks,
+            self._settings.drift,
+            self._settings.block,
+            self._quantize.threads,
+        )
+        self._store = store = SequentialStore(
+            self._folder, self._state_of(levels), (self._chunks.size, self._width), [*levels]
+        )
+        codes = sum(output.bytes for output in outputs)
+        store.begin(codes)
+        layers, done = layer_count(self._shards), max(0, store.layers)
+        takes = forecast(job, layers - done, store.bytes + codes)
+        progress(Event("gptq", done, layers, "layers", note=str(takes)))
+        before, kept = self._source_version(), f"kept in {self._folder}"
+        with stop.keeping(lambda: f"{max(0, store.layers)} of {layers} layers are {kept}"):
+            SequentialGptq(job, store, progress).run()
+        if self._source_version() != before:
+            raise MinitronError(
+                f"{self._quantize.source} was changed while it was read",
+                "run it again once it is complete",
+            )
+
+    @property
+    def _folder(self) -> Path:
+        return folder_of(self._quantize) / f".{model_name(self._quantize.source)}.sequential"
+
+    @property
+    def _width(self) -> int:
+        return int(self._shards[0].get(f"{self._architecture}.embedding_length"))
+
+    @property
+    def _architecture(self) -> str:
+        return str(self._shards[0].get("general.architecture"))
+
+    def _source_version(self) -> list[tuple[int, int]]:
+        found = [shard.path.stat() for shard in self._shards]
+        return [(each.st_size, each.st_mtime_ns) for each in found]
+
+    def _state_of(self, levels: Mapping[str, Mapping[str, int]]) -> str:
+        """A hash over all that states and codes depend on."""
+        types = {level: dict(types) for level, types in levels.items()}
+        model = model_fingerprint(self._shards)
+        inputs = [self._source_version(), types, self.document, LLAMA_CPP_COMMIT, _FORMAT]
+        return fingerprint(model, json.dumps(inputs, sort_keys=True))
+
+    def read(self, level: str, name: str, start: int, size: int) -> Bytes:
+        """Some bytes of a tensor's codes, after `choose`."""
+        assert self._job is not None and self._store is not None  # choose comes first
+        sizes = self._job.levels[level]
+        for layers, names in enumerate(self._job.tensors_by_layer()):
+            if name in names:
+                tensors = tensors_of(self._shards)
+                lengths = [
+                    tensor_bytes(sizes[each], tensors[each][1].shape)
+                    for each in names[: names.index(name)]
+                ]
+                return self._store.codes(level, layers, sum(lengths) + start, size)
+        raise KeyError(name)
+
+    def finish(self) -> None:
+        """Remove states and codes."""
+        if self._store is not None:
+            self._store.remove()
+
+
+def _chunks_of(model: Model, settings: SequentialSettings) -> Tokens:
+    """The chunks of all texts, as they go in."""
+    each = [chunk_text(model, read_text(p), settings.chunks, p.name) for p in settings.texts]
+    if not each:
+        raise Usage("GPTQ needs a text", "--text TEXT")
+    chunks = np.concatenate(each)[: settings.chunks.limit].copy()
+    if model.add_bos:
+        chunks[:, 0] = model.bos
+    return chunks

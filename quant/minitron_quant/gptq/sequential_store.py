@@ -1,0 +1,125 @@
+"""What sequential GPTQ keeps on disk while it runs: states, codes, and how far it is.
+
+States of a layer are read from one file and written to another, in turn, and a layer counts as
+done once its new states and its codes are on the disk: a kill loses at most one layer.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from minitron_core.atomic_files import read_checksummed, write_checksummed, write_whole
+from minitron_core.errors import Damaged, OutOfResources, from_os_error
+from minitron_quant.array_backend import Bytes, Floats
+
+# the side of the full model; levels are sides under their own names
+FULL = "full"
+
+
+class SequentialStore:
+    """A folder of one run. layers: how many are done; 0 also where only the embedding is.
+
+    made_from: a hash over all inputs; what was made from others is removed. shape: of the states
+    of one side, (tokens, width).
+    """
+
+    def __init__(
+        self, folder: Path, made_from: str, shape: tuple[int, int], levels: Sequence[str]
+    ) -> None:
+        self.folder, self.shape, self.levels = folder, shape, tuple(levels)
+        self._made_from = made_from
+        self._journal = folder / "journal.json"
+        self.layers = self._read()
+
+    def _read(self) -> int:
+        try:
+            document = read_checksummed(self._journal)
+            if document["made_from"] == self._made_from:
+                return int(document["layers"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        return -1
+
+    @property
+    def bytes(self) -> int:
+        """The size of all states, without codes."""
+        return 2 * (1 + len(self.levels)) * 4 * self.shape[0] * self.shape[1]
+
+    def begin(self, code_bytes: int) -> None:
+        """Make the folder, or continue with it; OutOfResources where the disk has no room."""
+        if self.layers >= 0:
+            return
+        self.remove()
+        needed, free = self.bytes + code_bytes, shutil.disk_usage(self.folder.parent).free
+        if needed > free:
+            raise OutOfResources(
+                f"{self.folder.parent} has {free / 1e9:.1f} GB free, and the states of the text "
+                f"need {needed / 1e9:.1f} GB",
+                "free some space, give a shorter text, or use --gptq independent",
+            )
+        try:
+            self.folder.mkdir()
+        except OSError as error:
+            raise from_os_error(error, self.folder, "write") from error
+
+    def commit(self, layers: int, codes: Mapping[str, Mapping[str, Bytes]]) -> None:
+        """Record that so many layers are done, with their codes by level and tensor."""
+        for level, tensors in codes.items():
+            write_whole(
+                self._codes(level, layers), b"".join(data.tobytes() for data in tensors.values())
+            )
+        write_checksummed(self._journal, {"made_from": self._made_from, "layers": layers})
+        self.layers = layers
+
+    def _codes(self, level: str, layers: int) -> Path:
+        return self.folder / f"{level}.{layers}.codes"
+
+    def codes(self, level: str, layers: int, offset: int, size: int) -> Bytes:
+        """Some of the codes that a level has from one commit; Damaged where they changed."""
+        path = self._codes(level, layers)
+        try:
+            found = np.fromfile(path, np.uint8, size, offset=offset)
+        except OSError as error:
+            raise from_os_error(error, path, "read") from error
+        if len(found) != size:
+            raise Damaged(f"{path} was changed", "remove its folder and start over")
+        return found
+
+    def states(self, side: str, layers: int) -> Floats:
+        """The states of a side after so many layers, [tokens, width], mapped."""
+        path = self._states(side, layers)
+        try:
+            return np.asarray(np.memmap(path, np.float32, "r", shape=self.shape))
+        except (OSError, ValueError) as error:
+            raise Damaged(f"{path} was changed", "remove its folder and start over") from error
+
+    @contextmanager
+    def new_states(self, side: str, layers: int) -> Iterator[Floats]:
+        """The states of a side after so many layers, to be filled; at the end they are durable."""
+        path = self._states(side, layers)
+        try:
+            with path.open("wb") as file:
+                # takes the room now: a full disk must not become a bus error later
+                os.posix_fallocate(file.fileno(), 0, 4 * self.shape[0] * self.shape[1])
+            mapped = np.memmap(path, np.float32, "r+", shape=self.shape)
+        except OSError as error:
+            raise from_os_error(error, path, "write") from error
+        yield np.asarray(mapped)
+        mapped.flush()
+
+    def _states(self, side: str, layers: int) -> Path:
+        return self.folder / f"{side}.{layers % 2}.states"
+
+    def drop_states(self) -> None:
+        """Remove the states, once the codes of all layers are there."""
+        for path in self.folder.glob("*.states"):
+            path.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove the folder with all that is in it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.layers = -1

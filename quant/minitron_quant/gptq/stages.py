@@ -1,0 +1,46 @@
+"""The stages of a layer: weights that share an input, in the order in which their codes are chosen.
+
+Names are those of the layer's file (minitron_quant.streaming): blk.0. in every layer.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from minitron_quant.streaming.layer_model import AFTER_ATTENTION
+
+# the states that go into the layer
+BEFORE_LAYER = "states"
+_INPUTS = (
+    ("attn_q", "attn_k", "attn_v", "attn_qkv"),
+    ("attn_output",),
+    ("ffn_gate", "ffn_up"),
+    ("ffn_down",),
+)
+_ADDED_TO = {"attn_output": BEFORE_LAYER, "ffn_down": AFTER_ATTENTION}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """weights: names, the first of which stands for their input.
+
+    residual: the states that their product is added to, if it is.
+    """
+
+    weights: tuple[str, ...]
+    residual: str = ""
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """What the layer is run for: the input, and the residual states where it computes them."""
+        computed = (self.residual,) if self.residual not in ("", BEFORE_LAYER) else ()
+        return (*computed, self.weights[0])
+
+
+def stages_of(names: Collection[str], output: str = "") -> list[Stage]:
+    """The stages of a layer with these tensors; output: the matrix that follows the last layer."""
+    found = []
+    for kinds in _INPUTS:
+        weights = tuple(w for kind in kinds if (w := f"blk.0.{kind}.weight") in names)
+        if weights:
+            found.append(Stage(weights, _ADDED_TO.get(kinds[0], "")))
+    return [*found, Stage((output,))] if output else found

@@ -1,0 +1,299 @@
+"""Sequential GPTQ: better files of the same size, the same bytes whatever happens on the way."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from helpers.small_model import write_small
+from helpers.support import EXAMPLES, with_entry
+from minitron_core.errors import Damaged, MinitronError, OutOfResources, Usage
+from minitron_core.gguf import F32, GgufWriter, KeyValue, TensorSpec, ValueType, open_gguf
+from minitron_core.gguf.layers import in_layer
+from minitron_core.progress import Event, Progress, ignore
+from minitron_quant.array_backend import Floats
+from minitron_quant.chunking import ChunkSettings
+from minitron_quant.gptq import sequential_store
+from minitron_quant.gptq.drift import RIDGES, DriftSettings, DriftSums, choose_ridge, solve
+from minitron_quant.gptq.held_out import quantize_verified
+from minitron_quant.gptq.sequential_levels import SequentialLevels, SequentialSettings
+from minitron_quant.gptq.targets import Weight, targets_of
+from minitron_quant.levels import parse_levels
+from minitron_quant.model_files import EMBEDDING
+from minitron_quant.perplexity.held_out import mean_kld, measure_divergence
+from minitron_quant.perplexity.settings import MeasureSettings
+from minitron_quant.quantize.prepare import QuantizeSettings
+from minitron_quant.quantize.run import LevelResult, run
+
+LEVELS = ("Q2_K", "Q4_0")
+CHUNKS = ChunkSettings(n_ctx=128, limit=8, threads=1)
+NAMES = ["nano-llama-Q2_K.gguf", "nano-llama-Q4_0.gguf", "nano-llama.manifest.json"]
+
+
+def settings_of(source: Path, folder: Path, levels: Sequence[str] = LEVELS) -> QuantizeSettings:
+    return QuantizeSettings(source, tuple(parse_levels(levels)), folder, threads=1)
+
+
+def levels_of(settings: QuantizeSettings, **more: object) -> SequentialLevels:
+    text = (EXAMPLES / "calibration.txt",)
+    return SequentialLevels(settings, SequentialSettings(text, CHUNKS, **more))  # type: ignore[arg-type]
+
+
+def made(settings: QuantizeSettings, progress: Progress = ignore) -> dict[str, LevelResult]:
+    job = levels_of(settings).job(settings)
+    return {result.level: result for result in run(job, progress)}
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def two_layers(nano_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small layer and the same once more: enough to go from one to the next."""
+    folder = tmp_path_factory.mktemp("two-layers")
+    small = open_gguf(write_small(nano_llama, folder / "small.gguf"))
+    entries = dict(small.metadata)
+    entries["llama.block_count"] = KeyValue.of("llama.block_count", ValueType.UINT32, 2)
+    tensors = [(info.name, info) for info in small.tensors]
+    tensors += [(in_layer(name, 1), info) for name, info in tensors if name.startswith("blk.")]
+    path = folder / "nano-llama-F16.gguf"
+    specs = [TensorSpec(name, info.shape, info.type) for name, info in tensors]
+    with GgufWriter(path, [*entries.values()], specs) as writer:
+        for _, info in tensors:
+            writer.write(small.data(info))
+    return path
+
+
+@pytest.fixture(scope="module")
+def files(two_layers: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, LevelResult]:
+    """Both levels, made in one go."""
+    return made(settings_of(two_layers, tmp_path_factory.mktemp("sequential")))
+
+
+def test_sequential_files_are_whole_and_as_large_as_others(
+    two_layers: Path, files: dict[str, LevelResult]
+) -> None:
+    assert names_in(files["Q2_K"].path.parent) == NAMES
+    for result in files.values():
+        file = open_gguf(result.path)
+        assert file.get("minitron.gptq.method") == "sequential"
+        assert file.get("minitron.gptq.tokens") == 8 * 128
+    # a second call finds them up to date
+    again = made(settings_of(two_layers, files["Q2_K"].path.parent))
+    assert all(result.kept for result in again.values())
+
+
+def test_sequential_diverges_less_than_plain_codes(
+    two_layers: Path, files: dict[str, LevelResult], tmp_path: Path
+) -> None:
+    settings = settings_of(two_layers, tmp_path, ["Q2_K"])
+    (plain,) = run(levels_of(settings).plain_job(settings))
+    chunks = ChunkSettings(n_ctx=128, limit=4, threads=1)
+    wanted = MeasureSettings((), EXAMPLES / "held-out.txt", chunks, reference=two_layers)
+    before, after = map(mean_kld, measure_divergence(wanted, [plain.path, files["Q2_K"].path]))
+    assert after < 0.9 * before
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_sequential_continues_after_the_last_whole_layer(
+    two_layers: Path, files: dict[str, LevelResult], tmp_path: Path
+) -> None:
+    settings = settings_of(two_layers, tmp_path)
+
+    def kill(event: Event) -> None:
+        if event.stage == "gptq" and event.done > 1:
+            raise Killed
+
+    with pytest.raises(Killed):
+        made(settings, kill)
+    assert not list(tmp_path.glob("*.gguf"))
+    seen: list[float] = []
+    again = made(settings, lambda e: seen.append(e.done) if e.stage == "gptq" else None)
+    assert min(seen) == 1
+    for level, result in files.items():
+        assert again[level].path.read_bytes() == result.path.read_bytes()
+    assert names_in(tmp_path) == NAMES
+
+
+def test_sequential_gives_the_same_bytes_with_two_threads_and_for_one_level(
+    two_layers: Path, files: dict[str, LevelResult], tmp_path: Path
+) -> None:
+    settings = replace(settings_of(two_layers, tmp_path, ["Q4_0"]), threads=2)
+    assert made(settings)["Q4_0"].path.read_bytes() == files["Q4_0"].path.read_bytes()
+
+
+def test_sequential_keeps_nothing_of_another_text_or_source(
+    two_layers: Path, tmp_path: Path
+) -> None:
+    settings = settings_of(two_layers, tmp_path, ["Q4_0"])
+
+    def kill(event: Event) -> None:
+        if event.stage == "gptq" and event.done > 1:
+            raise Killed
+
+    with pytest.raises(Killed):
+        made(settings, kill)
+    seen: list[float] = []
+
+    def stop(event: Event) -> None:
+        seen.append(event.done)
+        raise Killed
+
+    drift = DriftSettings(gamma=0)
+    with pytest.raises(Killed):
+        list(run(levels_of(settings, drift=drift).job(settings), stop))
+    assert seen == [0]
+
+
+def test_sequential_refuses_a_disk_without_room_for_states(
+    two_layers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_of(two_layers, tmp_path, ["Q4_0"])
+    full = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    with pytest.raises(OutOfResources, match="the states of the text need"):
+        made(settings)
+
+
+def test_sequential_refuses_a_source_that_changes(two_layers: Path, tmp_path: Path) -> None:
+    source = tmp_path / two_layers.name
+    source.write_bytes(two_layers.read_bytes())
+    settings = settings_of(source, tmp_path / "out", ["Q4_0"])
+
+    def touch(event: Event) -> None:
+        if event.stage == "gptq" and event.done == 2:
+            with source.open("r+b") as file:
+                file.write(b"G")
+
+    with pytest.raises(MinitronError, match="was changed while it was read"):
+        made(settings, touch)
+    assert not list((tmp_path / "out").glob("*.gguf"))
+
+
+def test_quantize_verified_compares_sequential_codes_with_plain_ones(
+    two_layers: Path, files: dict[str, LevelResult]
+) -> None:
+    settings = settings_of(two_layers, files["Q4_0"].path.parent, ["Q4_0"])
+    chunks = ChunkSettings(n_ctx=128, limit=4, threads=1)
+    held_out = MeasureSettings((), EXAMPLES / "held-out.txt", chunks, reference=two_layers)
+    (proved,) = quantize_verified(settings, levels_of(settings), held_out)
+    assert proved.result.kept
+    assert proved.comparison.better and proved.comparison.kld < proved.comparison.baseline_kld
+    text = replace(held_out, text=EXAMPLES / "calibration.txt")
+    with pytest.raises(Usage, match="proves nothing"):
+        quantize_verified(settings, levels_of(settings), text)
+
+
+def test_chunks_are_no_longer_than_the_context_of_the_model(
+    two_layers: Path, tmp_path: Path
+) -> None:
+    short = with_entry(
+        two_layers, tmp_path / "short.gguf", "llama.context_length", ValueType.UINT32, 64
+    )
+    made = levels_of(settings_of(short, tmp_path)).document
+    assert (made["context"], made["tokens"]) == (64, 8 * 64)
+
+
+def random_sums(rows: int = 0, noise: float = 0.0) -> tuple[DriftSums, list[Floats]]:
+    random = np.random.default_rng(3)
+    full = random.standard_normal((400, 8)).astype(np.float32)
+    ours = full + 0.3 * random.standard_normal((400, 8)).astype(np.float32)
+    states = random.standard_normal((400, rows)).astype(np.float32)
+    full += noise * random.standard_normal((400, 8)).astype(np.float32)
+    sums = DriftSums(8, rows)
+    for half, part in enumerate((slice(0, 150), slice(150, 400))):
+        for addition in sums.additions(
+            half, full[part], ours[part], states[part] if rows else None
+        ):
+            addition()
+    return sums, [full, ours, states]
+
+
+def weight_of(values: Floats, folder: Path) -> Weight:
+    """A weight as a file holds it."""
+    path = folder / "weight.gguf"
+    with GgufWriter(path, [], [TensorSpec("w", values.shape[::-1], F32)]) as writer:
+        writer.write(values)
+    file = open_gguf(path)
+    return Weight(file, file.tensor("w"))
+
+
+def whole(weight: Weight) -> Floats:
+    rows, columns = weight.info.rows, weight.info.shape[0]
+    return weight[0 : 4 * rows * columns].view(np.float32).reshape(rows, columns)
+
+
+@pytest.mark.parametrize("rows", [5, 20])  # fewer and more than columns
+def test_target_is_the_least_squares_solution(rows: int, tmp_path: Path) -> None:
+    sums, (full, ours, states) = random_sums(rows)
+    values = np.random.default_rng(4).standard_normal((rows, 8)).astype(np.float32)
+    np.testing.assert_allclose(sums.metric(), ours.T @ ours / 400, rtol=1e-3)
+    best = np.linalg.lstsq(ours, full @ values.T + states, rcond=None)[0].T
+    (target,) = targets_of([weight_of(values, tmp_path)], sums, DriftSettings(ridge=0))
+    np.testing.assert_allclose(whole(target), best, atol=1e-4)
+    np.testing.assert_array_equal(target.sample()[0], whole(target))
+    np.testing.assert_array_equal(target[32:96], whole(target)[1:3].reshape(-1).view(np.uint8))
+    half = DriftSettings(beta=0.5, gamma=0.5, ridge=0)
+    (target,) = targets_of([weight_of(values, tmp_path)], sums, half)
+    np.testing.assert_allclose(whole(target), (values + best) / 2, atol=1e-4)
+
+
+def test_targets_of_weights_that_share_an_input_are_those_of_each(tmp_path: Path) -> None:
+    sums, _ = random_sums()
+    random = np.random.default_rng(4)
+    first = weight_of(random.standard_normal((4, 8)).astype(np.float32), tmp_path)
+    both = targets_of([first, first], sums, DriftSettings(ridge=0.1))
+    (alone,) = targets_of([first], sums, DriftSettings(ridge=0.1))
+    for each in both:
+        np.testing.assert_allclose(whole(each), whole(alone), atol=1e-5)
+
+
+def test_target_without_drift_is_the_weight(tmp_path: Path) -> None:
+    sums, _ = random_sums()
+    weight = weight_of(np.eye(8, dtype=np.float32), tmp_path)
+    (target,) = targets_of([weight], sums, DriftSettings(beta=0, gamma=0))
+    np.testing.assert_array_equal(whole(target), np.eye(8))
+
+
+def test_choose_ridge_is_the_one_of_the_least_error_on_the_second_half() -> None:
+    weight = np.random.default_rng(4).standard_normal((5, 8)).astype(np.float32)
+    settings, numbers = DriftSettings(), np.arange(5)
+    chosen = set()
+    for rows, noise in ((0, 0.0), (5, 0.0), (5, 20.0)):
+        sums, (full, ours, states) = random_sums(rows, noise)
+        errors = []
+        for ridge in RIDGES:
+            wanted = sums.wanted(weight, numbers, settings, halves=[0])
+            fitted = weight + solve(sums.metric([0]), wanted, ridge)
+            left = full[150:] @ weight.T - ours[150:] @ fitted.T
+            left += states[150:] if rows else 0
+            errors.append(float((left**2).sum(dtype=np.float64)))
+        found = choose_ridge(sums, weight, numbers, settings)
+        assert found == RIDGES[int(np.argmin(errors))]
+        chosen.add(found)
+    assert len(chosen) > 1
+    assert choose_ridge(sums, weight, numbers, DriftSettings(ridge=0.5)) == 0.5
+    # nothing to judge a fit on
+    one = DriftSums(8)
+    for addition in one.additions(0, full, ours, None):
+        addition()
+    assert choose_ridge(one, weight, numbers, settings) == RIDGES[-1]
+
+
+def test_codes_of_a_damaged_store_are_refused(tmp_path: Path) -> None:
+    store = sequential_store.SequentialStore(tmp_path / "work", "x", (4, 2), ["Q4_0"])
+    store.begin(0)
+    store.commit(0, {"Q4_0": {EMBEDDING: np.arange(6, dtype=np.uint8)}})
+    assert store.codes("Q4_0", 0, 2, 3).tolist() == [2, 3, 4]
+    with pytest.raises(Damaged, match="was changed"):
+        store.codes("Q4_0", 0, 2, 5)
+    with pytest.raises(Damaged, match="was changed"):
+        store.states("full", 0)
+    assert sequential_store.SequentialStore(tmp_path / "work", "y", (4, 2), ["Q4_0"]).layers == -1
