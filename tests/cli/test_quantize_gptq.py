@@ -31,10 +31,10 @@ def test_quantize_refuses_gptq_options_that_exclude_each_other(
 def test_quantize_names_a_covariance_that_does_not_exist(
     minitron: Any, short_llama: Path, tmp_path: Path
 ) -> None:
-    ran = minitron(
-        "quantize", short_llama, "Q4_0", "-d", tmp_path, "--gptq", "--covariance", "c.gguf"
-    )
-    fails(ran, 3, "c.gguf does not exist")
+    given = ("quantize", short_llama, "Q4_0", "-d", tmp_path, "--covariance", "c.gguf")
+    fails(minitron(*given, "--gptq"), 3, "c.gguf does not exist")
+    # llama.cpp's names are understood behind an option without its value
+    fails(minitron(*given, "--gptq", "-t", 1), 3, "c.gguf does not exist")
 
 
 def test_quantize_gptq_is_sequential_where_layers_can_run_one_by_one(
@@ -45,12 +45,15 @@ def test_quantize_gptq_is_sequential_where_layers_can_run_one_by_one(
     text.write_text((EXAMPLES / "calibration.txt").read_text()[:9000])
     folder = tmp_path / "out"
     given = ("quantize", source, "Q4_0", "-d", folder, "--text", text, "--json", "--gptq")
+    given = (*given, "--calibration-chunks", 2)
     plan = minitron(*given, "--dry-run")
     assert plan.code == 0 and not folder.exists()
     ran = minitron(*given)
     assert ran.code == 0, ran.err
     assert ran.document["levels"][0]["bytes"] == plan.document["levels"][0]["bytes"]
-    assert open_gguf(folder / "small-Q4_0.gguf").get("minitron.gptq.method") == "sequential"
+    file = open_gguf(folder / "small-Q4_0.gguf")
+    assert file.get("minitron.gptq.method") == "sequential"
+    assert file.get("minitron.gptq.tokens") == 2 * 512
     assert sorted(file.name for file in folder.iterdir()) == [
         "small-Q4_0.gguf",
         "small.manifest.json",

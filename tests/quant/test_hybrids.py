@@ -31,7 +31,7 @@ def converted(name: str, folder: Path) -> Path:
 
 def test_prepare_names_experts_that_gptq_has_no_inputs_of(tmp_path: Path) -> None:
     model = converted("qwen3moe", tmp_path)
-    refiner = planned_gptq(["text.txt"], open_model_files(model))
+    refiner = planned_gptq("independent", ["text.txt"], open_model_files(model))
     job = prepare(QuantizeSettings(model, (level_named("Q4_0"),), tmp_path), refiner)
     (note,) = (note for note in job.notes if "covariance" in note)
     assert note.startswith("the covariance has no entry for blk.0.ffn_down_exps.weight")

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import minitron
 from helpers.small_model import write_small
 from helpers.support import EXAMPLES, with_entry
+from minitron_core import stop
 from minitron_core.errors import Damaged, MinitronError, OutOfResources, Usage
 from minitron_core.gguf import F32, GgufWriter, KeyValue, TensorSpec, ValueType, open_gguf
 from minitron_core.gguf.layers import in_layer
@@ -25,7 +27,7 @@ from minitron_quant.levels import parse_levels
 from minitron_quant.model_files import EMBEDDING
 from minitron_quant.perplexity.held_out import mean_kld, measure_divergence
 from minitron_quant.perplexity.settings import MeasureSettings
-from minitron_quant.quantize.prepare import QuantizeSettings
+from minitron_quant.quantize.prepare import ConvertedSource, QuantizeSettings
 from minitron_quant.quantize.run import LevelResult, run
 
 LEVELS = ("Q2_K", "Q4_0")
@@ -98,7 +100,7 @@ def test_sequential_diverges_less_than_plain_codes(
     assert after < 0.9 * before
 
 
-class Killed(BaseException):
+class Killed(KeyboardInterrupt):
     pass
 
 
@@ -111,8 +113,9 @@ def test_sequential_continues_after_the_last_whole_layer(
         if event.stage == "gptq" and event.done > 1:
             raise Killed
 
-    with pytest.raises(Killed):
+    with pytest.raises(Killed) as stopped:
         made(settings, kill)
+    assert stop.kept(stopped.value)[0].startswith("1 of 2 layers are kept in ")
     assert not list(tmp_path.glob("*.gguf"))
     seen: list[float] = []
     again = made(settings, lambda e: seen.append(e.done) if e.stage == "gptq" else None)
@@ -120,6 +123,17 @@ def test_sequential_continues_after_the_last_whole_layer(
     for level, result in files.items():
         assert again[level].path.read_bytes() == result.path.read_bytes()
     assert names_in(tmp_path) == NAMES
+
+
+def test_quantize_refuses_sequential_gptq_of_a_converted_source(
+    two_layers: Path, tmp_path: Path
+) -> None:
+    settings = settings_of(two_layers, tmp_path)
+    file = open_gguf(two_layers)
+    converted = ConvertedSource(file, file.data, (two_layers,))
+    sequential = SequentialSettings((EXAMPLES / "calibration.txt",), CHUNKS)
+    with pytest.raises(Usage, match="GGUF file"):
+        minitron.quantize(settings, sequential=sequential, converted=converted)
 
 
 def test_sequential_gives_the_same_bytes_with_two_threads_and_for_one_level(
@@ -142,13 +156,13 @@ def test_sequential_keeps_nothing_of_another_text_or_source(
         made(settings, kill)
     seen: list[float] = []
 
-    def stop(event: Event) -> None:
+    def halt(event: Event) -> None:
         seen.append(event.done)
         raise Killed
 
     drift = DriftSettings(gamma=0)
     with pytest.raises(Killed):
-        list(run(levels_of(settings, drift=drift).job(settings), stop))
+        list(run(levels_of(settings, drift=drift).job(settings), halt))
     assert seen == [0]
 
 
