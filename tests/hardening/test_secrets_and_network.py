@@ -57,9 +57,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("uvicorn.Server.run", lambda self, sockets: None)
 
 
-# push needs the Hub for all that it does (tests/cli/test_push.py, with a marked token as well);
-# rpc-server does nothing but listen, in builds that have it
-ELSEWHERE = {"push", "rpc-server"}
+# push and pull need the Hub for all that they do (tests/cli/test_push.py, with a marked token as
+# well, and tests/convert/test_hub_models.py); rpc-server only listens, in builds that have it
+ELSEWHERE = {"push", "pull", "rpc-server"}
 
 
 def commands(model: Path, level: Path, folder: Path) -> list[tuple[object, ...]]:
@@ -70,7 +70,9 @@ def commands(model: Path, level: Path, folder: Path) -> list[tuple[object, ...]]
     few = ("--tensor-type", ".=f16", "--output-tensor-type", "f16", "--token-embedding-type", "f16")
     return [
         ("convert", EXAMPLES / "nano-llama", "-o", folder / "again.gguf"),
+        ("texts",),
         ("verify", EXAMPLES / "nano-llama", model, "--no-logits"),
+        ("quantize", EXAMPLES / "nano-llama", "Q4_0", "-d", folder / "direct"),
         ("imatrix", model, "-f", HELD_OUT, "-o", imatrix, "--chunks", 2, "--ctx", 64),
         ("imatrix-stats", imatrix),
         ("imatrix-merge", imatrix, imatrix, "-o", folder / "merged.gguf"),
