@@ -17,7 +17,7 @@ STAMP := $(if $(CUDA)$(RPC),$(VENV)/.installed-$(BACKEND),$(VENV)/.installed)
 export CUDA_ARCH FA
 
 # the encoders of quant/kernels; installing builds them, and so does a change of their sources
-KERNELS := quant/minitron_quant/kernels/libminitron_kernels.so
+KERNELS := src/minitron_core/libminitron_kernels.so
 
 .PHONY: install demo test test-portable harden check manual lock bench clean
 install: $(STAMP) $(KERNELS)

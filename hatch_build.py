@@ -18,7 +18,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-PACKAGE = Path("minitron_quant/kernels/libminitron_kernels.so")
+PACKAGE = Path("minitron_core/libminitron_kernels.so")
 # a * b + c stays two roundings; no flag names an instruction set, each unit has its own
 FLAGS = "-std=c++17 -O3 -ffp-contract=off -fno-math-errno -fPIC -fvisibility=hidden -Wno-psabi"
 
@@ -32,7 +32,7 @@ class BuildHook(BuildHookInterface[Any]):
         """See BuildHookInterface. version: editable or standard."""
         root = Path(self.root)
         if version == "editable":
-            build(root, root / "quant" / PACKAGE)
+            build(root, root / "src" / PACKAGE)
             return
         library = root / "build" / "kernels" / PACKAGE.name
         if build(root, library):
@@ -78,4 +78,4 @@ def _compile(sources: Path, library: Path) -> str:
 
 if __name__ == "__main__":
     here = Path(__file__).resolve().parent
-    sys.exit(not build(here, here / "quant" / PACKAGE))
+    sys.exit(not build(here, here / "src" / PACKAGE))

@@ -1,10 +1,12 @@
-"""Convert a checkpoint of Llama-3.1-Minitron-4B-Width's exact shape, beside llama.cpp's and cp.
+"""Convert a checkpoint of a published model's exact shape, beside llama.cpp's and cp.
 
     python benchmarks/peers/make_checkpoint.py CONFIG.json TOKENIZER_FOLDER width
     python benchmarks/convert_width.py --source width --converter FILE --converter-python EXE
+    python benchmarks/peers/make_checkpoint.py peers/experts.json QWEN3_TOKENIZER moe --layers 6
+    python benchmarks/convert_width.py --source moe --title "Qwen3-30B-A3B" --target 0.4 …
 
-Minitron, convert_hf_to_gguf.py and `cp` of the weights take turns; each writes 9 GB into a new
-folder beside the source, which is removed after every run.
+Minitron, convert_hf_to_gguf.py and `cp` of the weights take turns; each writes as much as the
+source holds into a new folder beside it, which is removed after every run.
 """
 
 import os
@@ -16,9 +18,9 @@ from pathlib import Path
 
 from harness import Command, NotGiven, Run, machine, minitron_path, note, parser_for, run_once
 
-TARGETS = {"convert_hf_to_gguf.py": 0.5, "cp": 1.5}
 PEAK_MIB = 1024
-OURS = "minitron convert"
+TIMES = ("wall", "cpu")
+OURS, THEIRS, COPY = "minitron convert", "convert_hf_to_gguf.py", "cp"
 PARSER = parser_for(__doc__)
 PARSER.add_argument("--source", required=True, type=Path, help="the checkpoint's folder")
 PARSER.add_argument("--converter", metavar="FILE", default=os.environ.get("LLAMA_CPP_CONVERTER"))
@@ -26,6 +28,8 @@ PARSER.add_argument(
     "--converter-python", metavar="EXE", default=os.environ.get("LLAMA_CPP_CONVERTER_PYTHON")
 )
 PARSER.add_argument("--result", metavar="FILE.md", type=Path, help="write the table there")
+PARSER.add_argument("--title", default="Llama-3.1-Minitron-4B-Width", help="of the table")
+PARSER.add_argument("--target", type=float, default=0.5, help="of the ratio to llama.cpp's")
 PARSER.set_defaults(runs=2)
 
 
@@ -39,8 +43,8 @@ def commands(folder: Path) -> dict[str, Command]:
     theirs = (given.converter_python, given.converter, given.source)
     return {
         OURS: (minitron_path(given), "convert", given.source, "-o", out, "-q"),
-        "convert_hf_to_gguf.py": (*theirs, "--outfile", out, "--outtype", "bf16"),
-        "cp": ("cp", *weights, folder),
+        THEIRS: (*theirs, "--outfile", out, "--outtype", "bf16"),
+        COPY: ("cp", *weights, folder),
     }
 
 
@@ -49,7 +53,7 @@ def measure(beside: Path, runs: int) -> tuple[dict[str, list[Run]], float]:
     taken: dict[str, list[Run]] = {}
     size = 0.0
     for number in range(runs):
-        for name in (OURS, *TARGETS):
+        for name in (OURS, THEIRS, COPY):
             note(f"{name}: run {number + 1} of {runs}")
             with tempfile.TemporaryDirectory(prefix="minitron-benchmark-", dir=beside) as folder:
                 taken.setdefault(name, []).append(run_once([commands(Path(folder))[name]]))
@@ -59,28 +63,28 @@ def measure(beside: Path, runs: int) -> tuple[dict[str, list[Run]], float]:
     return taken, size
 
 
-def page(taken: dict[str, list[Run]], size: float) -> str:
+def page(taken: dict[str, list[Run]], size: float, title: str, target: float) -> str:
     """The results as Markdown."""
+    targets = {OURS: f"≤ {PEAK_MIB} MiB", THEIRS: f"≤ {target}", COPY: "≤ 1.5"}
     lines = [
-        "# convert, at the size of Llama-3.1-Minitron-4B-Width",
+        f"# convert, at the size of {title}",
         "",
         *(f"- {name}: {value}" for name, value in machine().items()),
         f"- bytes written: {size / 1e9:.2f} GB",
         f"- runs of each side, in turn: {len(taken[OURS])}",
         "",
-        "| side | wall s (median) | all | CPU s | peak MiB | minitron's time / this | target |",
-        "|---|---:|---|---:|---:|---:|---:|",
+        "| side | wall s (median) | all | CPU s | peak MiB | wall ratio | CPU ratio | target |",
+        "|---|---:|---|---:|---:|---:|---:|---:|",
     ]
-    ours = statistics.median(run.wall for run in taken[OURS])
     for name, runs in taken.items():
-        wall = statistics.median(run.wall for run in runs)
-        cpu = statistics.median(run.cpu for run in runs)
+        ours = taken[OURS]
+        wall, cpu = (statistics.median(getattr(run, key) for run in runs) for key in TIMES)
+        ratios = [statistics.median(getattr(run, key) for run in ours) for key in TIMES]
         walls = ", ".join(f"{run.wall:.1f}" for run in runs)
         peak = max(run.peak_mib for run in runs)
-        target = f"≤ {TARGETS[name]}" if name in TARGETS else f"≤ {PEAK_MIB} MiB"
         lines.append(
-            f"| {name} | {wall:.1f} | {walls} | {cpu:.1f} | {peak:.0f} | {ours / wall:.2f} "
-            f"| {target} |"
+            f"| {name} | {wall:.1f} | {walls} | {cpu:.1f} | {peak:.0f} | {ratios[0] / wall:.2f} "
+            f"| {ratios[1] / cpu:.2f} | {targets[name]} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -88,15 +92,16 @@ def page(taken: dict[str, list[Run]], size: float) -> str:
 def main() -> int:
     """Measure, print the table, write --result; 2 where there is nothing to compare with."""
     given = PARSER.parse_args()
-    if shutil.disk_usage(given.source).free < 12e9:
-        print("convert_width.py: 12 GB of free space are needed", file=sys.stderr)
+    needed = 1.3 * sum(path.stat().st_size for path in given.source.glob("model*.safetensors"))
+    if shutil.disk_usage(given.source).free < needed:
+        print(f"convert_width.py: {needed / 1e9:.0f} GB of free space are needed", file=sys.stderr)
         return 2
     try:
         taken, size = measure(given.source.absolute().parent, given.runs)
     except NotGiven as reason:
         print(f"convert_width.py: {reason}", file=sys.stderr)
         return 2
-    text = page(taken, size)
+    text = page(taken, size, given.title, given.target)
     print(text)
     if given.result:
         given.result.write_text(text, encoding="utf-8")

@@ -19,8 +19,8 @@ from harness import machine
 from numpy.typing import NDArray
 
 from minitron_core.gguf import TYPE, TYPE_ID, row_bytes
+from minitron_core.kernels import kernels
 from minitron_quant.kernels.encode import KERNEL_TYPES, quantize_rows
-from minitron_quant.kernels.library import kernels
 from minitron_quant.kernels.self_check import NEEDS_IMPORTANCE, encode_by_ggml
 from minitron_quant.quantize.options import ENCODABLE
 

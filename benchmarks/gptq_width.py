@@ -1,19 +1,23 @@
 """Time GPTQ on one layer of Llama-3.1-Minitron-4B-Width's shape, and try block widths.
 
-    python benchmarks/gptq_width.py --type q3_K --type iq2_xs
+    python benchmarks/gptq_width.py --type q3_K --type iq2_xs --numpy
     python benchmarks/gptq_width.py --covariance nano.covariance.gguf --model nano-F16.gguf
 
-Weights and covariances of the layer are random: their values decide no time. Block widths are
+Weights and covariances of the layer are random: their values decide no time. --numpy: once more
+with numpy's loops and the same encoders. Block widths are
 tried on a real model: codes fitted to one half of the text with only the blocks of a width, judged
 by the other half with the whole covariance.
 """
 
 import argparse
+import os
 import resource
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before numpy: as minitron sets it
 
 import numpy as np
 
@@ -22,6 +26,7 @@ from minitron_quant.blocks import decode_blocks, encode_blocks
 from minitron_quant.covariance.files import open_covariance
 from minitron_quant.gptq.cholesky import BlockFactor, error_of, factor_block
 from minitron_quant.gptq.encode_rows import encode_rows
+from minitron_quant.kernels import gptq
 from minitron_quant.quantize.encode import EncodeTask, encode
 
 # columns × rows of one layer: q, k, v, output, gate, up, down
@@ -46,10 +51,11 @@ def time_layer(kind: int, width: int, threads: int) -> tuple[float, float]:
     """Wall and processor seconds of encoding a layer, factors not counted."""
     random = np.random.default_rng(1)
     blocks = {columns: factors(columns, width) for columns, _ in LAYER}
+    weights = [random.standard_normal((rows, columns), np.float32) for columns, rows in LAYER]
 
     def tasks() -> Iterator[EncodeTask]:
-        for columns, rows in LAYER:
-            values = random.standard_normal((rows, columns), np.float32)
+        for values in weights:
+            rows, columns = values.shape
             info = TensorInfo("x", (columns, rows), F32, 0, values.nbytes)
             mine = blocks[columns]
             yield EncodeTask(
@@ -106,16 +112,21 @@ def main() -> int:
     parser.add_argument("--type", action="append", choices=sorted(TYPE_ID))
     parser.add_argument("--width", type=int, default=1024, help="of a block of columns")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--numpy", action="store_true", help="numpy's loops, too")
     parser.add_argument("--covariance", type=Path)
     parser.add_argument("--model", type=Path)
     given = parser.parse_args()
     if given.covariance and given.model:
         try_widths(given.model, given.covariance)
         return 0
-    print("| type | seconds | of processors |\n|---|---:|---:|")
+    print("| type | loops | seconds | of processors |\n|---|---|---:|---:|")
+    compiled = gptq.usable()
     for name in given.type or ["q3_K"]:
-        wall, cpu = time_layer(TYPE_ID[name], given.width, given.threads)
-        print(f"| {name} | {wall:.1f} | {cpu:.1f} |", flush=True)
+        for native in (True, False) if given.numpy else (compiled,):
+            gptq.usable = lambda native=native: compiled and native
+            wall, cpu = time_layer(TYPE_ID[name], given.width, given.threads)
+            loops = "compiled" if gptq.usable() else "numpy"
+            print(f"| {name} | {loops} | {wall:.1f} | {cpu:.1f} |", flush=True)
     return 0
 
 

@@ -26,6 +26,8 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 USAGE = 2
 FAILED = 1
 Command = Sequence[str | Path | int]
+# an installed package has its bytecode; without it every start would compile the sources
+ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
 
 
 class NotGiven(Exception):
@@ -96,6 +98,7 @@ def run_once(commands: Sequence[Command]) -> Run:
                 stdin=subprocess.DEVNULL,
                 stdout=captured,
                 stderr=subprocess.STDOUT,
+                env=ENVIRONMENT,
             )
             _, status, usage = os.wait4(process.pid, 0)
             wall += time.perf_counter() - started
@@ -300,6 +303,7 @@ def parser_for(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--minitron", metavar="EXE", help="the command to measure")
     parser.add_argument("--model", metavar="FILE", help="a GGUF file (default: nano-llama, f16)")
     parser.add_argument("--runs", type=int, default=5, help="runs of each side that count")
+    parser.add_argument("--only", metavar="TEXT", help="cases with this text in their name")
     parser.add_argument("--warm-ups", type=int, default=1, help="runs of each side before those")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--json", metavar="FILE", help="write everything that was measured")
@@ -326,6 +330,8 @@ def main(parser: argparse.ArgumentParser, cases: Callable[[Setup], Sequence[Case
             print(f"{name}: {reason}", file=sys.stderr)
             return USAGE if isinstance(reason, NotGiven) else FAILED
         for case in planned:
+            if arguments.only and arguments.only not in case.name:
+                continue
             try:
                 comparisons.append(compare(case, case.runs or arguments.runs, arguments.warm_ups))
             except RuntimeError as failure:

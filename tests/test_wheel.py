@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-LIBRARY = "minitron_quant/kernels/libminitron_kernels.so"
+LIBRARY = "minitron_core/libminitron_kernels.so"
 
 
 def build(target: str, folder: Path, **environment: str) -> Path:

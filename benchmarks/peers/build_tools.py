@@ -17,7 +17,7 @@ from llama_tools import COMMIT
 sys.path.append(str(Path(__file__).resolve().parents[2] / "scripts"))
 from portable import SETS, build
 
-PROGRAMS = ("imatrix", "quantize", "perplexity", "completion", "tokenize")
+PROGRAMS = ("imatrix", "quantize", "perplexity", "completion", "tokenize", "bench")
 
 
 OPTIONS = (

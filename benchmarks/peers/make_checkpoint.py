@@ -3,8 +3,10 @@ r"""Make a checkpoint of random weights with the exact shape of a published mode
     python benchmarks/peers/make_checkpoint.py CONFIG.json TOKENIZER_FOLDER OUT [--layers N] \
         [--hidden N]
 
-With --hidden it is a small model that has the published one's vocabulary and proportions. The
-weights are bf16, normally distributed with a deviation of 0.02, in shards of at most 5 GB.
+With --hidden it is a small model that has the published one's vocabulary and proportions.
+experts.json beside this script has the shape of Qwen3-30B-A3B, whose tokenizer it needs; six
+layers of it are 8.7 GB. The weights are bf16, normally distributed with a deviation of 0.02, in
+shards of at most 5 GB.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ def main() -> None:
     config["num_hidden_layers"] = options.layers or config["num_hidden_layers"]
     options.out.mkdir(parents=True)
     for path in options.tokenizer.iterdir():
-        shutil.copyfile(path, options.out / path.name)
+        if path.name.startswith(("tokenizer", "special_tokens", "chat_template")):
+            shutil.copyfile(path, options.out / path.name)
     (options.out / "config.json").write_text(json.dumps(config))
     write_shards(options.out, shapes(config))
 
@@ -66,14 +69,32 @@ def shapes(config: dict) -> dict[str, tuple[int, ...]]:
         found[f"{layer}.self_attn.k_proj.weight"] = (kv, hidden)
         found[f"{layer}.self_attn.v_proj.weight"] = (kv, hidden)
         found[f"{layer}.self_attn.o_proj.weight"] = (hidden, heads * head_dim)
+        if config["model_type"] == "qwen3_moe":
+            norms += [f"{layer}.self_attn.q_norm", f"{layer}.self_attn.k_norm"]
+            found |= expert_shapes(f"{layer}.mlp", config)
+            continue
         found[f"{layer}.mlp.up_proj.weight"] = (ffn, hidden)
         found[f"{layer}.mlp.down_proj.weight"] = (hidden, ffn)
         if not nemotron:
             found[f"{layer}.mlp.gate_proj.weight"] = (ffn, hidden)
     for norm in norms:
-        found[f"{norm}.weight"] = (hidden,)
+        of_heads = norm.endswith(("q_norm", "k_norm"))
+        found[f"{norm}.weight"] = (head_dim if of_heads else hidden,)
         if nemotron:
             found[f"{norm}.bias"] = (hidden,)
+    return found
+
+
+def expert_shapes(prefix: str, config: dict) -> dict[str, tuple[int, ...]]:
+    """The router and the experts of a layer."""
+    hidden, ffn, count = (
+        config[key] for key in ("hidden_size", "moe_intermediate_size", "num_experts")
+    )
+    found: dict[str, tuple[int, ...]] = {f"{prefix}.gate.weight": (count, hidden)}
+    for expert in range(count):
+        found[f"{prefix}.experts.{expert}.gate_proj.weight"] = (ffn, hidden)
+        found[f"{prefix}.experts.{expert}.up_proj.weight"] = (ffn, hidden)
+        found[f"{prefix}.experts.{expert}.down_proj.weight"] = (hidden, ffn)
     return found
 
 

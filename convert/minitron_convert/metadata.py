@@ -20,6 +20,7 @@ from minitron_convert.architectures import ModelTensor
 from minitron_convert.checkpoint.json_files import read_object, read_settings
 from minitron_core.errors import Damaged
 from minitron_core.gguf import KeyValue, ValueType
+from minitron_core.quoting import quoted
 
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
 
@@ -69,25 +70,56 @@ def read_general(
     overrides = {} if override is None else read_object(override)
     notes: list[str] = []
     named = Path(name or folder.absolute().name)
-    try:
-        found = gguf.Metadata.apply_metadata_heuristic(
-            gguf.Metadata(),
-            _read_card(folder, notes),
-            gguf.Metadata.load_hf_parameters(folder),
-            named,
-            parameters.total,
-        )
-    except (TypeError, AttributeError, ValueError) as error:
-        raise Damaged(f"the model card or a config in {folder} is malformed: {error}") from error
+    found = _described(folder, named, parameters.total, notes)
     _take_sampling(found, read_settings(folder / "generation_config.json", notes))
     for key, value in overrides.items():
         attribute = key.removeprefix("general.").replace(".", "_")
         if attribute in _FIELDS:
             setattr(found, attribute, value)
+    stated = {key.removeprefix("general.").replace(".", "_") for key in overrides}
+    _drop_impossible(found, architecture, stated, notes)
     found.name = found.name or named.name or "model"
     if found.size_label is None and parameters.total:
         found.size_label = gguf.size_label(*parameters)
-    return General(_keys(found, architecture, folder), _file_name(found, parameters), notes)
+    return General(_keys(found, architecture), _file_name(found, parameters), notes)
+
+
+def _described(folder: Path, named: Path, total: int, notes: list[str]) -> gguf.Metadata:
+    """What model card, config and names say; a card of other content than usual is passed over."""
+    parameters = read_object(folder / "config.json")
+    card = _read_card(folder, notes)
+    try:
+        return gguf.Metadata.apply_metadata_heuristic(
+            gguf.Metadata(), card, parameters, named, total
+        )
+    except (TypeError, AttributeError, ValueError):
+        notes.append("the head of README.md is malformed: nothing was taken from it")
+    try:
+        return gguf.Metadata.apply_metadata_heuristic(gguf.Metadata(), {}, parameters, named, total)
+    except (TypeError, AttributeError, ValueError) as error:
+        raise Damaged(f"the config in {folder} is malformed") from error
+
+
+def _drop_impossible(
+    found: gguf.Metadata, architecture: str, stated: set[str], notes: list[str]
+) -> None:
+    """Leave out what no key can hold. Damaged: it was given on purpose, by names in `stated`."""
+    for attribute in _FIELDS:
+        value = getattr(found, attribute)
+        if value is None:
+            continue
+        alone = gguf.Metadata(name="alone")
+        setattr(alone, attribute, value)
+        try:
+            if attribute.startswith("sampling_") and isinstance(value, bool):
+                raise TypeError  # false is not a number
+            _keys(alone, architecture)
+        except _IMPOSSIBLE as error:
+            name = attribute.replace("_", " ")
+            if attribute in stated:
+                raise Damaged(f"general.{attribute} cannot be {quoted(value)}") from error
+            notes.append(f"the {name} of the model cannot be {quoted(value)}: it is left out")
+            setattr(found, attribute, None)
 
 
 def _read_card(folder: Path, notes: list[str]) -> dict[str, Any]:
@@ -126,19 +158,16 @@ def _take_sampling(found: gguf.Metadata, generation: dict[str, Any]) -> None:
             setattr(found, attribute, value)
 
 
-def _keys(found: gguf.Metadata, architecture: str, folder: Path) -> list[KeyValue]:
+_IMPOSSIBLE = (TypeError, ValueError, AttributeError, KeyError, OverflowError)
+
+
+def _keys(found: gguf.Metadata, architecture: str) -> list[KeyValue]:
     writer = gguf.GGUFWriter(None, architecture)
     writer.add_type(gguf.GGUFType.MODEL)
-    try:
-        found.set_gguf_meta_model(writer)
-        return [
-            KeyValue.of(key, entry.type.value, entry.value)
-            for key, entry in writer.kv_data[0].items()
-        ]
-    except (TypeError, ValueError, AttributeError, KeyError, OverflowError) as error:
-        raise Damaged(
-            f"{folder}: its model card or generation_config.json holds an impossible value: {error}"
-        ) from error
+    found.set_gguf_meta_model(writer)
+    return [
+        KeyValue.of(key, entry.type.value, entry.value) for key, entry in writer.kv_data[0].items()
+    ]
 
 
 def _file_name(found: gguf.Metadata, parameters: Parameters) -> str:

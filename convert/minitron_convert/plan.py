@@ -25,6 +25,7 @@ from minitron_core.gguf import (
     ValueType,
     file_size,
 )
+from minitron_core.quoting import quoted
 
 _TYPE_OF_OUTTYPE = {"f32": F32, "f16": F16, "bf16": BF16, "q8_0": Q8_0}
 _FILE_TYPE = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32, "mxfp4": 38}  # llama_ftype
@@ -100,14 +101,14 @@ def plan(settings: ConvertSettings) -> Plan:
     except UnicodeEncodeError as error:
         raise Damaged(
             f"the JSON files in {settings.source} hold text that is not Unicode: "
-            f"{error.object!r:.60}"
+            f"{quoted(error.object, 60)}"
         ) from error
 
 
 def _plan(settings: ConvertSettings) -> Plan:
     if settings.outtype not in OUTTYPES:
         raise Unsupported(
-            f"the converter has no output type {settings.outtype!r}",
+            f"the converter has no output type {quoted(settings.outtype)}",
             f"known are {', '.join(OUTTYPES)}",
         )
     checkpoint = open_checkpoint(settings.source, vocab_only=settings.vocab_only)
@@ -116,7 +117,7 @@ def _plan(settings: ConvertSettings) -> Plan:
     outtype = _guess_outtype(model) if settings.outtype == "auto" else settings.outtype
     tensors, notes = _choose_types(sources, _TYPE_OF_OUTTYPE[outtype])
     file_type, ending = _FILE_TYPE[outtype], outtype.upper()
-    if any(tensor.spec.type == MXFP4 for tensor in tensors):
+    if outtype != "q8_0" and any(tensor.spec.type == MXFP4 for tensor in tensors):
         file_type, ending = _FILE_TYPE["mxfp4"], "MXFP4_MOE"
     general = read_general(
         settings.source, model.arch, count_parameters(sources), settings.metadata, settings.name
@@ -134,7 +135,7 @@ def _plan(settings: ConvertSettings) -> Plan:
     ending = "vocab" if settings.vocab_only else ending
     output = output_path(settings.output, general.model_name, ending)
     files = split_files(output, metadata, tensors, settings.split_max_size)
-    all_notes = (*model.notes, *vocabulary.notes, *general.notes, *notes)
+    all_notes = (*checkpoint.notes, *model.notes, *vocabulary.notes, *general.notes, *notes)
     return Plan(general.model_name, model.arch, outtype, files, all_notes)
 
 

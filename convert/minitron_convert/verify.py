@@ -15,6 +15,7 @@ from minitron_convert.encode_stream import float_rows
 from minitron_convert.plan import ConvertSettings, Plan, PlannedTensor, plan
 from minitron_core.gguf import TYPE, Gguf, TensorInfo, iterate_tensors, open_shards
 from minitron_core.progress import Event, Progress, ignore
+from minitron_core.quoting import quoted
 
 Encode = Callable[[str], list[int]]
 Logits = Callable[[list[int]], Array]
@@ -199,7 +200,7 @@ def check_token_ids(source: Encode, model: Encode) -> Check:
     for text in TEXTS:
         wanted, found = source(text), model(text)
         if wanted != found:
-            return Check("token ids", False, f"{text!r} gives {found}, not {wanted}")
+            return Check("token ids", False, f"{quoted(text)} gives {found}, not {wanted}")
     return Check("token ids", True, f"{len(TEXTS)} texts give the same ids")
 
 

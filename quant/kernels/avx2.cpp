@@ -11,3 +11,10 @@ typedef Avx2 V;
 
 Encoder avx2_encoder(int type) { return encoder_of(type); }
 bool avx2_score(const Scoring &rows) { return score_rows(rows); }
+int64_t avx2_likeliest(const float *logits, int64_t n) { return only_largest(logits, n); }
+bool avx2_gptq_scalar(const GptqStrip &strip, const GptqScalar &type) {
+    return choose_scalar(strip, type);
+}
+bool avx2_gptq_codebook(const GptqStrip &strip, const GptqCodebook &type) {
+    return choose_codewords(strip, type);
+}

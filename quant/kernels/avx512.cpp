@@ -12,3 +12,10 @@ typedef Avx512 V;
 
 Encoder avx512_encoder(int type) { return encoder_of(type); }
 bool avx512_score(const Scoring &rows) { return score_rows(rows); }
+int64_t avx512_likeliest(const float *logits, int64_t n) { return only_largest(logits, n); }
+bool avx512_gptq_scalar(const GptqStrip &strip, const GptqScalar &type) {
+    return choose_scalar(strip, type);
+}
+bool avx512_gptq_codebook(const GptqStrip &strip, const GptqCodebook &type) {
+    return choose_codewords(strip, type);
+}

@@ -13,6 +13,11 @@ namespace {
 
 #include "scoring.h"
 
+#include "gptq.h"
+#include "gptq_scalar.h"
+#include "gptq_codewords.h"
+#include "gptq_codebook.h"
+
 #include "types_k.h"
 #include "types_scaled.h"
 #include "types_iq4.h"

@@ -115,3 +115,48 @@ int kernels_score(int level, const float *logits, int64_t rows, int64_t vocabula
     const Scoring scoring = {logits, rows, vocabulary, targets, nll, top, p, log, total, kld};
     return (level == 2 ? avx512_score(scoring) : avx2_score(scoring)) ? 0 : -1;
 }
+
+int64_t kernels_likeliest(int level, LogitsOf logits_of, void *context, int32_t output,
+                          int64_t vocabulary) {
+    const float *logits = logits_of(context, output);
+    if (!logits || level < 1 || level > kernels_level() || vocabulary < 1)
+        return -3;
+    return level == 2 ? avx512_likeliest(logits, vocabulary) : avx2_likeliest(logits, vocabulary);
+}
+
+int kernels_gptq_scalar(int level, const GptqStrip *strip, const GptqScalar *type) {
+    if (level < 1 || level > kernels_level())
+        return -1;
+    const auto choose = level == 2 ? avx512_gptq_scalar : avx2_gptq_scalar;
+    return choose(*strip, *type) ? 0 : -1;
+}
+
+int64_t kernels_gptq_scratch(const GptqCodebook *type) {
+    // squares; rows of codewords; numbers of pairs of levels
+    const int64_t squares = type->group / type->dims * sign_patterns(*type);
+    return (squares + type->dims + 4) * type->words;
+}
+
+int kernels_gptq_codebook(int level, const GptqStrip *strip, const GptqCodebook *type) {
+    if (level < 1 || level > kernels_level())
+        return -1;
+    const auto choose = level == 2 ? avx512_gptq_codebook : avx2_gptq_codebook;
+    return choose(*strip, *type) ? 0 : -1;
+}
+
+void kernels_write_field(uint8_t *blocks, int64_t count, int64_t block_bytes,
+                         const FieldPart *parts, int64_t n_parts, const int32_t *numbers,
+                         int64_t n_numbers) {
+    for (int64_t b = 0; b < count; ++b, blocks += block_bytes, numbers += n_numbers)
+        for (int64_t i = 0; i < n_parts; ++i) {
+            const FieldPart &part = parts[i];
+            uint32_t mask = ((1u << part.bits) - 1) << part.shift;
+            uint32_t bits = (uint32_t)numbers[part.item] >> part.at << part.shift & mask;
+            uint8_t *byte = blocks + part.byte;
+            *byte = (uint8_t)((*byte & ~mask) | bits);
+            for (int k = 1; k < part.word; ++k) {
+                bits >>= 8, mask >>= 8;
+                byte[k] = (uint8_t)((byte[k] & ~mask) | bits);
+            }
+        }
+}

@@ -41,6 +41,72 @@ KERNELS_API int kernels_score(int level, const float *logits, int64_t rows, int6
                               const int32_t *targets, double *nll, int64_t *top, float *p,
                               double *log, double *total, double *kld);
 
+// The token with the largest of the `vocabulary` logits that logits_of(context, output) returns
+// (llama_get_logits_ith); -1 if a logit is NaN, -2 if several are the largest, -3 if there are no
+// logits or no such level.
+typedef float *(*LogitsOf)(void *context, int32_t output);
+KERNELS_API int64_t kernels_likeliest(int level, LogitsOf logits_of, void *context, int32_t output,
+                                      int64_t vocabulary);
+
+// GPTQ: a strip of columns of a block, for some rows. Arrays are [column][row], `stride` numbers
+// from one column to the next. Columns stand in the order in which they are chosen.
+typedef struct {
+    int64_t rows, stride;         // rows: a multiple of 16
+    int64_t columns;              // of the strip
+    int64_t size;                 // floats from one row of upper and unit to the next
+    const float *weights;         // of the strip
+    const float *targets;         // corrected for all columns before the strip
+    const float *upper, *unit;    // R, and R with every column divided by its diagonal
+    const int32_t *groups;        // of each group of the strip: its number in the tensor's order
+    float *errors;                // weights - values
+    double *loss;                 // [row]: what the strip adds to e R RT eT is added
+} GptqStrip;
+
+// Scales or minimums: value * half is the factor. whole: integers from low to high; else the value
+// is a half itself.
+typedef struct {
+    int32_t whole, low, high, sign;
+    const float *half; // [group][row]
+    float *value;      // [group][row], where the search starts and what it found
+} GptqScale;
+
+// A scalar type. levels: the 16 of a table, ascending, or null for the whole numbers low ... high.
+typedef struct {
+    int32_t group, with_min, low, high;
+    int32_t code_of_zero; // of whole numbers; codes are bytes
+    const float *levels;
+    GptqScale scale, min;
+    uint8_t *codes; // [column in the tensor's order][row]
+} GptqScalar;
+
+// A type with codewords. shifted: 0, or for how many columns one bit moves a codeword up or down
+// by `shift`; where it is 0 that bit is a minus sign of each column, an even number of them in
+// eight columns where `even`.
+typedef struct {
+    int32_t group, dims, words, most_scale, even, shifted;
+    float unit, shift;
+    const float *table; // [dim][word]
+    const float *d;     // [group][row]
+    int32_t *scale;     // [group][row], where the search starts and what it found
+    int32_t *index;     // [codeword in the tensor's order][row]
+    int32_t *bits;      // [eight columns][row]: signs, or the shift as 0 or 1
+    float *scratch;     // kernels_gptq_scratch floats, of this thread alone
+} GptqCodebook;
+KERNELS_API int64_t kernels_gptq_scratch(const GptqCodebook *type);
+
+// Choose the codes of a strip. Returns 0, or -1 if there is no such level.
+KERNELS_API int kernels_gptq_scalar(int level, const GptqStrip *strip, const GptqScalar *type);
+KERNELS_API int kernels_gptq_codebook(int level, const GptqStrip *strip, const GptqCodebook *type);
+
+// Some bits of a number: bits `at` and up of numbers[item] are written from bit `shift` of the
+// little-endian word of `word` bytes at `byte` of a block.
+typedef struct {
+    int32_t item, byte, word, bits, shift, at;
+} FieldPart;
+KERNELS_API void kernels_write_field(uint8_t *blocks, int64_t count, int64_t block_bytes,
+                                     const FieldPart *parts, int64_t n_parts,
+                                     const int32_t *numbers, int64_t n_numbers);
+
 #ifdef __cplusplus
 }
 #endif

@@ -76,6 +76,26 @@ INLINE int64_t first_largest(const float *logits, int64_t n, float *largest) {
             return i;
     return 0; // nothing but NaN
 }
+// The place of the largest logit, if it is the only one so large and no logit is NaN.
+int64_t only_largest(const float *logits, int64_t n) {
+    float largest;
+    const int64_t place = first_largest(logits, n, &largest);
+    const F wanted = V::set1(largest);
+    I numbers = V::iset1(0), equal = V::iset1(0);
+    each_vector(logits, nullptr, n, [&](int, F x, F) __attribute__((always_inline)) {
+        numbers = V::inc(numbers, V::eq(x, x));
+        equal = V::inc(equal, V::eq(x, wanted));
+    });
+    int32_t number_lanes[W], equal_lanes[W];
+    V::istore(number_lanes, numbers);
+    V::istore(equal_lanes, equal);
+    int64_t all = 0, found = 0;
+    for (int k = 0; k < W; ++k)
+        all += number_lanes[k], found += equal_lanes[k];
+    if (all != (n + STEP - 1) / STEP * STEP)
+        return -1;
+    return found == 1 ? place : -2;
+}
 
 // What is needed of a reference: p from its exponentials, which p holds, and their sum.
 INLINE void finish_reference(const Scoring &s, int64_t row, const float *logits, float largest,

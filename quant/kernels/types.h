@@ -1,5 +1,6 @@
 // What all parts of the library share: type numbers, the interface of an encoder, scalar helpers.
 #pragma once
+#include "kernels.h"
 #include <stdint.h>
 #include <string.h>
 
@@ -49,6 +50,16 @@ struct Scoring {
     double *kld;
 };
 bool avx2_score(const Scoring &rows);
+// Signs and their opposites have the same square, so half of the patterns are enough.
+static inline int sign_patterns(const GptqCodebook &type) {
+    return type.shifted ? 2 : 1 << (type.dims - 1);
+}
+bool avx2_gptq_scalar(const GptqStrip &strip, const GptqScalar &type);
+bool avx2_gptq_codebook(const GptqStrip &strip, const GptqCodebook &type);
+bool avx512_gptq_scalar(const GptqStrip &strip, const GptqScalar &type);
+bool avx512_gptq_codebook(const GptqStrip &strip, const GptqCodebook &type);
+int64_t avx2_likeliest(const float *logits, int64_t n);
+int64_t avx512_likeliest(const float *logits, int64_t n);
 bool avx512_score(const Scoring &rows);
 Encoder avx2_encoder(int type);
 Encoder avx512_encoder(int type);

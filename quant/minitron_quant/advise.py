@@ -193,6 +193,8 @@ def _quality(each: Fit) -> tuple[float, float, int]:
 
 
 def _number(value: Any) -> float | None:
+    if isinstance(value, bool):
+        raise TypeError  # float(False) is 0
     return None if value is None else float(value)
 
 

@@ -14,7 +14,10 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from minitron_core.errors import Denied, NotFound, Unsupported, Usage
-from minitron_engine.llama.context import Batch, Context, Logits
+from minitron_core.lfs_pointer import refuse_lfs_pointer
+from minitron_core.text_encoding import as_utf8
+from minitron_engine.llama.batch import Batch
+from minitron_engine.llama.context import Context, Logits
 from minitron_engine.llama.model import Model
 from minitron_engine.llama.settings import ContextSettings
 from minitron_engine.llama.tokenization import Tokens
@@ -76,14 +79,18 @@ class ChunkSettings:
 
 
 def read_text(path: Path) -> str:
-    """A text file without one newline at its end, as llama.cpp's -f; odd bytes survive."""
+    """A text file without one newline at its end, as llama.cpp's -f; odd bytes survive.
+
+    A byte order mark is none of the text, and a Git LFS pointer is refused.
+    """
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
         raise NotFound(f"{path} does not exist") from error
     except OSError as error:
         raise Denied(f"{path} cannot be read: {error.strerror}") from error
-    return data.removesuffix(b"\n").decode("utf-8", errors="surrogateescape")
+    refuse_lfs_pointer(path, data)
+    return as_utf8(data).removesuffix(b"\n").decode("utf-8", errors="surrogateescape")
 
 
 def check_trained_context(model: Model, n_ctx: int) -> None:

@@ -7,6 +7,7 @@ from typing import TypeGuard
 
 from minitron_core.errors import Damaged, NotFound, Unsupported
 from minitron_core.gguf import Gguf, TensorInfo, open_gguf, open_shards, parse_shard_name
+from minitron_core.quoting import quoted
 
 EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
 # tensors by name, each with its shard
@@ -53,11 +54,11 @@ def _check_numbers(file: Gguf) -> None:
     layers = number("block_count")
     # where it is missing llama.cpp refuses the file itself
     if layers is not None and not (_is_count(layers) and layers <= _MAX_LAYERS):
-        raise Damaged(f"{file.path} is damaged: block_count is {layers!r:.40}")
+        raise Damaged(f"{file.path} is damaged: block_count is {quoted(layers, 40)}")
     for key in ("attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon"):
         epsilon = number(key)
         if epsilon is not None and not (isinstance(epsilon, float) and 0 <= epsilon < math.inf):
-            raise Damaged(f"{file.path} is damaged: {key} is {epsilon!r:.40}")
+            raise Damaged(f"{file.path} is damaged: {key} is {quoted(epsilon, 40)}")
     rotated = number("rope.dimension_count")
     heads, hidden = number("attention.head_count"), number("embedding_length")
     if rotated is None or not _is_count(heads) or not _is_count(hidden):
@@ -66,8 +67,8 @@ def _check_numbers(file: Gguf) -> None:
     size = hidden // heads if size is None else size
     if not _is_count(rotated) or rotated % 2 or not _is_count(size) or rotated > size:
         raise Damaged(
-            f"{file.path} is damaged: rope.dimension_count {rotated!r:.40} does not fit a head "
-            f"of {size!r:.40}"
+            f"{file.path} is damaged: rope.dimension_count {quoted(rotated, 40)} does not fit a "
+            f"head of {quoted(size, 40)}"
         )
 
 

@@ -6,11 +6,11 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from minitron_core.hashing import file_sha256, fingerprint, model_fingerprint
+from minitron_core.versions import installed_version
 from minitron_engine.llama.library import LLAMA_CPP_COMMIT
 from minitron_quant.model_files import open_model_files
 
@@ -72,8 +72,8 @@ def hash_inputs(
     """Hash the inputs in the background; the end of the block cancels what is left."""
     known: dict[str, Any] = {
         "versions": {
-            "minitron": version("minitron"),
-            "llama_cpp_python": version("llama_cpp_python"),
+            "minitron": installed_version("minitron"),
+            "llama_cpp_python": installed_version("llama_cpp_python"),
             "llama_cpp_commit": LLAMA_CPP_COMMIT,
         },
         "imatrix": None if imatrix is None else named_sha256(imatrix),

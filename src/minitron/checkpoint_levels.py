@@ -15,7 +15,8 @@ from minitron.level_conversion import PlannedRows, header_alone
 from minitron.quantization import imatrix, imatrix_key
 from minitron_convert.checkpoint.file_names import files_of
 from minitron_convert.convert import ConvertSettings, plan
-from minitron_convert.hub.download import Source, open_source
+from minitron_convert.hub.download import open_source
+from minitron_convert.hub.source import Source
 from minitron_convert.plan import Plan
 from minitron_core.errors import AlreadyExists, OutOfResources, from_os_error
 from minitron_core.file_lock import exclusive

@@ -1,21 +1,22 @@
 """Generate text, and hold a conversation, with a loaded model."""
 
-import secrets
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from minitron_engine.generation.chat import Conversation
 from minitron_engine.generation.generate import generate as generate_steps
-from minitron_engine.generation.generate import prompt_tokens
-from minitron_engine.generation.sampling import settings_for
-from minitron_engine.generation.slots import Slots
+from minitron_engine.generation.generate import prompt_ids
+from minitron_engine.generation.sampling import random_seed, settings_for
 from minitron_engine.generation.steps import GenerationSettings, GenerationStep
-from minitron_engine.isolation.chat_template import open_template
 from minitron_engine.llama.context import open_context
 from minitron_engine.llama.model import Model
 from minitron_engine.llama.settings import ContextSettings
+
+if TYPE_CHECKING:
+    from minitron_engine.generation.chat import Conversation
 
 # tokens of a context if nothing else is asked for
 DEFAULT_CONTEXT = 4096
@@ -34,7 +35,7 @@ def generate(
     context: by default room for prompt and answer, as far as the model was trained.
     Raises Usage for a prompt longer than the context and for settings out of range.
     """
-    tokens = prompt_tokens(model, prompt)
+    tokens = prompt_ids(model, prompt)
     settings = _settings(model, given)
     if context is None:
         n_ctx = context_size(model, len(tokens) + max(settings.n_predict, 0))
@@ -59,6 +60,10 @@ def chat(
     have no limit by default.
     Raises Unsupported for a model without a template.
     """
+    from minitron_engine.generation.chat import Conversation
+    from minitron_engine.generation.slots import Slots
+    from minitron_engine.isolation.chat_template import open_template
+
     settings = _settings(model, {"n_predict": -1} | given)
     if context is None:
         context = ContextSettings(context_size(model), _CHAT_BATCH, n_outputs=1)
@@ -81,8 +86,7 @@ def context_size(model: Model, tokens: int = 0) -> int:
 def _settings(model: Model, given: dict[str, Any]) -> GenerationSettings:
     own = {each.name for each in fields(GenerationSettings)} & given.keys()
     sampling = {name: value for name, value in given.items() if name not in own}
-    # any seed that llama.cpp does not take for "choose one"
-    seed = secrets.randbelow(2**32 - 1)
+    seed = random_seed()
     return GenerationSettings(
         settings_for(model, {"seed": seed} | sampling), **{name: given[name] for name in own}
     )

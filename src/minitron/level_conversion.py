@@ -31,6 +31,7 @@ from minitron_core.progress import Progress
 from minitron_quant.array_backend import Bytes
 from minitron_quant.levels import Level
 from minitron_quant.quantize.encode import SLAB_ELEMENTS, EncodeTask, encode
+from minitron_quant.quantize.fallbacks import fallback_notes
 from minitron_quant.quantize.importance import load_importance, match_importance
 from minitron_quant.quantize.options import QuantizeOptions
 from minitron_quant.quantize.plan import level_metadata, make_plan
@@ -81,7 +82,8 @@ def _plan_level(settings: ConvertSettings, full: Plan, header: Gguf, level: Leve
     path = output_path(settings.output, full.model_name, level.name)
     metadata = level_metadata(header, level, (), ())
     files = split_files(path, metadata, tensors, settings.split_max_size)
-    return replace(full, outtype=level.name.lower(), files=files)
+    notes = full.notes + fallback_notes({level.name: planned.fallbacks}, len(tensors))
+    return replace(full, outtype=level.name.lower(), files=files, notes=notes)
 
 
 @contextmanager

@@ -14,7 +14,8 @@ from minitron_convert.verify import TEXTS, Check, Encode, check_logits, check_to
 from minitron_convert.verify import verify as verify_file
 from minitron_core.gguf import open_shards
 from minitron_core.progress import Progress, ignore
-from minitron_engine.llama.context import Batch, open_context
+from minitron_engine.llama.batch import Batch
+from minitron_engine.llama.context import open_context
 from minitron_engine.llama.model import Model
 from minitron_engine.llama.settings import ContextSettings, ModelSettings
 from minitron_engine.loading import open_model

@@ -69,8 +69,8 @@ def examine(folder: Path) -> dict[str, Any]:
 def _encoders() -> dict[str, Any]:
     """Which kernels quantize; why none, or for which types not."""
     from minitron_core.gguf import TYPE
+    from minitron_core.kernels import kernels
     from minitron_quant.kernels.encode import encoder
-    from minitron_quant.kernels.library import kernels
 
     loaded = kernels()
     return {

@@ -16,8 +16,8 @@ from minitron_engine.llama.settings import (
 )
 
 if TYPE_CHECKING:
-    from minitron_convert.hub.download import Source
     from minitron_convert.hub.models import HubModel
+    from minitron_convert.hub.source import Source
     from minitron_engine.llama.model import Model
     from minitron_engine.llama.settings import GpuLayers
 
@@ -88,6 +88,15 @@ def note_full_gpu(out: Output, model: Model) -> None:
         out.note(f"nothing is offloaded, no layer fits: {model.reason}")
 
 
+def note_long_context(out: Output, model: Model, n_ctx: int) -> None:
+    """A note where a context that was asked for is longer than the model was trained on."""
+    if n_ctx > model.n_ctx_train > 0:
+        out.note(
+            f"a context of {n_ctx} tokens is longer than the {model.n_ctx_train} that the model "
+            "was trained on: what it writes beyond them may make no sense"
+        )
+
+
 @contextmanager
 def open_checkpoint_source(
     text: str, revision: str | None, listener: Progress, *, headers_only: bool = False
@@ -96,8 +105,14 @@ def open_checkpoint_source(
 
     headers_only: for a plan; weights on the Hub stay there.
     """
-    if revision is not None and Path(text).expanduser().exists():
-        raise Usage(f"--revision is for the Hub, and {text} is a folder", "drop it")
+    from minitron_convert.hub.source import Source
+
+    folder = Path(text).expanduser()
+    if folder.exists():
+        if revision is not None:
+            raise Usage(f"--revision is for the Hub, and {text} is a folder", "drop it")
+        yield Source(folder)
+        return
     from minitron_convert.hub.download import open_source
     from minitron_convert.hub.headers import open_headers
 
@@ -150,12 +165,29 @@ def is_up_to_date(path: Path, key: str, force: bool) -> bool:
     return False
 
 
-def refuse_existing(path: Path, force: bool) -> None:
-    """Stop before hours of work if the result could not be put where it belongs."""
-    if path.exists() and not force:
-        raise AlreadyExists(f"{path} exists", "--force replaces it; -o names another file")
+def refuse_folder(path: Path | None) -> None:
+    """Usage for a folder where a command writes a file."""
+    if path is not None and path.is_dir():
+        raise Usage(f"{path} is a folder", "name the file to write")
+
+
+def check_output(path: Path | None) -> None:
+    """Stop before hours of work if a file could not be put where it belongs.
+
+    Usage: it is a folder. NotFound, Denied: it would be in one that is missing, or not writable.
+    """
+    refuse_folder(path)
+    if path is None:
+        return
     folder = path.parent
     if not folder.is_dir():
         raise NotFound(f"the folder {folder} does not exist", "create it first")
     if not os.access(folder, os.W_OK):
         raise Denied(f"the folder {folder} is not writable", "choose another place with -o")
+
+
+def refuse_existing(path: Path, force: bool) -> None:
+    """As check_output; AlreadyExists for a file that is there, unless it may be replaced."""
+    if path.is_file() and not force:
+        raise AlreadyExists(f"{path} exists", "--force replaces it; -o names another file")
+    check_output(path)

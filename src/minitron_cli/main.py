@@ -1,6 +1,5 @@
 """The `minitron` command: registration, and the one place where errors end."""
 
-import ast
 import io
 import os
 import sys
@@ -91,11 +90,13 @@ class _Command(TyperCommand):
     """A command that also understands llama.cpp's names for its options."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        from minitron_cli.options.llama_names import translated, with_trained_context
+        from minitron_cli.options.llama_names import fill_in_trained_context, translated
         from minitron_cli.options.optional_values import with_values
 
         ours = with_values(translated(args, self.params), self.params)
-        return super().parse_args(ctx, with_trained_context(ours))
+        rest = super().parse_args(ctx, ours)
+        fill_in_trained_context(ctx.params)
+        return rest
 
 
 class _Group(TyperGroup):
@@ -111,6 +112,8 @@ class _Group(TyperGroup):
 
 def _docstring(command: str) -> str:
     """The help of a command, read from its source without loading it."""
+    import ast
+
     name = command.replace("-", "_")
     source = Path(__file__).with_name("commands") / f"{name}.py"
     body = ast.parse(source.read_text(encoding="utf-8")).body

@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, cast
 
 from minitron_core import stop
 from minitron_core.progress import Progress
+from minitron_core.text_encoding import as_unicode
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -123,8 +124,8 @@ class Output:
         sys.stdout.flush()
 
     def document(self, document: Any) -> None:
-        """The whole result as JSON."""
-        self.text(json.dumps(document, indent=2, ensure_ascii=False))
+        """The whole result as JSON; U+FFFD stands for what is not Unicode."""
+        self.text(as_unicode(json.dumps(document, indent=2, ensure_ascii=False)))
 
     def result(self, document: Any, text: str) -> None:
         """The result: a document with --json, a text otherwise."""
@@ -152,16 +153,15 @@ class Output:
     def _print_table(
         self, headers: Sequence[str], rows: Sequence[Sequence[str]], left: int
     ) -> None:
-        from rich.cells import cell_len
+        if _is_plain():
+            self.text(plain_table(headers, rows, left), end="")
+            return
         from rich.console import Console
         from rich.markup import escape
         from rich.table import Table
 
         console = Console(highlight=False)
-        if not console.is_terminal:
-            console = Console(highlight=False, width=_UNLIMITED)
-        lines = [headers, *rows]
-        widths = [max(cell_len(line[n]) for line in lines) for n in range(len(headers))]
+        widths = _widths(headers, rows)
         for place, group in enumerate(column_groups(widths, left, console.width)):
             if place:
                 console.print()
@@ -238,6 +238,42 @@ def csv_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows([headers, *rows])
     return buffer.getvalue()
+
+
+def plain_table(headers: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """The same in columns, for a file or a pipe; columns that are too many stand below."""
+    widths = _widths(headers, rows)
+    groups = []
+    for columns in column_groups(widths, left, _UNLIMITED):
+        groups.append("")
+        for line in [headers, *rows]:
+            cells = []
+            for number in columns:
+                cell = line[number] if number < left else line[number].rstrip()
+                space = " " * (widths[number] - _cells(cell))
+                cells.append(cell + space if number < left else space + cell)
+            groups[-1] += f"{(' ' * _GAP).join(cells)}\n"
+    return "\n".join(groups)
+
+
+def _widths(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
+    lines = [headers, *rows]
+    return [max(_cells(line[number]) for line in lines) for number in range(len(headers))]
+
+
+def _cells(text: str) -> int:
+    """How many places of a terminal a text takes."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def _is_plain() -> bool:
+    """Whether stdout takes no colours, by rich's rules."""
+    forced = os.environ.get("FORCE_COLOR") or os.environ.get("TTY_COMPATIBLE") == "1"
+    return not (forced or sys.stdout.isatty())
 
 
 def printable(text: str) -> str:

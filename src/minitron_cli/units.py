@@ -3,6 +3,7 @@
 import re
 
 from minitron_core.errors import Usage
+from minitron_core.quoting import quoted
 
 _UNITS = ("", "K", "M", "G", "T")
 _MOST_GIGABYTES = 4096
@@ -12,7 +13,7 @@ def parse_size(text: str) -> int:
     """Bytes from 500M, 4G or 1.5G: decimal units, as llama.cpp's tools take them."""
     size = _parse(text, 1000)
     if not size:
-        raise Usage(f"{text!r} is not a size", "write 500M or 4G")
+        raise Usage(f"{quoted(text)} is not a size", "write 500M or 4G")
     return size
 
 
@@ -33,7 +34,7 @@ def parse_memory(text: str) -> int:
 def _parse(text: str, unit: int) -> int:
     match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?)\s*([KMGT]?)I?B?", text.strip().upper())
     if match is None:
-        raise Usage(f"{text!r} is not a size", "write 500M or 4G")
+        raise Usage(f"{quoted(text)} is not a size", "write 500M or 4G")
     return int(float(match[1]) * unit ** _UNITS.index(match[2]))
 
 
@@ -41,7 +42,7 @@ def parse_time(text: str) -> float:
     """Seconds from 90s, 30m or 2h; a number alone counts seconds."""
     match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?)\s*([SMH]?)", text.strip().upper())
     if match is None or not float(match[1]):
-        raise Usage(f"{text!r} is not a duration", "write 90s, 30m or 2h")
+        raise Usage(f"{quoted(text)} is not a duration", "write 90s, 30m or 2h")
     return float(match[1]) * {"": 1, "S": 1, "M": 60, "H": 3600}[match[2]]
 
 

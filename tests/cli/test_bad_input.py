@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from helpers.support import EXAMPLES, RECORDED, fails
 
 HELD_OUT = str(EXAMPLES / "held-out.txt")
@@ -98,7 +100,7 @@ def test_quantize_says_where_a_matrix_is_needed(
     minitron: Any, nano_llama: Path, tmp_path: Path
 ) -> None:
     ran = minitron("quantize", nano_llama, "IQ2_XS", "-d", tmp_path / "x")
-    fails(ran, 5, "IQ2_XS", "minitron imatrix", "--imatrix")
+    fails(ran, 5, "IQ2_XS", "-f TEXT", "--imatrix")
     assert not (tmp_path / "x").exists()
 
 
@@ -111,6 +113,32 @@ def test_commands_refuse_unwritable_outputs(minitron: Any, nano_llama: Path) -> 
         ran = minitron(*arguments)
         assert ran.code in (3, 7), ran.err
         fails(ran, ran.code, "/proc/nowhere")
+
+
+def test_commands_refuse_a_folder_for_a_file(
+    minitron: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the model is looked for: here there is none."""
+    monkeypatch.chdir(tmp_path)
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    text = ("-f", HELD_OUT)
+    for words in (
+        ("quantize", "none.gguf", "Q4_0", "-o", taken),
+        ("quantize", "none.gguf", "Q4_0", "-o", taken, "--force"),
+        ("quantize", "none.gguf", "Q4_0", "--errors", taken),
+        ("quantize", "none.gguf", "--bpw", "4", "-o", taken),
+        ("imatrix", "none.gguf", *text, "-o", taken),
+        ("imatrix", "none.gguf", *text, "-o", taken, "--force"),
+        ("imatrix", "none/none", *text, "-o", taken, "--resume"),
+        ("imatrix-merge", IMATRIX, IMATRIX, "-o", taken, "--force"),
+        ("sensitivity", "none.gguf", *text, "-o", taken, "--force"),
+        ("ppl", "none.gguf", *text, "--resume", taken),
+        ("tasks", "none.gguf", "--task", "arc", "--data", HELD_OUT, "--answers", taken, "--force"),
+        ("generate", "none.gguf", "x", "--prompt-cache", taken),
+    ):
+        fails(minitron(*words), 2, "taken is a folder")
+    assert list(taken.iterdir()) == []
 
 
 def test_quantize_refuses_to_replace(minitron: Any, nano_llama: Path, tmp_path: Path) -> None:

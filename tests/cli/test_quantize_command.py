@@ -59,7 +59,7 @@ def test_quantize_writes_levels_and_finds_them_again(
     assert [entry["level"] for entry in levels] == ["Q4_0", "Q8_0"]
     for entry in levels:
         assert Path(entry["path"]).stat().st_size == entry["bytes"]
-        keys = {"level", "path", "bytes", "bpw", "seconds", "sha256", "types", "kept"}
+        keys = {"level", "path", "bytes", "bpw", "seconds", "sha256", "types", "fallbacks", "kept"}
         assert set(entry) == keys and sum(entry["types"].values()) == 58
         assert entry["sha256"] == hashlib.sha256(Path(entry["path"]).read_bytes()).hexdigest()
     again = minitron("quantize", nano_llama, "q4_0", "Q8_0", "-d", tmp_path)

@@ -14,7 +14,8 @@ import pytest
 
 from helpers.server import serving
 from helpers.support import with_template
-from minitron_engine.llama.context import Batch, open_context
+from minitron_engine.llama.batch import Batch
+from minitron_engine.llama.context import open_context
 from minitron_engine.llama.model import Model
 from minitron_engine.llama.settings import ContextSettings, ModelSettings
 from minitron_engine.loading import open_model

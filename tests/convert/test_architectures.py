@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ import numpy as np
 import pytest
 
 from helpers.raw_llama import llama_logits
-from helpers.tiny_checkpoints import NAMES, description, make_checkpoint, source_tensors
+from helpers.tiny_checkpoints import LONG, NAMES, description, make_checkpoint, source_tensors
 from minitron_convert.checkpoint.safetensors import read_header
 from minitron_convert.convert import ConvertSettings, convert
 from minitron_convert.verify import verify
-from minitron_core.errors import Unsupported
+from minitron_core.errors import Damaged, Unsupported
+from minitron_core.gguf import GgufWriter, TensorSpec, open_gguf
 
 # Keys that are in our files alone: model → keys and values, with the reason.
 _NO_SPACE = ({"tokenizer.ggml.add_space_prefix": False}, "tokenizer.model adds no space to a text")
@@ -31,7 +33,6 @@ MORE_KEYS: dict[str, tuple[dict[str, Any], str]] = {
         "llama.cpp's converter leaves it out and llama.cpp's loader wants it",
     ),
 }
-LONG = 24  # arrays beyond are recorded by their length
 
 
 def recorded_value(value: Any) -> str:
@@ -59,6 +60,29 @@ def tensors_of(model: gguf.GGUFReader) -> list[str]:
     ]
 
 
+def hash_less_more_keys(name: str, path: Path) -> str:
+    """SHA-256 of the file, written again without the keys that are in ours alone."""
+    more = MORE_KEYS.get(name, ({}, ""))[0]
+    if more:
+        model = open_gguf(path)
+        assert {key: model.get(key) for key in more} == more
+        keys = [entry for key, entry in model.metadata.items() if key not in more]
+        specs = [TensorSpec(info.name, info.shape, info.type) for info in model.tensors]
+        path = path.with_name("less.gguf")
+        with GgufWriter(path, keys, specs) as writer:
+            for info in model.tensors:
+                writer.write(model.data(info))
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def difference(name: str, path: Path) -> str:
+    """The first key or tensor that is not as recorded."""
+    told, model = description(name), gguf.GGUFReader(path)
+    found = [[key, kind, recorded_value(value)] for key, (kind, value) in keys_of(model).items()]
+    pairs = zip_longest([*found, *tensors_of(model)], [*told["keys"], *told["tensors"]])
+    return next((f"{ours}, recorded {theirs}" for ours, theirs in pairs if ours != theirs), "none")
+
+
 @pytest.fixture(scope="module")
 def convert_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """A maker of the file of a tiny checkpoint, for all tests that only read it."""
@@ -75,14 +99,25 @@ def convert_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
 def test_architecture_converts_as_by_llama_cpp(
     name: str, convert_once: Callable[[str], Path]
 ) -> None:
-    told = description(name)
-    model = gguf.GGUFReader(convert_once(name))
-    keys = keys_of(model)
-    for key, value in MORE_KEYS.get(name, ({}, ""))[0].items():
-        assert keys.pop(key)[1] == value
-    found = [[key, kind, recorded_value(value)] for key, (kind, value) in keys.items()]
-    assert found == told["keys"]
-    assert tensors_of(model) == told["tensors"]
+    path = convert_once(name)
+    same = hash_less_more_keys(name, path) == description(name)["files"]["auto"]
+    assert same, difference(name, path)
+
+
+@pytest.mark.parametrize(
+    ("name", "outtype"),
+    [
+        (name, outtype)
+        for name in NAMES
+        for outtype in description(name)["files"]
+        if outtype != "auto"
+    ],
+)
+def test_architecture_converts_to_other_types_as_by_llama_cpp(
+    name: str, outtype: str, tmp_path: Path
+) -> None:
+    path = convert(ConvertSettings(make_checkpoint(name, tmp_path), tmp_path, outtype)).paths[0]
+    assert hash_less_more_keys(name, path) == description(name)["files"][outtype]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -121,7 +156,8 @@ def test_tied_output_is_dropped_where_llama_cpp_drops_it(tmp_path: Path) -> None
     [
         ("olmoe", {"clip_qkv": 8.0}, "clip_qkv"),
         ("gemma3", {"attn_logit_softcapping": 50.0}, "capped"),
-        ("deepseek2-lite", {"q_lora_rank": 1536}, "q_lora_rank"),
+        ("deepseek2-lite", {"q_lora_rank": 1536}, "a model of 27 layers for a Lite one"),
+        ("deepseek2", {"q_lora_rank": None}, "only with q_lora_rank"),
         ("qwen3", {"_name_or_path": "Qwen/Qwen3-Reranker-0.6B"}, "reranker"),
         ("mixtral", {"rope_scaling": {"type": "longrope"}}, "longrope"),
     ],
@@ -130,6 +166,28 @@ def test_read_model_refuses_what_llama_cpp_would_compute_otherwise(
     name: str, config: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
     with pytest.raises(Unsupported, match=words):
+        convert(ConvertSettings(make_checkpoint(name, tmp_path, config), tmp_path))
+
+
+def test_deepseek2_says_that_groups_of_experts_are_chosen_otherwise(tmp_path: Path) -> None:
+    grouped = {"topk_method": "group_limited_greedy", "n_group": 2, "topk_group": 1}
+    folder = make_checkpoint("deepseek2", tmp_path, grouped)
+    (note,) = convert(ConvertSettings(folder, tmp_path)).notes
+    assert "groups of experts" in note
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("granite4-h", {"layer_types": 2.5}),
+        ("phi4-mini", {"partial_rotary_factor": "x"}),
+        ("nemotron-h-8b", {"hybrid_override_pattern": 5}),
+    ],
+)
+def test_read_model_refuses_junk_that_a_record_reads_by_itself(
+    name: str, config: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(Damaged):
         convert(ConvertSettings(make_checkpoint(name, tmp_path, config), tmp_path))
 
 

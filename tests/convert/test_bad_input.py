@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -72,6 +73,16 @@ def indexed(*files: str) -> Callable[[Path], None]:
     return change
 
 
+def sharded(change: Callable[[Path], None]) -> Callable[[Path], None]:
+    """A change of a folder whose weights then have a shard's name."""
+
+    def both(folder: Path) -> None:
+        change(folder)
+        (folder / "model.safetensors").rename(folder / "model-1.safetensors")
+
+    return both
+
+
 def cut(folder: Path) -> None:
     path = folder / "model.safetensors"
     os.truncate(path, path.stat().st_size - 1)
@@ -104,7 +115,7 @@ CASES = {
     "no config": Case(removed("config.json"), NotFound, "no config.json"),
     "config is no JSON": Case(content("config.json", b"{nonsense"), Damaged, "not valid JSON"),
     "config is not an object": Case(content("config.json", b"[1]"), Damaged, "no JSON object"),
-    "config is binary": Case(content("config.json", b"\xff\xfe\x00"), Damaged, "not UTF-8"),
+    "config is binary": Case(content("config.json", b"\xff\x00\x01"), Damaged, "not UTF-8"),
     "config is nested": Case(content("config.json", b"[" * 100_000), Damaged, "not valid JSON"),
     "no architecture": Case(config(architectures=None), Damaged, "architecture"),
     "other architecture": Case(config(architectures=["GPT2"]), Unsupported, "GPT2"),
@@ -128,9 +139,6 @@ CASES = {
     "tokenizer has no model": Case(content("tokenizer.json", b"{}"), Damaged, "no model"),
     "tokenizer has no ids": Case(
         content("tokenizer.json", b'{"model": {"vocab": 5}}'), Damaged, "no merges"
-    ),
-    "generation config": Case(
-        content("generation_config.json", b'{"temperature": "hot"}'), Damaged, "hot"
     ),
     "cut off": Case(cut, Damaged, "cut off"),
     "empty weights": Case(content("model.safetensors", b""), Damaged, "cut off"),
@@ -166,13 +174,17 @@ CASES = {
         header(lambda value: value.update(other=value.pop(NORM))), Damaged, "lacks|other"
     ),
     "duplicate tensors": Case(twice, Damaged, "model-2.safetensors"),
-    "index names a missing file": Case(indexed("absent.safetensors"), NotFound, "absent"),
+    "index names a missing file": Case(
+        sharded(indexed("absent.safetensors", "model-1.safetensors")), NotFound, "absent"
+    ),
     "index leaves the folder": Case(indexed("../m.safetensors"), Damaged, "outside"),
     "index is absolute": Case(indexed("/etc/passwd"), Damaged, "outside"),
     "index names a folder": Case(indexed(".."), Damaged, "outside"),
     "index is empty": Case(content("model.safetensors.index.json", b"{}"), Damaged, "weight_map"),
     "index names other tensors": Case(
-        content("model.safetensors.index.json", b'{"weight_map": {"x": "model.safetensors"}}'),
+        sharded(
+            content("model.safetensors.index.json", b'{"weight_map": {"x": "model-1.safetensors"}}')
+        ),
         Damaged,
         "no file holds x",
     ),
@@ -293,9 +305,6 @@ def test_read_header_raises_only_its_own_errors(
     for position, byte in changes:
         data[position % len(data)] = byte
     path.write_bytes(data[: len(data) - missing])
-    try:
-        tensors = read_header(path)
-    except MinitronError:
-        return
-    for tensor in tensors:
-        assert tensor.read().shape == tensor.shape
+    with suppress(MinitronError):
+        for tensor in read_header(path):
+            assert tensor.read().shape == tensor.shape

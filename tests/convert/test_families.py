@@ -31,6 +31,7 @@ def test_architectures_name_models_and_have_a_tiny_checkpoint() -> None:
     covered = {description(name)["config"]["architectures"][0] for name in NAMES}
     for name, architecture in ARCHITECTURES.items():
         assert architecture.models, name
+        assert all(hub.count("/") == 1 for hub in architecture.hub.split(", ")), name
         same = [other for other, record in ARCHITECTURES.items() if record is architecture]
         assert covered & set(same) or name in OTHERS, name
 

@@ -107,6 +107,13 @@ def test_convert_refuses_fp8_without_fitting_scales(
         convert(ConvertSettings(quantized(tmp_path, scale, shape, BLOCKS), tmp_path))
 
 
+@pytest.mark.parametrize("block", [5, 2.5, "16", [16], [0, 16], [True, 1], {"a": 1, "b": 2}])
+def test_convert_refuses_blocks_that_are_none(block: Any, tmp_path: Path) -> None:
+    config = {**BLOCKS, "weight_block_size": block}
+    with pytest.raises(Damaged, match="does not fit"):
+        convert(ConvertSettings(quantized(tmp_path, "_scale_inv", (3, 3), config), tmp_path))
+
+
 @pytest.mark.parametrize(
     ("config", "words"),
     [

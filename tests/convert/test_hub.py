@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from minitron_convert.hub.download import Source, _choose, open_source
+from minitron_convert.hub.download import _choose, open_source
+from minitron_convert.hub.source import Source
 from minitron_core.errors import NotFound
 from minitron_core.gguf import open_gguf
 

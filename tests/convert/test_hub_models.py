@@ -18,7 +18,7 @@ import pytest
 from helpers.support import EXAMPLES
 from minitron_cli.inputs import folder_for_results
 from minitron_convert.hub.download import Repository
-from minitron_convert.hub.models import HubModel, level_in, parse_model
+from minitron_convert.hub.models import HubModel, parse_model
 from minitron_core.errors import NotFound
 
 ROOT = Path(__file__).parents[2]
@@ -213,20 +213,6 @@ def test_parse_model_takes_only_names(tmp_path: Path) -> None:
         assert parse_model(text) is None
     assert parse_model("a/b") == HubModel(Repository("a/b"))
     assert parse_model("a/b@v2:Q4_K_M") == HubModel(Repository("a/b", "v2"), "Q4_K_M")
-
-
-@pytest.mark.parametrize(
-    ("model", "level"),
-    [
-        ("Nano-Llama-8.0M-Q4_K_M", "Q4_K_M"),
-        ("nano.Q4_K_M", "Q4_K_M"),
-        ("Nano-3.05bpw", "3.05bpw"),
-        ("Nano-UD-Q4_K_XL", "UD-Q4_K_XL"),
-        ("folder-1/model", "model"),
-    ],
-)
-def test_hub_model_takes_the_level_from_the_name(model: str, level: str) -> None:
-    assert level_in(model) == level
 
 
 def test_hub_model_finds_the_file_of_a_level() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from hardening.fuzz.json_values import damaged
+from helpers.support import PYTHON_REPR
 from minitron_convert.convert import ConvertSettings, convert
 from minitron_core.errors import MinitronError
 
@@ -38,8 +39,11 @@ CARD = (
 def attempt(folder: Path, out: Path, **settings: Any) -> None:
     """Convert; only the converter's own errors are allowed, in one sentence, leaving nothing."""
     try:
-        convert(ConvertSettings(folder, out / "m.gguf", force=True, **settings))
+        made = convert(ConvertSettings(folder, out / "m.gguf", force=True, **settings))
+        for note in made.notes:
+            assert not PYTHON_REPR.search(note), note
     except MinitronError as error:
+        assert not PYTHON_REPR.search(f"{error} {error.hint}"), error
         assert str(error)
         assert "\n" not in str(error)
         assert not list(out.glob(".*partial"))

@@ -4,13 +4,17 @@ import base64
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from helpers.support import EXAMPLES
 from minitron_convert.convert import ConvertResult, ConvertSettings, convert
+from minitron_core.errors import NotFound, Unsupported
 from minitron_core.gguf import open_gguf
 
 
@@ -75,8 +79,8 @@ def test_convert_chooses_the_tokenizer_by_content(folder: Path, kind: str) -> No
 def test_convert_says_which_of_two_templates_it_takes(folder: Path) -> None:
     (folder / "chat_template.jinja").write_text("FILE")
     path = folder / "tokenizer_config.json"
-    settings: dict[str, Any] = json.loads(path.read_text()) | {"chat_template": "CONFIG"}
-    path.write_text(json.dumps(settings))
+    stated: dict[str, Any] = json.loads(path.read_text()) | {"chat_template": "CONFIG"}
+    path.write_text(json.dumps(stated))
     assert any("chat_template.jinja" in note for note in converted(folder).notes)
 
 
@@ -116,3 +120,111 @@ def test_convert_says_that_a_vocabulary_lacks_bytes(tmp_path: Path) -> None:
 def converted_as_it_is(tmp_path: Path) -> ConvertResult:
     output = tmp_path / "whole.gguf"
     return convert(ConvertSettings(EXAMPLES / "nano-nemotron", output, vocab_only=True))
+
+
+def rewritten(path: Path, change: Callable[[dict[str, Any]], dict[str, tuple[str, int]]]) -> None:
+    """The safetensors file with another header: `change` edits it and names tensors to append."""
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header, body = json.loads(data[8 : 8 + size]), data[8 + size :]
+    for name, (dtype, count) in change(header).items():
+        offsets = [len(body), len(body) + count]
+        header[name] = {"dtype": dtype, "shape": [count], "data_offsets": offsets}
+        body += bytes(count)
+    encoded = json.dumps(header).encode()
+    path.unlink()
+    path.write_bytes(len(encoded).to_bytes(8, "little") + encoded + body)
+
+
+def planned(folder: Path) -> ConvertResult:
+    output = folder.parent / "out.gguf"
+    return convert(ConvertSettings(folder, output, outtype="f16", dry_run=True))
+
+
+NO_WEIGHTS = st.dictionaries(
+    st.from_regex(
+        r"model\.layers\.[0-5]\.self_attn\.(mask|causal|seen)_[a-z]{1,5}", fullmatch=True
+    ),
+    st.sampled_from(["BOOL", "U8", "I8", "F8_E5M2", "NEW_TYPE"]),
+    min_size=1,
+    max_size=9,
+)
+
+
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(NO_WEIGHTS)
+def test_convert_leaves_out_what_is_no_weight(folder: Path, more: dict[str, str]) -> None:
+    weights = folder / "model.safetensors"
+    shutil.copyfile(EXAMPLES / "nano-llama" / weights.name, folder / "kept")
+    (folder / "kept").replace(weights)
+    before = planned(folder)
+    rewritten(weights, lambda header: {name: (kind, 3) for name, kind in more.items()})
+    after = planned(folder)
+    assert after.planned.tensors == before.planned.tensors
+    assert [note for note in after.notes if min(more) in note and more[min(more)] in note]
+
+
+@pytest.mark.parametrize("kind", ["BOOL", "U16", "U32", "NEW_TYPE"])
+def test_convert_refuses_weights_of_no_known_type(folder: Path, kind: str) -> None:
+    name = "model.layers.1.mlp.up_proj.weight"
+
+    def change(header: dict[str, Any]) -> dict[str, tuple[str, int]]:
+        header[name]["dtype"] = kind
+        return {}
+
+    rewritten(folder / "model.safetensors", change)
+    with pytest.raises(Unsupported, match=rf"{name} has the data type {kind}; a weight can be F64"):
+        planned(folder)
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 16060522904\n"
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("nano-llama", "model.safetensors"),
+        ("nano-llama", "tokenizer.json"),
+        ("nano-llama", "config.json"),
+        ("nano-nemotron", "tokenizer.model"),
+    ],
+)
+def test_convert_calls_a_git_lfs_pointer_that(tmp_path: Path, model: str, name: str) -> None:
+    folder = tmp_path / model
+    shutil.copytree(EXAMPLES / model, folder)
+    (folder / name).write_text(POINTER.format("0" * 64))
+    with pytest.raises(NotFound, match=f"{name} is a Git LFS pointer") as caught:
+        planned(folder)
+    assert "git lfs pull" in caught.value.hint and str(folder) in caught.value.hint
+
+
+def test_convert_calls_a_pointer_for_torch_weights_that(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_text(POINTER.format("0" * 64))
+    with pytest.raises(NotFound, match="Git LFS pointer"):
+        planned(folder)
+
+
+def index(folder: Path, names: dict[str, str]) -> None:
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+
+
+def test_convert_takes_a_whole_file_beside_a_stale_index(folder: Path) -> None:
+    before = planned(folder)
+    index(folder, {f"{n}.weight": f"model-{n}-of-00002.safetensors" for n in (1, 2)})
+    gone = planned(folder)
+    assert gone.planned.tensors == before.planned.tensors
+    assert any("index.json is stale" in note and "is used" in note for note in gone.notes)
+    index(folder, {"another.weight": "model.safetensors"})
+    other = planned(folder)
+    assert other.planned.tensors == before.planned.tensors
+    assert any("index.json is stale" in note for note in other.notes)
+
+
+def test_convert_says_that_a_whole_file_beside_shards_is_left_out(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    (folder / "model-1.safetensors").symlink_to(weights.resolve())
+    size = int.from_bytes(weights.read_bytes()[:8], "little")
+    header = json.loads(weights.read_bytes()[8 : 8 + size])
+    index(folder, {name: "model-1.safetensors" for name in header if name != "__metadata__"})
+    assert any("model.safetensors is left out" in note for note in planned(folder).notes)

@@ -12,6 +12,7 @@ import pytest
 
 from minitron_core.errors import OutOfResources
 from minitron_engine.llama import context
+from minitron_engine.llama.batch import Batch
 from minitron_engine.llama.settings import ContextSettings, ModelSettings
 from minitron_engine.loading import open_model
 from minitron_engine.process import fatal_signals
@@ -121,7 +122,7 @@ def test_decode_without_memory_raises_out_of_resources(
     ):
         monkeypatch.setattr(context.api, "llama_decode", lambda *_: -2)
         with pytest.raises(OutOfResources, match="not enough memory"):
-            opened.decode(context.Batch(1))
+            opened.decode(Batch(1))
 
 
 def test_sigbus_without_a_truncated_file_says_unreadable() -> None:

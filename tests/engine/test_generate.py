@@ -1,7 +1,6 @@
 """Generation, against recordings of llama-completion, and what streaming must never do."""
 
 from collections.abc import Iterator
-from dataclasses import FrozenInstanceError
 from itertools import pairwise
 from pathlib import Path
 
@@ -160,7 +159,7 @@ def test_generate_yields_frozen_steps_that_add_up(contexts: dict[str, Context]) 
     assert result.text == "".join(step.text for step in steps)
     assert result.timings == steps[-1].timings
     assert result.timings.prompt_seconds > 0 and result.timings.tokens_per_second > 0
-    with pytest.raises(FrozenInstanceError):
+    with pytest.raises(AttributeError):
         steps[0].text = ""  # type: ignore[misc]
 
 

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from minitron_core import stop
-from minitron_engine.llama.context import Batch, open_context
+from minitron_engine.llama.batch import Batch
+from minitron_engine.llama.context import open_context
 from minitron_engine.llama.settings import ContextSettings, ModelSettings
 from minitron_engine.loading import open_model
 from minitron_engine.process import interrupts

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minitron_engine.llama.context import Batch, Logits, open_context
+from minitron_engine.llama.batch import Batch
+from minitron_engine.llama.context import Logits, open_context
 from minitron_engine.llama.settings import ContextSettings, ModelSettings
 from minitron_engine.loading import open_model
 from minitron_engine.process import malloc_alignment

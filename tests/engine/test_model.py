@@ -13,7 +13,8 @@ from helpers.instruction_sets import ROUNDING
 from helpers.support import EXAMPLES, recorded
 from minitron_core.errors import Damaged, MinitronError, NotFound
 from minitron_engine.llama import library, log
-from minitron_engine.llama.context import Batch, Logits, open_context
+from minitron_engine.llama.batch import Batch
+from minitron_engine.llama.context import Logits, open_context
 from minitron_engine.llama.model import Model
 from minitron_engine.llama.settings import ContextSettings, ModelSettings
 from minitron_engine.llama.tokenization import Tokens

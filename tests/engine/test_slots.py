@@ -15,7 +15,8 @@ from minitron_engine.generation.slot import GenerationRequest
 from minitron_engine.generation.slots import Slots
 from minitron_engine.generation.speculative import PromptLookup
 from minitron_engine.generation.steps import GenerationSettings
-from minitron_engine.llama.context import Batch, Context, open_context
+from minitron_engine.llama.batch import Batch
+from minitron_engine.llama.context import Context, open_context
 from minitron_engine.llama.settings import ContextSettings, ModelSettings
 from minitron_engine.loading import open_model
 

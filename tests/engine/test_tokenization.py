@@ -2,13 +2,16 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.support import with_entry
+from helpers.pretokenizers import PRE_TOKENIZERS, RUNS, with_pre_tokenizer
+from helpers.support import EXAMPLES, with_entry
+from minitron_convert.convert import ConvertSettings, convert
 from minitron_core.errors import OutOfResources, Unsupported
 from minitron_core.gguf import ValueType, open_gguf
 from minitron_engine.llama import tokenization
@@ -54,6 +57,83 @@ def test_tokenizer_without_room_for_a_stack_says_so(
     monkeypatch.setattr(tokenization, "_STACK_PER_BYTE", 1 << 40)
     with pytest.raises(OutOfResources, match="of stack"):
         ids(tekken, "=" * LONG)
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """nano-llama without weights."""
+    path = tmp_path_factory.mktemp("vocabulary") / "nano.gguf"
+    convert(ConvertSettings(EXAMPLES / "nano-llama", path, vocab_only=True))
+    return path
+
+
+@contextmanager
+def pre_tokenizing(vocabulary: Path, folder: Path, name: str) -> Iterator[Model]:
+    path = with_pre_tokenizer(vocabulary, folder / f"{name}.gguf", name)
+    with open_model(ModelSettings(path, vocab_only=True)) as model:
+        yield model
+
+
+@pytest.mark.parametrize("name", PRE_TOKENIZERS)
+def test_tokenizer_takes_every_kind_of_character(
+    name: str, vocabulary: Path, tmp_path: Path
+) -> None:
+    kinds = [period * 50 for period in RUNS.values() if name != "whitespace" or " " not in period]
+    with pre_tokenizing(vocabulary, tmp_path, name) as model:
+        assert len(ids(model, "\n1".join(kinds))) > len(kinds)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "what"),
+    [
+        ("superbpe", "1" * LONG, "digits"),
+        ("deepseek-llm", f"a{' ' * LONG}1", "blanks"),
+        ("deepseek-llm", f"\u3000{' ' * LONG}\u65e5", "blanks"),
+        ("whitespace", "two  words", "whitespace"),
+    ],
+)
+def test_tokenizer_refuses_what_llama_cpp_cannot_end(
+    name: str, text: str, what: str, vocabulary: Path, tmp_path: Path
+) -> None:
+    with (
+        pre_tokenizing(vocabulary, tmp_path, name) as model,
+        pytest.raises(Unsupported, match=what),
+    ):
+        ids(model, text)
+
+
+@pytest.mark.parametrize("text", [" " * LONG, f"{' ' * LONG}end", f"{' ' * LONG}\n1"])
+def test_tokenizer_takes_blanks_that_end_a_line(
+    text: str, vocabulary: Path, tmp_path: Path
+) -> None:
+    with pre_tokenizing(vocabulary, tmp_path, "deepseek-llm") as model:
+        spelled = b"".join(map(model.piece, ids(model, text)[model.add_bos :]))
+        assert spelled.decode() == text
+
+
+PIECES = {  # and how many U+FFFD take their place
+    **dict.fromkeys((b"a", b" ", "é".encode(), "日".encode(), "😀".encode()), 0),
+    **dict.fromkeys((b"\xf4\x90\x80\x80", b"\xf7\xbf\xbf\xbf"), 4),
+    **dict.fromkeys((b"\xff", b"\x80"), 1),
+}
+
+
+@given(st.lists(st.sampled_from(list(PIECES))))
+def test_tokenizer_replaces_bytes_that_are_no_character(tekken: Model, parts: list[bytes]) -> None:
+    text = b"".join(parts).decode(errors="surrogateescape")
+    replaced = b"".join("\ufffd".encode() * PIECES[part] or part for part in parts)
+    assert ids(tekken, text) == ids(tekken, replaced.decode())
+
+
+def test_tokenizer_keeps_all_bytes_where_each_has_a_token(nano_nemotron: Path) -> None:
+    data = b"a\xf7\xbf\xbf\xbfb"
+    with open_model(ModelSettings(nano_nemotron, vocab_only=True)) as model:
+        found = ids(model, data.decode(errors="surrogateescape"))
+        assert b"".join(map(model.piece, found)).endswith(data)
+
+
+def test_tokenizer_replaces_lone_surrogates(tekken: Model) -> None:
+    assert ids(tekken, "a\ud800b") == ids(tekken, "a\ufffdb")
 
 
 @pytest.fixture(scope="module")

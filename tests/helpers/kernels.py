@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 
 from helpers.support import ROOT
-from minitron_quant.kernels.library import LIBRARY, Kernels, load
+from minitron_core.kernels import LIBRARY, Kernels, load
 
 SOURCES = ROOT / "quant" / "kernels"
 

@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import pickle
+import re
 import struct
 import subprocess
 from collections.abc import Callable, Sequence
@@ -24,6 +25,11 @@ ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 RECORDED = ROOT / "tests" / "data" / "llama_cpp"
 T = TypeVar("T")
+# values as Python writes them, which no message should have
+PYTHON_REPR = re.compile(
+    r"\b(None|True|False|NoneType|PosixPath)\b|\b(array|dtype)\(|[:(\[,=] ?b'|(?<!')[{\[]'"
+    r"|<(class|function|module|object)\b|object at 0x|base 10"
+)
 
 
 class Served(NamedTuple):
@@ -129,6 +135,7 @@ def fails(ran: Ran, code: int, *words: str) -> None:
     lines = ran.err.strip().splitlines()
     assert lines[0].startswith("error: ") and len(lines) <= 2, ran.err
     assert "Traceback" not in ran.err
+    assert not PYTHON_REPR.search(ran.err), ran.err
     for word in words:
         assert word in ran.err
 

@@ -137,7 +137,7 @@ def test_imatrix_command_continues_after_kill_9(nano_llama: Path, tmp_path: Path
     assert again.returncode == 1 and "--resume" in again.stderr
     subprocess.run([*minitron, path, "--resume"], check=True)
     assert path.read_bytes() == whole.read_bytes()
-    assert sorted(tmp_path.iterdir()) == [path, whole]
+    assert sorted(tmp_path.glob("[!.]*")) == [path, whole]
 
 
 def test_collect_counts_experts_one_by_one(nano_llama: Path, tmp_path: Path) -> None:

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from helpers.kernels import build_hook, built_library
 from helpers.support import ROOT, quantize
+from minitron_core import kernels as library
 from minitron_core.gguf import TYPE, TYPE_ID, row_bytes
-from minitron_quant.kernels import encode, library, self_check
+from minitron_core.kernels import AVX2, AVX512, Kernels, load
+from minitron_quant.kernels import encode, self_check
 from minitron_quant.kernels.encode import KERNEL_TYPES, Encoder
-from minitron_quant.kernels.library import AVX2, AVX512, Kernels, load
 from minitron_quant.kernels.self_check import by_ggml, sample
 from minitron_quant.quantize.run import LevelResult
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from helpers.kernels import built_library
+from minitron_core.kernels import AVX2, Kernels
 from minitron_quant.kernels import score
-from minitron_quant.kernels.library import AVX2, Kernels
 from minitron_quant.kernels.score import (
     ReferenceRows,
     compared_rows,

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from helpers.kernels import built_library
 from minitron_core.gguf import F16, TYPE, TYPE_ID, open_gguf, row_bytes
+from minitron_core.kernels import AVX2, INSTRUCTIONS
 from minitron_engine.llama.library import ggml
 from minitron_quant.gptq.codebook_types import CODEBOOKS, codewords
 from minitron_quant.kernels import self_check
 from minitron_quant.kernels.codebooks import codeword_levels, has_codebook
 from minitron_quant.kernels.encode import KERNEL_TYPES
-from minitron_quant.kernels.library import AVX2, INSTRUCTIONS
 from minitron_quant.kernels.self_check import NEEDS_IMPORTANCE, RECORDED, by_ggml
 
 Values = NDArray[np.float32]

@@ -50,8 +50,8 @@ def write_model(path: Path, architecture: str, **changes: Any) -> Path:
         ({"rope__dimension_count": 0}, "rope.dimension_count 0 does not fit"),
         ({"attention__key_length": 8}, "rope.dimension_count 16 does not fit a head of 8"),
         ({"attention__layer_norm_epsilon": -1.0}, "layer_norm_epsilon is -1.0"),
-        ({"attention__layer_norm_rms_epsilon": float("nan")}, "layer_norm_rms_epsilon is nan"),
-        ({"attention__layer_norm_rms_epsilon": float("inf")}, "layer_norm_rms_epsilon is inf"),
+        ({"attention__layer_norm_rms_epsilon": float("nan")}, "layer_norm_rms_epsilon is NaN"),
+        ({"attention__layer_norm_rms_epsilon": float("inf")}, "layer_norm_rms_epsilon is Infinity"),
     ],
 )
 def test_open_model_files_refuses_numbers_that_abort_llama_cpp(

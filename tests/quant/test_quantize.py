@@ -94,7 +94,7 @@ def test_prepare_refuses_levels_that_need_an_imatrix(
     with pytest.raises(ImatrixNeeded) as caught:
         prepare(QuantizeSettings(short_llama, (level,), tmp_path))
     assert caught.value.exit_code == 5
-    assert "minitron imatrix" in caught.value.hint
+    assert "-f TEXT" in caught.value.hint
 
 
 def test_prepare_refuses_an_imatrix_that_lacks_a_tensor(short_llama: Path, tmp_path: Path) -> None:

@@ -30,10 +30,10 @@ def read_model(checkpoint: Checkpoint) -> SourceModel:
     """An opened checkpoint as its architecture. Unsupported if its class has no record."""
     where = checkpoint.folder / "config.json"
     names = checkpoint.config.get("architectures")
-    if not isinstance(names, list) or not names:
+    if not isinstance(names, list) or not names or not isinstance(names[0], str):
         raise Damaged(f"{where} does not name its architecture (key: architectures)")
-    architecture = ARCHITECTURES.get(str(names[0]))
-    reason = _REFUSED.get(str(names[0]))
+    architecture = ARCHITECTURES.get(names[0])
+    reason = _REFUSED.get(names[0])
     if reason is not None:
         raise Unsupported(f"{where} is of {names[0]}: {reason}")
     if architecture is None:
@@ -42,8 +42,4 @@ def read_model(checkpoint: Checkpoint) -> SourceModel:
             f"supported are {', '.join(ARCHITECTURES)}",
         )
     check_quantization(checkpoint.folder, checkpoint.config, architecture.quantizations)
-    model = SourceModel(architecture, checkpoint)
-    if architecture.variant is not None:
-        chosen = architecture.variant(model)
-        model = SourceModel(chosen, checkpoint)
-    return model
+    return SourceModel(architecture, checkpoint).variant()

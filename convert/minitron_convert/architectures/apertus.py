@@ -39,6 +39,7 @@ def _of_layers(name: str) -> Getter:
 APERTUS = Architecture(
     "apertus",
     models="Apertus (8B, 70B)",
+    hub="swiss-ai/Apertus-8B-Instruct-2509",
     defaults={
         "max_position_embeddings": 65536,
         "rms_norm_eps": 1e-5,

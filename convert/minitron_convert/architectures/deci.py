@@ -13,6 +13,7 @@ from minitron_convert.architectures.record import (
     Key,
     Layer,
     Tensors,
+    WrongConfig,
     needs,
 )
 from minitron_convert.architectures.rope import llama3_frequencies
@@ -30,7 +31,7 @@ def _normalize(config: dict[str, Any]) -> dict[str, Any]:
     attention = [block["attention"] for block in blocks]
     ffns = [block["ffn"] for block in blocks]
     if any(ffn.get("replace_with_linear") for ffn in ffns):
-        raise ValueError("a block's FFN is replaced by a matrix, which llama.cpp cannot run")
+        raise WrongConfig("a block's FFN is replaced by a matrix, which llama.cpp cannot run")
     groups = [entry["n_heads_in_group"] for entry in attention]
     linear = [bool(entry["replace_with_linear"]) for entry in attention]
     return {
@@ -92,6 +93,7 @@ DECI = Architecture(
     "deci",
     models="Llama-3_1-Nemotron-51B, Llama-3_3-Nemotron-Super-49B-v1, -v1_5, "
     "Llama-3_1-Nemotron-Ultra-253B-v1",
+    hub="nvidia/Llama-3_3-Nemotron-Super-49B-v1_5",
     normalize=_normalize,
     layer_kinds=_layer_kinds(),
     layers=_layers,

@@ -1,4 +1,4 @@
-"""DeepSeek-V2-Lite: keys and values from a latent vector, and experts beside a shared one."""
+"""DeepSeek-V2 and V3: keys, values and mostly queries too from latent vectors, and experts."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from minitron_convert.architectures.record import (
     Architecture,
     Layer,
     TensorMapping,
+    Tensors,
     needs,
 )
 from minitron_convert.checkpoint.tensor_ref import Array
@@ -65,13 +66,17 @@ def _sizes(model: SourceModel) -> dict[str, int]:
         "values": heads * value,
         "kv_latent": latent,
         "kv_latent_rope": latent + rotary,
+        "q_latent": config.whole("q_lora_rank", default=0, least=0),
         "shared_ffn": config.whole("moe_intermediate_size") * config.whole("n_shared_experts"),
     }
 
 
 def _layers(model: SourceModel) -> list[Layer]:
     dense = model.config.whole("first_k_dense_replace", least=0)
-    return [Layer("dense" if i < dense else "experts") for i in range(model.size.layers)]
+    queries = "queries from a latent" if model.config.find("q_lora_rank") else "plain queries"
+    return [
+        Layer(f"{queries}, {'dense' if i < dense else 'experts'}") for i in range(model.size.layers)
+    ]
 
 
 def _rope_log_multiplier(model: SourceModel) -> float | None:
@@ -79,11 +84,46 @@ def _rope_log_multiplier(model: SourceModel) -> float | None:
     return None if scale is None else 0.1 * scale
 
 
-_ATTENTION = ATTENTION.replace("attn_k attn_v", "attn_kv_a_mqa attn_kv_a_norm attn_k_b attn_v_b")
+# Numbers of layers of the models that llama.cpp's loader knows to have plain queries.
+_PLAIN_QUERIES = (26, 27)
+
+
+def _refuse(model: SourceModel) -> str | None:
+    """Where llama.cpp's loader goes by the number of layers: Lite models have plain queries."""
+    layers, vocabulary = model.size.layers, model.size.vocab
+    plain = layers in _PLAIN_QUERIES or (layers == 48 and vocabulary == 128256)
+    if plain and model.config.find("q_lora_rank"):
+        return f"llama.cpp takes a model of {layers} layers for a Lite one, without q_lora_rank"
+    if not plain and not model.config.find("q_lora_rank"):
+        return f"llama.cpp loads models of {layers} layers only with q_lora_rank"
+    return None
+
+
+def _note(model: SourceModel) -> str | None:
+    if model.config.find("topk_method") != "group_limited_greedy":
+        return None
+    return (
+        "llama.cpp chooses groups of experts by the sum of their two best, this model by the best "
+        "alone: some tokens get other experts than in the original"
+    )
+
+
+def _layer_kinds() -> dict[str, Tensors]:
+    latent = "attn_kv_a_mqa attn_kv_a_norm attn_k_b attn_v_b"
+    plain = ATTENTION.replace("attn_k attn_v", latent)
+    both = plain.replace("attn_q ", "attn_q_a attn_q_a_norm attn_q_b ")
+    kinds: dict[str, Tensors] = {}
+    for name, attention in (("plain queries", plain), ("queries from a latent", both)):
+        kinds[f"{name}, dense"] = needs(f"{attention} {GATED_FFN}")
+        experts = f"{attention} {EXPERTS} {SHARED_EXPERT}"
+        kinds[f"{name}, experts"] = needs(experts, optional_bias="exp_probs_b")
+    return kinds
+
 
 DEEPSEEK2 = Architecture(
     "deepseek2",
-    models="DeepSeek-V2-Lite, DeepSeek-Coder-V2-Lite",
+    models="DeepSeek-V2, DeepSeek-V2.5, DeepSeek-V2-Lite, DeepSeek-Coder-V2, -V2-Lite",
+    hub="deepseek-ai/DeepSeek-V2-Lite",
     defaults={
         "max_position_embeddings": 2048,
         "rms_norm_eps": 1e-6,
@@ -98,11 +138,9 @@ DEEPSEEK2 = Architecture(
         "v_head_dim": 128,
         "routed_scaling_factor": 1.0,
     },
-    layer_kinds={
-        "dense": needs(f"{_ATTENTION} {GATED_FFN}"),
-        "experts": needs(f"{_ATTENTION} {EXPERTS} {SHARED_EXPERT}"),
-    },
+    layer_kinds=_layer_kinds(),
     layers=_layers,
+    drops_further_layers=True,
     sizes=_sizes,
     shapes={"attn_output": ("hidden", "values")},
     mappings=(
@@ -118,6 +156,7 @@ DEEPSEEK2 = Architecture(
         ("attention.head_count_kv", constant(1)),  # all heads share the latent vector
         ("leading_dense_block_count", "first_k_dense_replace"),
         ("vocab_size", "vocab_size"),
+        ("attention.q_lora_rank", "q_lora_rank"),
         ("attention.kv_lora_rank", "kv_lora_rank"),
         ("attention.key_length", lambda model: model.sizes()["kv_latent_rope"]),
         ("attention.value_length", "kv_lora_rank"),
@@ -134,11 +173,28 @@ DEEPSEEK2 = Architecture(
         ("rope.scaling.yarn_log_multiplier", _rope_log_multiplier),
     ),
     fills_head_dim=True,
-    refuse=lambda model: (
-        "queries come from a latent vector too (q_lora_rank): only Lite models are supported"
-        if model.config.find("q_lora_rank")
-        else None
-    ),
+    refuse=_refuse,
+    note=_note,
 )
 
-ARCHITECTURES = {"DeepseekV2ForCausalLM": DEEPSEEK2}
+DEEPSEEK3 = replace(
+    DEEPSEEK2,
+    models="DeepSeek-V3, DeepSeek-V3-0324, DeepSeek-V3.1, DeepSeek-R1",
+    hub="deepseek-ai/DeepSeek-V3",
+    defaults={
+        **DEEPSEEK2.defaults,
+        "max_position_embeddings": 4096,
+        "n_routed_experts": 256,
+        "n_shared_experts": 1,
+        "num_experts_per_tok": 8,
+        "moe_intermediate_size": 2048,
+        "first_k_dense_replace": 3,
+        "routed_scaling_factor": 2.5,
+        "norm_topk_prob": True,
+        "n_group": 8,
+        "topk_group": 4,
+        "scoring_func": "sigmoid",
+    },
+)
+
+ARCHITECTURES = {"DeepseekV2ForCausalLM": DEEPSEEK2, "DeepseekV3ForCausalLM": DEEPSEEK3}

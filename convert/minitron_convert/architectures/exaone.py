@@ -26,6 +26,7 @@ def _normalize(config: dict[str, Any]) -> dict[str, Any]:
 EXAONE3 = Architecture(
     "exaone",
     models="EXAONE-3.0, EXAONE-3.5",
+    hub="LGAI-EXAONE/EXAONE-3.5-2.4B-Instruct",
     defaults={"max_position_embeddings": 2048, "layer_norm_epsilon": 1e-5, "rope_theta": 10000.0},
     normalize=_normalize,
     layer_kinds={"layer": needs(f"{ATTENTION} {GATED_FFN}")},
@@ -52,6 +53,7 @@ def _pattern(model: SourceModel) -> list[bool] | None:
 EXAONE4 = Architecture(
     "exaone4",
     models="EXAONE-4.0 (1.2B, 32B)",
+    hub="LGAI-EXAONE/EXAONE-4.0-1.2B",
     defaults={"max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "rope_theta": 10000.0},
     layer_kinds={
         "layer": needs(

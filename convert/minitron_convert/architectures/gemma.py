@@ -26,6 +26,7 @@ OUTPUT_DROPPED = TensorMapping(r"lm_head\.weight")  # the embedding's own
 GEMMA2 = Architecture(
     "gemma2",
     models="Gemma 2 (2B, 9B, 27B)",
+    hub="google/gemma-2-2b-it",
     defaults={
         "max_position_embeddings": 8192,
         "num_key_value_heads": 4,
@@ -68,6 +69,7 @@ def _window(model: SourceModel) -> int | None:
 GEMMA3 = Architecture(
     "gemma3",
     models="Gemma 3 text (270M, 1B)",
+    hub="google/gemma-3-1b-it",
     defaults={
         "max_position_embeddings": 131072,
         "num_key_value_heads": 4,

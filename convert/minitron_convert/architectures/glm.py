@@ -30,6 +30,7 @@ def _rotary_dimensions(model: SourceModel) -> int:
 GLM4 = Architecture(
     "glm4",
     models="GLM-4-9B-0414, GLM-4-32B-0414, GLM-Z1",
+    hub="zai-org/GLM-4-9B-0414",
     defaults={
         "max_position_embeddings": 131072,
         "num_key_value_heads": 2,
@@ -84,6 +85,7 @@ _MIXED |= {"exp_probs_b.bias": True, "attn_q_norm.weight": False, "attn_k_norm.w
 GLM4_MOE = Architecture(
     "glm4moe",
     models="GLM-4.5, GLM-4.5-Air, GLM-4.6",
+    hub="zai-org/GLM-4.5-Air",
     defaults={
         "max_position_embeddings": 131072,
         "num_key_value_heads": 8,

@@ -103,6 +103,7 @@ _BLOCK = r"model\.layers\.(\d+)\.mlp\.experts\."
 GPT_OSS = Architecture(
     "gpt-oss",
     models="gpt-oss-20b, gpt-oss-120b (their experts stay in MXFP4)",
+    hub="openai/gpt-oss-20b",
     defaults={
         "max_position_embeddings": 131072,
         "num_key_value_heads": 8,

@@ -50,6 +50,7 @@ def _unless_zero(key: str) -> Getter:
 GRANITE = Architecture(
     "granite",
     models="Granite 3.0, 3.1, 3.2, 3.3 (2B, 8B)",
+    hub="ibm-granite/granite-3.3-2b-instruct",
     defaults=DEFAULTS,
     layer_kinds={"layer": needs(f"{ATTENTION} {GATED_FFN}")},
     mappings=(ROTARY_PAIRS,),
@@ -103,6 +104,7 @@ GRANITE_MOE = replace(
     GRANITE,
     arch="granitemoe",
     models="Granite 3.0 and 3.1 (1B-A400M, 3B-A800M)",
+    hub="ibm-granite/granite-3.1-1b-a400m-instruct",
     defaults={**DEFAULTS, "num_local_experts": 8, "num_experts_per_tok": 2},
     layer_kinds={
         "layer": needs(f"{ATTENTION} {EXPERTS}"),
@@ -149,6 +151,7 @@ GRANITE_HYBRID = replace(
     GRANITE,
     arch="granitehybrid",
     models="Granite 4.0 (H-Micro, H-Tiny, H-Small, Micro)",
+    hub="ibm-granite/granite-4.0-h-micro",
     defaults={
         **GRANITE_MOE.defaults,
         "mamba_n_heads": 128,

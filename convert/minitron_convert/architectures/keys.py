@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from minitron_convert.architectures.record import Getter, Key, Value
 from minitron_core.errors import Damaged, Unsupported
 from minitron_core.gguf import KeyValue, ValueType
+from minitron_core.quoting import quoted
 
 if TYPE_CHECKING:
     from minitron_convert.architectures.source_model import SourceModel
@@ -86,7 +87,7 @@ def _gating_function(model: SourceModel) -> int | None:
         return None
     known = {"softmax": 1, "sigmoid": 2}
     if name not in known:
-        raise Unsupported(f"{model.config.where} asks for experts chosen by {name!r}")
+        raise Unsupported(f"{model.config.where} asks for experts chosen by {quoted(name)}")
     return known[name]
 
 
@@ -163,7 +164,9 @@ def _entry(model: SourceModel, key: str, value: Value) -> KeyValue:
     # a dot before the arch's own name space: general.*, xielu.*
     full = key if key.startswith(("general.", "xielu.", "minitron.")) else f"{model.arch}.{key}"
     kind, fits = _kind(key)
-    wrong = Damaged(f"{model.config.where} leads to {value!r:.80} for {full}: it cannot hold that")
+    wrong = Damaged(
+        f"{model.config.where} leads to {quoted(value)} for {full}: it cannot hold that"
+    )
     if isinstance(value, list):
         if len({type(item) for item in value}) != 1 or not isinstance(value[0], bool | int | float):
             raise wrong

@@ -60,6 +60,7 @@ _MIXED = {**needs(EXPERTS), "exp_probs_b.bias": True}
 LFM2 = Architecture(
     "lfm2",
     models="LFM2 (350M, 700M, 1.2B, 2.6B)",
+    hub="LiquidAI/LFM2-1.2B",
     defaults={
         "max_position_embeddings": 128000,
         "num_key_value_heads": 8,
@@ -94,6 +95,7 @@ LFM2_MOE = replace(
     LFM2,
     arch="lfm2moe",
     models="LFM2-8B-A1B",
+    hub="LiquidAI/LFM2-8B-A1B",
     normalize=dict,
     layer_kinds={
         **LFM2.layer_kinds,

@@ -23,8 +23,9 @@ GATED_LAYER = needs(f"{ATTENTION} {GATED_FFN}", optional_bias=LINEAR_BIASES)
 
 LLAMA = Architecture(
     "llama",
-    models="Llama 2, 3, 3.1, 3.2, 3.3, Llama-3.1-Minitron-4B, Llama-3.1-Nemotron-Nano-8B, "
+    models="Llama 2, 3, 3.1, 3.2, 3.3, Llama-3.1-Minitron-4B, Llama-3.1-Nemotron-Nano-4B, -8B, "
     "Llama-3.1-Nemotron-70B, CodeLlama, SmolLM2, Falcon 3, Yi, DeepSeek-LLM",
+    hub="nvidia/Llama-3.1-Minitron-4B-Width-Base",
     defaults={"max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "rope_theta": 10000.0},
     fills_head_dim=True,
     layer_kinds={"layer": GATED_LAYER},
@@ -37,6 +38,7 @@ LLAMA = Architecture(
 MISTRAL = Architecture(
     "llama",
     models="Mistral-7B, Mistral-Nemo, Mistral-NeMo-Minitron-8B, Mistral-Small",
+    hub="nvidia/Mistral-NeMo-Minitron-8B-Base",
     defaults={
         "max_position_embeddings": 131072,
         "num_key_value_heads": 8,
@@ -53,6 +55,7 @@ MISTRAL = Architecture(
 MIXTRAL = Architecture(
     "llama",
     models="Mixtral-8x7B, Mixtral-8x22B",
+    hub="mistralai/Mixtral-8x7B-v0.1",
     defaults={
         "max_position_embeddings": 131072,
         "num_key_value_heads": 8,
@@ -75,6 +78,7 @@ MIXTRAL = Architecture(
 SMOLLM3 = Architecture(
     "smollm3",
     models="SmolLM3-3B",
+    hub="HuggingFaceTB/SmolLM3-3B",
     defaults={
         "max_position_embeddings": 32768,
         "num_key_value_heads": 4,
@@ -92,6 +96,7 @@ SMOLLM3 = Architecture(
 ARCEE = Architecture(
     "arcee",
     models="AFM-4.5B",
+    hub="arcee-ai/AFM-4.5B",
     defaults={"max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "rope_theta": 10000.0},
     fills_head_dim=True,
     layer_kinds={"layer": needs(f"{ATTENTION} {PLAIN_FFN}")},

@@ -59,6 +59,7 @@ def untied_output(model: SourceModel) -> Sequence[ModelTensor]:
 NEMOTRON = Architecture(
     "nemotron",
     models="Minitron-4B, Minitron-8B (as jais2), Nemotron-Mini-4B, Nemotron-3-8B, Nemotron-4-340B",
+    hub="nvidia/Minitron-4B-Base",
     defaults={"max_position_embeddings": 4096, "rope_theta": 10000.0},
     fills_head_dim=True,
     normalize=_one_epsilon,

@@ -27,9 +27,11 @@ from minitron_convert.architectures.record import (
     Layer,
     TensorMapping,
     Value,
+    WrongConfig,
     needs,
 )
 from minitron_convert.vocab.rules import VocabularyRules
+from minitron_core.quoting import quoted
 
 if TYPE_CHECKING:
     from minitron_convert.architectures.source_model import SourceModel
@@ -60,7 +62,7 @@ def _normalize(config: dict[str, Any]) -> dict[str, Any]:
     if blocks or kinds is None:
         kinds = "".join(_KIND_OF_WORD[word] for word in words or ())
     if not kinds or set(kinds) - set("M*-E"):
-        raise ValueError("the kinds of its layers are missing or unknown")
+        raise WrongConfig("the kinds of its layers are missing or unknown")
     head_dim = config.get("head_dim", config.get("attention_head_dim"))
     epsilon = config.get("rms_norm_eps", config.get("norm_eps", config.get("layer_norm_epsilon")))
     more = {
@@ -111,7 +113,8 @@ def _has_experts(model: SourceModel) -> bool:
 
 def _refuse(model: SourceModel) -> str | None:
     if model.config.find("mlp_hidden_act") not in (None, "relu2"):
-        return f"FFNs with {model.config.find('mlp_hidden_act')} are not what llama.cpp computes"
+        activation = quoted(model.config.find("mlp_hidden_act"))
+        return f"FFNs with {activation} are not what llama.cpp computes"
     if (model.config.find("num_nextn_predict_layers") or 0) > 1:
         return "more than one further token is predicted, which llama.cpp cannot read"
     return None
@@ -201,6 +204,7 @@ NEMOTRON_H = Architecture(
     "nemotron_h",
     models="Nemotron-H-4B, -8B, -47B, -56B, NVIDIA-Nemotron-Nano-9B-v2, -12B-v2, "
     "NVIDIA-Nemotron-3-Nano-4B",
+    hub="nvidia/NVIDIA-Nemotron-Nano-9B-v2",
     defaults={"max_position_embeddings": 1 << 20},
     normalize=_normalize,
     layer_kinds={
@@ -245,6 +249,7 @@ NEMOTRON_H_MOE = replace(
 PUZZLE = replace(
     NEMOTRON_H_MOE,
     models="NVIDIA-Nemotron-Labs-3-Puzzle-75B-A9B",
+    hub="nvidia/NVIDIA-Nemotron-Labs-3-Puzzle-75B-A9B",
     mappings=(TensorMapping(r"mtp\..*|backbone\.layers\.\d+\.mtp\..*"), *NEMOTRON_H_MOE.mappings),
     renames=NEMOTRON_H.renames[4:],
 )
@@ -259,7 +264,8 @@ ARCHITECTURES = {
     "NemotronHForCausalLM": replace(
         NEMOTRON_H,
         models=f"{NEMOTRON_H.models}, NVIDIA-Nemotron-3-Nano-30B-A3B, -Super-120B-A12B, "
-        "-Ultra-550B-A55B, Nemotron-Cascade-2-30B-A3B",
+        "-Ultra-550B-A55B, NVIDIA-Nemotron-3.5-Lightning-30B-A3B, Nemotron-Cascade-2-30B-A3B",
+        hub="nvidia/NVIDIA-Nemotron-Nano-9B-v2, nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16",
         variant=by_layers,
     ),
     "NemotronHPuzzleForCausalLM": PUZZLE,

@@ -18,6 +18,7 @@ WHOLE_NORMS = {"attn_q_norm": ("queries",), "attn_k_norm": ("keys",)}
 OLMO2 = Architecture(
     "olmo2",
     models="OLMo 2 (1B, 7B, 13B, 32B)",
+    hub="allenai/OLMo-2-0425-1B",
     defaults={"max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "rope_theta": 10000.0},
     layer_kinds={
         "layer": needs(
@@ -32,6 +33,7 @@ OLMO2 = Architecture(
 OLMO3 = replace(
     OLMO2,
     models="OLMo 3 (7B, 32B)",
+    hub="allenai/Olmo-3-1025-7B",
     defaults={**OLMO2.defaults, "sliding_window": 4096},
     normalize=lambda config: {
         "layer_types": [
@@ -49,6 +51,7 @@ OLMO3 = replace(
 OLMOE = Architecture(
     "olmoe",
     models="OLMoE-1B-7B",
+    hub="allenai/OLMoE-1B-7B-0924",
     defaults={
         "max_position_embeddings": 4096,
         "rms_norm_eps": 1e-5,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SEED_OSS = Architecture(
     "seed_oss",
     models="Seed-OSS-36B",
+    hub="ByteDance-Seed/Seed-OSS-36B-Instruct",
     defaults={
         "max_position_embeddings": 524288,
         "num_key_value_heads": 8,
@@ -42,6 +43,7 @@ SEED_OSS = Architecture(
 ERNIE = Architecture(
     "ernie4_5",
     models="ERNIE-4.5-0.3B",
+    hub="baidu/ERNIE-4.5-0.3B-PT",
     defaults={
         "max_position_embeddings": 131072,
         "num_key_value_heads": 2,
@@ -61,6 +63,7 @@ _STARCODER = f"{ATTENTION} {PLAIN_FFN}"
 STARCODER2 = Architecture(
     "starcoder2",
     models="StarCoder2 (3B, 7B, 15B)",
+    hub="bigcode/starcoder2-3b",
     defaults={
         "max_position_embeddings": 4096,
         "num_key_value_heads": 2,
@@ -75,6 +78,7 @@ STARCODER2 = Architecture(
 COHERE2 = Architecture(
     "cohere2",
     models="Command R7B, Command A",
+    hub="CohereLabs/c4ai-command-r7b-12-2024",
     defaults={
         "max_position_embeddings": 8192,
         "layer_norm_eps": 1e-5,
@@ -120,6 +124,7 @@ HUNYUAN_CONTEXT = 262144  # with the scaled base; configs state less
 HUNYUAN = Architecture(
     "hunyuan-dense",
     models="Hunyuan (0.5B, 1.8B, 4B, 7B)",
+    hub="tencent/Hunyuan-0.5B-Instruct",
     defaults={"max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "rope_theta": 10000.0},
     layer_kinds={"layer": needs(f"{ATTENTION} attn_q_norm attn_k_norm {GATED_FFN}")},
     drops_tied_output=True,

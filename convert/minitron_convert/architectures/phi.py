@@ -66,6 +66,7 @@ def _rope_factors(model: SourceModel) -> list[ModelTensor]:
 PHI3 = Architecture(
     "phi3",
     models="Phi-3-mini, Phi-3-medium, Phi-3.5-mini, Phi-4, Phi-4-mini",
+    hub="microsoft/Phi-4-mini-instruct",
     defaults={
         "max_position_embeddings": 4096,
         "original_max_position_embeddings": 4096,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 QWEN2 = Architecture(
     "qwen2",
     models="Qwen2, Qwen2.5, OpenReasoning-Nemotron, OpenMath-Nemotron, AceReason-Nemotron",
+    hub="nvidia/OpenReasoning-Nemotron-7B",
     defaults={
         "max_position_embeddings": 32768,
         "num_key_value_heads": 32,
@@ -41,6 +42,7 @@ def _is_reranker(model: SourceModel) -> str | None:
 QWEN3 = Architecture(
     "qwen3",
     models="Qwen3, Nemotron-Cascade-8B",
+    hub="nvidia/Nemotron-Cascade-8B",
     defaults={**QWEN2.defaults, "head_dim": 128},
     fills_head_dim=True,
     layer_kinds={"layer": needs(f"{ATTENTION} attn_q_norm attn_k_norm {GATED_FFN}")},
@@ -50,6 +52,7 @@ QWEN3 = Architecture(
 QWEN2_MOE = Architecture(
     "qwen2moe",
     models="Qwen1.5-MoE-A2.7B, Qwen2-57B-A14B",
+    hub="Qwen/Qwen1.5-MoE-A2.7B",
     defaults={
         **QWEN2.defaults,
         "num_key_value_heads": 16,
@@ -72,6 +75,7 @@ QWEN2_MOE = Architecture(
 QWEN3_MOE = Architecture(
     "qwen3moe",
     models="Qwen3-30B-A3B, Qwen3-235B-A22B, Qwen3-Coder-30B-A3B",
+    hub="Qwen/Qwen3-30B-A3B",
     defaults={
         **QWEN2.defaults,
         "num_key_value_heads": 4,

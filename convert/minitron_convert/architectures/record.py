@@ -35,6 +35,10 @@ SHARED_EXPERT = "ffn_gate_shexp ffn_up_shexp ffn_down_shexp"
 QKV = "attn_q attn_k attn_v"
 
 
+class WrongConfig(ValueError):
+    """A config that a record's function cannot read, and why."""
+
+
 @dataclass(frozen=True)
 class TensorMapping:
     """What becomes of the tensors whose name matches `pattern`, where it is more than a new name.
@@ -86,20 +90,23 @@ class Layer:
 class Architecture:
     """A model family.
 
-    `arch` is llama.cpp's name, which decides what a tensor's name means. `models` names published
-    models for the documentation. `defaults` are the values of transformers' config class that
-    reach a key (transformers 4.57.6); `fills_head_dim` says that this class sets head_dim, so that
-    the keys of a head's size are always written. `keys` replaces the common list of keys, `after`
-    adds to it and `before` comes ahead of the general.* keys. `shapes` replaces entries of the
-    common table. `renames` are applied to every tensor's name in turn, before the mappings; they
-    may refer to the number of layers as {layers}. `drops_tied_output` leaves out the output's
-    weights where they are the embedding's. `quantizations` are ways in which checkpoints
-    of the family are quantized and still read. `refuse` gives a reason why a checkpoint cannot
-    be converted, and `variant` chooses another record by what the checkpoint holds.
+    `arch` is llama.cpp's name, which decides what a tensor's name means. `models` names
+    published models for the documentation, `hub` one or two of them as the Hub does. `defaults`
+    are the values of transformers' config class that reach a key (transformers 4.57.6);
+    `fills_head_dim` says that this class sets head_dim, so that the keys of a head's size are
+    always written. `keys` replaces the common list of keys, `after` adds to it and `before`
+    comes ahead of the general.* keys. `shapes` replaces entries of the common table. `renames`
+    are applied to every tensor's name in turn, before the mappings; they may refer to the
+    number of layers as {layers}. `drops_tied_output` leaves out the output's weights where they
+    are the embedding's, `drops_further_layers` those behind the last, which predict further
+    tokens. `quantizations` are ways in which checkpoints of the family are quantized and still
+    read. `refuse` gives a reason why a checkpoint cannot be converted, `note` what to say of
+    one that can, and `variant` chooses another record by what the checkpoint holds.
     """
 
     arch: str
     models: str = ""
+    hub: str = ""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     fills_head_dim: bool = False
     normalize: Callable[[dict[str, Any]], dict[str, Any]] = dict
@@ -119,5 +126,7 @@ class Architecture:
     vocabulary: VocabularyRules = PLAIN_RULES
     quantizations: tuple[str, ...] = ()
     drops_tied_output: bool = False
+    drops_further_layers: bool = False
     refuse: Callable[[SourceModel], str | None] | None = None
+    note: Callable[[SourceModel], str | None] | None = None
     variant: Callable[[SourceModel], Architecture] | None = None

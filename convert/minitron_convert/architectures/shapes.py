@@ -58,6 +58,9 @@ SHAPES: dict[str, Shape] = {
     "shortconv.in_proj": ("conv_projections", "hidden"),
     "shortconv.out_proj": ("hidden", "hidden"),
     # latent attention (DeepSeek)
+    "attn_q_a": ("q_latent", "hidden"),
+    "attn_q_a_norm": ("q_latent",),
+    "attn_q_b": ("queries", "q_latent"),
     "attn_kv_a_mqa": ("kv_latent_rope", "hidden"),
     "attn_kv_a_norm": ("kv_latent",),
     "attn_k_b": ("heads", "kv_latent", "key_plain"),

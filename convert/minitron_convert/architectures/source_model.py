@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import gguf
 
+from minitron_convert.architectures.check_tensors import NUMBER, Placed, check_tensors, listed
 from minitron_convert.architectures.experts import ExpertStacks
 from minitron_convert.architectures.keys import COMMON, key_values
 from minitron_convert.architectures.model_tensor import (
@@ -19,7 +20,7 @@ from minitron_convert.architectures.model_tensor import (
     WrongShape,
     unchanged,
 )
-from minitron_convert.architectures.record import Architecture, Layer, TensorMapping
+from minitron_convert.architectures.record import Architecture, Layer, TensorMapping, WrongConfig
 from minitron_convert.architectures.shapes import (
     FULL_PRECISION,
     block_of,
@@ -28,31 +29,17 @@ from minitron_convert.architectures.shapes import (
 )
 from minitron_convert.checkpoint.config import Config, Dimensions, Rope, read_dimensions, read_rope
 from minitron_convert.checkpoint.folder import Checkpoint
-from minitron_convert.checkpoint.tensor_ref import TensorRef
+from minitron_convert.checkpoint.tensor_ref import ForeignTensorRef, TensorRef
 from minitron_core.errors import Damaged, Unsupported
 from minitron_core.gguf import KeyValue
 
 # Buffers that old versions of transformers saved with the weights.
 IGNORED_SUFFIXES = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
 MAX_LAYERS = 512  # LLAMA_MAX_LAYERS of llama.cpp
-SHOWN = 6  # names in a message: a model of the wrong kind has hundreds
+_INTEGERS = frozenset(("I64", "I32", "I16", "I8", "U8"))  # those of DTYPES
 
-_USUAL_NAMES = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
-    "output.weight": "lm_head.weight",
-}
 _EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts")
 _COMMON_RENAMES = ((r"(.*)\.e_score_correction_bias", r"\1.e_score_correction.bias"),)
-_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
-
-
-@dataclass(frozen=True)
-class Placed:
-    """A tensor of the output and the one of the checkpoint that it comes from."""
-
-    tensor: ModelTensor
-    source: TensorRef
 
 
 class SourceModel:
@@ -72,8 +59,20 @@ class SourceModel:
             )
         with _malformed(where, architecture.arch):
             reason = architecture.refuse(self) if architecture.refuse else None
+            note = architecture.note(self) if architecture.note else None
         if reason:
             raise Unsupported(f"{checkpoint.folder}: {reason}")
+        if note:
+            self.notes.append(note)
+
+    def variant(self) -> SourceModel:
+        """The same checkpoint as the record that fits what it holds."""
+        choose = self.architecture.variant
+        if choose is None:
+            return self
+        with _malformed(self.config.where, self.arch):
+            chosen = choose(self)
+        return SourceModel(chosen, self.checkpoint)
 
     @property
     def arch(self) -> str:
@@ -107,9 +106,10 @@ class SourceModel:
     def tensors(self) -> list[ModelTensor]:
         """All tensors of the output in file order. Damaged: missing, unknown or of other shape."""
         placed = list(self._place())
-        self._check(placed)
+        check_tensors(self.checkpoint.folder, placed, self._expected)
         synthesized = self.architecture.synthesized_tensors
-        extra = list(synthesized(self)) if synthesized else []
+        with _malformed(self.config.where, self.arch):
+            extra = list(synthesized(self)) if synthesized else []
         return [*extra, *(entry.tensor for entry in placed)]
 
     def sizes(self, layer: Layer | None = None) -> dict[str, int]:
@@ -147,7 +147,7 @@ class SourceModel:
 
     def sizes_of(self, name: str) -> Sizes:
         """The sizes of the layer that a tensor's name gives, or of the model outside of layers."""
-        number = _NUMBER.search(name)
+        number = NUMBER.search(name)
         if number and int(number[0]) < len(self.layers):
             return self._layer_sizes[int(number[0])]
         return self.sizes()
@@ -157,16 +157,39 @@ class SourceModel:
         stacks = ExpertStacks(
             self.architecture.experts, self.sizes().get("experts", 0), self.checkpoint.folder
         )
+        left_out: list[str] = []
         for source in self.checkpoint.tensors.values():
-            dropped = source.name == "lm_head.weight" and self.tied
-            if source.name.endswith(IGNORED_SUFFIXES) or (
-                dropped and self.architecture.drops_tied_output
-            ):
+            if self._is_dropped(source.name):
+                continue
+            if self._leave_out(source):
+                left_out.append(f"{source.name} ({source.dtype})")
                 continue
             for tensor in self._changed(source):
                 for whole in stacks.add(tensor):
                     yield Placed(self._named(whole, source), source)
         stacks.check_empty()
+        if left_out:
+            self.notes.append(f"left out, as they are not weights: {listed(left_out)}")
+
+    def _leave_out(self, source: TensorRef) -> bool:
+        """Whether a tensor is none of the model's weights; Unsupported where it should be one.
+
+        Masks and counters that were saved with the weights are not floating-point numbers.
+        """
+        if not isinstance(source, ForeignTensorRef) and source.dtype not in _INTEGERS:
+            return False
+        names = [self._named(tensor, source).name for tensor in self._changed(source)]
+        needed = source.name.endswith(".weight") or any(name in self._expected for name in names)
+        if isinstance(source, ForeignTensorRef) and names and needed:
+            raise source.refusal()
+        return bool(names) and not needed
+
+    def _is_dropped(self, name: str) -> bool:
+        if self.tied and self.architecture.drops_tied_output and name == "lm_head.weight":
+            return True
+        layer = NUMBER.search(name) if self.architecture.drops_further_layers else None
+        further = layer is not None and int(layer[0]) >= self.size.layers
+        return further or name.endswith(IGNORED_SUFFIXES)
 
     def _changed(self, source: TensorRef) -> Iterator[ModelTensor]:
         name = source.name
@@ -218,7 +241,7 @@ class SourceModel:
             name = found
         # llama.cpp's converter goes by the number in the source's name, which is not the layer's
         # for the layers of Nemotron 3 that predict a further token
-        number = _NUMBER.search(source.name)
+        number = NUMBER.search(source.name)
         same = block_of(name) == (int(number[0]) if number else None)
         return replace(tensor, name=name, full_precision=same and kind_of(name) in FULL_PRECISION)
 
@@ -241,34 +264,9 @@ class SourceModel:
                 expected[name] = (shape, required)
         return expected
 
-    def _check(self, placed: list[Placed]) -> None:
-        folder = self.checkpoint.folder
-        expected = self.expected_tensors()
-        found = {entry.tensor.name: entry for entry in placed}
-        missing = [name for name, (_, must) in expected.items() if must and name not in found]
-        if missing:
-            names = [_source_name(name, found) for name in missing]
-            raise Damaged(
-                f"{folder} lacks {len(missing)} tensors: {_listed(names)}",
-                "download the missing files, or check num_hidden_layers in config.json",
-            )
-        unknown = [entry.source.name for name, entry in found.items() if name not in expected]
-        if unknown:
-            raise Damaged(
-                f"{folder} holds {len(unknown)} tensors that its config.json has no place for: "
-                f"{_listed(unknown)}",
-                "check num_hidden_layers and architectures in config.json",
-            )
-        if len(found) != len(placed):
-            raise Damaged(f"{folder} holds a tensor of the model twice, under two names")
-        for name, entry in found.items():
-            shape, wanted = entry.tensor.shape, expected[name][0]
-            if shape != wanted:
-                raise Damaged(
-                    f"{entry.source.path}: {entry.source.name} gives {name} the shape "
-                    f"{list(shape)}; config.json wants {list(wanted)}",
-                    "the config belongs to another model, or the file is damaged",
-                )
+    @cached_property
+    def _expected(self) -> dict[str, tuple[tuple[int, ...], bool]]:
+        return self.expected_tensors()
 
 
 @contextmanager
@@ -277,7 +275,16 @@ def _malformed(where: str, arch: str) -> Iterator[None]:
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise Damaged(f"{where} is not a config of {arch}: {error}") from error
+        raise Damaged(f"{where} is not a config of {arch}: {_told(error)}") from error
+
+
+def _told(error: Exception) -> str:
+    """What a record's function met, without Python's names of its types."""
+    if isinstance(error, WrongConfig):
+        return str(error)
+    if isinstance(error, KeyError):
+        return f"it has no {error.args[0]}"
+    return "a value in it has the wrong type or size"
 
 
 def _filled(architecture: Architecture, config: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -285,17 +292,3 @@ def _filled(architecture: Architecture, config: Mapping[str, Any], where: str) -
     stated = {key: value for key, value in config.items() if value is not None}
     with _malformed(where, architecture.arch):
         return architecture.normalize({**architecture.defaults, **stated})
-
-
-def _source_name(name: str, found: Mapping[str, Placed]) -> str:
-    """What a missing tensor would be called in the checkpoint, by one of its kind that is there."""
-    kind, block = kind_of(name), block_of(name)
-    for other, entry in found.items():
-        if block is not None and kind_of(other) == kind:
-            return _NUMBER.sub(str(block), entry.source.name, count=1)
-    return _USUAL_NAMES.get(name, name)
-
-
-def _listed(names: list[str]) -> str:
-    more = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")

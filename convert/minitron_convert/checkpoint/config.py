@@ -8,6 +8,7 @@ from typing import Any
 
 from minitron_convert.checkpoint.tensor_ref import TensorRef
 from minitron_core.errors import Damaged, Unsupported
+from minitron_core.quoting import quoted
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Config:
         value = default if value is None else value
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
             kind = "positive whole number" if least == 1 else f"whole number of at least {least}"
-            raise Damaged(f"{self.where} gives {value!r} for {keys[0]}; it must be a {kind}")
+            raise Damaged(f"{self.where} gives {quoted(value)} for {keys[0]}; it must be a {kind}")
         return value
 
     def number(self, *keys: str, default: float | None = None) -> float:
@@ -35,14 +36,14 @@ class Config:
         value = self.find(*keys)
         value = default if value is None else value
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e38:
-            raise Damaged(f"{self.where} gives {value!r} for {keys[0]}; it must be a number")
+            raise Damaged(f"{self.where} gives {quoted(value)} for {keys[0]}; it must be a number")
         return value
 
     def section(self, *keys: str) -> Config:
         """An object within the config; empty if there is none."""
         value = self.find(*keys)
         if value is not None and not isinstance(value, dict):
-            raise Damaged(f"{self.where} gives {value!r} for {keys[0]}; it must be an object")
+            raise Damaged(f"{self.where} gives {quoted(value)} for {keys[0]}; it must be an object")
         return Config(value or {}, f"{self.where}, {keys[0]}")
 
 
@@ -102,10 +103,11 @@ def read_rope(config: Config, known: Sequence[str]) -> Rope:
         # transformers 5 gives one object per kind of layer
         local = values.section("sliding_attention").find("rope_theta")
         values = values.section("full_attention")
-    kind = str(values.find("rope_type", "type") or "default").lower()
+    kind = values.find("rope_type", "type") or "default"
+    kind = kind.lower() if isinstance(kind, str) else kind
     if kind not in known:
         raise Unsupported(
-            f"{values.where} asks for {kind!r} scaling of positions",
+            f"{values.where} asks for {quoted(kind)} scaling of positions",
             f"known kinds are {', '.join(known)}",
         )
     if kind in ("linear", "yarn"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,17 +15,19 @@ from minitron_convert.checkpoint.safetensors import read_header
 from minitron_convert.checkpoint.tensor_ref import TensorRef
 from minitron_convert.checkpoint.torch_file import read_pickle
 from minitron_core.errors import Damaged, NotFound
+from minitron_core.quoting import quoted
 
 MAX_NAME_BYTES = 255  # the limit of file systems
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened folder; with `vocab_only` its tensors are none."""
+    """An opened folder; with `vocab_only` its tensors are none. `notes` grows as it is read."""
 
     folder: Path
     config: dict[str, Any]
     vocab_only: bool = False
+    notes: list[str] = field(default_factory=list, compare=False)
 
     @cached_property
     def tensors(self) -> dict[str, TensorRef]:
@@ -36,7 +38,8 @@ class Checkpoint:
         """
         if self.vocab_only:
             return {}
-        return with_scales(_index_tensors(self.folder), quantization_of(self.folder, self.config))
+        tensors = _index_tensors(self.folder, self.notes)
+        return with_scales(tensors, quantization_of(self.folder, self.config))
 
 
 @dataclass(frozen=True)
@@ -72,11 +75,11 @@ def open_checkpoint(folder: Path, *, vocab_only: bool = False) -> Checkpoint:
     return Checkpoint(folder, read_object(config), vocab_only)
 
 
-def _index_tensors(folder: Path) -> dict[str, TensorRef]:
+def _index_tensors(folder: Path, notes: list[str]) -> dict[str, TensorRef]:
     for form in _FORMS:
         index = folder / form.index
         if index.is_file():
-            return _read_indexed(folder, index, form)
+            return _read_indexed(folder, index, form, notes)
         paths = sorted(folder.glob(form.pattern))
         if paths:
             return _read_parts(paths, form)
@@ -96,7 +99,8 @@ def _read_parts(paths: list[Path], form: _Form) -> dict[str, TensorRef]:
     return tensors
 
 
-def _read_indexed(folder: Path, index: Path, form: _Form) -> dict[str, TensorRef]:
+def _read_indexed(folder: Path, index: Path, form: _Form, notes: list[str]) -> dict[str, TensorRef]:
+    """The shards that the index names; a whole file beside it where the index is an old one's."""
     weight_map = read_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(
         isinstance(name, str) for name in weight_map.values()
@@ -105,15 +109,26 @@ def _read_indexed(folder: Path, index: Path, form: _Form) -> dict[str, TensorRef
     names = sorted(set(weight_map.values()))
     paths = [_inside(folder, index, name) for name in names]
     missing = [name for name, path in zip(names, paths, strict=True) if not path.is_file()]
+    whole = folder / index.name.removesuffix(".index.json")
+    if missing and whole.is_file():
+        notes.append(
+            f"{index.name} is stale, it names {len(missing)} files that are not there: "
+            f"{whole.name} is used"
+        )
+        return _read_parts([whole], form)
     if missing:
         raise NotFound(
             f"{folder} lacks {', '.join(missing)}, which {index.name} names",
             "download the missing files",
         )
+    if whole.is_file() and whole not in paths:
+        notes.append(f"{whole.name} is left out: {index.name} names the shards beside it")
     tensors = _read_parts(paths, form)
     lost = sorted(name for name in weight_map if name not in tensors)
     extra = sorted(name for name in tensors if name not in weight_map)
-    if lost or extra:
+    if (lost or extra) and paths == [whole]:
+        notes.append(f"{index.name} is stale, it names other tensors than {whole.name} holds")
+    elif lost or extra:
         told = [f"no file holds {', '.join(lost)}"] if lost else []
         told += [f"the files hold also {', '.join(extra)}"] if extra else []
         raise Damaged(f"{index} and its files disagree: {'; '.join(told)}", "download them again")
@@ -128,5 +143,7 @@ def _inside(folder: Path, index: Path, name: str) -> Path:
     """
     plain = len(PurePosixPath(name).parts) == 1 and name not in ("", ".", "..") and "\\" not in name
     if not plain or not name.isprintable() or len(name.encode()) > MAX_NAME_BYTES:
-        raise Damaged(f"{index} names {name!r}, which is not a file name, or outside the folder")
+        raise Damaged(
+            f"{index} names {quoted(name)}, which is not a file name, or outside the folder"
+        )
     return folder / name

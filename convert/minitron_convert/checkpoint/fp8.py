@@ -14,6 +14,7 @@ import numpy as np
 
 from minitron_convert.checkpoint.tensor_ref import Array, TensorRef
 from minitron_core.errors import Damaged, Unsupported
+from minitron_core.quoting import quoted
 
 FP8 = "F8_E4M3"
 _DEFAULT_BLOCK = (128, 128)
@@ -102,7 +103,7 @@ def _scaled(
     if not _is_block(block) or scale.n_elements != -(-rows // block[0]) * -(-columns // block[1]):
         raise Damaged(
             f"{tensor.path}: {scale.name} has the shape {list(scale.shape)}, which does not fit "
-            f"{list(tensor.shape)} in blocks of {block!r:.40}",
+            f"{list(tensor.shape)} in blocks of {quoted(block, 40)}",
             "the file is damaged, or weight_block_size in config.json is another model's",
         )
     fields = (tensor.name, tensor.shape, "F32", tensor.path, tensor.offset)
@@ -110,4 +111,5 @@ def _scaled(
 
 
 def _is_block(block: Any) -> bool:
-    return len(block) == 2 and all(type(size) is int and size > 0 for size in block)
+    whole = isinstance(block, list | tuple) and len(block) == 2
+    return whole and all(type(size) is int and size > 0 for size in block)

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from minitron_core.errors import Damaged, from_os_error
+from minitron_core.lfs_pointer import refuse_lfs_pointer
+from minitron_core.quoting import quoted
+from minitron_core.text_encoding import as_utf8
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file. NotFound, Denied, Damaged."""
+    """The text of a UTF-8 file, without a byte order mark. NotFound, Denied, Damaged."""
     try:
-        return path.read_text(encoding="utf-8")
+        return as_utf8(path.read_bytes()).decode().replace("\r\n", "\n")
     except OSError as error:
         raise from_os_error(error, path, "read") from error
     except UnicodeDecodeError as error:
@@ -20,10 +23,11 @@ def read_text(path: Path) -> str:
 
 
 def parse_object(text: str | bytes, path: Path, *, unique: bool = False) -> dict[str, Any]:
-    """The JSON object in `text`, which came from `path`; Damaged if it is none.
+    """The JSON object in `text`, which came from `path`; Damaged if it is none, or NotFound.
 
     With `unique` a key that is there twice is an error too: its second value hides the first.
     """
+    refuse_lfs_pointer(path, text.encode() if isinstance(text, str) else text)
     try:
         value = json.loads(text, object_pairs_hook=_unique if unique else None)
     except (ValueError, RecursionError) as error:
@@ -38,7 +42,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"it gives {next(key for key in keys if keys.count(key) > 1)!r} twice")
+        raise ValueError(
+            f"it gives {quoted(next(key for key in keys if keys.count(key) > 1))} twice"
+        )
     return value
 
 

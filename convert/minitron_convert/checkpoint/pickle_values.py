@@ -142,7 +142,8 @@ class _Machine:
         function, arguments = self._pop(2)
         action = self.calls.get(str(function)) if isinstance(function, Name) else None
         if action is None:
-            raise RefusedPickle(f"it wants to call {function}")
+            called = function if isinstance(function, Name) else "what is not a function"
+            raise RefusedPickle(f"it wants to call {called}")
         self._push(action(*arguments))
 
 

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from math import prod
 from pathlib import Path
 from typing import Any
 
 from minitron_convert.checkpoint.json_files import parse_object
-from minitron_convert.checkpoint.tensor_ref import DTYPES, TensorRef
-from minitron_core.errors import Damaged, Unsupported, from_os_error
+from minitron_convert.checkpoint.tensor_ref import DTYPES, ForeignTensorRef, TensorRef
+from minitron_core.errors import Damaged, from_os_error
+from minitron_core.lfs_pointer import refuse_lfs_pointer
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 MAX_DIMENSIONS = 64  # the limit of numpy
+_POINTER_BYTES = 200  # more than a Git LFS pointer's first line has
 
 
 def read_header(path: Path) -> list[TensorRef]:
-    """The tensors of a file, sorted by name. NotFound, Denied, Damaged, Unsupported (dtype)."""
+    """The tensors of a file, sorted by name. NotFound, Denied, Damaged."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, 2)
+            file.seek(0)
+            refuse_lfs_pointer(path, file.read(_POINTER_BYTES))
             file.seek(0)
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
@@ -49,10 +52,8 @@ def _tensor(path: Path, name: str, entry: Any, start: int) -> TensorRef:
     if not isinstance(dtype, str) or len(shape) > MAX_DIMENSIONS:
         raise damaged
     if dtype not in DTYPES:
-        raise Unsupported(
-            f"{path}: {name} has the data type {dtype}; known are {', '.join(DTYPES)}",
-            "give the checkpoint that was trained, not a quantized one",
-        )
+        size = max(0, offsets[1] - offsets[0])
+        return ForeignTensorRef(name, tuple(shape), dtype, path, start + offsets[0], size)
     tensor = TensorRef(name, tuple(shape), dtype, path, start + offsets[0])
     if tensor.nbytes != offsets[1] - offsets[0]:
         raise damaged
@@ -70,7 +71,7 @@ def _check_ranges(path: Path, tensors: list[TensorRef], size: int) -> None:
     for tensor in sorted(tensors, key=lambda tensor: (tensor.offset, tensor.nbytes)):
         if tensor.offset < end:
             raise Damaged(f"{path}: {tensor.name} overlaps another tensor", "download it again")
-        end = tensor.offset + prod(tensor.shape) * DTYPES[tensor.dtype].itemsize
+        end = tensor.offset + tensor.nbytes
         if end > size:
             raise Damaged(
                 f"{path} is cut off: {tensor.name} ends at byte {end} of {size}",

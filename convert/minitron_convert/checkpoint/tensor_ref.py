@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from minitron_core.errors import Damaged, from_os_error
+from minitron_core.errors import Damaged, Unsupported, from_os_error
 
 Array = npt.NDArray[Any]
 
@@ -68,3 +68,31 @@ class TensorRef:
         except OSError as error:
             raise from_os_error(error, self.path, "read") from error
         return data.reshape(stop - start, *self.shape[1:]) if self.shape else data.reshape(())
+
+
+@dataclass(frozen=True)
+class ForeignTensorRef(TensorRef):
+    """A tensor that cannot be read, such as a mask of type BOOL: no weights of a model are so.
+
+    `stored` is its size in bytes in the file, `problem` why, if not for its data type.
+    """
+
+    stored: int
+    problem: str = ""
+
+    @property
+    def nbytes(self) -> int:
+        """The number of bytes."""
+        return self.stored
+
+    def read(self, start: int = 0, stop: int | None = None) -> Array:
+        """Unsupported, always."""
+        raise self.refusal()
+
+    def refusal(self) -> Unsupported:
+        """The error where the tensor is needed."""
+        problem = self.problem or f"has the data type {self.dtype}"
+        return Unsupported(
+            f"{self.path}: {self.name} {problem}; a weight can be {', '.join(DTYPES)}",
+            "give the checkpoint that was trained, not a quantized one",
+        )

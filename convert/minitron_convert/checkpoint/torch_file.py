@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 
 from minitron_convert.checkpoint.pickle_values import Name, PersistentId, RefusedPickle, load
 from minitron_convert.checkpoint.safetensors import MAX_DIMENSIONS
-from minitron_convert.checkpoint.tensor_ref import DTYPES, TensorRef
+from minitron_convert.checkpoint.tensor_ref import DTYPES, ForeignTensorRef, TensorRef
 from minitron_core.errors import Damaged, Unsupported, from_os_error
+from minitron_core.lfs_pointer import refuse_lfs_pointer
+from minitron_core.quoting import quoted
 
 MAX_PICKLE_BYTES = 64 << 20
 _LOCAL_HEADER = 30
@@ -55,7 +57,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
 def read_pickle(path: Path) -> list[TensorRef]:
     """The tensors of a file in its order; no code in it is run.
 
-    NotFound, Denied, Unsupported (old format, data type, layout), Damaged.
+    NotFound, Denied, Unsupported (old format), Damaged.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -64,8 +66,9 @@ def read_pickle(path: Path) -> list[TensorRef]:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a place before the file
             raise from_os_error(error, path, "read") from error
         with path.open("rb") as file:
-            old = file.read(2) == b"\x80\x02"
-        if old:
+            beginning = file.read(200)
+        refuse_lfs_pointer(path, beginning)
+        if beginning[:2] == b"\x80\x02":
             raise Unsupported(
                 f"{path} is in torch's old format of before 2020",
                 "load and save it with a newer torch, or look for a safetensors version",
@@ -116,15 +119,15 @@ def _tensor(
     path: Path, name: Any, value: Any, prefix: str, storages: dict[str, zipfile.ZipInfo]
 ) -> TensorRef:
     if not isinstance(name, str) or not isinstance(value, _Tensor):
-        raise Damaged(f"{path}: {name!r} is not a tensor")
+        raise Damaged(f"{path}: {quoted(name)} is not a tensor")
     if not _is_sound(value):
         raise Damaged(f"{path} describes {name} wrongly", "download it again")
     _, kind, key, _, numel = value.storage.value
     dtype = _DTYPE_OF_STORAGE.get(str(kind))
     if dtype is None:
-        raise Unsupported(f"{path}: {name} has the data type {kind}")
+        return ForeignTensorRef(name, value.shape, str(kind), path, 0, 0)
     if prod(value.shape) and not _is_row_major(value):
-        raise Unsupported(f"{path}: {name} is not stored row by row")
+        return ForeignTensorRef(name, value.shape, dtype, path, 0, 0, "is not stored row by row")
     entry = storages.get(f"{prefix}data/{key}")
     size = DTYPES[dtype].itemsize
     end = value.offset + prod(value.shape)

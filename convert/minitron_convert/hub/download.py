@@ -21,6 +21,7 @@ from huggingface_hub import constants, errors
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
 from minitron_convert.checkpoint.file_names import BESIDE_WEIGHTS, WEIGHTS
+from minitron_convert.hub.source import Source
 from minitron_core.errors import Denied, MinitronError, NotFound, OutOfResources
 from minitron_core.progress import Event, Progress, ignore
 
@@ -28,14 +29,6 @@ _UNREACHABLE = (OSError, HTTPError)
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@.+)?")
 # as a browser, Ollama and llama-server's users write it; a path keeps one slash of two
 _HOST = re.compile(r"(https?:/+)?(hf\.co|huggingface\.co)/")
-
-
-@dataclass(frozen=True)
-class Source:
-    """A checkpoint's folder, and the name of its model where the folder's own says nothing."""
-
-    folder: Path
-    name: str | None = None
 
 
 def open_source(text: str, revision: str | None = None, progress: Progress | None = None) -> Source:

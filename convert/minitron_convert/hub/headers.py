@@ -15,11 +15,11 @@ from huggingface_hub.errors import SafetensorsParsingError
 from minitron_convert.checkpoint.file_names import BESIDE_WEIGHTS, WEIGHTS
 from minitron_convert.hub.download import (
     Repository,
-    Source,
     matching,
     open_source,
     parse_repository,
 )
+from minitron_convert.hub.source import Source
 from minitron_core.errors import Damaged
 
 _SAFETENSORS, _INDEX = WEIGHTS[0]

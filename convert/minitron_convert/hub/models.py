@@ -19,15 +19,15 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 )
 
 from minitron_convert.hub.download import Repository, check_space, parse_repository, without_host
+from minitron_convert.hub.published_names import level_in, models_called
 from minitron_core.errors import Damaged, Denied, NotFound
 from minitron_core.gguf import open_gguf, parse_shard_name
 from minitron_core.progress import Progress
 
 # what a name without a level means where there are several, as in llama.cpp's own downloads
 PREFERRED = "Q4_K_M"
-_LEVEL = re.compile(r"(?:^|[-./])((?:UD-)?(?:\d+(?:\.\d+)?bpw|[^-./]+))$", re.IGNORECASE)
 # GGUF files beside models that are none
-_OTHERS = re.compile(r"mmproj|imatrix", re.IGNORECASE)
+_OTHERS = re.compile(r"mmproj|imatrix(?!.*\d_)", re.IGNORECASE)  # not Model-imatrix-Q4_K_M
 _FIRST_BYTES, _MOST_BYTES = 4 << 20, 1 << 30
 
 
@@ -145,7 +145,7 @@ class HubModel:
             )
         levels = sorted({level_in(model) for model in models})
         wanted = self.level or PREFERRED
-        found = [model for model in models if _is_called(model, wanted)]
+        found = models_called(wanted, models)
         if not self.level and not found and len(models) == 1:
             found = list(models)
         if len(found) == 1:
@@ -175,12 +175,6 @@ def parse_model(text: str) -> HubModel | None:
     return HubModel(repository, level or None) if repository else None
 
 
-def level_in(model: str) -> str:
-    """The level in the name of a model's file: the part after the last hyphen or dot."""
-    found = _LEVEL.search(model)
-    return found[1] if found else model
-
-
 def _models(files: Iterable[str]) -> dict[str, list[str]]:
     """The files of each model, its shards in order, by its path without number and suffix."""
     models: dict[str, list[str]] = {}
@@ -194,11 +188,6 @@ def _models(files: Iterable[str]) -> dict[str, list[str]]:
 def _shards_of(name: str) -> list[str]:
     shard = parse_shard_name(name)
     return [name] if shard is None else shard.all()
-
-
-def _is_called(model: str, level: str) -> bool:
-    end = re.compile(rf"(?:.*[-./])?{re.escape(level)}", re.IGNORECASE)
-    return bool(end.fullmatch(model))
 
 
 def _write_header(repository: Repository, name: str, path: Path) -> None:

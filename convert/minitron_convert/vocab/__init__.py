@@ -7,6 +7,7 @@ from typing import Any
 
 from minitron_convert.checkpoint.json_files import read_object, read_optional, read_text
 from minitron_convert.vocab import bpe, sentencepiece, spm_from_json
+from minitron_convert.vocab.byte_tokens import note_missing_bytes
 from minitron_convert.vocab.rules import VocabularyRules
 from minitron_convert.vocab.special import SpecialTokens, read_special
 from minitron_convert.vocab.tokens import TokenType, Vocabulary, added_tokens
@@ -20,6 +21,12 @@ _FEW_TOKENS = 1 << 16
 
 def read_vocabulary(folder: Path, size: int, rules: VocabularyRules) -> Vocabulary:
     """The vocabulary of a checkpoint's folder, `size` tokens. NotFound, Damaged, Unsupported."""
+    vocabulary = _read_vocabulary(folder, size, rules)
+    note_missing_bytes(vocabulary)
+    return vocabulary
+
+
+def _read_vocabulary(folder: Path, size: int, rules: VocabularyRules) -> Vocabulary:
     size = -(-size // rules.pad_to) * rules.pad_to
     model = folder / "tokenizer.model"
     wants_pieces = _wants_pieces(folder, rules)

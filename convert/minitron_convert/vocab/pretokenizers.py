@@ -119,4 +119,4 @@ def _steps(node: Any) -> list[str]:
         removed = node.get("behavior") == "Removed" and node.get("invert") is True
         if isinstance(pattern, str) and (removed or (isolated and not node.get("invert"))):
             return [pattern]
-    return [str(kind)]
+    return [kind if isinstance(kind, str) else "a step without a name"]

@@ -13,6 +13,8 @@ from typing import Any
 
 from minitron_convert.vocab.tokens import TokenType, Vocabulary, looks_special
 from minitron_core.errors import Damaged, Unsupported, from_os_error
+from minitron_core.lfs_pointer import refuse_lfs_pointer
+from minitron_core.quoting import quoted
 
 PIECES, TRAINER, NORMALIZER = 1, 2, 3
 PIECE_TEXT, PIECE_SCORE, PIECE_TYPE = 1, 2, 3
@@ -21,7 +23,6 @@ UNIGRAM, BPE = 1, 2
 
 PLACEHOLDER_SCORE, ADDED_SCORE = -10000.0, -1000.0
 SPACE = "▁"
-_BYTES = 256
 
 
 class _Malformed(ValueError):
@@ -43,12 +44,11 @@ def read_model(path: Path) -> Model:
         data = path.read_bytes()
     except OSError as error:
         raise from_os_error(error, path, "read") from error
+    refuse_lfs_pointer(path, data)
     try:
         return _parse(data)
     except (ValueError, struct.error, TypeError) as error:
-        raise Damaged(f"{path} is not a SentencePiece model: {error}", "download it again") from (
-            error
-        )
+        raise Damaged(f"{path} is not a SentencePiece model", "download it again") from error
 
 
 def _parse(data: bytes) -> Model:
@@ -142,13 +142,11 @@ def build(
         elif kind == TokenType.USER_DEFINED:
             # llama.cpp looks for these in the text as it is, before spaces become ▁.
             vocabulary.tokens[i] = text.replace(SPACE.encode(), b" ")
-    if sum(kind == TokenType.BYTE for kind in vocabulary.types) < _BYTES:
-        vocabulary.notes.append(
-            "the vocabulary has no tokens for single bytes: characters that it lacks cannot be read"
-        )
     for i, (token, special) in added.items():
         if i >= size:
-            vocabulary.notes.append(f"token {i} ({token!r}) is beyond the vocabulary: left out")
+            vocabulary.notes.append(
+                f"token {i} ({quoted(token)}) is beyond the vocabulary: left out"
+            )
             continue
         put_added(vocabulary, i, token, special, as_marked=as_marked)
         vocabulary.scores[i] = ADDED_SCORE

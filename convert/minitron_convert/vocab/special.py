@@ -12,6 +12,7 @@ from minitron_convert.vocab.rules import VocabularyRules
 from minitron_convert.vocab.tokens import TokenType, Vocabulary, added_tokens
 from minitron_core.errors import Damaged
 from minitron_core.gguf import KeyValue, ValueType
+from minitron_core.quoting import quoted
 
 KINDS = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 KEY_OF_KIND = {
@@ -183,7 +184,9 @@ def _read_ends(
             continue
         kind = next((kind for kind in ("eot", "eom") if kind not in special.ids), None)
         if kind is None:
-            vocabulary.notes.append(f"{text!r} ends a generation too: GGUF has no key left for it")
+            vocabulary.notes.append(
+                f"{quoted(text)} ends a generation too: GGUF has no key left for it"
+            )
         else:
             special.ids[kind] = i
 

@@ -10,6 +10,7 @@ from typing import Any
 from minitron_core.cpu_limits import default_threads
 from minitron_core.errors import Usage
 from minitron_core.progress import Event, Progress
+from minitron_core.quoting import quoted
 from minitron_engine.llama.devices import Device, devices
 from minitron_engine.llama.library import LLAMA_CPP_COMMIT
 from minitron_engine.llama.model import Model
@@ -111,7 +112,7 @@ def plan_contexts(
         *((name, FLASH_ATTENTION) for name in flash_attentions),
     ):
         if word not in known:
-            raise Usage(f"{word!r} is none of {', '.join(known)}")
+            raise Usage(f"{quoted(word)} is none of {', '.join(known)}")
     if min((*batches, *ubatches, *(count or 1 for count in threads))) < 1:
         raise Usage("a batch and the threads are at least 1")
     return tuple(

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from minitron_engine.llama.batch import Batch
 from minitron_engine.llama.binding import api
-from minitron_engine.llama.context import Batch, open_context
+from minitron_engine.llama.context import open_context
 from minitron_engine.llama.library import OP_MUL_MAT, Tensor
 from minitron_engine.llama.model import Model
 from minitron_engine.llama.settings import ContextSettings
@@ -34,7 +35,7 @@ class ModelInputs:
 def find_inputs(model: Model) -> ModelInputs:
     """Run a few tokens through the model to find which of its weights share an input.
 
-    Weights of experts are left out: each expert has its own inputs.
+    Weights of three dimensions are left out: each expert or head has its own inputs.
     """
     found = ModelInputs()
     first_at: dict[int, str] = {}
@@ -62,7 +63,9 @@ def find_inputs(model: Model) -> ModelInputs:
 def _is_product(node: Tensor) -> bool:
     if node.op != OP_MUL_MAT or node.src[1].contents.type != _F32:
         return False
-    name = weight_name(node)
+    weight, name = node.src[0].contents, weight_name(node)
+    if weight.ne[2] * weight.ne[3] > 1:
+        return False
     return name.endswith(".weight") and (name.startswith("blk.") or name in (OUTPUT, EMBEDDING))
 
 

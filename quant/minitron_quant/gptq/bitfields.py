@@ -5,11 +5,13 @@ Layouts: block_* of ggml-common.h (llama.cpp 0c1e57098), as the decoders of ggml
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from minitron_quant.array_backend import Bytes, Ints
+from minitron_quant.kernels.gptq import write_field
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ def read(blocks: Bytes, field: Field) -> Ints:
 
 def write(blocks: Bytes, field: Field, numbers: Ints) -> None:
     """Write the numbers [blocks, numbers] of a field; all other bits stay."""
+    if write_field(blocks, _parts(field), numbers):
+        return
     for plane in field:
         mask = (1 << plane.bits) - 1
         words = _words(blocks, plane)
@@ -52,6 +56,20 @@ def write(blocks: Bytes, field: Field, numbers: Ints) -> None:
         words = (words & ~(mask << plane.shift)) | (bits << plane.shift)
         for byte in range(plane.word):
             blocks[:, _bytes_of(plane, byte)] = (words >> (8 * byte)) & 0xFF
+
+
+@cache
+def _parts(field: Field) -> Ints:
+    """Every part of every number, as the compiled library takes them."""
+    return np.array(
+        [
+            (item, plane.start + k * (plane.stride or plane.word), *bits)
+            for plane in field
+            for bits in [(plane.word, plane.bits, plane.shift, plane.at)]
+            for k, item in enumerate(plane.items)
+        ],
+        np.int32,
+    )
 
 
 def _words(blocks: Bytes, plane: Plane) -> NDArray[np.int64]:

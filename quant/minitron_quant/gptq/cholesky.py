@@ -1,5 +1,6 @@
 """The covariance of an input prepared for GPTQ: damped, ordered, factored."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from minitron_quant.array_backend import Doubles, Floats
 # columns that keep together when the order changes: no type's group of one scale is wider
 SPAN = 32
 _MAX_DAMPING = 100.0
+_STRIP = 256
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,8 @@ class BlockFactor:
 
     order: the columns of the block from the first to be chosen to the last. upper: R of the
     ordered block, H = R Rᵀ. unit: R with every column divided by its diagonal. metric: H itself,
-    undamped, in the columns' own order. damping: as a share of the mean diagonal.
+    undamped, in the columns' own order. damping: as a share of the mean diagonal; added: what it
+    adds to the diagonal, NaN where R is not that of H.
     """
 
     start: int
@@ -28,6 +31,7 @@ class BlockFactor:
     unit: Floats
     metric: Floats
     damping: float
+    added: float
 
 
 def factor_block(start: int, covariance: Doubles, damping: float) -> BlockFactor:
@@ -37,18 +41,17 @@ def factor_block(start: int, covariance: Doubles, damping: float) -> BlockFactor
     ordered = covariance[np.ix_(order, order)]
     mean = float(covariance.diagonal().mean())
     while True:
-        damped = ordered + (damping * mean if mean > 0 else 1.0) * np.eye(size)
-        upper = _upper(damped)
+        added = damping * mean if mean > 0 else 1.0
+        upper = _upper(ordered + added * np.eye(size))
         if upper is not None:
             break
         if damping > _MAX_DAMPING:  # values too large for the arithmetic: nothing is compensated
-            upper = np.eye(size)
+            upper, added = np.eye(size), math.nan
             break
         damping = max(10 * damping, 1e-6)
     unit = upper / upper.diagonal()
-    return BlockFactor(
-        start, start + size, order, _single(upper), _single(unit), _single(covariance), damping
-    )
+    matrices = _single(upper), _single(unit), _single(covariance)
+    return BlockFactor(start, start + size, order, *matrices, damping, added)
 
 
 def _single(matrix: Doubles) -> Floats:
@@ -76,6 +79,28 @@ def error_of(difference: Floats, blocks: list[BlockFactor]) -> Doubles:
     """e H eᵀ of every row [rows, columns] of differences, undamped."""
     total = np.zeros(len(difference))
     for block in blocks:
-        part = np.ascontiguousarray(difference[:, block.start : block.end])
-        total += np.einsum("ij,ij->i", part @ block.metric, part, dtype=np.float64)
+        total += _block_error(difference, block)
+    return total
+
+
+def errs_more(difference: Floats, blocks: list[BlockFactor], errors: Doubles) -> NDArray[np.bool_]:
+    """Whether e H eᵀ of every row is more than these errors; False for what is not a number."""
+    total = np.zeros(len(difference))
+    for block in blocks:
+        total += _block_error(difference, block)
+        if (total > errors).all():  # no other block makes it less
+            break
+    more: NDArray[np.bool_] = total > errors
+    return more
+
+
+def _block_error(difference: Floats, block: BlockFactor) -> Doubles:
+    part = np.ascontiguousarray(difference[:, block.start : block.end])
+    total = np.zeros(len(part))
+    for start in range(0, part.shape[1], _STRIP):
+        # H is symmetric: what lies right of a strip's diagonal block counts twice
+        strip, rest = part[:, start : start + _STRIP], part[:, start:]
+        product = strip @ block.metric[start : start + _STRIP, start:]
+        product[:, strip.shape[1] :] *= 2
+        total += np.einsum("ij,ij->i", product, rest, dtype=np.float64)
     return total

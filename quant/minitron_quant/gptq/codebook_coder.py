@@ -16,30 +16,28 @@ class CodebookCoder:
 
     def __init__(self, name: str, blocks: Bytes, rows: int, arrays: Arrays = NUMPY) -> None:
         self._arrays, self._xp = arrays, arrays.module
-        self._layout = CODEBOOKS[name]
-        self._table = arrays.put(codewords(name))
+        self.layout = CODEBOOKS[name]
+        self.table = arrays.put(codewords(name))
         self._blocks = blocks
-        self.group = self._layout.group
-        shifts = (False, True) if self._layout.shifted == self.group else (False,)
+        self.group = self.layout.group
+        shifts = (False, True) if self.layout.shifted == self.group else (False,)
         self._tried = [(s, down) for s in _STEPS for down in shifts]
         per_block = 256 // self.group
-        self._d = arrays.put(
-            np.repeat(read_d(blocks, self._layout), per_block, 1).reshape(rows, -1)
-        )
-        self._scales = arrays.put(read(blocks, self._layout.scales).reshape(rows, -1))
-        groups = self._scales.shape[1]
-        words = self.group // self._layout.vector
+        self.d = arrays.put(np.repeat(read_d(blocks, self.layout), per_block, 1).reshape(rows, -1))
+        self.scales = arrays.put(read(blocks, self.layout.scales).reshape(rows, -1))
+        groups = self.scales.shape[1]
+        words = self.group // self.layout.vector
         xp = self._xp
-        self._index = xp.zeros((rows, groups, words), dtype=xp.int32)
-        self._bits = xp.zeros((rows, groups, self.group // 8), dtype=xp.int32)
+        self.index = xp.zeros((rows, groups, words), dtype=xp.int32)
+        self.bits = xp.zeros((rows, groups, self.group // 8), dtype=xp.int32)
 
     def choose(self, index: int, weights: Floats, targets: Floats, upper: Floats) -> Floats:
         """Choose codewords, signs and scale of one group: the scale of the least error."""
-        most = (1 << self._layout.scale_bits) - 1
+        most = (1 << self.layout.scale_bits) - 1
         xp, tries = self._xp, len(self._tried)
         moves = xp.asarray([s for s, _ in self._tried], dtype=xp.int32)[:, None]
-        scales = xp.clip(self._scales[:, index] + moves, 0, most)
-        scaled = factors(self._d[:, index], xp.asarray(scales, dtype=xp.float32), self._layout.unit)
+        scales = xp.clip(self.scales[:, index] + moves, 0, most)
+        scaled = factors(self.d[:, index], xp.asarray(scales, dtype=xp.float32), self.layout.unit)
         shifts = xp.asarray([int(d) for _, d in self._tried], dtype=xp.int32)
         down = (shifts[:, None] + xp.zeros_like(scales)).reshape(-1)
         carried = (targets - weights) * upper.diagonal()[:, None]
@@ -49,9 +47,9 @@ class CodebookCoder:
         rows = xp.arange(weights.shape[1])
         best = loss.reshape(tries, -1).argmin(0)
         flat = best * len(rows) + rows
-        self._scales[:, index] = scales[best, rows]
-        self._index[:, index] = words[:, flat].T
-        self._bits[:, index] = bits[:, flat].T
+        self.scales[:, index] = scales[best, rows]
+        self.index[:, index] = words[:, flat].T
+        self.bits[:, index] = bits[:, flat].T
         chosen: Floats = errors[:, flat]
         return chosen
 
@@ -68,7 +66,7 @@ class CodebookCoder:
         words, bits = [], []
         for start in range(0, self.group, 8):
             columns = slice(start, start + 8)
-            search = VectorSearch(self._arrays, self._layout, self._table, upper[columns, columns])
+            search = VectorSearch(self._arrays, self.layout, self.table, upper[columns, columns])
             correction = carried[columns] + upper[:start, columns].T @ errors[:start]
             goals = weights[columns] + search.inverse.T @ correction
             values, index, signs = search.nearest(goals, scaled, down)
@@ -80,11 +78,11 @@ class CodebookCoder:
 
     def pack(self) -> Bytes:
         """The blocks with the chosen codes and scales."""
-        blocks, layout = self._blocks.copy(), self._layout
+        blocks, layout = self._blocks.copy(), self.layout
         count = len(blocks)
-        write(blocks, layout.index, to_numpy(self._index).reshape(count, -1))
-        write(blocks, layout.scales, to_numpy(self._scales).reshape(count, -1))
-        bits = to_numpy(self._bits).reshape(count, -1)
+        write(blocks, layout.index, to_numpy(self.index).reshape(count, -1))
+        write(blocks, layout.scales, to_numpy(self.scales).reshape(count, -1))
+        bits = to_numpy(self.bits).reshape(count, -1)
         if layout.signs is not None:
             write(blocks, layout.signs, bits)
         if layout.shifts is not None:

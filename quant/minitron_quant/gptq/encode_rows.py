@@ -1,14 +1,18 @@
 """Encode rows with GPTQ; a row that it does not improve keeps ggml's encoding."""
 
+import numpy as np
+
 from minitron_core.gguf import TYPE
-from minitron_quant.array_backend import NUMPY, Arrays, Bytes, Floats
+from minitron_quant.array_backend import NUMPY, Arrays, Bytes, Doubles, Floats
 from minitron_quant.blocks import are_valid, decode_blocks
-from minitron_quant.gptq.cholesky import BlockFactor, error_of
+from minitron_quant.gptq.cholesky import BlockFactor, error_of, errs_more
 from minitron_quant.gptq.codebook_coder import CodebookCoder
 from minitron_quant.gptq.codebook_types import CODEBOOKS
 from minitron_quant.gptq.column_solver import solve
+from minitron_quant.gptq.compiled_solver import solve_compiled
 from minitron_quant.gptq.scalar_coder import ScalarCoder
 from minitron_quant.gptq.scalar_layouts import LAYOUTS
+from minitron_quant.kernels import gptq
 
 
 def supports(ggml_type: int) -> bool:
@@ -26,6 +30,22 @@ def coder_of(
     return CodebookCoder(name, blocks, rows, arrays)
 
 
+def _chosen(
+    ggml_type: int,
+    coder: ScalarCoder | CodebookCoder,
+    values: Floats,
+    blocks: list[BlockFactor],
+    arrays: Arrays,
+) -> tuple[Bytes, Doubles]:
+    """The rows with GPTQ's codes, [rows, bytes], and their errors e H eᵀ."""
+    if arrays.module is np and gptq.usable():
+        packed, errors = solve_compiled(coder, values, blocks)
+        return packed.reshape(len(values), -1), errors
+    solve(coder, values, blocks, arrays)
+    packed = coder.pack().reshape(len(values), -1)
+    return packed, error_of(decode_blocks(ggml_type, packed, values.shape) - values, blocks)
+
+
 def encode_rows(
     ggml_type: int, values: Floats, plain: Bytes, blocks: list[BlockFactor], arrays: Arrays = NUMPY
 ) -> Bytes:
@@ -34,17 +54,12 @@ def encode_rows(
     plain: the same rows as ggml encodes them. The search starts at their scales, and a row whose
     error e H eᵀ does not get smaller keeps them.
     """
+    kept = plain.reshape(len(values), -1)
     with arrays.active():
         coder = coder_of(ggml_type, plain, len(values), arrays)
-        solve(coder, values, blocks, arrays)
-        packed = coder.pack().reshape(len(values), -1)
-    kept = plain.reshape(len(values), -1)
-    before, after = (
-        error_of(decode_blocks(ggml_type, data, values.shape) - values, blocks)
-        for data in (kept, packed)
-    )
-    # written so that an error which is not a number keeps the plain row
-    packed[~(after < before)] = kept[~(after < before)]
+        packed, after = _chosen(ggml_type, coder, values, blocks, arrays)
+    better = errs_more(decode_blocks(ggml_type, kept, values.shape) - values, blocks, after)
+    packed[~better] = kept[~better]
     if not are_valid(ggml_type, packed):
         return plain
     return packed.reshape(-1)

@@ -25,34 +25,32 @@ class ScalarCoder:
     def __init__(
         self, layout: ScalarLayout, blocks: Bytes, rows: int, arrays: Arrays = NUMPY
     ) -> None:
-        self._layout = layout
+        self.layout = layout
         self._blocks = blocks
         self._xp = arrays.module
         self.group = layout.group
-        self._levels = levels_of(layout)
-        self._low, self._high = float(self._levels.min()), float(self._levels.max())
-        table = _nearest_table(self._levels) if layout.levels is None else None
+        self.levels = levels_of(layout)
+        self._low, self._high = float(self.levels.min()), float(self.levels.max())
+        table = _nearest_table(self.levels) if layout.levels is None else None
         self._nearest = None if table is None else arrays.put(table)
-        self._scales = _ScaleField(layout, blocks, rows, False, arrays)
-        self._mins = (
-            None if layout.dmin is None else _ScaleField(layout, blocks, rows, True, arrays)
-        )
-        shape = (rows, self._scales.values.shape[1], self.group)
+        self.scales = ScaleField(layout, blocks, rows, False, arrays)
+        self.mins = None if layout.dmin is None else ScaleField(layout, blocks, rows, True, arrays)
+        shape = (rows, self.scales.values.shape[1], self.group)
         self._chosen = self._xp.zeros(shape, dtype=self._xp.int8)
 
     def choose(self, index: int, weights: Floats, targets: Floats, upper: Floats) -> Floats:
         """Choose codes and scale of one group: the scale of the least error."""
-        moves = [(s, m) for s in _STEPS for m in (_STEPS if self._mins else (0,))]
-        scales, factors = self._scales.tried(index, [s for s, _ in moves])
+        moves = [(s, m) for s in _STEPS for m in (_STEPS if self.mins else (0,))]
+        scales, factors = self.scales.tried(index, [s for s, _ in moves])
         mins, bases = None, self._xp.zeros((1, 1), dtype=self._xp.float32)
-        if self._mins is not None:
-            mins, bases = self._mins.tried(index, [m for _, m in moves])
+        if self.mins is not None:
+            mins, bases = self.mins.tried(index, [m for _, m in moves])
         loss, errors, levels = self._try(weights, targets, upper, factors, bases)
         best = loss.argmin(0), self._xp.arange(loss.shape[1])
         self._chosen[:, index] = levels[:, *best].T
-        self._scales.values[:, index] = scales[best]
-        if self._mins is not None and mins is not None:
-            self._mins.values[:, index] = mins[best]
+        self.scales.values[:, index] = scales[best]
+        if self.mins is not None and mins is not None:
+            self.mins.values[:, index] = mins[best]
         chosen: Floats = errors[:, *best]
         return chosen
 
@@ -96,47 +94,52 @@ class ScalarCoder:
 
     def pack(self) -> Bytes:
         """The blocks with the chosen codes and scales."""
-        blocks = self._blocks.copy()
         codes = np.zeros(_LEVELS, np.int32)
-        codes[self._levels.astype(np.int64) + 128] = np.arange(len(self._levels))
-        levels = to_numpy(self._chosen).reshape(len(blocks), -1)
-        write(blocks, self._layout.codes, codes[levels.astype(np.int16) + 128])
-        self._scales.pack(blocks)
-        if self._mins is not None:
-            self._mins.pack(blocks)
+        codes[self.levels.astype(np.int64) + 128] = np.arange(len(self.levels))
+        return self.packed(codes[to_numpy(self._chosen).astype(np.int16) + 128])
+
+    def packed(self, codes: Ints) -> Bytes:
+        """The blocks with these codes, rows by columns in their order, and the scales."""
+        blocks = self._blocks.copy()
+        write(blocks, self.layout.codes, codes.reshape(len(blocks), -1))
+        self.scales.pack(blocks)
+        if self.mins is not None:
+            self.mins.pack(blocks)
         return blocks
 
 
-class _ScaleField:
+class ScaleField:
     """The scales or the minimums of a run: f16 times an integer of a few bits, or f16 alone.
 
-    values: the integers less their centre, or the f16 themselves, [rows, groups].
+    values: the integers less their centre, or the f16 themselves, [rows, groups]. half_of: what
+    they are multiplied with, [rows, groups]. low, high: of the integers; 0 where there are none.
     """
 
     def __init__(
         self, layout: ScalarLayout, blocks: Bytes, rows: int, minimum: bool, arrays: Arrays
     ) -> None:
-        self._arrays, self._layout = arrays, layout
+        self._arrays, self.layout = arrays, layout
         self._field = layout.mins if minimum else layout.scales
+        self.low = self.high = 0
         offset = layout.dmin if minimum else layout.d
         assert offset is not None
         self._half = slice(offset, offset + 2)
-        self._sign = layout.min_sign if minimum else 1
+        self.sign = layout.min_sign if minimum else 1
         self._centre = 0 if minimum else layout.centre
         half = np.ascontiguousarray(blocks[:, self._half]).view("<f2").astype(np.float32)
         if self._field is None:
             self.values: Floats = arrays.put(half.reshape(rows, -1))
-            self._half_of = arrays.module.ones_like(self.values)
+            self.half_of = arrays.module.ones_like(self.values)
             return
         numbers = read(blocks, self._field)
         if layout.signed:
             numbers = numbers.astype(np.int8).astype(np.int32)
-        self._half_of = arrays.put(np.repeat(half, numbers.shape[1], 1).reshape(rows, -1))
+        self.half_of = arrays.put(np.repeat(half, numbers.shape[1], 1).reshape(rows, -1))
         values = (numbers - self._centre).astype(np.float32)
         self.values = arrays.put(values.reshape(rows, -1))
         bits = layout.scale_bits
         centre = 1 << (bits - 1) if layout.signed else self._centre
-        self._low, self._high = -centre, (1 << bits) - 1 - centre
+        self.low, self.high = -centre, (1 << bits) - 1 - centre
 
     def tried(self, index: int, steps: list[int]) -> tuple[Floats, Floats]:
         """Values to try for a group and their factors, [steps, rows] each."""
@@ -147,8 +150,8 @@ class _ScaleField:
             halves = xp.asarray(now * (1 + _STEP * moves), dtype=xp.float16)
             values = xp.asarray(halves, dtype=xp.float32)
         else:
-            values = xp.clip(now + moves, self._low, self._high)
-        return values, self._sign * (self._half_of[:, index] * values)
+            values = xp.clip(now + moves, self.low, self.high)
+        return values, self.sign * (self.half_of[:, index] * values)
 
     def pack(self, blocks: Bytes) -> None:
         """Write the values into their blocks."""

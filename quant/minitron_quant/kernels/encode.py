@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minitron_core.gguf import TYPE, TYPE_ID, row_bytes
+from minitron_core.kernels import INSTRUCTIONS, Kernels, kernels
 from minitron_engine.llama.library import ggml
 from minitron_quant.kernels.codebooks import codeword_levels, has_codebook
-from minitron_quant.kernels.library import INSTRUCTIONS, Kernels, kernels
 from minitron_quant.kernels.self_check import encode_by_ggml, passes
 
 Values = NDArray[np.float32]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from minitron_quant.kernels.library import Kernels, kernels
+from minitron_core.kernels import Kernels, kernels
 
 Logits = NDArray[np.float32]
 Array = NDArray[np.float64]

@@ -4,6 +4,7 @@ Chunks come from all over the text, in rounds: every tensor is measured on some 
 measured on more. So a run can stop at any time and continue later.
 """
 
+import re
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -132,7 +133,8 @@ def quantizable(shards: list[Gguf]) -> Tensors:
     return {
         name: plan.tensors[name]
         for name, ggml_type in plan.levels[0].types.items()
-        if ggml_type != plan.tensors[name][1].type
+        # F16 stands for rows that fit no block
+        if ggml_type != plan.tensors[name][1].type and TYPE[ggml_type].block_elements > 1
     }
 
 
@@ -149,7 +151,7 @@ class _Measurement:
 
     def measure(self, chunks: Tokens) -> None:
         """Continue after each tensor's last chunk; the time budget does not cut the first chunk."""
-        total = len(chunks) * len(self.tensors)
+        total = len(chunks) * sum(name in self.prober for name in self.tensors)
         try:
             self._measure(chunks, total)
         except KeyboardInterrupt as interrupt:
@@ -174,17 +176,36 @@ class _Measurement:
                 if time.monotonic() - saved > _SAVE_SECONDS:
                     write_sensitivity(self.settings.output, self.sensitivity)
                     saved = time.monotonic()
+            self._fill_in(first, len(part))
+
+    def _fill_in(self, first: int, count: int) -> None:
+        """Take tensors that the model does not compute with for as sensitive as their kind.
+
+        Such are the layers that predict further tokens, which llama.cpp leaves out.
+        """
+        held = {name: found for name, found in self._measured.items() if name in self.prober}
+        for name, found in self._measured.items():
+            if name not in held and len(found) == first:
+                same = [other for key, other in held.items() if _kind(key) == _kind(name)]
+                chunks = [other[first : first + count] for other in same or held.values()]
+                found.extend(np.mean(chunks, 0).tolist())
 
     @property
     def _done(self) -> int:
-        return sum(map(len, self._measured.values()))
+        return sum(len(found) for name, found in self._measured.items() if name in self.prober)
 
     @property
     def _measured(self) -> dict[str, list[float]]:
         return {name: self.sensitivity.tensors[name].divergences for name in self.tensors}
 
     def _measured_on(self, chunks: int) -> list[str]:
-        return [name for name, found in self._measured.items() if len(found) == chunks]
+        found = self._measured
+        return [name for name in found if len(found[name]) == chunks and name in self.prober]
+
+
+def _kind(name: str) -> str:
+    """A tensor's name without the number of its layer."""
+    return re.sub(r"^blk\.\d+\.", "", name)
 
 
 def _resumed(settings: SensitivitySettings, shards: list[Gguf]) -> Sensitivity | None:

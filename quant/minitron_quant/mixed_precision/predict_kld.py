@@ -69,7 +69,7 @@ def predict_kld(
         for number, (name, ggml_type) in enumerate(recipe.types):
             progress(Event("prediction", number, len(recipe.types), "tensors", name))
             shard, info = tensors[name]
-            if ggml_type != info.type:
+            if ggml_type != info.type and name in prober:
                 prober.replace_tensor(shard, info, ggml_type, gptq.of(name, _FIRST_HALF))
         weights = float(np.mean(prober.divergence(sample, reference)))
     return weights + sum(sensitivity.rounding(name, ggml_type) for name, ggml_type in recipe.types)

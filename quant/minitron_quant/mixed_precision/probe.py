@@ -46,6 +46,10 @@ class Prober:
         self._importance = importance
         self._threads = chunks.threads or default_threads()
 
+    def __contains__(self, name: str) -> bool:
+        """Whether the model computes with a tensor of this name."""
+        return name in self._weights
+
     def reference(self, tokens: Tokens) -> list[ReferenceChunk]:
         """The predictions of the unchanged model for chunks, [chunks, n_ctx]."""
         return [

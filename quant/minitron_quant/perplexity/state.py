@@ -14,6 +14,7 @@ import numpy as np
 from minitron_core.errors import Damaged, Denied, MinitronError, OutOfResources
 from minitron_core.gguf import Gguf
 from minitron_core.hashing import file_sha256, fingerprint
+from minitron_core.versions import installed_version
 from minitron_engine.llama.settings import EVERY_GPU
 from minitron_quant.perplexity.divergence import TokenScores
 from minitron_quant.perplexity.settings import MeasureSettings
@@ -41,7 +42,6 @@ def resume_keys(
     """
     if settings.state is None:
         return {path: str(path) for path in shards}
-    from importlib.metadata import version  # slow to import
 
     def hash_model(path: Path) -> str:
         files = (shard.path for shard in shards[path])
@@ -51,7 +51,7 @@ def resume_keys(
     chunks = replace(settings.chunks, limit=None, threads=None)
     shared = (
         text.encode("utf-8", "surrogateescape"),
-        *(repr(chunks), str(settings.gpu_layers), version("llama_cpp_python")),
+        *(repr(chunks), str(settings.gpu_layers), installed_version("llama_cpp_python")),
         # kernels of other devices round differently
         *(() if settings.placement == EVERY_GPU else (repr(settings.placement),)),
     )

@@ -1,12 +1,11 @@
 """The dry run of llama_model_quantize: llama.cpp decides the types of a level.
 
-It runs in a child process: llama.cpp may abort on unexpected input, and the answer is in its log,
-which must not mix with other messages.
+llama.cpp may abort on unexpected input. A command explains that and ends, so it asks in its own
+process; for a program that uses the library, a child process asks.
 """
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 from minitron_core.errors import MinitronError, Unsupported
 from minitron_core.gguf import KeyValue, open_shards
-from minitron_engine.process.aborts import is_memory, no_memory
+from minitron_engine.process import aborts
 from minitron_quant.quantize.options import MAX_TEXT, QuantizeOptions
 
 LevelRequest = tuple[int, QuantizeOptions]  # llama_ftype and the options of a level
@@ -30,6 +29,24 @@ def dry_runs(path: Path, requests: Sequence[LevelRequest], imatrix: bool) -> lis
         "imatrix": imatrix,
         "levels": [_level(ftype, options) for ftype, options in requests],
     }
+    answer = _in_this_process(path, question) if aborts.are_handled() else _in_child(path, question)
+    if "error" in answer:
+        reason = answer["error"]
+        raise _refusal(path, f"llama.cpp cannot quantize {path}: {reason}", reason)
+    lines: list[list[str]] = answer["lines"]
+    return lines
+
+
+def _in_this_process(path: Path, question: dict[str, Any]) -> dict[str, Any]:
+    from minitron_quant.quantize.dry_run_child import answer
+
+    with aborts.explaining(lambda reason: _stopped(path, reason)):
+        return answer(question)
+
+
+def _in_child(path: Path, question: dict[str, Any]) -> dict[str, Any]:
+    import subprocess
+
     # -P: do not import from the current folder
     child = subprocess.run(
         [sys.executable, "-P", "-m", "minitron_quant.quantize.dry_run_child"],
@@ -44,18 +61,21 @@ def dry_runs(path: Path, requests: Sequence[LevelRequest], imatrix: bool) -> lis
         check=False,
     )
     if child.returncode != 0:
-        raise _refusal(path, f"llama.cpp stopped while it planned {path}", child.stderr)
-    answer = json.loads(child.stdout)
-    if "error" in answer:
-        reason = answer["error"]
-        raise _refusal(path, f"llama.cpp cannot quantize {path}: {reason}", reason)
-    lines: list[list[str]] = answer["lines"]
-    return lines
+        raise _stopped(path, child.stderr)
+    answer: dict[str, Any] = json.loads(child.stdout)
+    return answer
+
+
+def _stopped(path: Path, log: str) -> MinitronError:
+    return _refusal(path, f"llama.cpp stopped while it planned {path}", log)
 
 
 def _refusal(path: Path, message: str, log: str) -> MinitronError:
-    open_shards(path)  # Damaged if it was truncated in the meantime
-    return no_memory() if is_memory(log) else Unsupported(message)
+    try:
+        open_shards(path)
+    except MinitronError as damage:  # it was truncated in the meantime
+        return damage
+    return aborts.no_memory() if aborts.is_memory(log) else Unsupported(message)
 
 
 def _level(ftype: int, options: QuantizeOptions) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The child process of the dry run: reads a request as JSON, writes what llama.cpp logged.
+"""What asks llama.cpp for a dry run, in this process or as a child: JSON in, its log out.
 
 It imports as little as possible, and no numpy: every quantization waits for it.
 """
@@ -7,6 +7,7 @@ import ctypes
 import json
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,20 +15,26 @@ from minitron_engine.llama import devices, log
 from minitron_engine.llama.binding import api
 from minitron_engine.llama.overrides import Override, as_array
 
+_one_at_a_time = threading.Lock()  # the log is everyone's
+
 
 def main() -> None:
     """Answer the request on stdin to stdout: {"lines": [[…] for each level]}, or {"error": …}."""
-    question = json.load(sys.stdin)
+    json.dump(answer(json.load(sys.stdin)), sys.stdout)
+
+
+def answer(question: dict[str, Any]) -> dict[str, Any]:
+    """The answer to a question of dry_run.py, see there."""
     path = os.fsencode(question["path"])
     devices.start()
     lines = []
-    for level in question["levels"]:
-        answer = _dry_run(path, question["imatrix"], **level)
-        if answer is None:
-            json.dump({"error": log.last_error()}, sys.stdout)
-            return
-        lines.append(answer)
-    json.dump({"lines": lines}, sys.stdout)
+    with _one_at_a_time:
+        for level in question["levels"]:
+            logged = _dry_run(path, question["imatrix"], **level)
+            if logged is None:
+                return {"error": log.last_error()}
+            lines.append(logged)
+    return {"lines": lines}
 
 
 def _dry_run(
@@ -48,7 +55,7 @@ def _dry_run(
     given.imatrix = entries = _presence() if imatrix else None
     given.tt_overrides = patterns = _tensor_types(tensor_types)
     given.kv_overrides = keys = as_array(overrides)
-    with log.capture() as lines:
+    with log.capture(shown=False) as lines:
         status = api.llama_model_quantize(path, b"", ctypes.byref(given))
     del entries, patterns, keys
     return lines if status == 0 else None

@@ -9,6 +9,7 @@ import numpy as np
 from minitron_core.errors import Damaged, ImatrixNeeded, Usage
 from minitron_core.gguf import TYPE, Gguf, KeyValue, TensorInfo, ValueType
 from minitron_core.hashing import model_fingerprint
+from minitron_core.quoting import quoted
 from minitron_quant.array_backend import Floats
 from minitron_quant.imatrix.files import read_imatrix
 from minitron_quant.model_files import EMBEDDING, tensors_of
@@ -82,7 +83,7 @@ def load_importance(
     for part in (*include, *exclude):
         if not any(part in name for name in weights):
             raise Usage(
-                f"no entry of {path.name} has {part!r} in its name",
+                f"no entry of {path.name} has {quoted(part)} in its name",
                 f"its entries have names like {next(iter(weights))}",
             )
     if include:
@@ -146,9 +147,12 @@ def foreign_matrix(importance: Importance, shards: Sequence[Gguf]) -> tuple[str,
 
 
 def missing_entries(
-    matched: Mapping[str, object], tensors: Mapping[str, TensorInfo], levels: Sequence[LevelPlan]
+    matched: Mapping[str, object],
+    tensors: Mapping[str, TensorInfo],
+    levels: Sequence[LevelPlan],
+    source: str = "importance matrix",
 ) -> tuple[str, ...]:
-    """A note that names the tensors of the layers that have no entry."""
+    """A note that names the tensors of the layers that have no entry in `source`."""
     names = [
         name
         for name, info in tensors.items()
@@ -159,7 +163,7 @@ def missing_entries(
     if not names:
         return ()
     shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    return (f"the importance matrix has no entry for {shown}: encoded without importance",)
+    return (f"the {source} has no entry for {shown}: encoded without importance",)
 
 
 def _check_presence(

@@ -7,6 +7,7 @@ from typing import Any
 
 from minitron_core.errors import Usage
 from minitron_core.gguf import TYPE_ID, KeyValue, ValueType
+from minitron_core.quoting import quoted
 
 # types that ggml_quantize_chunk has no encoder for; it would abort
 _NOT_ENCODABLE = frozenset(("q8_1", "q8_K", "i8", "i16", "i32", "i64", "f64"))
@@ -83,7 +84,7 @@ def parse_override(text: str) -> KeyValue:
     try:
         value_type, parsed = _override_value(type_name, value)
     except ValueError as error:
-        raise Usage(f"--override-kv {text}: {value!r} is not of type {type_name}") from error
+        raise Usage(f"--override-kv {text}: {quoted(value)} is not of type {type_name}") from error
     return KeyValue.of(key, value_type, parsed)
 
 

@@ -12,6 +12,7 @@ from minitron_core.gguf import TYPE, TYPE_ID, Gguf, KeyValue, TensorInfo, Tensor
 from minitron_quant.levels import Level
 from minitron_quant.model_files import EMBEDDING, OUTPUT, Tensors, tensors_of
 from minitron_quant.quantize.dry_run import dry_runs
+from minitron_quant.quantize.fallbacks import Fallback, read_fallbacks
 from minitron_quant.quantize.options import ENCODABLE, QuantizeOptions, check_patterns
 from minitron_quant.quantize.recipe import Recipe
 
@@ -33,10 +34,11 @@ _SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
 
 @dataclass(frozen=True)
 class LevelPlan:
-    """One level's file: the type of every tensor, in the order of the file."""
+    """One level's file: the type of every tensor, in the order of the file, and other ones' why."""
 
     level: Level
     types: dict[str, int]
+    fallbacks: tuple[Fallback, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,21 @@ def make_plan(
             _refuse_without_imatrix(level)
         for name, ggml_type in types.items():
             check_type(tensors[name][1], ggml_type, options, level)
-        planned.append(LevelPlan(level, types))
+        planned.append(LevelPlan(level, types, _fallbacks(level, types, tensors, options, lines)))
     return TypePlan(tensors, tuple(planned))
+
+
+def _fallbacks(
+    level: Level,
+    types: dict[str, int],
+    tensors: Tensors,
+    options: QuantizeOptions,
+    lines: list[str],
+) -> tuple[Fallback, ...]:
+    output = OUTPUT if OUTPUT in tensors else EMBEDDING
+    chosen = isinstance(level, Recipe) or options.pure or options.output_type is not None
+    free = not chosen and types.get(output) == TYPE_ID["q8_0"]
+    return read_fallbacks(lines, tensors[output][1] if free else None, level.name)
 
 
 def _options_for(level: Level, options: QuantizeOptions) -> QuantizeOptions:

@@ -23,6 +23,7 @@ from minitron_quant.array_backend import Floats
 from minitron_quant.levels import Level
 from minitron_quant.model_files import open_model_files
 from minitron_quant.quantize.encode import RefineRows, TensorBytes
+from minitron_quant.quantize.fallbacks import fallback_notes
 from minitron_quant.quantize.importance import (
     Importance,
     foreign_matrix,
@@ -236,6 +237,7 @@ def prepare(
         raise Usage("-o names one file, but there are several levels", "use -d DIR")
     shards = [converted.header] if converted else open_model_files(settings.source)
     importance = load_importance(settings.imatrix, settings.include, settings.exclude)
+    source = "importance matrix" if importance.weights else "covariance"
     if refiner is not None:
         weights = importance.weights or refiner.weights
         importance = replace(importance, weights=weights, keys=(*importance.keys, *refiner.keys))
@@ -243,9 +245,13 @@ def prepare(
     tensors = {name: info for name, (_, info) in plan.tensors.items()}
     matched = match_importance(importance, tensors, plan.levels)
     outputs = [_level_output(settings, shards, plan, p, importance) for p in plan.levels]
-    notes = missing_entries(matched, tensors, plan.levels) if importance.weights else ()
+    notes: tuple[str, ...] = ()
+    if importance.weights:
+        notes += missing_entries(matched, tensors, plan.levels, source)
     notes += foreign_matrix(importance, shards)
     notes += refiner.notes if refiner else ()
+    fallbacks = {planned.level.name: planned.fallbacks for planned in plan.levels}
+    notes += fallback_notes(fallbacks, len(tensors))
     return QuantizeJob(settings, shards, plan, matched, outputs, notes, refiner, converted)
 
 

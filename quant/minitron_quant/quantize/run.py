@@ -18,6 +18,7 @@ from minitron_core.hashing import file_sha256
 from minitron_core.progress import Event, Progress, ignore
 from minitron_quant.provenance import InputHashes, hash_inputs
 from minitron_quant.quantize.encode import Errors
+from minitron_quant.quantize.fallbacks import Fallback
 from minitron_quant.quantize.journal import (
     NO_CHECKPOINT,
     Journal,
@@ -39,7 +40,7 @@ from minitron_quant.quantize.write_levels import JobWriter
 
 @dataclass(frozen=True)
 class LevelResult:
-    """One finished level. kept: whether it existed already.
+    """One finished level. kept: whether it existed already; fallbacks: tensors of other types.
 
     path, sha256: of the file, or of the first shard. seconds: from the start of the job that made
     it; all levels are encoded side by side.
@@ -53,6 +54,7 @@ class LevelResult:
     sha256: str
     seconds: float
     kept: bool
+    fallbacks: tuple[Fallback, ...] = ()
 
 
 def run(job: QuantizeJob, progress: Progress = ignore) -> Iterator[LevelResult]:
@@ -236,4 +238,5 @@ def _result(
         sha256=entry["files"][0]["sha256"],
         seconds=entry["seconds"],
         kept=kept,
+        fallbacks=output.planned.fallbacks,
     )

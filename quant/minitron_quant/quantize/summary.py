@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ import numpy as np
 
 from minitron_core.cpu_limits import default_threads
 from minitron_core.gguf import TYPE, TYPE_ID
+from minitron_core.kernels import kernels
 from minitron_quant.blocks import encode_blocks
-from minitron_quant.kernels.library import kernels
 from minitron_quant.quantize.plan import TypePlan
 from minitron_quant.quantize.prepare import QuantizeJob, count_types, folder_of
 
@@ -104,6 +105,7 @@ def summarize(job: QuantizeJob) -> dict[str, Any]:
                 "bytes": output.bytes,
                 "bpw": job.bits_per_weight(output),
                 "types": count_types(output.planned),
+                "fallbacks": [asdict(fallback) for fallback in output.planned.fallbacks],
             }
             for output in job.outputs
         ],

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from minitron_core.errors import Damaged, Denied, NotFound, Usage
+from minitron_core.quoting import quoted
+from minitron_core.text_encoding import as_utf8
 
 _UNPACK: dict[str, Callable[..., Any]] = {
     ".bz2": bz2.open,
@@ -43,7 +45,7 @@ class Place:
             number = -1
         if not 0 <= number < count:
             last = first + count - 1
-            raise self.error(f"the label is {label!r}, not a number from {first} to {last}")
+            raise self.error(f"the label is {quoted(label)}, not a number from {first} to {last}")
         return number
 
 
@@ -57,16 +59,16 @@ class Record(Place):
         """A text that the record must have."""
         value = self.values.get(key)
         if not isinstance(value, str):
-            raise self.error(f"no text {key!r}")
+            raise self.error(f"no text {quoted(key)}")
         return value
 
     def texts(self, key: str) -> list[str]:
         """A list of two or more texts that the record must have."""
         value = self.values.get(key)
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise self.error(f"no list of texts {key!r}")
+            raise self.error(f"no list of texts {quoted(key)}")
         if len(value) < 2:
-            raise self.error(f"{key!r} has {len(value)} texts; a choice needs two")
+            raise self.error(f"{quoted(key)} has {len(value)} texts; a choice needs two")
         return value
 
 
@@ -86,7 +88,7 @@ def read_data(path: Path) -> bytes:
     except IsADirectoryError as error:
         raise Usage(f"{path} is a folder", "name the file with the questions") from error
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise Damaged(f"{path.name} cannot be unpacked: {error}") from error
+        raise Damaged(f"{path.name} cannot be unpacked: it is cut off or damaged") from error
     except OSError as error:
         if error.errno is None:  # bz2's way of saying that the data are bad
             raise Damaged(f"{path.name} cannot be unpacked: {error}") from error
@@ -109,18 +111,18 @@ def _unpacked(path: Path) -> bytes:
 
 def read_lines(path: Path) -> list[str]:
     """The lines of a text without their ends; odd bytes survive into the tokens."""
-    text = read_data(path).decode("utf-8", errors="surrogateescape")
+    text = as_utf8(read_data(path)).decode("utf-8", errors="surrogateescape")
     return text.removesuffix("\n").replace("\r\n", "\n").split("\n")
 
 
 def is_json(path: Path) -> bool:
     """Whether a file holds JSON or JSON lines, and no other text."""
-    return read_data(path).lstrip()[:1] in (b"{", b"[")
+    return as_utf8(read_data(path)).lstrip()[:1] in (b"{", b"[")
 
 
 def read_records(path: Path) -> Iterator[Record]:
     """Objects of a JSON list or of JSON lines."""
-    data = read_data(path)
+    data = as_utf8(read_data(path))
     if data.lstrip()[:1] == b"[":
         records: Any = _json(path, 1, data)
         named = [(f"entry {number}", record) for number, record in enumerate(records, 1)]
@@ -153,7 +155,7 @@ def _json(path: Path, first_line: int, data: bytes) -> Any:
 
 def read_rows(path: Path) -> Iterator[CsvRow]:
     """Rows of a CSV file but for empty lines."""
-    text = read_data(path).decode("utf-8-sig", errors="surrogateescape")
+    text = as_utf8(read_data(path)).decode("utf-8", errors="surrogateescape")
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     line = 1
     try:

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from minitron_core.cpu_limits import default_threads
 from minitron_core.errors import MinitronError
-from minitron_engine.llama.context import MAX_SEQUENCES, Batch, Context, open_context
+from minitron_engine.llama.batch import Batch
+from minitron_engine.llama.context import MAX_SEQUENCES, Context, open_context
 from minitron_engine.llama.model import Model
 from minitron_engine.llama.settings import ContextSettings
 from minitron_quant.perplexity.perplexity import normalizers

@@ -67,9 +67,10 @@ def generate(
 ) -> None:
     """Generate text with llama.cpp, on a GPU where there is one."""
     from minitron_cli.generation.generating import GenerateRequest, answer
-    from minitron_cli.inputs import local_model
+    from minitron_cli.inputs import check_output, local_model
 
     out = console.output()
+    check_output(prompt_cache)
     request = GenerateRequest(
         model=local_model(model, out),
         prompt=_read_prompt(prompt, file),
@@ -94,6 +95,14 @@ def generate(
     raise typer.Exit(answer(request, out))
 
 
+def _piped() -> str:
+    """What stdin brings; bytes that are not UTF-8 survive into the tokens, as those of a file."""
+    reconfigure = getattr(sys.stdin, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(encoding="utf-8", errors="surrogateescape")
+    return sys.stdin.read().removeprefix("\ufeff")
+
+
 def _read_prompt(prompt: str | None, file: Path | None) -> str:
     parts = [prompt] if prompt else []
     if file is not None and str(file) != "-":
@@ -101,7 +110,7 @@ def _read_prompt(prompt: str | None, file: Path | None) -> str:
 
         parts.append(read_text(file))
     elif not sys.stdin.isatty():
-        piped = sys.stdin.read()
+        piped = _piped()
         if piped:
             parts.append(piped.removesuffix("\n"))
     return "\n".join(parts)

@@ -96,7 +96,12 @@ def imatrix(
     """Collect an importance matrix on a text, equal to llama-imatrix's."""
     from minitron.quantization import imatrix as collect_imatrix
     from minitron.quantization import imatrix_key
-    from minitron_cli.inputs import folder_for_results, is_up_to_date, local_model
+    from minitron_cli.inputs import (
+        check_output,
+        folder_for_results,
+        is_up_to_date,
+        local_model,
+    )
     from minitron_cli.views.imatrix import show_collected
     from minitron_core.made_from import record_inputs
     from minitron_quant.chunking import ChunkSettings
@@ -107,6 +112,7 @@ def imatrix(
     from minitron_quant.quantize.prepare import model_name
 
     out = console.output()
+    check_output(output)
     found = local_model(model, out)
     path = output or folder_for_results(model) / f"{model_name(found)}.imatrix.{file_format}"
     if synthetic is None and not texts:

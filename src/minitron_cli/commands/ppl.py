@@ -65,7 +65,7 @@ def ppl(
     the windows, and puts BOS where it has no effect.
     """
     from minitron.measurement import perplexity
-    from minitron_cli.inputs import local_model, local_models
+    from minitron_cli.inputs import check_output, local_model, local_models
     from minitron_cli.views.perplexity import measured_document, row_line, show_measured
     from minitron_core.progress import Event
     from minitron_quant.chunking import ChunkSettings
@@ -74,6 +74,7 @@ def ppl(
     from minitron_quant.perplexity.table import mark_dominated
 
     out = console.output(table_format)
+    check_output(resume)
     placement = spread.placement(out)
     settings = MeasureSettings(
         local_models(models, out),

@@ -49,7 +49,7 @@ def sensitivity(
 ) -> None:
     """Measure each tensor's sensitivity to quantization error, for quantize --size."""
     from minitron import quantization
-    from minitron_cli.inputs import folder_for_results, is_up_to_date, local_model
+    from minitron_cli.inputs import check_output, folder_for_results, is_up_to_date, local_model
     from minitron_cli.units import parse_time
     from minitron_cli.views.sensitivity import show_sensitivity
     from minitron_core.made_from import inputs_key, record_inputs
@@ -59,6 +59,7 @@ def sensitivity(
     from minitron_quant.quantize.prepare import model_name
 
     out = console.output()
+    check_output(output)
     folder, model = folder_for_results(model), local_model(model, out)
     path = output or folder / f"{model_name(model)}.sensitivity.json"
     settings = SensitivitySettings(

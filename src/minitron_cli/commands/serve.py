@@ -47,8 +47,8 @@ def serve(
         speculation=speculation.resolved(out),
         # long prompts go in small parts, so that the answers of others keep flowing
         context=runtime.context(ctx, n_batch=512),
-        placement=spread.placement(out),
         gpu_layers=gpu_layers(runtime.layers, out),
+        placement=spread.placement(out),
         adapters=adapters.adapters(),
     )
     serve_model(request, out)

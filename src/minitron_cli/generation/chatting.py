@@ -12,10 +12,11 @@ from typing import Any
 from minitron.generation import DEFAULT_CONTEXT, context_size
 from minitron.loading import load
 from minitron_cli.generation.chat_input import reader, turns
-from minitron_cli.inputs import note_full_gpu, note_missing_gpu
+from minitron_cli.inputs import note_full_gpu, note_long_context, note_missing_gpu
 from minitron_cli.output import Output
 from minitron_core.atomic_files import write_whole
 from minitron_core.errors import Damaged, MinitronError, NotFound, Usage
+from minitron_core.text_encoding import as_utf8
 from minitron_engine.generation.chat import Conversation
 from minitron_engine.generation.sampling import settings_for
 from minitron_engine.generation.slots import Slots
@@ -78,6 +79,7 @@ def converse(request: ChatRequest, out: Output) -> int:
         )
         model = stack.enter_context(load(loading))
         note_full_gpu(out, model)
+        note_long_context(out, model, request.context.n_ctx)
         template = None if request.raw else stack.enter_context(_template(request, model))
         if not request.context.n_ctx:
             settings = replace(settings, n_ctx=context_size(model))
@@ -196,7 +198,7 @@ def _named(rest: str, command: str) -> str:
 def read_messages(path: Path) -> list[dict[str, Any]]:
     """The messages of a saved conversation. Errors: NotFound, Damaged."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))["messages"]
+        found = json.loads(as_utf8(path.read_bytes()))["messages"]
         messages = [{key: str(entry[key]) for key in ("role", "content")} for entry in found]
     except OSError as error:
         raise NotFound(f"cannot read {path}: {error.strerror}") from error

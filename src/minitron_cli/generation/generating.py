@@ -1,28 +1,29 @@
 """`minitron generate`: load the model, stream one answer, report what happened."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from minitron.generation import DEFAULT_CONTEXT, context_size
 from minitron.loading import load
-from minitron_cli.inputs import note_full_gpu, note_missing_gpu
+from minitron_cli.inputs import note_full_gpu, note_long_context, note_missing_gpu
 from minitron_cli.options.generation import SpeculationOptions
 from minitron_cli.output import Output
-from minitron_core.atomic_files import write_whole
-from minitron_engine.generation.generate import generate, prompt_tokens
-from minitron_engine.generation.prompt_cache import CacheKey, dump, model_hash, restore
+from minitron_engine.generation.generate import generate, prompt_ids
 from minitron_engine.generation.sampling import settings_for
 from minitron_engine.generation.sequence import Sequence
-from minitron_engine.generation.speculative import Drafter, DraftModel, PromptLookup
 from minitron_engine.generation.steps import Generation, GenerationSettings, Timings
 from minitron_engine.llama.adapters import Adapter, apply_adapters
 from minitron_engine.llama.context import Context, open_context
 from minitron_engine.llama.model import Model
 from minitron_engine.llama.settings import ContextSettings, GpuLayers, ModelSettings, Placement
-from minitron_engine.llama.tokenization import Tokens
+
+if TYPE_CHECKING:
+    from minitron_engine.generation.speculative import Drafter
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,10 @@ def answer(request: GenerateRequest, out: Output) -> int:
     )
     with load(loading) as model:
         note_full_gpu(out, model)
+        note_long_context(out, model, request.context.n_ctx)
         if out.interactive:
             out.note(f"running on {model.device}" + (f" ({model.reason})" if model.reason else ""))
-        tokens = prompt_tokens(model, request.prompt)
+        tokens = prompt_ids(model, request.prompt)
         settings = _context(request, model, len(tokens))
         if request.echo and not out.as_json:
             out.text(request.prompt, end="")
@@ -76,7 +78,7 @@ def answer(request: GenerateRequest, out: Output) -> int:
 
 
 def _generate(
-    request: GenerateRequest, out: Output, context: Context, tokens: Tokens, result: Generation
+    request: GenerateRequest, out: Output, context: Context, tokens: list[int], result: Generation
 ) -> None:
     sampling = settings_for(context.model, request.sampling)
     generation = GenerationSettings(
@@ -102,6 +104,9 @@ def _prompt_cache(
     if path is None:
         yield
         return
+    from minitron_core.atomic_files import write_whole
+    from minitron_engine.generation.prompt_cache import CacheKey, dump, model_hash, restore
+
     kept = f"{request.context.cache_type_k} {request.context.cache_type_v}"
     key = CacheKey(
         model_hash(request.model),
@@ -125,9 +130,13 @@ def _drafter(
     if drafting and sampling.greedy and not sampling.plain:
         out.note("no speculative decoding: penalties and the like could change a greedy answer")
     elif speculation.lookup:
+        from minitron_engine.generation.speculative import PromptLookup
+
         yield PromptLookup()
         return
     elif speculation.draft is not None:
+        from minitron_engine.generation.speculative import DraftModel
+
         settings = replace(request.context, n_ctx=sequence.context.n_ctx)
         loading = ModelSettings(
             speculation.draft, request.gpu_layers, placement=request.placement, context=settings

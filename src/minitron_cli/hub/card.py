@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,11 @@ from minitron_core.errors import Damaged, MinitronError, NotFound
 from minitron_core.gguf import Gguf
 from minitron_core.hashing import file_sha256
 from minitron_core.progress import Event, Progress, ignore
+from minitron_core.text_encoding import as_utf8
 from minitron_quant.levels import level_of_ftype
 from minitron_quant.model_files import models_in, open_model_files, other_content
 from minitron_quant.perplexity.measures import columns
+from minitron_quant.quantize.fallbacks import fallbacks_in
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
@@ -55,6 +57,7 @@ class File:
     level: str
     bytes: int
     row: dict[str, Any] | None
+    fallbacks: dict[str, int] = field(default_factory=dict)
 
 
 def write_card(settings: CardSettings, progress: Progress = ignore) -> Card:
@@ -134,9 +137,9 @@ def _report(folder: Path) -> dict[str, Any]:
         report = json.loads(path.read_text())
         for row in report["rows"]:
             row["model"] = str(row["model"])
-            row["ppl"] = float(row["ppl"])
+            row["ppl"] = _number(row["ppl"])
             for key in (column.key for column in columns()):
-                row[key] = None if row.get(key) is None else float(row[key])
+                row[key] = None if row.get(key) is None else _number(row[key])
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise Damaged(
             f"{path} is not a report of minitron run", "minitron run writes one"
@@ -145,10 +148,17 @@ def _report(folder: Path) -> dict[str, Any]:
     return found
 
 
+def _number(value: Any) -> float:
+    if isinstance(value, bool):
+        raise TypeError  # float(False) is 0
+    return float(value)
+
+
 def _file(path: Path, measured: dict[str, dict[str, Any]]) -> File:
     shards = open_model_files(path)
     level = level_of_ftype(shards[0].get("general.file_type"))
-    return File(path.name, level, sum(shard.size for shard in shards), measured.get(path.name))
+    size = sum(shard.size for shard in shards)
+    return File(path.name, level, size, measured.get(path.name), fallbacks_in(shards))
 
 
 def _name(first: Gguf, path: Path) -> str:
@@ -175,7 +185,17 @@ def _files(files: Sequence[File]) -> str:
         [f"[{file.name}](./{file.name})", file.level, show_size(file.bytes), *line]
         for file, line in zip(files, measures, strict=True)
     ]
-    return markdown_table(["File", "Level", "Size", *headers], cells, left=2).rstrip()
+    table = markdown_table(["File", "Level", "Size", *headers], cells, left=2).rstrip()
+    notes = [_fallback_note(file) for file in files if file.fallbacks]
+    return "\n\n".join((table, *notes))
+
+
+def _fallback_note(file: File) -> str:
+    types = ", ".join(f"{count} {name}" for name, count in file.fallbacks.items())
+    return (
+        f"{sum(file.fallbacks.values())} tensors of {file.name} have other types than {file.level} "
+        f"wants ({types}), because their rows are not divisible by the blocks of its types."
+    )
 
 
 def _picture(folder: Path) -> str:
@@ -237,7 +257,7 @@ def _parse(file: Path) -> _Parsed:
     from huggingface_hub import ModelCard
 
     try:
-        card = ModelCard(file.read_text(encoding="utf-8"), ignore_metadata_errors=True)
+        card = ModelCard(as_utf8(file.read_bytes()).decode(), ignore_metadata_errors=True)
     except (ValueError, OSError) as error:
         raise Damaged(f"{file} is not a model card: {error}") from error
     head: dict[str, Any] = card.data.to_dict()  # type: ignore[no-untyped-call]

@@ -99,4 +99,5 @@ def _called(file: Measured) -> str:
 
 def _value(file: Measured, key: str) -> float | None:
     value = (file.row or {}).get(key)
-    return value if isinstance(value, int | float) else None
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if number else None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from minitron_core.errors import Usage
+from minitron_core.quoting import quoted
 
 if TYPE_CHECKING:
     from minitron_cli.output import Output
@@ -106,10 +107,11 @@ class DeviceOptions:
 
     def placement(self, out: Output) -> Placement:
         """What the engine takes; RPC servers are known afterwards."""
-        from minitron_engine.llama.rpc import RPC_WARNING, add_rpc_servers
         from minitron_engine.llama.settings import Placement
 
         if self.rpc is not None:
+            from minitron_engine.llama.rpc import RPC_WARNING, add_rpc_servers
+
             out.note(RPC_WARNING)
             add_rpc_servers(tuple(self.rpc.split(",")))
         names = None if self.device is None else tuple(self.device.split(","))
@@ -117,7 +119,9 @@ class DeviceOptions:
             shares = tuple(map(float, (self.tensor_split or "").split(",")))
         except ValueError:
             if self.tensor_split is not None:
-                raise Usage(f"{self.tensor_split!r} is not a list of shares", "write 3,1") from None
+                raise Usage(
+                    f"{quoted(self.tensor_split)} is not a list of shares", "write 3,1"
+                ) from None
             shares = ()
         return Placement(
             self.split_mode, shares, self.main_gpu, () if names == ("none",) else names
@@ -131,4 +135,4 @@ def _scaled(text: str) -> tuple[Path, float]:
             return Path(path), float(scale)
     except ValueError:
         pass
-    raise Usage(f"{text!r} is not a file, = and a scale", "write style.gguf=0.5")
+    raise Usage(f"{quoted(text)} is not a file, = and a scale", "write style.gguf=0.5")

@@ -1,6 +1,7 @@
 """llama.cpp's names and habits: options that its users type, in the words of this command line."""
 
 import re
+import secrets
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,10 @@ NAMES = {
 # these name what is an argument here: the model comes first, the prompt after it
 MODEL_NAMES = ("-m", "--model", "-hf", "-hfr", "--hf-repo")
 PROMPT_NAMES = ("-p", "--prompt")
-# values that stand for a default here: all chunks, a random seed, no limit
-_SAME_AS_NONE = {("--chunks", "-1"), ("--seed", "-1")}
+# values that stand for a default here: all chunks, as many threads as there are processors
+_SAME_AS_NONE = {("--chunks", "-1"), ("--threads", "-1"), ("--threads", "0")}
+# what --ctx 0 becomes until the model is known: the context that it was trained on
+TRAINED = 2**31 - 1
 
 
 def translated(args: Sequence[str], params: Sequence[Any]) -> list[str]:
@@ -85,10 +88,12 @@ def translated(args: Sequence[str], params: Sequence[Any]) -> list[str]:
         elif target not in known:
             _refuse_cluster(word, known)
             rest.append(word)
-        elif equals or known[target].is_flag:
+        elif known[target].is_flag:
             rest.append(f"{target}={value}" if equals else target)
         else:
-            rest += _option(target, queue.pop(0))
+            given = _given(target, value if equals else queue.pop(0))
+            rest += [f"{target}={given}"] if equals and given is not None else []
+            rest += [target, given] if not equals and given is not None else []
     return [*models, *rest, *prompts]
 
 
@@ -110,29 +115,35 @@ def _positional(name: str, known: Container[str], arguments: Container[str]) -> 
     return ""
 
 
-def _option(name: str, value: str) -> list[str]:
+def _given(name: str, value: str) -> str | None:
+    """The value of an option in this command line's sense; None where it says what is so anyway."""
     if (name, value) in _SAME_AS_NONE:
-        return []
-    return [name, "-1"] if (name, value) == ("--n-predict", "-2") else [name, value]
+        return None
+    if (name, value) == ("--seed", "-1"):
+        return str(secrets.randbelow(2**31))
+    return {("--n-predict", "-2"): "-1", ("--ctx", "0"): str(TRAINED)}.get((name, value), value)
 
 
-def with_trained_context(args: Sequence[str]) -> list[str]:
-    """Arguments in which a context of 0 tokens is the one that the model was trained on."""
-    args = list(args)
-    for number, word in enumerate(args[1:], 1):
-        if (args[number - 1], word) == ("--ctx", "0"):
-            trained = _trained_context(args)
-            if trained:
-                args[number] = str(trained)
-    return args
+def fill_in_trained_context(values: dict[str, Any]) -> None:
+    """Put the model's own context where --ctx 0 asked for it, in the parameters of a command.
+
+    Usage: the model does not say which.
+    """
+    if values.get("ctx") != TRAINED:
+        return
+    model = values.get("model") or (values.get("models") or [None])[0]
+    found = _trained_context(Path(model)) if model else None
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        raise Usage(
+            "--ctx 0 is the trained context, which the model does not tell", "give a number"
+        )
+    values["ctx"] = found
 
 
-def _trained_context(args: Sequence[str]) -> int:
+def _trained_context(model: Path) -> object:
+    from minitron_cli.inputs import model_header
     from minitron_core.gguf import open_gguf
 
-    path = next((Path(word) for word in args if word.endswith(".gguf")), None)
-    if path is None or not path.is_file():
-        return 0
-    file = open_gguf(path)
-    found = file.get(f"{file.get('general.architecture')}.context_length")
-    return found if isinstance(found, int) else 0
+    with model_header(model) as path:
+        file = open_gguf(path)
+        return file.get(f"{file.get('general.architecture')}.context_length")

@@ -11,6 +11,7 @@ import typer
 
 from minitron_cli.options.completion import complete_model
 from minitron_core.errors import Usage
+from minitron_core.quoting import quoted
 from minitron_engine.llama.settings import CACHE_TYPES, FLASH_ATTENTION, ContextSettings
 
 if TYPE_CHECKING:
@@ -124,6 +125,9 @@ class RuntimeOptions:
     flash_attn: Annotated[FlashAttention, typer.Option("--flash-attn", help="Flash attention.")] = (
         "auto"
     )
+    ubatch: Annotated[
+        int, typer.Option("--ubatch", min=1, help="Tokens of a decode at once on the device.")
+    ] = 512
     threads: Threads = None
 
     def context(
@@ -134,6 +138,7 @@ class RuntimeOptions:
         return ContextSettings(
             n_ctx=n_ctx or 0,
             n_batch=n_batch,
+            n_ubatch=self.ubatch,
             n_outputs=n_outputs,
             threads=self.threads,
             flash_attention=self.flash_attn,
@@ -152,7 +157,7 @@ def number_list(text: str) -> tuple[int, ...]:
     for part in text.split(","):
         match = _RANGE.fullmatch(part.strip())
         if match is None:
-            raise Usage(f"{part!r} is neither a number nor a range such as 1-8*2")
+            raise Usage(f"{quoted(part)} is neither a number nor a range such as 1-8*2")
         first, last = int(match[1]), int(match[2] or match[1])
         step = int(match[4] or 1)
         while first <= last and len(found) < _MOST_NUMBERS:
@@ -166,10 +171,12 @@ def number_list(text: str) -> tuple[int, ...]:
 
 def gpu_layers(text: str, out: Output) -> GpuLayersValue:
     """`auto`, `all`, or a number of layers; a warning where there is no GPU for a number or all."""
-    if text == "auto":
+    # llama.cpp's numbers for the words
+    if text in ("auto", "-1"):
         return "auto"
+    text = "all" if text == "-2" else text
     if text != "all" and not text.isdecimal():
-        raise Usage(f"{text!r} is neither auto nor all nor a number of layers")
+        raise Usage(f"{quoted(text)} is neither auto nor all nor a number of layers")
     layers: GpuLayersValue = "all" if text == "all" else int(text)
     if layers:
         from minitron_engine.llama import devices

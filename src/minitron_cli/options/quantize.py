@@ -224,7 +224,7 @@ def quantize_settings(
     threads: int | None,
 ) -> QuantizeSettings:
     """What the library takes. Errors: Usage, Unsupported: names of levels and types."""
-    from minitron_cli.inputs import folder_for_results
+    from minitron_cli.inputs import folder_for_results, refuse_folder
     from minitron_quant.levels import parse_levels
     from minitron_quant.quantize.options import (
         QuantizeOptions,
@@ -235,6 +235,8 @@ def quantize_settings(
     from minitron_quant.quantize.prepare import QuantizeSettings
 
     _refuse_file_among_levels(model, names)
+    refuse_folder(target.output)
+    refuse_folder(target.errors)
     output, embedding = tensors.output_tensor_type, tensors.token_embedding_type
     options = QuantizeOptions(
         pure=tensors.pure,

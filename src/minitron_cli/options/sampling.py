@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from minitron_engine.generation.sampling import SAMPLING_OPTIONS
+from minitron_engine.generation.sampling import SAMPLING_OPTIONS, random_seed
 from minitron_engine.generation.sampling_options import SamplingOption
 
 Group = TypeVar("Group")
@@ -67,7 +67,7 @@ class SamplingOptions:
                 said[row.name] = row.parse(said[row.name])
             elif row.text and row.name in said:
                 said[row.name] = _read(said[row.name])
-        said.setdefault("seed", _random_seed())
+        said.setdefault("seed", random_seed())
         return said
 
     def given_for_many(self) -> dict[str, Any]:
@@ -75,12 +75,6 @@ class SamplingOptions:
         return {
             k: v for k, v in self.given().items() if k != "seed" or vars(self)["seed"] is not None
         }
-
-
-def _random_seed() -> int:
-    import secrets
-
-    return secrets.randbelow(2**32 - 1)
 
 
 def _read(path: Path) -> str:

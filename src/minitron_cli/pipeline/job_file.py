@@ -9,6 +9,8 @@ from typing import Any
 
 from minitron_cli.pipeline.job_keys import check_value, keys_of
 from minitron_core.errors import NotFound, Usage
+from minitron_core.quoting import quoted
+from minitron_core.text_encoding import as_utf8
 from minitron_quant.tasks.registry import task_names
 
 
@@ -110,7 +112,7 @@ def load_jobs(path: Path) -> tuple[Job, ...]:
     Usage names what is wrong and the nearest known key.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(as_utf8(path.read_bytes()).decode())
     except FileNotFoundError as error:
         raise NotFound(f"{path} does not exist") from error
     except (ValueError, RecursionError) as error:
@@ -145,7 +147,7 @@ def _place(folder: Path, source: str) -> str:
     try:
         return str(local) if local.exists() else source
     except (OSError, ValueError) as error:  # a name that is too long, or has a NUL
-        raise Usage(f"{source!r:.80} is not the name of a model") from error
+        raise Usage(f"{quoted(source, 80)} is not the name of a model") from error
 
 
 def _section(path: Path, name: str, kind: Callable[..., Any], table: Any) -> Any:

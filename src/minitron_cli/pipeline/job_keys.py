@@ -6,6 +6,7 @@ from typing import Any
 
 from minitron_convert.outtypes import OUTTYPES
 from minitron_core.errors import Usage
+from minitron_core.quoting import quoted
 from minitron_quant.tasks.registry import task_names
 
 REPORTS = ("md", "html", "csv", "json")
@@ -55,7 +56,7 @@ class JobKey:
     meaning: str
 
 
-KEYS = (
+_KEYS = (
     JobKey(
         "model",
         "source",
@@ -79,10 +80,6 @@ KEYS = (
     JobKey("measure", "ctx", COUNT, "512", "tokens of a chunk"),
     JobKey("measure", "chunks", COUNT, "all", "at most this many chunks of it"),
     JobKey("measure", "divergence", FLAG, "true", "also the divergence from the full model"),
-    *(
-        JobKey("tasks", task, TEXT, "not asked", f"a file of questions for {task}")
-        for task in task_names()
-    ),
     JobKey("tasks", "limit", COUNT, "all", "at most this many questions of each"),
     JobKey("speed", "prompt", COUNT, "512", "tokens of the prompt to time"),
     JobKey("speed", "generate", COUNT, "128", "tokens to generate and time"),
@@ -92,16 +89,26 @@ KEYS = (
 )
 
 
+def job_keys() -> list[JobKey]:
+    """All keys, in the order of a job file; those of the tasks come from their registry."""
+    tasks = [
+        JobKey("tasks", task, TEXT, "not asked", f"a file of questions for {task}")
+        for task in task_names()
+    ]
+    first = next(i for i, key in enumerate(_KEYS) if key.section == "tasks")
+    return [*_KEYS[:first], *tasks, *_KEYS[first:]]
+
+
 def keys_of(section: str) -> dict[str, JobKey]:
     """The keys of a section by name."""
-    return {key.name: key for key in KEYS if key.section == section}
+    return {key.name: key for key in job_keys() if key.section == section}
 
 
 def check_value(key: JobKey, value: Any, where: str) -> None:
     """Usage where a key does not take the value."""
     if not key.form.valid(value):
         raise Usage(
-            f"{where}: {key.name} in [{key.section}] must be {key.form.words}, not {value!r}"
+            f"{where}: {key.name} in [{key.section}] must be {key.form.words}, not {quoted(value)}"
         )
 
 
@@ -109,6 +116,6 @@ def keys_table() -> str:
     """Markdown: every key, as docs/job-files.md has it."""
     rows = [
         f"| `[{key.section}]` `{key.name}` | {key.form.words} | {key.default} | {key.meaning} |"
-        for key in KEYS
+        for key in job_keys()
     ]
     return "\n".join(["| key | value | when left out | |", "|---|---|---|---|", *rows])

@@ -23,7 +23,7 @@ from minitron_cli.pipeline.stages import (
 from minitron_cli.pipeline.state import Document, State
 from minitron_cli.report.write import Findings, write_reports
 from minitron_convert.convert import ConvertSettings
-from minitron_convert.hub.download import Source
+from minitron_convert.hub.source import Source
 from minitron_core import stop
 from minitron_core.errors import from_os_error
 from minitron_core.file_lock import exclusive

@@ -1,7 +1,6 @@
 """A client's request becomes prompts and settings of the engine."""
 
 import json
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,7 +19,7 @@ from minitron_cli.server.tools import ToolParser, forced_schema, format_of
 from minitron_core.errors import Usage
 from minitron_engine.generation.constraint import compile_schema
 from minitron_engine.generation.generate import prompt_tokens
-from minitron_engine.generation.sampling import settings_for
+from minitron_engine.generation.sampling import random_seed, settings_for
 from minitron_engine.generation.steps import GenerationSettings
 from minitron_engine.isolation.chat_template import ChatTemplate, chat_tokens
 from minitron_engine.isolation.grammar import check_grammar
@@ -188,7 +187,7 @@ def _limit(request: GenerationFields, defaults: ServerDefaults, otherwise: int) 
 
 def _seed(seed: int | None) -> int:
     """A seed of llama.cpp's 32 bits from any of a client's 64; -1 is random, as in llama-server."""
-    return secrets.randbelow(2**32 - 1) if seed in (None, -1) else int(seed or 0) % 2**32
+    return random_seed() if seed in (None, -1) else int(seed or 0) % 2**32
 
 
 def _biases(given: Mapping[str, float], n_vocab: int) -> tuple[tuple[int, float], ...]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from minitron.generation import DEFAULT_CONTEXT, context_size
 from minitron.loading import load
-from minitron_cli.inputs import note_full_gpu, note_missing_gpu
+from minitron_cli.inputs import note_full_gpu, note_long_context, note_missing_gpu
 from minitron_cli.options.generation import SpeculationOptions
 from minitron_cli.options.server import AddressOptions, AnswerOptions
 from minitron_cli.output import Output
@@ -78,6 +78,7 @@ def serve_model(request: ServeRequest, out: Output) -> None:
         n_ctx = request.context.n_ctx or DEFAULT_CONTEXT
         model = stack.enter_context(load(_loading(request, request.model, _shared(request, n_ctx))))
         note_full_gpu(out, model)
+        note_long_context(out, model, request.context.n_ctx)
         if not request.context.n_ctx:
             n_ctx = context_size(model)
         _check_defaults(model, request.sampling)

@@ -1,12 +1,18 @@
 """Levels: those planned, those made, and those measured on held-out text."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from minitron_cli.output import Output
 from minitron_cli.units import show_mib, show_size, show_time
-from minitron_quant.gptq.held_out import VerifiedLevel
-from minitron_quant.quantize.run import LevelResult
+from minitron_quant.quantize.fallbacks import described
+
+if TYPE_CHECKING:
+    from minitron_quant.gptq.held_out import VerifiedLevel
+    from minitron_quant.quantize.run import LevelResult
 
 
 def level_line(result: LevelResult) -> str:
@@ -26,10 +32,26 @@ def show_levels(out: Output, results: Sequence[LevelResult]) -> None:
     if kept:
         out.note(f"{kept} of {len(results)} files were there already and up to date")
     rows = [
-        [r.level, show_mib(r.bytes / 2**20), f"{r.bits_per_weight:.2f}", str(r.path)]
+        [
+            r.level,
+            show_mib(r.bytes / 2**20),
+            f"{r.bits_per_weight:.2f}",
+            described(r.fallbacks),
+            str(r.path),
+        ]
         for r in results
     ]
-    out.table(["Level", "MiB", "Bits/weight", "File"], rows)
+    headers = ["Level", "MiB", "Bits/weight", "Other types", "File"]
+    if not any(r.fallbacks for r in results):
+        headers, rows = _without(3, headers, rows)
+    out.table(headers, rows)
+
+
+def _without(
+    column: int, headers: list[str], rows: list[list[str]]
+) -> tuple[list[str], list[list[str]]]:
+    kept = [cells[:column] + cells[column + 1 :] for cells in (headers, *rows)]
+    return kept[0], kept[1:]
 
 
 def _describe(result: LevelResult) -> dict[str, Any]:
@@ -41,6 +63,7 @@ def _describe(result: LevelResult) -> dict[str, Any]:
         "seconds": result.seconds,
         "sha256": result.sha256,
         "types": result.types,
+        "fallbacks": [asdict(fallback) for fallback in result.fallbacks],
         "kept": result.kept,
     }
 

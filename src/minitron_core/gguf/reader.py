@@ -6,17 +6,21 @@ import mmap
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from minitron_core.errors import Damaged, NotFound, Unsupported, from_os_error
 from minitron_core.gguf.shards import parse_shard_name
 from minitron_core.gguf.types import TYPE, row_bytes, tensor_bytes
 from minitron_core.gguf.values import KeyValue, MalformedValue, skip_string, skip_value
+from minitron_core.lfs_pointer import refuse_lfs_pointer
+from minitron_core.quoting import quoted
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 MAGIC = b"GGUF"
 VERSION = 3
@@ -66,7 +70,7 @@ class Gguf:
     alignment: int
     data_offset: int
     size: int
-    _bytes: npt.NDArray[np.uint8] = field(repr=False, compare=False)
+    _buffer: Any = field(repr=False, compare=False)
     _by_name: dict[str, TensorInfo] = field(repr=False, compare=False)
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -88,9 +92,14 @@ class Gguf:
 
     def release(self) -> None:
         """Free the memory that mapped views have filled; what is used later is read again."""
-        mapped = getattr(self._bytes.base, "obj", None)
-        if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-            mapped.madvise(mmap.MADV_DONTNEED)
+        if isinstance(self._buffer, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            self._buffer.madvise(mmap.MADV_DONTNEED)
+
+    @cached_property
+    def _bytes(self) -> npt.NDArray[np.uint8]:
+        import numpy as np  # here, so that a header alone is read without it
+
+        return np.frombuffer(self._buffer, np.uint8)
 
 
 def open_gguf(path: Path) -> Gguf:
@@ -101,6 +110,7 @@ def open_gguf(path: Path) -> Gguf:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
     except OSError as error:
         raise from_os_error(error, path, "read") from error
+    refuse_lfs_pointer(path, mapped)
     try:
         return _parse(path, mapped)
     except MalformedValue as error:
@@ -160,10 +170,9 @@ def _parse(path: Path, buffer: Any) -> Gguf:
     tensors, position = _read_tensors(buffer, position, n_tensors)
     data_offset = -(-position // alignment) * alignment if tensors else position
     _check_offsets(tensors, alignment, len(buffer) - data_offset)
-    view = np.frombuffer(buffer, np.uint8)
     by_name = {info.name: info for info in tensors}
     return Gguf(
-        path, version, metadata, tensors, alignment, data_offset, len(buffer), view, by_name
+        path, version, metadata, tensors, alignment, data_offset, len(buffer), buffer, by_name
     )
 
 
@@ -172,7 +181,7 @@ def _read_metadata(buffer: Any, position: int, count: int) -> tuple[dict[str, Ke
     for _ in range(count):
         key, position = _read_string(buffer, position)
         if not key or key in metadata:
-            raise MalformedValue(f"it has the key {key!r} twice" if key else "a key is empty")
+            raise MalformedValue(f"it has the key {quoted(key)} twice" if key else "a key is empty")
         value_type, position = _unpack(buffer, position, "<I")
         metadata[key] = _read_value(buffer, position, key, value_type)
         position += len(metadata[key].raw)
@@ -186,7 +195,7 @@ def _read_value(buffer: Any, position: int, key: str, value_type: int) -> KeyVal
     try:
         end = skip_value(buffer, position, value_type)
     except MalformedValue as error:
-        raise MalformedValue(f"at the key {key!r}, {error}") from error
+        raise MalformedValue(f"at the key {quoted(key)}, {error}") from error
     value = KeyValue(key, value_type, bytes(buffer[position:end]))
     if _LONG_VALUE <= len(value.raw) <= _LONGEST_VALUE:
         if len(_long_values) >= _MOST_LONG_VALUES:
@@ -201,7 +210,7 @@ def _alignment(metadata: dict[str, KeyValue]) -> int:
         return DEFAULT_ALIGNMENT
     value = entry.value
     if not isinstance(value, int) or value <= 0 or value & (value - 1):
-        raise MalformedValue(f"its alignment {value!r} is not a power of two")
+        raise MalformedValue(f"its alignment {quoted(value)} is not a power of two")
     return value
 
 

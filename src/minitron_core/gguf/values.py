@@ -1,4 +1,8 @@
-"""Metadata values of a GGUF file: encoding, and decoding with every length checked."""
+"""Metadata values of a GGUF file: encoding, and decoding with every length checked.
+
+numpy is loaded where an array of numbers is decoded or a value encoded: most commands start
+without either.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 MAX_ARRAY_DEPTH = 4
 
@@ -32,20 +37,20 @@ class ValueType(IntEnum):
     FLOAT64 = 12
 
 
-_DTYPE: dict[int, np.dtype[Any]] = {
-    ValueType.UINT8: np.dtype("<u1"),
-    ValueType.INT8: np.dtype("<i1"),
-    ValueType.UINT16: np.dtype("<u2"),
-    ValueType.INT16: np.dtype("<i2"),
-    ValueType.UINT32: np.dtype("<u4"),
-    ValueType.INT32: np.dtype("<i4"),
-    ValueType.FLOAT32: np.dtype("<f4"),
-    ValueType.BOOL: np.dtype("?"),
-    ValueType.UINT64: np.dtype("<u8"),
-    ValueType.INT64: np.dtype("<i8"),
-    ValueType.FLOAT64: np.dtype("<f8"),
+# characters that struct and numpy have in common
+_NUMBERS: dict[int, struct.Struct] = {
+    ValueType.UINT8: struct.Struct("<B"),
+    ValueType.INT8: struct.Struct("<b"),
+    ValueType.UINT16: struct.Struct("<H"),
+    ValueType.INT16: struct.Struct("<h"),
+    ValueType.UINT32: struct.Struct("<I"),
+    ValueType.INT32: struct.Struct("<i"),
+    ValueType.FLOAT32: struct.Struct("<f"),
+    ValueType.BOOL: struct.Struct("<?"),
+    ValueType.UINT64: struct.Struct("<Q"),
+    ValueType.INT64: struct.Struct("<q"),
+    ValueType.FLOAT64: struct.Struct("<d"),
 }
-_TYPE_OF_DTYPE = {dtype: ValueType(kind) for kind, dtype in _DTYPE.items()}
 _LENGTH = struct.Struct("<Q")
 _ARRAY_HEAD = struct.Struct("<IQ")
 
@@ -99,23 +104,27 @@ def encode_value(value_type: int, value: Any, element_type: int | None = None) -
     """
     if value_type == ValueType.STRING:
         return encode_string(value)
+    import numpy as np
+
     if value_type != ValueType.ARRAY:
         with np.errstate(over="raise"):
             try:
-                return np.array(value, dtype=_DTYPE[value_type]).tobytes()
+                return np.array(value, dtype=_dtype(value_type)).tobytes()
             except FloatingPointError as error:
                 raise OverflowError(f"{value} is too large") from error
     kind = infer_element_type(value) if element_type is None else element_type
     head = _ARRAY_HEAD.pack(kind, len(value))
-    if kind in _DTYPE:
-        return head + np.asarray(value, dtype=_DTYPE[kind]).tobytes()
+    if kind in _NUMBERS:
+        return head + np.asarray(value, dtype=_dtype(kind)).tobytes()
     return head + b"".join(encode_value(kind, item) for item in value)
 
 
 def infer_element_type(values: Sequence[Any]) -> int:
     """The element type of an array: int → INT32, float → FLOAT32, a numpy array by its dtype."""
+    import numpy as np
+
     if isinstance(values, np.ndarray):
-        return _TYPE_OF_DTYPE[values.dtype]
+        return {_dtype(kind): ValueType(kind) for kind in _NUMBERS}[values.dtype]
     if not len(values):
         raise ValueError("the element type of an empty list is unknown")
     for python_type, kind in (
@@ -146,9 +155,9 @@ def skip_value(buffer: Any, position: int, value_type: int, depth: int = 0) -> i
         return skip_string(buffer, position)
     if value_type == ValueType.ARRAY:
         return _skip_array(buffer, position, depth)
-    if value_type not in _DTYPE:
+    if value_type not in _NUMBERS:
         raise MalformedValue(f"value type {value_type} is unknown")
-    end = position + _DTYPE[value_type].itemsize
+    end = position + _NUMBERS[value_type].size
     if end > len(buffer):
         raise MalformedValue("the file ends within a value")
     return end
@@ -161,12 +170,12 @@ def _skip_array(buffer: Any, position: int, depth: int) -> int:
         raise MalformedValue("the file ends within an array's head")
     kind, count = _ARRAY_HEAD.unpack_from(buffer, position)
     position += _ARRAY_HEAD.size
-    dtype = _DTYPE.get(kind)
+    number = _NUMBERS.get(kind)
     # An element takes at least as many bytes as a number, or the length field of a string.
-    least = dtype.itemsize if dtype is not None else 8
+    least = number.size if number is not None else 8
     if count * least > len(buffer) - position:
         raise MalformedValue(f"an array of {count} elements reaches beyond the file")
-    if dtype is not None:
+    if number is not None:
         return int(position + count * least)
     if kind == ValueType.STRING:
         return _skip_strings(buffer, position, count)
@@ -193,16 +202,23 @@ def _decode(raw: bytes, position: int, value_type: int) -> tuple[Any, int]:
         end = skip_string(raw, position)
         return raw[position + 8 : end].decode("utf-8", "surrogateescape"), end
     if value_type != ValueType.ARRAY:
-        dtype = _DTYPE[value_type]
-        number = np.frombuffer(raw, dtype, 1, position)[0]
-        return number.item(), position + dtype.itemsize
+        number = _NUMBERS[value_type]
+        return number.unpack_from(raw, position)[0], position + number.size
     kind, count = _ARRAY_HEAD.unpack_from(raw, position)
     position += _ARRAY_HEAD.size
-    if kind in _DTYPE:
-        array = np.frombuffer(raw, _DTYPE[kind], count, position)
+    if kind in _NUMBERS:
+        import numpy as np
+
+        array = np.frombuffer(raw, _dtype(kind), count, position)
         return array, position + array.nbytes
     items = []
     for _ in range(count):
         item, position = _decode(raw, position, kind)
         items.append(item)
     return items, position
+
+
+def _dtype(value_type: int) -> np.dtype[Any]:
+    import numpy as np
+
+    return np.dtype(_NUMBERS[value_type].format)

@@ -8,10 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol
-
-import numpy as np
-import numpy.typing as npt
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from minitron_core.errors import Damaged, from_os_error
 from minitron_core.file_lock import open_locked
@@ -27,8 +24,8 @@ from minitron_core.gguf.types import tensor_bytes
 from minitron_core.gguf.values import KeyValue, encode_string
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from typing_extensions import Buffer
-
 
 # bytes after which the system is asked to write them to the disk
 _WINDOW_BYTES = 64 << 20
@@ -273,7 +270,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def _as_bytes(data: Buffer | npt.NDArray[Any]) -> memoryview:
-    view = data.data if isinstance(data, np.ndarray) else memoryview(data)
+    view = memoryview(cast("Buffer", data))
     return view.cast("B") if view.nbytes else memoryview(b"")
 
 

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minitron_core.errors import MinitronError, Usage
+from minitron_engine.llama.batch import Batch
 from minitron_engine.llama.binding import api
-from minitron_engine.llama.context import Batch, Context, open_context
+from minitron_engine.llama.context import Context, open_context
 from minitron_engine.llama.model import Model
 from minitron_engine.llama.settings import POOLING, ContextSettings
 from minitron_engine.llama.tokenization import Tokens

@@ -1,13 +1,13 @@
 """Generate text: a prompt in, one step for each token out."""
 
-from collections.abc import Iterator
+from __future__ import annotations
 
-import numpy as np
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from minitron_core.errors import Usage
 from minitron_engine.generation.sampler import Sampler, open_sampler
 from minitron_engine.generation.sequence import Sequence, common_prefix
-from minitron_engine.generation.speculative import Drafter, ExactVerifier, Speculation
 from minitron_engine.generation.steps import (
     GenerationSettings,
     GenerationStep,
@@ -16,20 +16,30 @@ from minitron_engine.generation.steps import (
 )
 from minitron_engine.llama.context import Context
 from minitron_engine.llama.model import Model
-from minitron_engine.llama.tokenization import Tokens
+
+if TYPE_CHECKING:
+    from minitron_engine.generation.speculative import Drafter, Speculation
+    from minitron_engine.llama.tokenization import Tokens
 
 
-def prompt_tokens(model: Model, prompt: str) -> Tokens:
+def prompt_ids(model: Model, prompt: str) -> list[int]:
     """Token ids of a prompt, with BOS where the model wants one.
 
     Raises Usage for an empty prompt where the model has no BOS.
     """
-    tokens = model.tokenize(prompt, add_special=True, parse_special=True)
-    if len(tokens):
-        return tokens
+    ids: list[int] = model.token_ids(prompt, add_special=True, parse_special=True).tolist()
+    if ids:
+        return ids
     if model.bos < 0:
         raise Usage("the prompt is empty and the model has no token to begin with", "give a prompt")
-    return np.array([model.bos], dtype=np.int32)
+    return [model.bos]
+
+
+def prompt_tokens(model: Model, prompt: str) -> Tokens:
+    """As `prompt_ids`, as an array."""
+    import numpy as np
+
+    return np.array(prompt_ids(model, prompt), dtype=np.int32)
 
 
 def check_room(prompt: int, n_ctx: int) -> None:
@@ -43,7 +53,7 @@ def check_room(prompt: int, n_ctx: int) -> None:
 
 def generate(
     context: Context,
-    tokens: Tokens,
+    tokens: Iterable[int],
     settings: GenerationSettings,
     *,
     sequence: Sequence | None = None,
@@ -56,11 +66,12 @@ def generate(
     Ctrl-C while a step is computed ends the answer with the reason `interrupted`.
     Raises Usage where the prompt is longer than the context, and as open_sampler does.
     """
-    check_room(len(tokens), context.n_ctx)
+    prompt = [int(token) for token in tokens]
+    check_room(len(prompt), context.n_ctx)
     sequence = Sequence(context) if sequence is None else sequence
-    timings = Timings(len(tokens))
+    timings = Timings(len(prompt))
     try:
-        for step in _steps(sequence, tokens.tolist(), settings, drafter):
+        for step in _steps(sequence, prompt, settings, drafter):
             timings = step.timings
             yield step
     except KeyboardInterrupt:
@@ -73,7 +84,8 @@ def _steps(
     model = sequence.context.model
     with open_sampler(model, settings.sampling) as sampler:
         sampler.accept_prompt(prompt)
-        reused = min(common_prefix(sequence.tokens, prompt), len(prompt) - 1)
+        known = common_prefix(sequence.tokens, prompt) if sequence.tokens else 0
+        reused = min(known, len(prompt) - 1)
         builder = StepBuilder(model, settings, len(prompt), reused)
         sequence.forget(reused)
         sequence.append(prompt[reused:])
@@ -96,6 +108,8 @@ def _speculation(
 ) -> Speculation | None:
     if drafter is None:
         return None
+    from minitron_engine.generation.speculative import ExactVerifier, Speculation
+
     sampling = settings.sampling
     if sampling.greedy and not sampling.plain:
         # the lead of the likeliest token says nothing where its logit is changed afterwards

@@ -2,23 +2,17 @@
 
 import ctypes
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, Protocol
 
 from minitron_core.errors import Damaged, Usage
+from minitron_engine.generation.likeliest import NOT_A_NUMBER, TIED, Likeliest
 from minitron_engine.generation.sampling import SamplingSettings
-from minitron_engine.isolation.grammar import check_grammar
 from minitron_engine.llama import log
 from minitron_engine.llama.binding import api
 from minitron_engine.llama.context import Context
 from minitron_engine.llama.model import Model
-
-if TYPE_CHECKING:
-    from minitron_engine.generation.constraint import Constraint
 
 _MIROSTAT_CANDIDATES = 100  # of mirostat 1's estimate, as in llama.cpp's tools
 
@@ -39,17 +33,16 @@ class GreedySampler:
 
 
 class Sampler:
-    """A chain of samplers that remembers what was accepted; made by `open_sampler`."""
+    """A chain of samplers that remembers what was accepted; made by `open_sampler`.
 
-    def __init__(
-        self, chain: int, grammar: int | None, constraint: "Constraint | None", n_vocab: int
-    ) -> None:
+    likeliest_but: tokens that are never taken, where the chain otherwise takes the likeliest; None
+    where it may take another.
+    """
+
+    def __init__(self, chain: int, likeliest_but: Set[int] | None = None) -> None:
         self._chain = chain
-        self._grammar = grammar
-        self._constraint = constraint
-        self._ids = np.arange(n_vocab, dtype=np.int32)
-        candidate = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
-        self._candidates = np.zeros(n_vocab if grammar or constraint else 1, dtype=candidate)
+        self._likeliest = Likeliest()
+        self._likeliest_but = likeliest_but
 
     def accept_prompt(self, tokens: Iterable[int]) -> None:
         """Let the penalties know the prompt; a grammar starts after it."""
@@ -62,66 +55,20 @@ class Sampler:
         None where the grammar or schema and the biases leave no token to choose. Raises Damaged for
         logits that are not numbers.
         """
-        logits = context.output_logits(output)
-        if math.isnan(logits.sum()):
+        likeliest = self._likeliest.of(context, output)
+        if likeliest == NOT_A_NUMBER:
             # sorting would run out of bounds
             raise Damaged("the model computes no numbers (NaN): its weights are damaged")
-        if self._constraint is not None:
-            return self._constrained(self._constraint, logits)
-        if self._grammar is not None:
-            return self._by_grammar(self._grammar, logits)
+        # of several that are equally likely the chain takes the one that its sorting puts first
+        but = self._likeliest_but
+        if but is None or likeliest == TIED or likeliest in but:
+            return self.choose(context, output)
+        return likeliest
+
+    def choose(self, context: Context, output: int) -> int | None:
+        """The token that the chain takes, accepted; logits are numbers."""
         token: int = api.llama_sampler_sample(self._chain, context.handle, output)
         return token
-
-    def _constrained(self, constraint: "Constraint", logits: NDArray[np.float32]) -> int | None:
-        allowed = constraint.allowed()
-        if not len(allowed):
-            return None
-        data = self._candidates[: len(allowed)]
-        data["id"], data["logit"], data["p"] = allowed, logits[allowed], 0.0
-        array = _token_array(data)
-        api.llama_sampler_apply(self._chain, ctypes.byref(array))
-        # a bias may have taken all that the schema leaves
-        if array.selected < 0 or np.isneginf(data["logit"][array.selected]):
-            return None
-        token = int(data["id"][array.selected])
-        constraint.accept(token)
-        api.llama_sampler_accept(self._chain, token)
-        return token
-
-    def _by_grammar(self, grammar: int, logits: NDArray[np.float32]) -> int | None:
-        # as llama.cpp's tools: the grammar sees one token, and all of them only if it refuses that
-        chosen = self._choose(logits, grammar_first=False)
-        if chosen is None or not self._allows(chosen):
-            chosen = self._choose(logits, grammar_first=True)
-        # accepting a token that the grammar refuses would end the process
-        if chosen is None or not self._allows(chosen):
-            return None
-        api.llama_sampler_accept(grammar, chosen)
-        api.llama_sampler_accept(self._chain, chosen)
-        return chosen
-
-    def _choose(self, logits: NDArray[np.float32], *, grammar_first: bool) -> int | None:
-        data = self._candidates
-        data["id"], data["logit"], data["p"] = self._ids, logits, 0.0
-        array = _token_array(data)
-        if grammar_first:
-            api.llama_sampler_apply(self._grammar, ctypes.byref(array))
-            if np.isneginf(data["logit"]).all():
-                return None
-        api.llama_sampler_apply(self._chain, ctypes.byref(array))
-        return int(data["id"][array.selected]) if 0 <= array.selected < array.size else None
-
-    def _allows(self, token: int) -> bool:
-        one = np.zeros(1, dtype=self._candidates.dtype)
-        one["id"], one["logit"] = token, 1.0
-        api.llama_sampler_apply(self._grammar, ctypes.byref(_token_array(one)))
-        return not np.isneginf(one["logit"][0])
-
-
-def _token_array(data: NDArray[Any]) -> Any:
-    pointer = data.ctypes.data_as(ctypes.POINTER(api.llama_token_data))
-    return api.llama_token_data_array(data=pointer, size=len(data), selected=-1, sorted=False)
 
 
 @contextmanager
@@ -136,24 +83,32 @@ def open_sampler(model: Model, settings: SamplingSettings) -> Iterator[Sampler]:
     try:
         if settings.grammar:
             grammar = _grammar(model, settings.grammar)
-        for part in _parts(model, settings):
+        never = _never(model, settings)
+        for part in _parts(model, settings, never):
             api.llama_sampler_chain_add(chain, part)
-        constraint = _constraint(model, settings.json_schema) if settings.json_schema else None
-        yield Sampler(chain, grammar, constraint, model.n_vocab)
+        yield _sampler(model, settings, chain, grammar, never)
     finally:
         api.llama_sampler_free(chain)
         if grammar is not None:
             api.llama_sampler_free(grammar)
 
 
-def _constraint(model: Model, schema: str) -> "Constraint":
-    # llguidance is loaded only where an answer follows a schema
-    from minitron_engine.generation.constraint import Constraint, compile_schema
+def _sampler(
+    model: Model, settings: SamplingSettings, chain: int, grammar: int | None, never: list[int]
+) -> Sampler:
+    if grammar is None and not settings.json_schema:
+        return Sampler(chain, frozenset(never) if settings.takes_likeliest else None)
+    # here, since few answers follow a grammar or a schema
+    from minitron_engine.generation import restricted_sampler
 
-    return Constraint(model, compile_schema(schema))
+    if grammar is not None:
+        return restricted_sampler.GrammarSampler(chain, grammar, model.n_vocab)
+    return restricted_sampler.SchemaSampler(chain, model, settings.json_schema)
 
 
 def _grammar(model: Model, text: str) -> int:
+    from minitron_engine.isolation.grammar import check_grammar
+
     check_grammar(text, model.is_token)
     sampler: int | None = api.llama_sampler_init_grammar(model.vocab, text.encode(), b"root")
     if not sampler:
@@ -161,8 +116,8 @@ def _grammar(model: Model, text: str) -> int:
     return sampler
 
 
-def _parts(model: Model, settings: SamplingSettings) -> Iterator[int]:
-    biases = _biases(model, settings)
+def _parts(model: Model, settings: SamplingSettings, never: list[int]) -> Iterator[int]:
+    biases = _biases(model, settings, never)
     if biases:
         array: Any = (api.llama_logit_bias * len(biases))()
         array[:] = biases
@@ -186,14 +141,15 @@ def _parts(model: Model, settings: SamplingSettings) -> Iterator[int]:
         yield api.llama_sampler_init_dist(seed)
 
 
-def _biases(model: Model, settings: SamplingSettings) -> list[tuple[int, float]]:
+def _biases(model: Model, settings: SamplingSettings, never: list[int]) -> list[tuple[int, float]]:
     for token, _ in settings.logit_bias:
         if not 0 <= token < model.n_vocab:
             raise Usage(f"there is no token {token} to bias: the model has {model.n_vocab}")
-    never = model.suppressed()
-    if settings.ignore_eos:
-        never = [*filter(model.is_end, range(model.n_vocab)), *never]
     return [*settings.logit_bias, *((token, -math.inf) for token in never)]
+
+
+def _never(model: Model, settings: SamplingSettings) -> list[int]:
+    return [*(model.ends() if settings.ignore_eos else ()), *model.suppressed()]
 
 
 def _dry(model: Model, *arguments: Any) -> Any:

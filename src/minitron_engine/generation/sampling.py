@@ -5,12 +5,14 @@ the server's requests, the defaults that a model recommends and the chain of sam
 To add an option, add a row. A new sampler also needs a line with its constructor in sampler.py.
 """
 
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from minitron_core.errors import Damaged, Usage
+from minitron_core.quoting import quoted
 from minitron_engine.generation.sampling_options import option_row, sampling_options
 
 SAMPLERS = (
@@ -42,7 +44,7 @@ def _parse_bias(texts: Sequence[str]) -> tuple[tuple[int, float], ...]:
     for text in texts:
         found = re.fullmatch(r"(\d{1,9})([+-](?:\d+\.?\d*|\.\d+|inf))", text)
         if not found:
-            raise Usage(f"{text!r} is not a token's number, a sign and a bias, as 15043+1")
+            raise Usage(f"{quoted(text)} is not a token's number, a sign and a bias, as 15043+1")
         biases.append((int(found[1]), float(found[2])))
     return tuple(biases)
 
@@ -235,14 +237,23 @@ class SamplingSettings:
     def greedy(self) -> bool:
         """Whether the likeliest token is always taken, nothing is drawn."""
         return not self.mirostat and (
-            ("temperature" in self.samplers and self.temperature <= 0)
+            ("temperature" in self.samplers and self.temperature <= 0 and self.dynatemp_range <= 0)
             or ("top_k" in self.samplers and self.top_k == 1)
         )
 
     @property
     def plain(self) -> bool:
         """Whether the likeliest token is so by the model's own logits: nothing changes them."""
-        same = all(getattr(self, row.name) == row.default for row in SAMPLING_OPTIONS if row.moves)
+        return self._is_plain()
+
+    @property
+    def takes_likeliest(self) -> bool:
+        """Whether the likeliest token by the model's own logits is taken, if it is allowed."""
+        return self.greedy and self._is_plain({"ignore_eos"})
+
+    def _is_plain(self, but: Set[str] = frozenset()) -> bool:
+        moving = (row for row in SAMPLING_OPTIONS if row.moves and row.name not in but)
+        same = all(getattr(self, row.name) == row.default for row in moving)
         return same and _ADAPTIVE not in self.samplers
 
     def arguments(self, sampler: str) -> list[Any]:
@@ -259,9 +270,15 @@ def sampler_name(text: str) -> str:
     found = names.get(text.strip().lower().replace("_", "").replace("-", ""))
     if found is None:
         raise Usage(
-            f"{text!r} is not a sampler", f"the samplers are {', '.join((*SAMPLERS, _ADAPTIVE))}"
+            f"{quoted(text)} is not a sampler",
+            f"the samplers are {', '.join((*SAMPLERS, _ADAPTIVE))}",
         )
     return found
+
+
+def random_seed() -> int:
+    """Any seed but the one that llama.cpp takes for "choose one"."""
+    return int.from_bytes(os.urandom(8)) % (2**32 - 1)
 
 
 class HasMetadata(Protocol):
@@ -285,5 +302,5 @@ def settings_for(model: HasMetadata, given: Mapping[str, Any]) -> SamplingSettin
         try:
             recommended[row.name] = (row.parse or row.type)(text)
         except ValueError:
-            raise Damaged(f"the model recommends a {row.name} of {text!r}") from None
+            raise Damaged(f"the model recommends a {row.name} of {quoted(text)}") from None
     return SamplingSettings(**(recommended | dict(given)))

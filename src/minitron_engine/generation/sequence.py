@@ -2,17 +2,19 @@
 
 import ctypes
 from collections.abc import Sequence as Tokens
-from typing import Any
-
-import numpy as np
-from numpy.typing import ArrayLike
+from typing import TYPE_CHECKING, Any
 
 from minitron_engine.llama.binding import api
 from minitron_engine.llama.context import Context
 
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
-def common_prefix(first: ArrayLike, second: ArrayLike) -> int:
+
+def common_prefix(first: "ArrayLike", second: "ArrayLike") -> int:
     """How many tokens two sequences begin with in common."""
+    import numpy as np
+
     a, b = np.asarray(first), np.asarray(second)
     length = min(len(a), len(b))
     different = np.flatnonzero(a[:length] != b[:length])
@@ -23,17 +25,18 @@ class Sequence:
     """The tokens that a context holds; it is the context's only sequence."""
 
     def __init__(self, context: Context) -> None:
-        context.clear()
+        if context.used:
+            context.clear()
         self.context = context
         self.tokens: list[int] = []
         self._capacity = context.n_batch
         self._memory = api.llama_get_memory(context.handle)
-        self._ids = np.zeros(self._capacity, dtype=np.int32)
-        self._ones = np.ones(self._capacity, dtype=np.int8)
-        self._every_output = self._ones.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
+        self._ids: Any = (ctypes.c_int32 * self._capacity)()
+        ones: Any = (ctypes.c_int8 * self._capacity)(*[1] * self._capacity)
+        self._every_output = ctypes.cast(ones, ctypes.POINTER(ctypes.c_int8))
         # llama.cpp itself numbers the positions, and computes the logits of the last token only
-        ids = self._ids.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
-        self._batch = api.llama_batch_get_one(ids, 0)
+        self._every = False
+        self._batch: Any = api.llama_batch_get_one(self._ids, 0)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -43,8 +46,9 @@ class Sequence:
 
         Raises as Context.decode.
         """
-        batch: Any = self._batch
-        batch.logits = self._every_output if every else None
+        batch = self._batch
+        if every is not self._every:
+            self._every, batch.logits = every, self._every_output if every else None
         for start in range(0, len(tokens), self._capacity):
             part = tokens[start : start + self._capacity]
             self._ids[: len(part)] = part
@@ -81,6 +85,7 @@ class Sequence:
     def restore(self, tokens: list[int], state: bytes) -> bool:
         """Load a saved state of these tokens; False, and empty, where llama.cpp refuses it."""
         data = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
+        self.context.used = True
         if api.llama_state_seq_set_data(self.context.handle, data, len(state), 0):
             self.tokens = list(tokens)
             return True

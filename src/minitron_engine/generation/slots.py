@@ -9,8 +9,9 @@ from minitron_core.errors import MinitronError, Unsupported
 from minitron_engine.generation.generate import check_room
 from minitron_engine.generation.slot import GenerationRequest, Slot, Steps
 from minitron_engine.generation.speculative import Drafter
+from minitron_engine.llama.batch import Batch
 from minitron_engine.llama.binding import api
-from minitron_engine.llama.context import Batch, Context
+from minitron_engine.llama.context import Context
 from minitron_engine.llama.tokenization import Tokens
 
 _NO_OUTPUT = np.zeros(1, dtype=np.bool_)

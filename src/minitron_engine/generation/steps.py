@@ -4,7 +4,7 @@ import codecs
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from minitron_engine.generation.sampling import SamplingSettings
 from minitron_engine.llama.model import Model
@@ -38,8 +38,7 @@ class GenerationSettings:
     prompt_logprobs: bool = False
 
 
-@dataclass(frozen=True)
-class Timings:
+class Timings(NamedTuple):
     """Tokens and seconds up to a step; the first token's time belongs to the prompt.
 
     reused_tokens: of the prompt, found in the cache. drafted, accepted: tokens that a drafter
@@ -67,8 +66,7 @@ class Timings:
         return later / self.generation_seconds if later > 0 and self.generation_seconds else 0.0
 
 
-@dataclass(frozen=True)
-class GenerationStep:
+class GenerationStep(NamedTuple):
     """One step of an answer.
 
     text: what can be shown now; never half a character, and nothing of a stop string. It may lag
@@ -128,6 +126,8 @@ class StopBuffer:
 
     def push(self, text: str) -> str:
         """Add text; returns the part that no stop string can claim any more."""
+        if not self._stops:
+            return text
         self._held += text
         found = [at for at in map(self._held.find, self._stops) if at >= 0]
         if found:
@@ -163,6 +163,7 @@ class StepBuilder:
         self._model, self._settings = model, settings
         self._prompt, self._reused = prompt, reused
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._in_character = False
         self._held = StopBuffer(settings.stop)
         self._started = time.perf_counter()
         self._prompt_seconds = self._generation_seconds = 0.0
@@ -176,10 +177,14 @@ class StepBuilder:
         self._generation_seconds = passed - self._prompt_seconds
         if token is None:
             return self.end("grammar")
-        if self._model.is_end(token):
-            return self.end("end")
+        text = None if self._in_character else self._model.text(token)
+        if text is None:
+            if self._model.is_end(token):
+                return self.end("end")
+            text = self._decoder.decode(self._model.piece(token))
+            self._in_character = bool(self._decoder.getstate()[0])
         self.tokens += 1
-        text = self._held.push(self._decoder.decode(self._model.piece(token)))
+        text = self._held.push(text)
         if self._held.stopped:
             return self._step(text, token, "stop", logprob)
         if self.tokens == self._settings.n_predict:

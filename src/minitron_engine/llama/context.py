@@ -3,18 +3,16 @@
 import ctypes
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import cache
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from minitron_core import stop
 from minitron_core.cpu_limits import default_threads
 from minitron_core.errors import MinitronError, OutOfResources
 from minitron_engine.llama import log
 from minitron_engine.llama.binding import api
+from minitron_engine.llama.library import llama
 from minitron_engine.llama.model import Model
 from minitron_engine.llama.settings import (
     CACHE_TYPES,
@@ -25,82 +23,17 @@ from minitron_engine.llama.settings import (
 from minitron_engine.process import interrupts
 from minitron_engine.process.aborts import no_memory
 
-Logits = NDArray[np.float32]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from minitron_engine.llama.batch import Batch
+
+Logits: TypeAlias = "NDArray[np.float32]"
 
 _NO_MEMORY = -2  # of llama_decode: GGML_STATUS_ALLOC_FAILED
 _ABORTED = 2  # by the abort callback
 MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ of llama.cpp
-
-
-class Batch:
-    """Up to `capacity` tokens to decode at once, in numpy arrays that llama.cpp reads in place."""
-
-    def __init__(self, capacity: int) -> None:
-        self.token = np.zeros(capacity, dtype=np.int32)
-        self.position = np.zeros(capacity, dtype=np.int32)
-        self.output = np.zeros(capacity, dtype=np.int8)
-        self._sharers = np.ones(capacity, dtype=np.int32)
-        # the sequences of a token are consecutive numbers, so a pointer to the first is enough
-        self._ids = np.arange(MAX_SEQUENCES, dtype=np.int32)
-        self._sequences = np.zeros(capacity, dtype=np.uint64)
-        self._struct = self._pointers()
-        self.size = 0
-
-    def clear(self) -> None:
-        """Remove all tokens."""
-        self.size = 0
-
-    def add(
-        self, tokens: NDArray[np.int32], position: int, sequence: int, output: NDArray[np.bool_]
-    ) -> None:
-        """Append consecutive tokens of one sequence; `output` marks those that get logits."""
-        ones = np.ones(len(tokens), dtype=np.int32)
-        positions = np.arange(position, position + len(tokens), dtype=np.int32)
-        self.add_shared(tokens, positions, sequence * ones, ones, output)
-
-    def add_shared(
-        self,
-        tokens: NDArray[np.int32],
-        positions: NDArray[np.int32],
-        sequences: NDArray[np.int32],
-        sharers: NDArray[np.int32],
-        output: NDArray[np.bool_],
-    ) -> None:
-        """Append tokens that several sequences share, which needs a unified cache.
-
-        A token belongs to as many sequences as `sharers` says, from number `sequences` on.
-        """
-        start, end = self.size, self.size + len(tokens)
-        self.token[start:end] = tokens
-        self.position[start:end] = positions
-        self._sharers[start:end] = sharers
-        self._sequences[start:end] = self._ids.ctypes.data + 4 * sequences.astype(np.int64)
-        self.output[start:end] = output
-        self.size = end
-
-    @property
-    def outputs(self) -> int:
-        """The number of tokens whose logits are computed."""
-        return int(np.count_nonzero(self.output[: self.size]))
-
-    def struct(self) -> api.llama_batch:
-        """llama.cpp's struct of the batch, valid as long as this object lives."""
-        self._struct.n_tokens = self.size
-        return self._struct
-
-    def _pointers(self) -> api.llama_batch:
-        batch = api.llama_batch()
-        ids = ctypes.POINTER(ctypes.c_int32)
-        # setattr, because the binding declares these pointers as arrays
-        for field, array, kind in (
-            ("token", self.token, ids),
-            ("pos", self.position, ids),
-            ("n_seq_id", self._sharers, ids),
-            ("seq_id", self._sequences, ctypes.POINTER(ids)),
-            ("logits", self.output, ctypes.POINTER(ctypes.c_int8)),
-        ):
-            setattr(batch, field, ctypes.cast(array.ctypes.data, kind))
-        return batch
 
 
 class Context:
@@ -113,9 +46,11 @@ class Context:
         self.n_ctx: int = api.llama_n_ctx(handle)
         self.n_batch: int = api.llama_n_batch(handle)  # may be less than the settings say
         self._memory = api.llama_get_memory(handle)
+        self._logits = llama().llama_get_logits_ith
         # llama.cpp writes to the same places again and again, and a view takes time to make: as
         # much as 2 % of a small model's token
         self._views: dict[int, Logits] = {}
+        self.used = False  # whether the cache may hold something
 
     def use_threads(self, threads: int) -> None:
         """Use so many threads from the next decode on."""
@@ -149,7 +84,7 @@ class Context:
         """Wait until the device has finished the last decode."""
         api.llama_synchronize(self.handle)
 
-    def decode(self, batch: Batch) -> None:
+    def decode(self, batch: "Batch") -> None:
         """Run the model on a batch; releases the GIL.
 
         Raises OutOfResources for a full context or a lack of memory, KeyboardInterrupt where a
@@ -159,37 +94,53 @@ class Context:
 
     def decode_struct(self, batch: api.llama_batch) -> None:
         """As decode, for llama.cpp's own struct."""
-        with interrupts.deferred() if self._hooked else nullcontext():
+        self.used = True
+        if self._hooked:
+            with interrupts.deferred():
+                status = api.llama_decode(self.handle, batch)
+        else:
             status = api.llama_decode(self.handle, batch)
+        if status == 0:
+            return
         if status == _ABORTED:
             raise KeyboardInterrupt
         if status == 1:
             raise OutOfResources("the context is full", "raise --ctx")
         if status == _NO_MEMORY:
             raise no_memory()
-        if status != 0:
-            raise MinitronError(f"llama.cpp failed to decode: {log.last_error() or status}")
+        raise MinitronError(f"llama.cpp failed to decode: {log.last_error() or status}")
 
     def logits(self, rows: int) -> Logits:
         """The logits of the last decode's outputs, [rows, n_vocab]; waits for the device.
 
         A view that the next decode overwrites.
         """
+        import numpy as np
+
         pointer: Any = api.llama_get_logits(self.handle)
         return np.ctypeslib.as_array(pointer, shape=(rows, self.model.n_vocab))
 
-    def output_logits(self, output: int = -1) -> Logits:
-        """The logits of one token of the last decode, [n_vocab]; waits for the device.
+    def logits_address(self, output: int = -1) -> int:
+        """Where the logits of one token of the last decode are; waits for the device.
 
         output: its place in the batch, or a negative place among the outputs, counted from the
-        end. A view that the next decode overwrites.
+        end. The next decode overwrites them.
         """
-        pointer: Any = api.llama_get_logits_ith(self.handle, output)
-        address = ctypes.addressof(pointer.contents)
+        address: int | None = self._logits(self.handle, output)
+        if address is None:
+            raise MinitronError(f"llama.cpp has no logits at {output}")
+        return address
+
+    def output_logits(self, output: int = -1) -> Logits:
+        """As `logits_address`, as a view, [n_vocab]."""
+        address = self.logits_address(output)
         if address not in self._views:
+            import numpy as np
+
             if len(self._views) >= MAX_SEQUENCES:
                 self._views.clear()
-            self._views[address] = np.ctypeslib.as_array(pointer, shape=(self.model.n_vocab,))
+            row = (ctypes.c_float * self.model.n_vocab).from_address(address)
+            self._views[address] = np.ctypeslib.as_array(row)
         return self._views[address]
 
 
@@ -214,10 +165,10 @@ def open_context(
     parameters.flash_attn_type = FLASH_ATTENTION[settings.flash_attention]
     parameters.type_k = CACHE_TYPES[settings.cache_type_k]
     parameters.type_v = CACHE_TYPES[settings.cache_type_v]
-    parameters.abort_callback, parameters.abort_callback_data = _abort_callback()
     if settings.pooling is not None:
         parameters.embeddings = True
         parameters.pooling_type = POOLING[settings.pooling]
+    parameters.abort_callback, parameters.abort_callback_data = _abort_callback()
     if hook is not None:
         parameters.cb_eval = hook
     handle = None

@@ -103,6 +103,10 @@ _REGISTRY_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "ggml_backend_reg_get_proc_address": (c_void_p, [c_void_p, c_char_p]),
     "ggml_backend_register": (None, [c_void_p]),
 }
+# declared again: the binding's own declaration makes an object of the pointer
+_LLAMA_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
+    "llama_get_logits_ith": (c_void_p, [c_void_p, c_int32]),
+}
 _CPU_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "ggml_cpu_init": (None, []),
     "ggml_cpu_fp16_to_fp32": (None, [c_void_p, c_void_p, c_int64]),
@@ -140,6 +144,12 @@ def ggml_version() -> str:
 def registry() -> ctypes.CDLL:
     """libggml with the functions of its registry of backends and devices."""
     return _declared(_REGISTRY_FUNCTIONS)
+
+
+@cache
+def llama() -> ctypes.CDLL:
+    """libllama with the functions that every token needs."""
+    return _declared(_LLAMA_FUNCTIONS)
 
 
 def check_layout(base: ctypes.CDLL) -> None:

@@ -22,6 +22,7 @@ _CONTINUATION = 5
 
 _recent: deque[tuple[int, str]] = deque(maxlen=200)
 _captures: list[list[str]] = []
+_hidden: list[list[str]] = []  # those of the captures that hide what they take
 _open_line = ""
 _open_level = logging.INFO
 logger.addHandler(logging.NullHandler())
@@ -30,7 +31,8 @@ logger.addHandler(logging.NullHandler())
 def _finish(line: str, level: int) -> None:
     if line.strip():
         _recent.append((level, line.strip()))
-        logger.log(level, "%s", line)
+        if not _hidden:
+            logger.log(level, "%s", line)
     for lines in _captures:
         lines.append(line)
 
@@ -67,11 +69,17 @@ def last_error(after: str = "") -> str:
 
 
 @contextmanager
-def capture() -> Iterator[list[str]]:
-    """Collect every complete line that llama.cpp logs inside the block."""
+def capture(*, shown: bool = True) -> Iterator[list[str]]:
+    """Collect every complete line that llama.cpp logs inside the block.
+
+    shown: Python's logging gets the lines too.
+    """
     lines: list[str] = []
     _captures.append(lines)
+    hidden = [] if shown else [lines]
+    _hidden.extend(hidden)
     try:
         yield lines
     finally:
-        _captures.remove(lines)
+        _captures[:] = [each for each in _captures if each is not lines]
+        _hidden[:] = [each for each in _hidden if each is not lines]

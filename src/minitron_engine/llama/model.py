@@ -3,7 +3,7 @@
 import ctypes
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from minitron_engine.llama import devices, log, overrides
 from minitron_engine.llama.binding import api
 from minitron_engine.llama.library import registry
 from minitron_engine.llama.settings import ModelSettings, Offload, Placement
-from minitron_engine.llama.tokenization import Tokenizer, Tokens
+from minitron_engine.llama.tokenization import TokenIds, Tokenizer, Tokens
 from minitron_engine.process import aborts, interrupts
 
 LoadProgress = Callable[[float], None]
@@ -40,7 +40,11 @@ class Model:
             vocabulary_of.vocab if vocabulary_of else api.llama_model_get_vocab(handle)
         )
         self.n_vocab: int = api.llama_vocab_n_tokens(self.vocab)
-        self._tokenizer = Tokenizer(self.vocab)
+        self._tokenizer: Tokenizer = (
+            vocabulary_of._tokenizer if vocabulary_of else self._make_tokenizer()
+        )
+        # answers come back to the same tokens, and a call takes longer than a look
+        self._texts: dict[int, str] = {}
         self.n_layers: int = api.llama_model_n_layer(handle)
         self.n_ctx_train: int = api.llama_model_n_ctx_train(handle)
         self.add_bos: bool = api.llama_vocab_get_add_bos(self.vocab)
@@ -52,6 +56,10 @@ class Model:
         self.offloaded = min(offload.layers, self.n_layers + 1)
         self.reason = offload.reason
         self._gpus = gpus
+
+    def _make_tokenizer(self) -> Tokenizer:
+        kind, pre_tokenizer = (self.metadata(f"tokenizer.ggml.{key}") for key in ("model", "pre"))
+        return Tokenizer(self.vocab, kind, pre_tokenizer)
 
     @property
     def device(self) -> str:
@@ -82,6 +90,13 @@ class Model:
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> Tokens:
         """Token ids of a text, as llama.cpp's tools get them. Errors: those of Tokenizer."""
+        import numpy as np
+
+        ids = self.token_ids(text, add_special=add_special, parse_special=parse_special)
+        return np.frombuffer(ids, dtype=np.int32)
+
+    def token_ids(self, text: str, *, add_special: bool, parse_special: bool) -> TokenIds:
+        """As `tokenize`, without numpy."""
         return self._tokenizer.tokenize(text, add_special=add_special, parse_special=parse_special)
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
@@ -98,9 +113,22 @@ class Model:
         """Whether the token ends a generation."""
         return bool(api.llama_vocab_is_eog(self.vocab, token))
 
+    def text(self, token: int) -> str | None:
+        """What a token adds to an answer; None where it ends it, or is a part of a character."""
+        found = self._texts.get(token)
+        if found is None and not self.is_end(token):
+            with suppress(UnicodeDecodeError):
+                found = self._texts[token] = self.piece(token).decode()
+        return found
+
+    def ends(self) -> list[int]:
+        """All tokens that end a generation."""
+        is_end = api.llama_vocab_is_eog
+        return [token for token in range(self.n_vocab) if is_end(self.vocab, token)]
+
     def is_token(self, text: str) -> bool:
         """Whether a text is exactly one token, as grammars write them: <|end|>."""
-        return len(self.tokenize(text, add_special=False, parse_special=True)) == 1
+        return len(self.token_ids(text, add_special=False, parse_special=True)) == 1
 
     def suppressed(self) -> list[int]:
         """Tokens that the model's metadata forbids to generate."""
@@ -112,7 +140,7 @@ class Model:
         """A value of the file's metadata as text; empty where the key is missing."""
         buffer = ctypes.create_string_buffer(256)
         count = api.llama_model_meta_val_str(self.handle, key.encode(), buffer, len(buffer))
-        return buffer.value.decode() if count >= 0 else ""
+        return buffer.value.decode(errors="replace") if count >= 0 else ""
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import struct
 from ctypes import c_char_p, c_size_t, c_void_p
 
 from minitron_core.errors import Denied, Unsupported, Usage
+from minitron_core.quoting import quoted
 from minitron_engine.llama import devices
 from minitron_engine.llama.library import registry
 
@@ -66,7 +67,7 @@ def _host_and_port(address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
     # llama.cpp takes what stands before the first colon for the host: names and IPv4 only
     if not host or ":" in host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
-        raise Usage(f"{address!r} is not HOST:PORT")
+        raise Usage(f"{quoted(address)} is not HOST:PORT")
     return host, int(port)
 
 

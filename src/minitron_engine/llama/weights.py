@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minitron_core.errors import MinitronError
+from minitron_engine.llama.batch import Batch
 from minitron_engine.llama.binding import api
-from minitron_engine.llama.context import Batch, open_context
+from minitron_engine.llama.context import open_context
 from minitron_engine.llama.library import Tensor, ggml
 from minitron_engine.llama.model import Model
 from minitron_engine.llama.settings import ContextSettings

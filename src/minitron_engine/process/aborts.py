@@ -33,6 +33,11 @@ def on_abort(handler: AbortHandler) -> None:
     _handler = handler
 
 
+def are_handled() -> bool:
+    """Whether a handler is set: an abort then ends the process with an explanation."""
+    return _handler is not None
+
+
 @contextmanager
 def explaining(explain: Explanation) -> Iterator[None]:
     """Have `explain` say what an abort inside the block means, given llama.cpp's reason."""

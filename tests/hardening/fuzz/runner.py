@@ -25,6 +25,7 @@ from typing import Any
 
 from hardening.fuzz.guard import SPARE, Guard, limit_memory, peak_memory
 from hardening.fuzz.mutate import LARGEST
+from helpers.support import PYTHON_REPR
 from minitron_cli.errors import explain
 from minitron_core.errors import MinitronError
 
@@ -236,6 +237,8 @@ def faults_of(error: BaseException) -> Iterable[str]:
     text = failure.message if failure else ""
     if not text or failure.hint == text:
         yield "an error without words"
+    if PYTHON_REPR.search(text):
+        yield f"a value as Python writes it: {text:.200}"
     if not text.isprintable() or "Traceback" in text or not failure.hint.isprintable():
         yield "an error that is not one printable line"
     if len(text) > LONGEST_MESSAGE:

@@ -23,7 +23,7 @@ from minitron_cli.pipeline.job_file import load_jobs
 from minitron_cli.pipeline.mixes import check_sizes
 from minitron_convert.convert import ConvertSettings, convert
 from minitron_core.errors import Damaged, Usage
-from minitron_engine.generation import sampler
+from minitron_engine.generation import restricted_sampler, sampler
 from minitron_engine.generation.constraint import Constraint, compile_schema
 from minitron_engine.isolation import chat_template_worker
 from minitron_engine.isolation.grammar import check_grammar
@@ -81,7 +81,7 @@ def _take(model: Model, text: str) -> None:
         raise AssertionError(f"{error}") from error
     some = np.zeros(64, dtype=[("id", np.int32), ("logit", np.float32), ("p", np.float32)])
     some["id"] = np.arange(64)
-    array = sampler._token_array(some)
+    array = restricted_sampler._token_array(some)
     api.llama_sampler_apply(grammar, ctypes.byref(array))
     allowed = some["id"][~np.isneginf(some["logit"])]
     if len(allowed):

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from helpers.instruction_sets import recorded, same_perplexity, same_running
 from helpers.support import EXAMPLES, beginning
 from minitron_core.errors import MinitronError, NotFound, Usage
-from minitron_engine.llama.context import Batch, open_context
+from minitron_engine.llama.batch import Batch
+from minitron_engine.llama.context import open_context
 from minitron_engine.llama.model import Model
 from minitron_engine.llama.settings import ContextSettings, ModelSettings
 from minitron_engine.llama.tokenization import Tokens

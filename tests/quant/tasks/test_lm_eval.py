@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minitron_core.errors import Damaged, Unsupported
-from minitron_engine.llama.context import Batch, open_context
+from minitron_engine.llama.batch import Batch
+from minitron_engine.llama.context import open_context
 from minitron_engine.llama.model import Model
 from minitron_engine.llama.settings import ContextSettings, ModelSettings
 from minitron_engine.loading import open_model

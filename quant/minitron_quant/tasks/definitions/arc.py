@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from minitron_core.quoting import quoted
 from minitron_quant.tasks.data_files import Record, read_records
 from minitron_quant.tasks.question import Question, after_context
 from minitron_quant.tasks.task import ChoiceTask
@@ -24,7 +25,7 @@ def load(path: Path) -> list[Question]:
     for record in read_records(path):
         stem, texts, labels, key = _parts(record)
         if key not in labels:
-            raise record.error(f"the answer is {key!r}, not one of {', '.join(labels)}")
+            raise record.error(f"the answer is {quoted(key)}, not one of {', '.join(labels)}")
         context = f"Question: {stem}\nAnswer:"
         choices = tuple((context, f" {text}") for text in texts)
         questions.append(Question(record.where, choices, frozenset([labels.index(key)])))

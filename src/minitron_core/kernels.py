@@ -1,9 +1,9 @@
-"""The compiled encoders of quant/kernels, where they are built and the processor can run them."""
+"""The compiled library of quant/kernels, where it is built and the processor can run it."""
 
 import ctypes
 import logging
 import os
-from ctypes import c_int, c_int64, c_void_p
+from ctypes import c_int, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -78,6 +78,17 @@ def _declare(library: ctypes.CDLL) -> None:
     library.kernels_set_codebook.argtypes = [c_int, c_void_p, c_int, c_int]
     library.kernels_score.restype = c_int
     library.kernels_score.argtypes = [c_int, c_void_p, c_int64, c_int64, *[c_void_p] * 7]
+    library.kernels_likeliest.restype = c_int64
+    library.kernels_likeliest.argtypes = [c_int, c_void_p, c_void_p, c_int32, c_int64]
+    for name in ("kernels_gptq_scalar", "kernels_gptq_codebook"):
+        getattr(library, name).restype = c_int
+        getattr(library, name).argtypes = [c_int, c_void_p, c_void_p]
+    library.kernels_gptq_scratch.restype = c_int64
+    library.kernels_gptq_scratch.argtypes = [c_void_p]
+    library.kernels_write_field.restype = None
+    library.kernels_write_field.argtypes = [
+        *(c_void_p, c_int64, c_int64, c_void_p, c_int64, c_void_p, c_int64),
+    ]
     library.kernels_encode.restype = c_int64
     library.kernels_encode.argtypes = [
         *(c_int, c_int, c_void_p, c_void_p, c_int64, c_int64, c_void_p, c_void_p),
