@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from minitron_cli.errors import explain
-from minitron_cli.server import errors as server_errors
+from minitron_cli.server.errors import failure
 from minitron_core.errors import from_os_error
 
 NO_MEMORY = OSError(errno.ENOMEM, "Cannot allocate memory")
@@ -40,7 +40,7 @@ def test_explain_names_a_lack_of_memory(error: BaseException) -> None:
 
 
 def test_failure_of_memory_is_unavailable() -> None:
-    document, status = server_errors.failure(RuntimeError("can't start new thread"))
+    document, status = failure(RuntimeError("can't start new thread"))
     assert status == 503
     assert document["error"]["message"].startswith("there is not enough memory (close other")
 

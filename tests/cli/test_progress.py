@@ -119,6 +119,8 @@ def test_terminal_display_draws_two_lines_and_takes_them_back() -> None:
     shown = screen.getvalue()
     assert "stopping…" in shown
     assert shown.endswith("\x1b[2K") and "\x1b[?25h" in shown, "cleared, with a cursor"
+    display.listen(chunks(60))  # from a thread that was still at work
+    assert screen.getvalue() == shown
 
 
 def test_progress_json_of_a_command_is_lines_of_json(

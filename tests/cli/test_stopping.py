@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from helpers.support import EXAMPLES, RECORDED
+from helpers.support import EXAMPLES, RECORDED, beginning
 from minitron_cli.progress.displays import Display
+from minitron_core.gguf import TYPE_ID
 from minitron_core.progress import Event
+from minitron_quant.mixed_precision import costs
 
-CALIBRATION = EXAMPLES / "calibration.txt"
 JOB = """
 [model]
 source = "{examples}/nano-llama"
@@ -54,7 +55,8 @@ def words_of(name: str, model: Path, folder: Path) -> list[object]:
     if name == "run":
         (folder / "job.toml").write_text(JOB.format(examples=EXAMPLES))
         return ["run", folder / "job.toml"]
-    small: list[object] = ["-f", CALIBRATION, "--ctx", 64, "--threads", 1]
+    text = beginning(folder, 6000)
+    small: list[object] = ["-f", text, "--ctx", 64, "--threads", 1]
     made, matrix = folder / "made", RECORDED / "nano-llama.imatrix.gguf"
     four: list[object] = [*small, "-b", 64, "--chunks", 4]
     return {
@@ -86,8 +88,15 @@ KEPT = {
 
 @pytest.mark.parametrize("name", KEPT)
 def test_ctrl_c_names_what_is_kept_and_the_command_that_goes_on(
-    name: str, minitron: Any, press_after: Any, short_llama: Path, tmp_path: Path
+    name: str,
+    minitron: Any,
+    press_after: Any,
+    short_llama: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(costs, "ENCODABLE", frozenset(TYPE_ID[t] for t in ("q4_0", "q8_0")))
+    monkeypatch.setattr(costs, "_ROWS", 32)
     stage, kept = KEPT[name]
     press_after(stage, 2)
     stopped = minitron(*words_of(name, short_llama, tmp_path))
@@ -101,9 +110,9 @@ def test_ctrl_c_names_what_is_kept_and_the_command_that_goes_on(
 
 
 def test_ctrl_c_says_that_no_scores_are_kept(
-    minitron: Any, press_after: Any, short_llama: Path
+    minitron: Any, press_after: Any, short_llama: Path, tmp_path: Path
 ) -> None:
     press_after("perplexity", 1)
-    ran = minitron("ppl", short_llama, "-f", CALIBRATION, "--ctx", 64, "--chunks", 8)
+    ran = minitron("ppl", short_llama, "-f", beginning(tmp_path), "--ctx", 64, "--chunks", 8)
     assert ran.code == 130 and ran.out == ""
     assert "stopped: no scores are kept; with --resume STATE they are" in ran.err

@@ -110,12 +110,12 @@ def test_job_files_take_no_boolean_for_a_number(
         load_jobs(path)
 
 
-def test_convert_takes_no_boolean_for_a_recommended_number(tmp_path: Path) -> None:
+def test_convert_leaves_out_what_is_no_number(tmp_path: Path) -> None:
     folder = tmp_path / "nano"
     folder.mkdir()
     for path in (EXAMPLES / "nano-llama").iterdir():
         (folder / path.name).symlink_to(path.resolve())
-    settings = {"temperature": False, "top_k": True, "top_p": 0.5}
+    settings = {"temperature": False, "top_k": True, "top_p": 0.5, "min_p": "hot"}
     (folder / "generation_config.json").unlink(missing_ok=True)
     (folder / "generation_config.json").write_text(json.dumps(settings))
     made = convert(ConvertSettings(folder, tmp_path / "m.gguf", vocab_only=True))
@@ -123,4 +123,4 @@ def test_convert_takes_no_boolean_for_a_recommended_number(tmp_path: Path) -> No
     assert "general.sampling.temp" not in file.metadata
     assert "general.sampling.top_k" not in file.metadata
     assert file.get("general.sampling.top_p") == 0.5
-    assert sum("cannot be" in note for note in made.notes) == 2
+    assert sum("cannot be" in note for note in made.notes) == 3

@@ -115,7 +115,7 @@ CASES = {
     "no config": Case(removed("config.json"), NotFound, "no config.json"),
     "config is no JSON": Case(content("config.json", b"{nonsense"), Damaged, "not valid JSON"),
     "config is not an object": Case(content("config.json", b"[1]"), Damaged, "no JSON object"),
-    "config is binary": Case(content("config.json", b"\xff\x00\x01"), Damaged, "not UTF-8"),
+    "config is binary": Case(content("config.json", b"\xff\x00"), Damaged, "not UTF-8"),
     "config is nested": Case(content("config.json", b"[" * 100_000), Damaged, "not valid JSON"),
     "no architecture": Case(config(architectures=None), Damaged, "architecture"),
     "other architecture": Case(config(architectures=["GPT2"]), Unsupported, "GPT2"),

@@ -175,6 +175,8 @@ def test_commands_take_checkpoints_on_the_hub(hub_server: ModuleType, tmp_path: 
     finally:
         hub.close()
     assert [path.name for path in tmp_path.glob("*.gguf")] == ["Nano-GGUF-8.0M-Q4_0.gguf"]
+    again = run(hub, tmp_path, *minitron, "quantize", NAME, "Q4_0", HF_HUB_OFFLINE="1")
+    assert again.returncode == 0 and "there already" in again.stderr, again.stderr
     assert "model.safetensors" in [Path(file["path"]).name for file in pulled["files"]]
 
 

@@ -53,10 +53,19 @@ class HubModel:
             return self.repository.fetch(wanted, progress).folder / wanted[0]
 
     def needs_conversion(self) -> bool:
-        """Whether the repository is known to hold no GGUF model. Errors: Denied, NotFound."""
+        """Whether the repository is known to hold no GGUF model. Errors: Denied, NotFound.
+
+        Without a network: whether the cache has a checkpoint's config.
+        """
+        name, revision = self.repository.name, self.repository.revision
         with self.repository.explained():
             files = self.repository.files()
-        return files is not None and not _models(files)
+            if files is None:
+                found = huggingface_hub.try_to_load_from_cache(
+                    name, "config.json", revision=revision
+                )
+                return isinstance(found, str)
+        return not _models(files)
 
     @contextmanager
     def headers(self) -> Iterator[Path]:

@@ -183,5 +183,5 @@ def _check_presence(
             raise ImatrixNeeded(
                 f"{planned.level.name} encodes {name}{more} to {TYPE[ggml_type].name}, "
                 "which needs an importance matrix entry that is missing",
-                "-f TEXT collects a matrix first; --imatrix FILE uses one that imatrix wrote",
+                "-f TEXT collects one first; --imatrix FILE uses one that minitron imatrix wrote",
             )

@@ -133,7 +133,7 @@ def _check_recipe(recipe: Recipe, types: dict[str, int]) -> None:
 def _refuse_without_imatrix(level: Level) -> None:
     raise ImatrixNeeded(
         f"{level.name} needs an importance matrix",
-        "-f TEXT collects one first; --imatrix FILE uses one that imatrix wrote",
+        "-f TEXT collects one first; --imatrix FILE uses one that minitron imatrix wrote",
     )
 
 

@@ -97,7 +97,9 @@ class Display:
                 self.advance()
 
     def advance(self) -> None:
-        """Say what is due now: after every event, and four times a second."""
+        """Say what is due now: after every event, and four times a second until it is closed."""
+        if self._closed.is_set():
+            return
         if self._is_long():
             for line in self._held:
                 self._say(line)
