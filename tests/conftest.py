@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,20 @@ def nemotron_levels(
     )
 
 
+def end_logging() -> None:
+    """Undo --verbose, which logs to the stream of one test."""
+    logger = logging.getLogger("minitron")
+    logger.setLevel(logging.NOTSET)
+    for handler in logger.handlers[:]:
+        logger.removeHandler(handler)
+
+
+@pytest.fixture(autouse=True)
+def _logging() -> Iterator[None]:
+    yield
+    end_logging()
+
+
 @pytest.fixture
 def minitron(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Any:
     """Run a command in this process, as the console script does."""
@@ -117,10 +132,7 @@ def minitron(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str])
             main()
         except SystemExit as leave:
             code = leave.code if isinstance(leave.code, int) else 0
-        # --verbose logs to the stream of this test, which is closed after it
-        logger = logging.getLogger("minitron")
-        for handler in logger.handlers[:]:
-            logger.removeHandler(handler)
+        end_logging()
         captured = capfd.readouterr()
         return Ran(code, captured.out, captured.err)
 

@@ -30,6 +30,8 @@ _LOGITS_BYTES = 1 << 27
 class ChunkSettings:
     """n_ctx tokens a chunk, n_batch tokens a decode, at most `limit` chunks (None for all).
 
+    n_ubatch: tokens that the device takes at once.
+
     stride: chunks that overlap, each beginning `stride` tokens after the one before, of which the
     last `stride` tokens are scored; None for chunks side by side, scored in their second half.
     """
@@ -40,6 +42,7 @@ class ChunkSettings:
     threads: int | None = None
     parse_special: bool = False
     stride: int | None = None
+    n_ubatch: int = 512
 
     @property
     def n_seq(self) -> int:
@@ -74,7 +77,11 @@ class ChunkSettings:
         """The context that takes `n_seq` chunks at once."""
         total = self.n_seq * self.n_ctx
         return ContextSettings(
-            n_ctx=total, n_batch=min(self.n_batch, total), n_seq=self.n_seq, threads=self.threads
+            n_ctx=total,
+            n_batch=min(self.n_batch, total),
+            n_ubatch=self.n_ubatch,
+            n_seq=self.n_seq,
+            threads=self.threads,
         )
 
 

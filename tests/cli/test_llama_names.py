@@ -16,6 +16,7 @@ from minitron_cli.output import Output
 from minitron_core.errors import Usage
 from minitron_core.gguf import open_gguf
 from minitron_engine.llama import devices
+from minitron_quant.chunking import ChunkSettings
 
 COMMANDS: Any = typer.main.get_command(app)
 
@@ -151,3 +152,15 @@ def test_generate_notes_a_context_beyond_the_trained_one(minitron: Any, short_ll
         and f"longer than the {trained} that the model was trained on" in longer.err
     )
     assert "trained on" not in minitron(*words, "-c", trained).err
+
+
+@pytest.mark.parametrize("command", ["generate", "chat", "serve", "bench", "ppl", "imatrix"])
+def test_translated_knows_the_micro_batch(command: str) -> None:
+    typed = translated(["m.gguf", "-ub", "64"], params(command))
+    assert typed == ["m.gguf", "--ubatch", "64"]
+    assert "--ubatch" in [name for param in params(command) for name in param.opts]
+
+
+def test_chunks_are_decoded_in_micro_batches() -> None:
+    settings = ChunkSettings(n_ubatch=64)
+    assert settings.context().n_ubatch == 64 and settings.part_of(4) == 16

@@ -16,7 +16,7 @@ import pytest
 
 from hardening.fuzz.targets import COMMANDS, PARSERS
 
-QUICK, LONG = 100, 200_000
+QUICK, LONG = 60, 200_000
 COMMANDS_QUICK, COMMANDS_LONG = 2, 5_000
 TESTS = Path(__file__).parents[1]
 

@@ -12,6 +12,7 @@ from minitron_cli.options.parameters import (
     GpuLayers,
     ModelPath,
     Threads,
+    UBatch,
     gpu_layers,
 )
 from minitron_core.errors import AlreadyExists, MinitronError, Usage
@@ -45,6 +46,7 @@ def imatrix(
     ] = None,
     ctx: Annotated[int, typer.Option("--ctx", "-c", min=16, help="Tokens of a chunk.")] = 512,
     batch: Annotated[int, typer.Option("--batch", "-b", min=16, help="Tokens of a decode.")] = 2048,
+    ubatch: UBatch = 512,
     process_output: Annotated[
         bool, typer.Option("--process-output", help="Collect for output.weight too.")
     ] = False,
@@ -119,7 +121,7 @@ def imatrix(
         raise Usage("there is no text to calibrate on", "give -f TEXT, or --synthetic 50000")
     settings = CollectSettings(
         tuple(texts or ()),
-        ChunkSettings(ctx, batch, chunks, threads, parse_special),
+        ChunkSettings(ctx, batch, chunks, threads, parse_special, n_ubatch=ubatch),
         process_output,
         plain or file_format == "dat",
         sums,

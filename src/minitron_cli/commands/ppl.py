@@ -12,6 +12,7 @@ from minitron_cli.options.parameters import (
     ModelPaths,
     TableFormat,
     Threads,
+    UBatch,
     gpu_layers,
 )
 
@@ -33,6 +34,7 @@ def ppl(
     ctx: Annotated[int, typer.Option("--ctx", "-c", min=8, help="Tokens of a chunk.")] = 512,
     chunks: Annotated[int | None, typer.Option(min=1, help="At most this many chunks.")] = None,
     batch: Annotated[int, typer.Option("--batch", "-b", min=8, help="Tokens of a decode.")] = 2048,
+    ubatch: UBatch = 512,
     stride: Annotated[
         int | None,
         typer.Option(min=1, help="Let chunks overlap, and score the last N tokens of each."),
@@ -79,7 +81,7 @@ def ppl(
     settings = MeasureSettings(
         local_models(models, out),
         text,
-        ChunkSettings(ctx, batch, chunks, threads, stride=stride),
+        ChunkSettings(ctx, batch, chunks, threads, stride=stride, n_ubatch=ubatch),
         gpu_layers(layers, out),
         local_model(reference, out) if reference else None,
         resume,

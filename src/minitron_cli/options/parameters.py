@@ -83,6 +83,11 @@ Revision = Annotated[
 ]
 
 
+UBatch = Annotated[
+    int, typer.Option("--ubatch", min=1, help="Tokens of a decode at once on the device.")
+]
+
+
 @dataclass(frozen=True)
 class ConsoleOptions:
     """What every command takes: how it talks."""
@@ -125,9 +130,7 @@ class RuntimeOptions:
     flash_attn: Annotated[FlashAttention, typer.Option("--flash-attn", help="Flash attention.")] = (
         "auto"
     )
-    ubatch: Annotated[
-        int, typer.Option("--ubatch", min=1, help="Tokens of a decode at once on the device.")
-    ] = 512
+    ubatch: UBatch = 512
     threads: Threads = None
 
     def context(
