@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 
 try:
     import resource
@@ -9,6 +10,7 @@ except ImportError:  # not on Windows, which has no such limit
     resource = None  # type: ignore[assignment]
 
 _FILES = 1 << 14
+_OUT_OF_RESOURCES = 6
 
 
 def main() -> None:
@@ -19,7 +21,23 @@ def main() -> None:
         sys.exit(130)
     except MemoryError:  # too little even to load what explains errors
         sys.stderr.write("error: not enough memory to start\n")
-        sys.exit(6)
+        _leave_at_once()
+    except SystemExit as leave:
+        if leave.code == _OUT_OF_RESOURCES:
+            _leave_at_once()
+        raise
+
+
+def _leave_at_once() -> None:
+    """Leave for a lack of memory without the C library's own end, which may wait for ever.
+
+    A thread that found no memory while a library was loaded can have left the loader locked, and
+    the end of a process asks the loader.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
+    os._exit(_OUT_OF_RESOURCES)
 
 
 def _begin() -> None:
