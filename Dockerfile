@@ -1,6 +1,6 @@
 # Two images: docker build --target cpu -t minitron .    docker build --target cuda -t minitron:cuda .
-#   docker run --rm -v "$PWD:/work" minitron quantize /work/checkpoint Q4_K_M
-#   docker run --rm --gpus all -v "$PWD:/work" minitron:cuda chat /work/model-Q4_K_M.gguf
+#   docker run --rm -v "$PWD:/models" minitron quantize /models/checkpoint Q4_K_M
+#   docker run --rm --gpus all -v "$PWD:/models" minitron:cuda chat /models/model-Q4_K_M.gguf
 # Versions are those of requirements.lock. llama.cpp is compiled for any x86-64 processor with AVX2
 # (cpu) or any NVIDIA GPU from compute capability 8.0 on (cuda; --build-arg CUDA_ARCH=90 for one kind).
 
@@ -13,8 +13,8 @@ RUN scripts/container_install.sh /opt/minitron
 FROM python:3.11-slim-bookworm AS cpu
 RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*
 COPY --from=compiler /opt/minitron /opt/minitron
-ENV PATH=/opt/minitron/bin:$PATH HF_HOME=/work/.huggingface
-WORKDIR /work
+ENV PATH=/opt/minitron/bin:$PATH HF_HOME=/models/.huggingface
+WORKDIR /models
 ENTRYPOINT ["minitron"]
 CMD ["--help"]
 
@@ -28,7 +28,7 @@ RUN CUDA=1 CUDA_ARCH=${CUDA_ARCH} PYTHON=python3 scripts/container_install.sh /o
 FROM nvidia/cuda:12.6.3-runtime-ubuntu24.04 AS cuda
 RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 python3 && rm -rf /var/lib/apt/lists/*
 COPY --from=cuda-compiler /opt/minitron /opt/minitron
-ENV PATH=/opt/minitron/bin:$PATH HF_HOME=/work/.huggingface
-WORKDIR /work
+ENV PATH=/opt/minitron/bin:$PATH HF_HOME=/models/.huggingface
+WORKDIR /models
 ENTRYPOINT ["minitron"]
 CMD ["--help"]

@@ -1,6 +1,6 @@
 """What an output was made from, in a hidden file beside it: the same inputs need no second run.
 
-Files are told apart by name, size, inode and the times of their last changes, which is read in no
+Files are known by name, size, inode and the times of their last changes, which is read in no
 time; a program cannot set the time of a change of the inode. A copy counts as another file.
 """
 

@@ -66,7 +66,7 @@ def report(folder: Path, divergence: bool) -> None:
 def test_make_card_advises_by_measurements(folder: Path, divergence: bool) -> None:
     report(folder, divergence)
     text = make_card(CardSettings(folder)).text
-    # files of one level are told apart by what was measured of them
+    # what was measured of them distinguishes files of one level
     choosing = text.split("## Which file")[1].split("## How")[0]
     assert "Close to the full model" in choosing
     assert "When memory is short" in choosing

@@ -113,7 +113,7 @@ class Case(NamedTuple):
 
 CASES = {
     "no config": Case(removed("config.json"), NotFound, "no config.json"),
-    "config is no JSON": Case(content("config.json", b"{nonsense"), Damaged, "not valid JSON"),
+    "config is not JSON": Case(content("config.json", b"{nonsense"), Damaged, "not valid JSON"),
     "config is not an object": Case(content("config.json", b"[1]"), Damaged, "no JSON object"),
     "config is binary": Case(content("config.json", b"\xff\x00"), Damaged, "not UTF-8"),
     "config is nested": Case(content("config.json", b"[" * 100_000), Damaged, "not valid JSON"),
@@ -135,7 +135,7 @@ CASES = {
     "other vocabulary": Case(config(vocab_size=5000), Damaged, "5000"),
     "no weights": Case(removed("model.safetensors"), NotFound, "no weights"),
     "no tokenizer": Case(removed("tokenizer.json"), NotFound, "no tokenizer"),
-    "tokenizer is no JSON": Case(content("tokenizer.json", b"{"), Damaged, "tokenizer.json"),
+    "tokenizer is not JSON": Case(content("tokenizer.json", b"{"), Damaged, "tokenizer.json"),
     "tokenizer has no model": Case(content("tokenizer.json", b"{}"), Damaged, "no model"),
     "tokenizer has no ids": Case(
         content("tokenizer.json", b'{"model": {"vocab": 5}}'), Damaged, "no merges"
@@ -145,7 +145,7 @@ CASES = {
     "header length lies": Case(
         content("model.safetensors", (2**60).to_bytes(8, "little") + b"{}"), Damaged, "cut off"
     ),
-    "header is no JSON": Case(
+    "header is not JSON": Case(
         content("model.safetensors", (2).to_bytes(8, "little") + b"{]"), Damaged, "JSON"
     ),
     "header names a tensor twice": Case(

@@ -46,7 +46,7 @@ print(json.dumps(answers))
 
 @pytest.fixture
 def hub(nano_llama: Path, hub_server: ModuleType, tmp_path: Path) -> Iterator[Any]:
-    """A Hub with two levels of a model, one of them in shards, and files that are no models."""
+    """A Hub with two levels of a model, one of them in shards, and files that are not models."""
     folder = tmp_path / "hub"
     (folder / "BF16").mkdir(parents=True)
     shutil.copy(nano_llama, folder / "Nano-F16.gguf")

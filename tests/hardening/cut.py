@@ -28,7 +28,7 @@ class Calls:
 
     def __call__(self, frame: FrameType, event: str, _argument: object) -> None:
         code = frame.f_code
-        # bodies of classes and modules are no calls
+        # bodies of classes and modules are not calls
         ours = code.co_flags & CO_OPTIMIZED and "/minitron_" in code.co_filename
         if event == "call" and ours:
             self.counts[code.co_qualname] += 1

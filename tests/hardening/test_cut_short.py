@@ -118,7 +118,7 @@ def test_serve_survives_a_cut_file(server: tuple[Material, subprocess.Popen[str]
 
 # run makes its model by itself: it is cut where it is read
 OF_RUN = ("Context.decode_struct", "_slabs", "_encode_run")
-# the source of one is no such file, and the other takes minutes while its calls are counted
+# the source of one is not such a file, and the other takes minutes while its calls are counted
 NOT_DRAWN = {"convert", "sensitivity"}
 ROUNDS = 6
 

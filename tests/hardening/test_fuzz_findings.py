@@ -99,7 +99,7 @@ REFUSED: dict[str, tuple[str, bytes]] = {
         header(shape=[1] * 99, data_offsets=[0, 4]),
     ),
     "a file name with a NUL": ("index.json", index("a\0b")),
-    "a file name that is no Unicode": ("index.json", index("\ud800")),
+    "a file name that is not Unicode": ("index.json", index("\ud800")),
     "a file name that is too long": ("index.json", index("y" * 5000)),
     "two thousand million layers": ("config.json", config(num_hidden_layers=2**31 - 1)),
     "two thousand million tokens": ("config.json", config(vocab_size=2**31 - 1)),

@@ -37,7 +37,7 @@ limit = 3
 directory = "{folder}"
 report = ["md", "csv", "json"]
 """
-# what a run takes, and where it ran, is no result
+# what a run takes, and where it ran, is not part of the result
 _NOT_COMPARED = re.compile(r'"(seconds|checksum|kept|resumed_after|path|outcome)": [^\n]*')
 
 

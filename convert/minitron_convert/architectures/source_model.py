@@ -237,7 +237,7 @@ class SourceModel:
         if not name.startswith("blk."):
             found = self._names.get_name(name, (".weight", ".bias"))
             if found is None:
-                return replace(tensor, name=source.name)  # told with the others by _check
+                return replace(tensor, name=source.name)  # check_tensors names it with the others
             name = found
         # llama.cpp's converter goes by the number in the source's name, which is not the layer's
         # for the layers of Nemotron 3 that predict a further token

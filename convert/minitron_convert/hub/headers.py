@@ -43,7 +43,7 @@ def open_headers(text: str, revision: str | None = None) -> Iterator[Source]:
 
 
 def _open_remote(repository: Repository, place: Path) -> Source | None:
-    """A folder of links and headers; None where these are no use, or cannot be had."""
+    """A folder of links and headers; None where they do not help or cannot be downloaded."""
     files = repository.files()
     weights = matching(files or (), (_SAFETENSORS,))
     if files is None or not any(files[name] for name in weights):

@@ -169,7 +169,7 @@ def _read_ends(
     vocabulary: Vocabulary,
     special: SpecialTokens,
 ) -> None:
-    """Further tokens that end a generation: two more than the end token can be told by keys.
+    """Further tokens that end a generation; keys can name two besides the end token.
 
     Those that llama.cpp knows by their text need none.
     """
