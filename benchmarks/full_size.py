@@ -76,7 +76,10 @@ def steps(files: Files) -> dict[str, Command]:
     table = (*map(files.level, LEVELS), "--reference", full, "-f", files.held_out, "--chunks", 2)
     hellaswag = ("--task", "hellaswag", "--data", files.questions, "--limit", 20)
     quantize = ("quantize", full, "--imatrix", matrix, "-d", files.levels)
-    gptq = ("quantize", full, "Q3_K_M", "-d", files.folder / "gptq", "--gptq", "--text", files.text)
+    gptq = (
+        *("quantize", full, "Q3_K_M", "-d", files.folder / "gptq", "--gptq"),
+        *("--text", files.text, "--calibration-chunks", 8),
+    )
     return {
         "convert": ("convert", files.source, "-o", full, "--outtype", "f16"),
         "verify": ("verify", files.source, full, "--no-logits"),
