@@ -74,9 +74,9 @@ class Files:
 def steps(files: Files) -> dict[str, Command]:
     """Every step's command line after `minitron`, in order."""
     full, matrix = files.full, files.matrix
-    table = (*map(files.level, LEVELS), "--reference", full, "-f", files.held_out, "--chunks", 2)
-    hellaswag = ("--task", "hellaswag", "--data", files.questions, "--limit", 20)
-    quantize = ("quantize", full, "--imatrix", matrix, "-d", files.levels)
+    table: Command = (*map(files.level, LEVELS), "--reference", full, "-f", files.held_out, "--chunks", 2)
+    hellaswag: Command = ("--task", "hellaswag", "--data", files.questions, "--limit", 20)
+    quantize: Command = ("quantize", full, "--imatrix", matrix, "-d", files.levels)
     gptq: Command = (
         *("quantize", full, "Q3_K_M", "-d", files.folder / "gptq", "--gptq"),
         *("--text", files.text, "--calibration-chunks", 8),
