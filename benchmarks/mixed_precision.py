@@ -104,7 +104,9 @@ def solve(
     recipes = [solver.for_size(preset.bytes) for preset in presets]
     if gptq is not None:
         given = sensitivity, gptq, load_importance(imatrix).weights
-        predicted = [predict_kld(settings.model, recipe, *given) for recipe in recipes]
+        predicted = [
+            predict_kld(ModelSettings(settings.model), recipe, *given) for recipe in recipes
+        ]
         pairs = zip(recipes, predicted, strict=True)
         recipes = [replace(recipe, predicted=value) for recipe, value in pairs]
     print(f"Solved {len(recipes)} sizes in {time.perf_counter() - started:.1f} s.")

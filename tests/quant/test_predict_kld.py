@@ -71,7 +71,8 @@ def test_predict_kld_fits_one_half_and_measures_the_other(
     def predicted(kind: str) -> float:
         recipe = Recipe("x", 7, 4.5, types=((NAME, TYPE_ID[kind]),))
         weights = load_importance(settings.imatrix_output).weights
-        return predict_kld(settings.model, recipe, measured, gptq, weights, threads=1)
+        loading = ModelSettings(settings.model)
+        return predict_kld(loading, recipe, measured, gptq, weights, threads=1)
 
     monkeypatch.setattr(GptqEncoder, "of", watched)
     ours = predicted("q3_K")

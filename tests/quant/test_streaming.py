@@ -53,7 +53,7 @@ def chained(path: Path, folder: Path, *, decoded: bool = False) -> tuple[Floats,
     tensors = tensors_of(shards)
     states, left = tensor(path, EMBEDDING)[TOKENS], []
     file = folder / "layer.gguf"
-    with open_layer(shards, file, len(TOKENS), 1, decoded=decoded) as layer:
+    with open_layer(shards, ModelSettings(file), len(TOKENS), 1, decoded=decoded) as layer:
         assert not file.exists()
         outside = {
             name: found
@@ -123,7 +123,8 @@ def test_layer_run_refuses_what_the_graph_lacks_and_values_that_are_not_finite(
     tmp_path: Path,
 ) -> None:
     shards = open_model_files(write_tiny(tmp_path / "tiny.gguf"))
-    with open_layer(shards, tmp_path / "layer.gguf", 32, 1, decoded=True) as layer:
+    file = ModelSettings(tmp_path / "layer.gguf")
+    with open_layer(shards, file, 32, 1, decoded=True) as layer:
         states = np.ones((32, layer.width), np.float32)
         with pytest.raises(MinitronError, match="no ffn_nothing-0"):
             layer.run(states, ["ffn_nothing-0"])

@@ -3,10 +3,12 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 
 import numpy as np
 
 from minitron_core.gguf import Gguf, TensorInfo
+from minitron_engine.llama.settings import ModelSettings
 from minitron_quant.array_backend import Bytes, Floats
 from minitron_quant.blocks import decode_blocks
 from minitron_quant.gptq.drift import HALVES, DriftSums, token_scale
@@ -120,15 +122,20 @@ class SideBySide:
 
 @contextmanager
 def open_side_by_side(
-    shards: Sequence[Gguf], levels: Sequence[str], store: SequentialStore, n_ctx: int, threads: int
+    loading: ModelSettings,
+    shards: Sequence[Gguf],
+    levels: Sequence[str],
+    store: SequentialStore,
+    n_ctx: int,
+    threads: int,
 ) -> Iterator[SideBySide]:
-    """A layer of the full model and of each level, for chunks of n_ctx tokens."""
+    """A layer of the full model and of each level, loaded so, for chunks of n_ctx tokens."""
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(threads, "drift"))
         models = {}
         for side in (FULL, *levels):
-            path = store.folder / f"{side}.layer.gguf"
-            layer = open_layer(shards, path, n_ctx, threads, decoded=side != FULL)
+            one = replace(loading, path=store.folder / f"{side}.layer.gguf")
+            layer = open_layer(shards, one, n_ctx, threads, decoded=side != FULL)
             models[side] = stack.enter_context(layer)
         yield SideBySide(shards, models, store, pool)
 

@@ -174,7 +174,7 @@ class MixBuilder:
                 return replace(recipe, predicted=float(made.get(PREDICTED_KEY)))
         importance = load_importance(self.imatrix).weights
         given = recipe, self.sensitivity, self._gptq, importance
-        predicted = predict_kld(quantize.source, *given, quantize.threads, self._progress)
+        predicted = predict_kld(quantize.loading, *given, quantize.threads, self._progress)
         return replace(recipe, predicted=predicted)
 
     def _write(self, recipe: Recipe) -> LevelResult:

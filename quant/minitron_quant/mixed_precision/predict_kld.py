@@ -7,7 +7,6 @@ calibration text, and is measured on chunks of the second half.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -46,7 +45,7 @@ def with_gptq(
 
 
 def predict_kld(
-    model: Path,
+    loading: ModelSettings,
     recipe: Recipe,
     sensitivity: Sensitivity,
     gptq: GptqEncoder,
@@ -62,8 +61,8 @@ def predict_kld(
     origin = gptq.covariance.origin
     sample = np.array(origin.sample, np.int32).reshape(-1, origin.context)
     chunks = ChunkSettings(n_ctx=origin.context, n_batch=origin.context, threads=threads)
-    tensors = tensors_of(open_model_files(model))
-    load = ModelSettings(model, "auto", origin.context, writable=True)
+    tensors = tensors_of(open_model_files(loading.path))
+    load = replace(loading, n_ctx=origin.context, writable=True)
     with open_model(load) as loaded, open_prober(loaded, chunks, importance) as prober:
         reference = prober.reference(sample)
         for number, (name, ggml_type) in enumerate(recipe.types):

@@ -4,7 +4,7 @@ import ctypes
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 
@@ -127,17 +127,24 @@ class LayerModel:
 
 @contextmanager
 def open_layer(
-    shards: Sequence[Gguf], path: Path, n_ctx: int, threads: int | None, *, decoded: bool
+    shards: Sequence[Gguf],
+    loading: ModelSettings,
+    n_ctx: int,
+    threads: int | None,
+    *,
+    decoded: bool,
 ) -> Iterator[LayerModel]:
     """A model of one layer, for chunks of n_ctx tokens; its weights are zeros until they are put.
 
-    path: of the file to load, which is removed once it is. decoded: matrices are F32.
+    loading: of a file that is written for it, and removed once it is loaded. decoded: matrices are
+    F32.
     """
+    path = loading.path
     write_layer_file(shards, path, decoded=decoded)
     reader = _GraphReader()
     settings = ContextSettings(n_ctx=n_ctx, n_batch=n_ctx, threads=threads)
     try:
-        with open_model(ModelSettings(path, writable=True, context=settings)) as model:
+        with open_model(replace(loading, writable=True, context=settings)) as model:
             path.unlink()
             weights = find_weights(model)
             with open_context(model, settings, reader.hook) as context:

@@ -14,6 +14,7 @@ from minitron_core.errors import Usage
 
 if TYPE_CHECKING:
     from minitron.checkpoint_levels import Calibration
+    from minitron_quant.quantize.prepare import QuantizeSettings
 
 _gptq = partial(typer.Option, rich_help_panel="GPTQ")
 _levels = partial(typer.Option, rich_help_panel=LEVELS)
@@ -54,15 +55,15 @@ class CalibrationOptions:
         _gptq(help="high: all columns compensate for each other, instead of blocks of 1024."),
     ] = None
 
-    def calibration(self, threads: int | None) -> Calibration | None:
+    def calibration(self, settings: QuantizeSettings) -> Calibration | None:
         """What collects an importance matrix; None without a text, or where it is --gptq's."""
         if self.gptq or not self.text:
             return None
         from minitron.checkpoint_levels import Calibration
         from minitron_quant.chunking import ChunkSettings
 
-        chunks = ChunkSettings(limit=self.calibration_chunks, threads=threads)
-        return Calibration(tuple(self.text), chunks)
+        chunks = ChunkSettings(limit=self.calibration_chunks, threads=settings.threads)
+        return Calibration(tuple(self.text), chunks, settings.gpu_layers, settings.placement)
 
     def check(self, imatrix: Path | None) -> None:
         """Usage: options that do not go together."""

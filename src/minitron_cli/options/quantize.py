@@ -129,7 +129,14 @@ class MixOptions:
                 "give a text other than the calibration text, or --no-verify",
             )
         chunks = ChunkSettings(limit=self.chunks, threads=quantize.threads)
-        return MeasureSettings((), self.held_out, chunks, reference=quantize.source)
+        return MeasureSettings(
+            (),
+            self.held_out,
+            chunks,
+            quantize.gpu_layers,
+            reference=quantize.source,
+            placement=quantize.placement,
+        )
 
     def _wanted(self) -> MixTarget:
         from minitron_quant.levels import level_named
