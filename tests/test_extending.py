@@ -140,7 +140,9 @@ def test_task_is_one_module(minitron: Commands, model: Path, tmp_path: Path) -> 
     assert "tern.tsv" in plan
 
 
-def test_sampler_option_is_one_row(minitron: Commands, run: Run, model: Path, tmp_path: Path) -> None:
+def test_sampler_option_is_one_row(
+    minitron: Commands, run: Run, model: Path, tmp_path: Path
+) -> None:
     for told in minitron(("generate", "--help"), ("chat", "--help")):
         assert "--tern-bonus" in told
     key = "general.sampling.tern_bonus"
