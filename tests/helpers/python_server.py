@@ -21,8 +21,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple, NoReturn
 
-LOADED = ("numpy", "minitron_cli.main", "minitron_convert.convert", "httpx", "yaml", "fsspec")
-LOADED += ("filelock", "tqdm", "packaging.version")
+LOADED = (
+    *("numpy", "minitron_cli.main", "minitron_convert.convert"),
+    *("httpx", "yaml", "fsspec", "filelock", "tqdm", "packaging.version"),
+)
 
 
 class Ended(NamedTuple):
