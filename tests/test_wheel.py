@@ -30,7 +30,7 @@ cp {library} "$target"
 
 def build(target: str, folder: Path, **environment: str) -> Path:
     """The wheel or sdist of the tree."""
-    command = [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", folder]
+    command = [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(folder)]
     chosen = {**os.environ, **environment}
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env=chosen)
     (built,) = folder.iterdir()
