@@ -1,5 +1,6 @@
 """The `minitron` command: registration, and the one place where errors end."""
 
+import gc
 import io
 import os
 import sys
@@ -97,6 +98,12 @@ class _Command(TyperCommand):
         rest = super().parse_args(ctx, ours)
         fill_in_trained_context(ctx.params)
         return rest
+
+    def invoke(self, ctx: Any) -> Any:
+        if not gc.isenabled():  # since startup.main; what was loaded until now stays
+            gc.freeze()
+            gc.enable()
+        return super().invoke(ctx)
 
 
 class _Group(TyperGroup):
