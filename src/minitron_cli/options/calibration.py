@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from minitron_cli.options.groups import option_group
 from minitron_cli.options.quantize import LEVELS
 from minitron_core.errors import Usage
 
@@ -20,7 +20,7 @@ _gptq = partial(typer.Option, rich_help_panel="GPTQ")
 _levels = partial(typer.Option, rich_help_panel=LEVELS)
 
 
-@dataclass(frozen=True)
+@option_group
 class CalibrationOptions:
     """A text to calibrate on, and codes chosen against the covariance of the inputs."""
 
