@@ -82,7 +82,7 @@ def quantize(
     if solved or gptq.text or mix.held_out:
         device, placement = gpu_layers(layers, out), spread.placement(out)
         settings = replace(settings, gpu_layers=device, placement=placement)
-    elif spread != DeviceOptions():
+    elif spread.given:
         raise Usage("no model runs here, so that it needs no device", "-f TEXT runs it; or drop it")
     calibration = gptq.calibration(settings)
     request = SourceRequest(settings, calibration, target.keep_f16, needs_file=needs_file)

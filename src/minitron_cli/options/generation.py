@@ -107,6 +107,11 @@ class DeviceOptions:
         ),
     ] = None
 
+    @property
+    def given(self) -> bool:
+        """Whether any of them was set."""
+        return vars(self) != vars(DeviceOptions())
+
     def placement(self, out: Output) -> Placement:
         """What the engine takes; RPC servers are known afterwards."""
         from minitron_engine.llama.settings import Placement
