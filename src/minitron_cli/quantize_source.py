@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -27,13 +28,14 @@ class SourceRequest:
     """What to quantize, and what has to be made of it first.
 
     calibration: collects the importance matrix. keep_full: write the full-precision file too.
-    needs_file: a model must be a GGUF file, because it is run or read several times.
+    runs: the model is run for its codes, and so needs to be a file. solves: for a size.
     """
 
     settings: QuantizeSettings
     calibration: Calibration | None
     keep_full: bool
-    needs_file: bool
+    runs: bool
+    solves: bool
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def planned_source(request: SourceRequest, out: Output) -> Iterator[QuantizeSour
 def source_of(request: SourceRequest, out: Output) -> Iterator[QuantizeSource]:
     """The model or checkpoint, downloaded and calibrated as requested.
 
-    Usage: a checkpoint where a GGUF file is needed; otherwise as the converter and imatrix.
+    Usage: a checkpoint for a size; otherwise as the converter and imatrix.
     """
     settings = request.settings
     if not is_checkpoint(settings.source):
@@ -75,12 +77,13 @@ def source_of(request: SourceRequest, out: Output) -> Iterator[QuantizeSource]:
         path = local_model(settings.source, out)
         yield QuantizeSource(_calibrated(request, replace(settings, source=path), out))
         return
-    if request.needs_file:
+    if request.solves:
         raise Usage(
-            f"{settings.source} is a checkpoint; --gptq and sizes need a GGUF file",
+            f"{settings.source} is a checkpoint; sizes need the sensitivity of a GGUF file",
             f"convert it first: minitron convert {settings.source}",
         )
-    if on_the_hub(settings.source) and not (settings.imatrix or request.calibration):
+    calibrated = settings.imatrix or request.calibration or request.runs
+    if on_the_hub(settings.source) and not calibrated:
         _refuse_early(request)
     from minitron.checkpoint_levels import open_checkpoint_model
 
@@ -89,7 +92,10 @@ def source_of(request: SourceRequest, out: Output) -> Iterator[QuantizeSource]:
             model = stack.enter_context(open_checkpoint_model(settings.source, listener))
         for note in model.planned.notes:
             out.note(note)
-        yield QuantizeSource(_from_checkpoint(request, model, out), model.converted)
+        if request.runs:
+            yield QuantizeSource(stack.enter_context(_as_file(request, model, out)))
+        else:
+            yield QuantizeSource(_from_checkpoint(request, model, out), model.converted)
 
 
 def _refuse_early(request: SourceRequest) -> None:
@@ -114,6 +120,33 @@ def _calibrated(
             settings.source, output, replaces=settings.replace == "always", progress=listener
         )
     return replace(settings, imatrix=matrix)
+
+
+@contextmanager
+def _as_file(
+    request: SourceRequest, model: CheckpointModel, out: Output
+) -> Iterator[QuantizeSettings]:
+    """With the full-precision file as the source, which stays only if it is to be kept.
+
+    After Ctrl-C it stays, too, hidden: the same command continues with it.
+    """
+    from minitron_quant.quantize.prepare import folder_of
+
+    settings = replace(request.settings, source=model.path)
+    folder = folder_of(settings)
+    hidden = None if request.keep_full else folder / f".{model.name}.full"
+    model.check_disk(settings, keeps_full=True, runs=True)
+    try:
+        with out.progress() as listener:
+            replaces = hidden is not None or settings.replace == "always"
+            full = model.write_full(hidden or folder, replaces=replaces, progress=listener)
+        yield replace(settings, source=full)
+    except KeyboardInterrupt:
+        hidden = None
+        raise
+    finally:
+        if hidden is not None:
+            shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _from_checkpoint(

@@ -68,6 +68,37 @@ def test_quantize_keeps_the_full_file_where_it_is_wanted(minitron: Any, tmp_path
     fails(minitron(*given), 1, f"{NAME}-BF16.gguf already exists", "--force")
 
 
+def test_quantize_gptq_takes_a_checkpoint(minitron: Any, tmp_path: Path) -> None:
+    given = ("--gptq", "independent", "-f", beginning(tmp_path), "--calibration-chunks", "2")
+    given = ("Q4_0", *given, "--tensor-type", r"blk\.[1-9]=f16")
+    full = tmp_path / "by-hand" / f"{NAME}-BF16.gguf"
+    full.parent.mkdir()
+    assert minitron("convert", CHECKPOINT, "-o", full).code == 0
+    by_hand = minitron("quantize", full, *given)
+    assert by_hand.code == 0, by_hand.err
+    folder = tmp_path / "direct"
+    ran = minitron("quantize", CHECKPOINT, *given, "-d", folder)
+    assert ran.code == 0, ran.err
+    assert names(folder) == names(full.parent) - {full.name, f".{full.name}.made-from"}
+    made = f"{NAME}-Q4_0.gguf"
+    assert (folder / made).read_bytes() == full.with_name(made).read_bytes()
+
+
+def test_quantize_keeps_a_checkpoints_full_file_after_ctrl_c(
+    minitron: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_args: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("minitron_cli.commands.quantize._method", stopped)
+    given = ("quantize", CHECKPOINT, "Q4_0", "--gptq", "-f", "none.txt", "-d", tmp_path)
+    assert minitron(*given).code == 130
+    (full,) = tmp_path.glob(f".{NAME}.full/*.gguf")
+    monkeypatch.undo()
+    fails(minitron(*given), 3, "none.txt")
+    assert not full.parent.exists()
+
+
 def test_quantize_leaves_no_full_file_when_calibration_fails(minitron: Any, tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("too short")
     ran = minitron("quantize", CHECKPOINT, "Q4_0", "-f", tmp_path / "short.txt", "-d", tmp_path)

@@ -136,7 +136,7 @@ def test_layer_run_refuses_what_the_graph_lacks_and_values_that_are_not_finite(
 def test_layer_run_reads_an_input_at_its_product_and_then_where_it_is_made(tmp_path: Path) -> None:
     shards = open_model_files(write_tiny(tmp_path / "tiny.gguf"))
     names = ["blk.0.attn_q.weight", "blk.0.attn_output.weight", "blk.0.ffn_gate.weight", DOWN]
-    with open_layer(shards, tmp_path / "layer.gguf", 32, 1, decoded=True) as layer:
+    with open_layer(shards, ModelSettings(tmp_path / "layer.gguf"), 32, 1, decoded=True) as layer:
         for name, (shard, info) in layer_tensors(tensors_of(shards), 0).items():
             values = decode_blocks(info.type, shard.data(info), (info.n_elements,))
             layer.put(name, values.view(np.uint8))

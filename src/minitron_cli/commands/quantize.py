@@ -78,14 +78,14 @@ def quantize(
     solved = mix.requested(levels or ())
     if solved:
         target.refuse_dry_run()
-    needs_file = solved or gptq.gptq is not None
     if solved or gptq.text or mix.held_out:
         device, placement = gpu_layers(layers, out), spread.placement(out)
         settings = replace(settings, gpu_layers=device, placement=placement)
     elif spread.given:
         raise Usage("no model runs here, so that it needs no device", "-f TEXT runs it; or drop it")
     calibration = gptq.calibration(settings)
-    request = SourceRequest(settings, calibration, target.keep_f16, needs_file=needs_file)
+    runs = gptq.gptq is not None
+    request = SourceRequest(settings, calibration, target.keep_f16, runs=runs, solves=solved)
     with planned_source(request, out) if target.dry_run else source_of(request, out) as source:
         settings = source.settings
         if solved:
