@@ -194,8 +194,9 @@ CHARACTERS = (
 )
 
 
+@pytest.mark.parametrize("texts", [4_000, pytest.param(10_000, marks=pytest.mark.harden)])
 def test_vocabulary_gives_the_ids_of_any_text(
-    pair: tuple[Tokenizer, Encode], request: pytest.FixtureRequest
+    texts: int, pair: tuple[Tokenizer, Encode], request: pytest.FixtureRequest
 ) -> None:
     ours, theirs = pair
     characters = CHARACTERS
@@ -203,7 +204,7 @@ def test_vocabulary_gives_the_ids_of_any_text(
         # what llama.cpp has in place of its expression parts marks from letters
         characters = tuple(map(without_marks, CHARACTERS))
     random = Random(1)
-    for _ in range(10_000):
+    for _ in range(texts):
         scripts = random.choices(characters, k=random.randrange(41))
         text = "".join(map(random.choice, scripts))
         assert ours.encode(text) == theirs(text)
