@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from minitron_core.kernels import kernels
+
 # a process of its own: what is loaded is what this command needed
 PROGRAM = """
 import gc, json, sys
@@ -27,4 +29,7 @@ def test_main_collects_garbage_again_and_loads_little_for_a_token(nano_llama: Pa
     )
     seen = json.loads(done.stderr)
     assert done.stdout.strip() and seen["collects"]
-    assert not {"numpy", "jinja2", "rich", "huggingface_hub"} & {*seen["modules"]}
+    unneeded = {"jinja2", "rich", "huggingface_hub", "secrets", "socket"}
+    if kernels().library is not None:  # else numpy looks for the likeliest token
+        unneeded.add("numpy")
+    assert not unneeded & {*seen["modules"]}
