@@ -135,7 +135,7 @@ def test_measure_sensitivity_resumes_from_its_file(
             raise KeyboardInterrupt
 
     again = replace(settings, output=settings.output.with_name("again.json"))
-    monkeypatch.setattr("minitron_quant.mixed_precision.measure._SAVE_SECONDS", -1)
+    monkeypatch.setattr("minitron_quant.mixed_precision.measurement_rounds._SAVE_SECONDS", -1)
     with pytest.raises(KeyboardInterrupt):
         measure_sensitivity(again, stop)
     kept = read_sensitivity(again.output)
@@ -158,6 +158,33 @@ def test_measure_sensitivity_stops_at_its_time_budget(
 ) -> None:
     hurried = replace(settings, tokens=None, budget=1e-9, resume=True)
     assert measure_sensitivity(hurried).chunks == 2
+
+
+def test_measure_sensitivity_estimates_layers_that_its_time_budget_leaves_out(
+    settings: SensitivitySettings, measured: Sensitivity, few_types: None, tmp_path: Path
+) -> None:
+    again = replace(settings, output=tmp_path / "hurried.json", tokens=64)
+    events: list[Event] = []
+    hurried = measure_sensitivity(replace(again, budget=1e-9), events.append)
+    assert hurried.complete and hurried.chunks == 1
+    known = {name: each for name, each in hurried.tensors.items() if not each.estimated}
+
+    def kind(name: str) -> str:
+        return name.split(".", 2)[-1] if name.startswith("blk.") else name
+
+    kinds = [*map(kind, known)]
+    assert sorted(kinds) == sorted(set(map(kind, hurried.tensors)))
+    for name, tensor in known.items():
+        assert tensor.divergences == measured.tensors[name].divergences[:1]
+    for name, tensor in hurried.tensors.items():
+        same = next(each for key, each in known.items() if kind(key) == kind(name))
+        assert tensor.alpha == pytest.approx(same.alpha)
+    assert any(f"{len(hurried.tensors) - len(known)} of" in event.note for event in events)
+    assert read_sensitivity(again.output).tensors == hurried.tensors
+    resumed = measure_sensitivity(replace(again, resume=True))
+    for name, tensor in resumed.tensors.items():
+        assert tensor.divergences == measured.tensors[name].divergences[:1]
+        assert not tensor.estimated
 
 
 def test_measure_sensitivity_refuses_another_model_text_or_matrix(

@@ -1,10 +1,5 @@
-"""Measure a model's sensitivity: the moments of inputs, the costs of types, the effect of errors.
+"""A model's sensitivity: the moments of inputs, the costs of types, the effect of errors."""
 
-Chunks come from all over the text, in rounds: every tensor is measured on some chunks before any is
-measured on more. So a run can stop at any time and continue later.
-"""
-
-import re
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +10,7 @@ from minitron_core.cpu_limits import default_threads
 from minitron_core.errors import Damaged
 from minitron_core.gguf import TYPE, Gguf
 from minitron_core.hashing import file_sha256, fingerprint, model_fingerprint
-from minitron_core.progress import Event, Progress, ignore
+from minitron_core.progress import Progress, ignore
 from minitron_engine.llama.model import Model
 from minitron_engine.llama.settings import EVERY_GPU, GpuLayers, ModelSettings, Placement
 from minitron_engine.llama.tokenization import Tokens
@@ -32,7 +27,8 @@ from minitron_quant.mixed_precision.activation_quantization import (
 )
 from minitron_quant.mixed_precision.costs import CostInputs, InputMoments, sampled_tasks, type_costs
 from minitron_quant.mixed_precision.importance import complete
-from minitron_quant.mixed_precision.probe import PROBES, Prober, open_prober, probe_of
+from minitron_quant.mixed_precision.measurement_rounds import ROUND, MeasurementRounds
+from minitron_quant.mixed_precision.probe import PROBES, open_prober, probe_of
 from minitron_quant.mixed_precision.sensitivity_file import (
     Sensitivity,
     TensorSensitivity,
@@ -46,10 +42,6 @@ from minitron_quant.quantize.options import QuantizeOptions
 from minitron_quant.quantize.plan import make_plan
 
 DEFAULT_TOKENS = 2048
-
-# the first chunk of every tensor tells most; later rounds measure several per replacement
-_ROUND = 4
-_SAVE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -103,15 +95,15 @@ def measure_sensitivity(settings: SensitivitySettings, progress: Progress = igno
         inputs = _cost_inputs(matrix, tensors, chunks, model.n_vocab)
         order = np.random.default_rng(0).permutation(len(chunks))
         if known is None:
-            noise = rounding_noise(model, chunks[order[:_ROUND]], settings.chunks)
+            noise = rounding_noise(model, chunks[order[:ROUND]], settings.chunks)
             known = _begun(settings, shards, inputs, noise, progress)
         sensitivity = known
         sensitivity.device = model.device
         tokens = chunks.size if settings.tokens is None else settings.tokens
         count = max(1, tokens // settings.chunks.n_ctx)
         with open_prober(model, settings.chunks, inputs.weights) as prober:
-            measurement = _Measurement(settings, sensitivity, tensors, prober, until, progress)
-            measurement.measure(chunks[order[:count]])
+            rounds = MeasurementRounds(settings.output, sensitivity, tensors, prober, progress)
+            rounds.measure(chunks[order[:count]], until)
     sensitivity.complete = True
     write_sensitivity(settings.output, sensitivity)
     return sensitivity
@@ -138,83 +130,15 @@ def quantizable(shards: list[Gguf]) -> Tensors:
     }
 
 
-@dataclass(frozen=True)
-class _Measurement:
-    """The measuring of all tensors on some chunks."""
-
-    settings: SensitivitySettings
-    sensitivity: Sensitivity
-    tensors: Tensors
-    prober: Prober
-    until: float
-    progress: Progress
-
-    def measure(self, chunks: Tokens) -> None:
-        """Continue after each tensor's last chunk; the time budget does not cut the first chunk."""
-        total = len(chunks) * sum(name in self.prober for name in self.tensors)
-        self.progress(Event("sensitivity", self._done, total, "measurements"))
-        try:
-            self._measure(chunks, total)
-        except KeyboardInterrupt as interrupt:
-            write_sensitivity(self.settings.output, self.sensitivity)
-            kept = f"{self._done} of {total} measurements are kept in {self.settings.output}"
-            interrupt.add_note(kept)
-            raise
-
-    def _measure(self, chunks: Tokens, total: int) -> None:
-        saved = time.monotonic()
-        while (first := self.sensitivity.chunks) < len(chunks):
-            part = chunks[first : first + (_ROUND if first else 1)]
-            reference = self.prober.reference(part)
-            for name in self._measured_on(first):
-                if first and time.monotonic() > self.until:
-                    return
-                probe = probe_of(self.sensitivity.tensors[name].costs)
-                self._measured[name].extend(
-                    self.prober.divergences(*self.tensors[name], probe, part, reference)
-                )
-                self.progress(Event("sensitivity", self._done, total, "measurements", name))
-                if time.monotonic() - saved > _SAVE_SECONDS:
-                    write_sensitivity(self.settings.output, self.sensitivity)
-                    saved = time.monotonic()
-            self._fill_in(first, len(part))
-
-    def _fill_in(self, first: int, count: int) -> None:
-        """Take tensors that the model does not compute with for as sensitive as their kind.
-
-        Such are the layers that predict further tokens, which llama.cpp leaves out.
-        """
-        held = {name: found for name, found in self._measured.items() if name in self.prober}
-        for name, found in self._measured.items():
-            if name not in held and len(found) == first:
-                same = [other for key, other in held.items() if _kind(key) == _kind(name)]
-                chunks = [other[first : first + count] for other in same or held.values()]
-                found.extend(np.mean(chunks, 0).tolist())
-
-    @property
-    def _done(self) -> int:
-        return sum(len(found) for name, found in self._measured.items() if name in self.prober)
-
-    @property
-    def _measured(self) -> dict[str, list[float]]:
-        return {name: self.sensitivity.tensors[name].divergences for name in self.tensors}
-
-    def _measured_on(self, chunks: int) -> list[str]:
-        found = self._measured
-        return [name for name in found if len(found[name]) == chunks and name in self.prober]
-
-
-def _kind(name: str) -> str:
-    """A tensor's name without the number of its layer."""
-    return re.sub(r"^blk\.\d+\.", "", name)
-
-
 def _resumed(settings: SensitivitySettings, shards: list[Gguf]) -> Sensitivity | None:
     """The measurements of an earlier run to resume; Damaged if they do not match."""
     if not (settings.resume and settings.output.is_file()):
         return None
     known = read_sensitivity(settings.output)
     check_model(known, shards, settings.output)
+    for tensor in known.tensors.values():
+        if tensor.estimated:
+            tensor.divergences, tensor.estimated = [], False
     asked = file_sha256(settings.text), settings.chunks.n_ctx, TYPE[PROBES[0]].name
     if (known.text["sha256"], known.ctx, known.probe) != asked:
         raise Damaged(

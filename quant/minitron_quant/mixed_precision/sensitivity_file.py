@@ -30,13 +30,14 @@ class TensorSensitivity:
 
     costs: by type (ggml id). probe_cost: that of the probe's type. rounding: the cost of inputs
     rounded to 8 bits, by size of block. divergences: from the full model with this tensor probed,
-    the mean of each chunk measured so far.
+    the mean of each chunk measured so far. estimated: taken from other layers instead.
     """
 
     costs: dict[int, float]
     probe_cost: float
     rounding: dict[int, float] = field(default_factory=dict)
     divergences: list[float] = field(default_factory=list)
+    estimated: bool = False
 
     @property
     def alpha(self) -> float:
@@ -118,6 +119,7 @@ def write_sensitivity(path: Path, sensitivity: Sensitivity) -> None:
             name: {
                 "alpha": tensor.alpha if tensor.divergences else None,
                 "divergences": tensor.divergences,
+                "estimated": tensor.estimated,
                 "probe_cost": tensor.probe_cost,
                 "rounding": tensor.rounding,
                 "costs": {TYPE[ggml_type].name: cost for ggml_type, cost in tensor.costs.items()},
@@ -156,6 +158,7 @@ def _parsed(document: dict[str, Any]) -> Sensitivity:
             _finite(entry["probe_cost"]),
             {int(block): _finite(cost) for block, cost in entry["rounding"].items()},
             [_finite(value) for value in entry["divergences"]],
+            bool(entry["estimated"]),
         )
         for name, entry in document["tensors"].items()
     }
