@@ -24,7 +24,11 @@ def complete(
     settings: CollectSettings,
     progress: Progress,
 ) -> ImportanceMatrix:
-    """Complete the matrix; missing entries are collected from the texts."""
+    """Complete the matrix; missing entries are collected from as much text as it was made from."""
+    tokens = matrix.chunk_count * matrix.chunk_size if matrix else 0
+    if tokens:
+        limit = max(1, tokens // settings.chunks.n_ctx)
+        settings = replace(settings, chunks=replace(settings.chunks, limit=limit))
     if matrix is None or (OUTPUT in tensors and OUTPUT not in matrix.entries):
         collected = collect(model, replace(settings, process_output=True), progress)
         collected.datasets = [path.name for path in settings.texts]
