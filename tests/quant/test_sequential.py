@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 
 import minitron
-from helpers.small_model import write_small
+from helpers.small_model import write_two_layers
 from helpers.support import EXAMPLES, with_entry
 from minitron_core import stop
 from minitron_core.errors import Damaged, MinitronError, OutOfResources, Usage
-from minitron_core.gguf import F32, GgufWriter, KeyValue, TensorSpec, ValueType, open_gguf
-from minitron_core.gguf.layers import in_layer
+from minitron_core.gguf import F32, GgufWriter, TensorSpec, ValueType, open_gguf
 from minitron_core.progress import Event, Progress, ignore
 from minitron_quant.array_backend import Floats
 from minitron_quant.chunking import ChunkSettings
@@ -55,19 +54,9 @@ def names_in(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def two_layers(nano_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small layer and the same once more: enough to go from one to the next."""
-    folder = tmp_path_factory.mktemp("two-layers")
-    small = open_gguf(write_small(nano_llama, folder / "small.gguf"))
-    entries = dict(small.metadata)
-    entries["llama.block_count"] = KeyValue.of("llama.block_count", ValueType.UINT32, 2)
-    tensors = [(info.name, info) for info in small.tensors]
-    tensors += [(in_layer(name, 1), info) for name, info in tensors if name.startswith("blk.")]
-    path = folder / "nano-llama-F16.gguf"
-    specs = [TensorSpec(name, info.shape, info.type) for name, info in tensors]
-    with GgufWriter(path, [*entries.values()], specs) as writer:
-        for _, info in tensors:
-            writer.write(small.data(info))
-    return path
+    return write_two_layers(
+        nano_llama, tmp_path_factory.mktemp("two-layers") / "nano-llama-F16.gguf"
+    )
 
 
 @pytest.fixture(scope="module")
