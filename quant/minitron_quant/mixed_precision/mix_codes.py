@@ -123,7 +123,8 @@ class MixCodes:
         levels = SequentialLevels(there, replace(self._settings, chunks=half))
 
         def listen(event: Event) -> None:
-            self._progress(replace(event, stage="prediction"))
+            note = event.note and f"to predict the divergence: {event.note}"
+            self._progress(replace(event, stage="prediction", note=note))
 
         (made,) = run(levels.job(there), listen)
         files = quantize.source, made.path

@@ -30,11 +30,11 @@ def show_curve(
 
     gptq: the method of the codes that divergences are predicted with.
     """
+    if gptq:
+        out.note(f"predicted with {gptq} codes, as a sum over tensors")
     if out.as_json:
         out.document({"curve": _points(curve), "presets": _points(presets), "gptq": gptq})
         return
-    if gptq:
-        out.note(f"predicted with {gptq} codes, as a sum over tensors")
     rows = [(point, "") for point in curve] + [(point, point.level) for point in presets]
     rows.sort(key=lambda row: row[0].bytes)
     cells = [
