@@ -13,7 +13,7 @@ from helpers.small_model import write_two_layers
 from helpers.support import EXAMPLES, with_entry
 from minitron_core import stop
 from minitron_core.errors import Damaged, MinitronError, OutOfResources, Usage
-from minitron_core.gguf import F32, GgufWriter, TensorSpec, ValueType, open_gguf
+from minitron_core.gguf import F32, TYPE_ID, GgufWriter, TensorSpec, ValueType, open_gguf
 from minitron_core.progress import Event, Progress, ignore
 from minitron_quant.array_backend import Floats
 from minitron_quant.chunking import ChunkSettings
@@ -23,9 +23,10 @@ from minitron_quant.gptq.held_out import quantize_verified
 from minitron_quant.gptq.sequential_levels import SequentialLevels, SequentialSettings
 from minitron_quant.gptq.targets import Weight, targets_of
 from minitron_quant.levels import parse_levels
-from minitron_quant.model_files import EMBEDDING
+from minitron_quant.model_files import EMBEDDING, OUTPUT
 from minitron_quant.perplexity.held_out import mean_kld, measure_divergence
 from minitron_quant.perplexity.settings import MeasureSettings
+from minitron_quant.quantize.options import QuantizeOptions
 from minitron_quant.quantize.prepare import ConvertedSource, QuantizeSettings
 from minitron_quant.quantize.run import LevelResult, run
 
@@ -112,6 +113,23 @@ def test_sequential_continues_after_the_last_whole_layer(
     for level, result in files.items():
         assert again[level].path.read_bytes() == result.path.read_bytes()
     assert names_in(tmp_path) == NAMES
+
+
+def test_sequential_encodes_a_tied_embedding_whose_type_needs_importance(
+    two_layers: Path, tmp_path: Path
+) -> None:
+    file = open_gguf(two_layers)
+    tensors = [info for info in file.tensors if info.name != OUTPUT]
+    tied = tmp_path / "tied-F16.gguf"
+    specs = [TensorSpec(info.name, info.shape, info.type) for info in tensors]
+    with GgufWriter(tied, [*file.metadata.values()], specs) as writer:
+        for info in tensors:
+            writer.write(file.data(info))
+    options = QuantizeOptions(embedding_type=TYPE_ID["iq2_xxs"])
+    settings = replace(settings_of(tied, tmp_path / "out", ["Q4_0"]), options=options)
+    few = SequentialSettings((EXAMPLES / "calibration.txt",), replace(CHUNKS, limit=2))
+    (result,) = run(SequentialLevels(settings, few).job(settings))
+    assert open_gguf(result.path).tensor(EMBEDDING).type == TYPE_ID["iq2_xxs"]
 
 
 def test_quantize_refuses_sequential_gptq_of_a_converted_source(

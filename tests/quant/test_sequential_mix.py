@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from helpers.small_model import write_two_layers
@@ -30,6 +31,7 @@ from minitron_quant.mixed_precision.build_mix import (
 )
 from minitron_quant.mixed_precision.held_out import Baseline, Verification
 from minitron_quant.mixed_precision.measure import SensitivitySettings, measure_sensitivity
+from minitron_quant.model_files import EMBEDDING
 from minitron_quant.perplexity.paired import Difference
 from minitron_quant.perplexity.settings import MeasureSettings
 from minitron_quant.quantize.prepare import QuantizeSettings
@@ -189,6 +191,10 @@ def test_mix_is_replaced_by_what_diverges_less(
         assert method is not None and method.value == found.gptq == "independent"
         assert found.kept.level == f"{made.recipe.name}-independent"
         assert [*tmp_path.glob("*.types.txt")] == [sibling(found.kept.path, "types.txt")]
+        # the embedding is looked up: both have it as the matrix of the sensitivity says
+        ours, theirs = open_gguf(made.result.path), open_gguf(found.kept.path)
+        embeddings = [file.data(file.tensor(EMBEDDING)) for file in (ours, theirs)]
+        np.testing.assert_array_equal(*embeddings)
         # its prediction is of its own codes
         assert found.recipe.predicted != made.recipe.predicted
 
