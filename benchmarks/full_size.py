@@ -13,6 +13,7 @@ Prints one Markdown table; the exit code is 1 if a step failed.
 import hashlib
 import json
 import random
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -73,15 +74,19 @@ class Files:
 def steps(files: Files) -> dict[str, Command]:
     """Every step's command line after `minitron`, in order."""
     full, matrix = files.full, files.matrix
-    table = (*map(files.level, LEVELS), "--reference", full, "-f", files.held_out, "--chunks", 2)
-    hellaswag = ("--task", "hellaswag", "--data", files.questions, "--limit", 20)
-    quantize = ("quantize", full, "--imatrix", matrix, "-d", files.levels)
-    gptq = ("quantize", full, "Q3_K_M", "-d", files.folder / "gptq", "--gptq", "--text", files.text)
+    table: Command = (*map(files.level, LEVELS), "--reference", full, "-f", files.held_out, "--chunks", 2)
+    hellaswag: Command = ("--task", "hellaswag", "--data", files.questions, "--limit", 20)
+    quantize: Command = ("quantize", full, "--imatrix", matrix, "-d", files.levels)
+    gptq: Command = (
+        *("quantize", full, "Q3_K_M", "-d", files.folder / "gptq", "--gptq"),
+        *("--text", files.text, "--calibration-chunks", 8),
+    )
     return {
         "convert": ("convert", files.source, "-o", full, "--outtype", "f16"),
         "verify": ("verify", files.source, full, "--no-logits"),
         "imatrix": ("imatrix", full, "-f", files.text, "--chunks", 4, "-o", matrix),
-        "plan": ("quantize", full, "all", "--imatrix", matrix, "--dry-run", "--json"),
+        "plan of all": (*quantize, "all", "--dry-run", "--json"),
+        "plan": (*quantize, *LEVELS, "--dry-run", "--json"),
         "quantize": (*quantize, *LEVELS),
         "ppl": ("ppl", *table, "--json"),
         "tasks": ("tasks", files.level("Q4_K_M"), *hellaswag, "--json"),
@@ -164,7 +169,7 @@ def main() -> int:
             continue
         print(f"{key} …", file=sys.stderr, flush=True)
         measured = run()
-        results[key] = asdict(measured) | {"output": measured.output[-4000:]}
+        results[key] = asdict(measured) | {"output": measured.output[-20000:]}
         kept.write_text(json.dumps(results, indent=1))
         if measured.code:
             print(f"{key}: exit code {measured.code}\n{measured.output[-1000:]}", file=sys.stderr)
@@ -177,14 +182,24 @@ def _bytes(text: str) -> int:
     return int(float(text.removesuffix("G")) * 2**30)
 
 
+def forecast(name: str, results: dict[str, dict[str, Any]]) -> float | None:
+    """The seconds that minitron said a step would take; None where it said nothing."""
+    if name.startswith("quantize") and "plan" in results:
+        return float(json.loads(results["plan"]["output"])["estimated_seconds"])
+    said = re.search(r"takes about ([\d.]+) (min|hours)", results[name]["output"])
+    return float(said[1]) * (60 if said[2] == "min" else 3600) if said else None
+
+
 def table(results: dict[str, dict[str, Any]]) -> str:
     """The steps as a Markdown table; memory in MiB, bytes in GB."""
     memory = "anonymous MiB", "resident MiB", "cgroup MiB"
-    heads = ("step", "exit", "wall s", "CPU s", *memory, "read GB", "written GB")
-    lines = [f"| {' | '.join(heads)} |", "|---" + "|---:" * 8 + "|"]
+    heads = ("step", "exit", "forecast s", "wall s", "CPU s", *memory, "read GB", "written GB")
+    lines = [f"| {' | '.join(heads)} |", "|---" + "|---:" * 9 + "|"]
     for name, one in results.items():
+        seconds = forecast(name, results)
         cells: Sequence[str] = (
-            *(name, str(one["code"]), f"{one['wall']:.1f}", f"{one['cpu']:.1f}"),
+            *(name, str(one["code"]), "" if seconds is None else f"{seconds:.0f}"),
+            *(f"{one['wall']:.1f}", f"{one['cpu']:.1f}"),
             *(f"{one[key] / 2**20:.0f}" for key in ("anonymous", "resident")),
             "" if one["cgroup_peak"] is None else f"{one['cgroup_peak'] / 2**20:.0f}",
             *(f"{one[key] / 1e9:.1f}" for key in ("read", "written")),

@@ -8,9 +8,11 @@ are measured on examples/held-out.txt and on a text of another kind, over the sa
 """
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,10 @@ MODELS = ("nano-nemotron", "nano-llama")
 SIDES = ("plain", "independent", "sequential")
 PARSER = parser_for(__doc__)
 PARSER.add_argument("--levels", default=LEVELS, help="between spaces")
-PARSER.add_argument("--checkpoint", nargs="*", type=Path, help="others than the bundled models")
+PARSER.add_argument(
+    "--source", nargs="*", type=Path, help="checkpoints or F16 files other than the bundled models"
+)
+PARSER.add_argument("--calibration-chunks", type=int, help="of 512 tokens (default: all)")
 PARSER.add_argument("--calibration", type=Path, default=EXAMPLES / "calibration.txt")
 PARSER.add_argument("--held-out", type=Path, default=EXAMPLES / "held-out.txt")
 PARSER.add_argument("--other", type=Path, help="a text of another kind, such as wiki.test.raw")
@@ -41,26 +46,27 @@ def run(given: Namespace, *words: object) -> dict[str, Any]:
     return answer
 
 
-def make(given: Namespace, checkpoint: Path, folder: Path) -> dict[str, list[Path]]:
+def make(given: Namespace, origin: Path, folder: Path) -> dict[str, list[Path]]:
     """By level the files of all sides."""
     full, imatrix = folder / "full.gguf", folder / "imatrix.gguf"
-    levels = given.levels.split()
-    note(f"{checkpoint.name}: calibrating")
-    words = (minitron_path(given), "convert", checkpoint, "--outtype", "f16", "-o", full, "-q")
-    subprocess.run(list(map(str, words)), check=True)
-    run(given, "imatrix", full, "-f", given.calibration, "-o", imatrix)
-    how = {
-        "plain": ("--imatrix", imatrix),
-        **{
-            side: ("--gptq", side, "--text", given.calibration, "--effort", given.effort)
-            for side in SIDES[1:]
-        },
-    }
+    levels, most = given.levels.split(), given.calibration_chunks
+    note(f"{origin.name}: calibrating")
+    if origin.is_dir():
+        words = (minitron_path(given), "convert", origin, "--outtype", "f16", "-o", full, "-q")
+        subprocess.run(list(map(str, words)), check=True)
+    else:
+        shutil.copyfile(origin, full)
+    some = ("--chunks", most) if most else ()
+    run(given, "imatrix", full, "-f", given.calibration, "-o", imatrix, *some)
+    some = ("--calibration-chunks", most) if most else ()
+    gptq = ("--text", given.calibration, "--effort", given.effort, *some)
+    how = {"plain": ("--imatrix", imatrix)} | {side: ("--gptq", side, *gptq) for side in SIDES[1:]}
     for side, options in how.items():
-        note(f"{checkpoint.name}: quantizing, {side}")
         source = folder / f"{side}.gguf"
         source.hardlink_to(full)
+        began = time.monotonic()
         run(given, "quantize", source, *levels, "-d", folder, *options)
+        note(f"{origin.name}: quantized, {side}, in {time.monotonic() - began:.0f} s")
     return {level: [folder / f"{side}-{level}.gguf" for side in SIDES] for level in levels}
 
 
@@ -114,16 +120,16 @@ def main() -> int:
     parts += [f"- {name}: {value}" for name, value in machine().items()]
     parts += [f"- calibration: {given.calibration.name}, effort {given.effort}", ""]
     worse = 0
-    for checkpoint in given.checkpoint or [EXAMPLES / name for name in MODELS]:
+    for origin in given.source or [EXAMPLES / name for name in MODELS]:
         with tempfile.TemporaryDirectory(prefix="minitron-benchmark-") as folder:
-            files = make(given, checkpoint, Path(folder))
+            files = make(given, origin, Path(folder))
             for text in texts:
-                note(f"{checkpoint.name}: measuring on {text.name}")
+                note(f"{origin.name}: measuring on {text.name}")
                 rows = measure(given, files, text)
                 worse += sum(row["kld"][-1] >= min(row["kld"][:-1]) for row in rows)
                 shown = table(rows)
-                parts += [f"## {checkpoint.name}, {text.name}", "", shown, ""]
-                print(f"\n{checkpoint.name}, {text.name}\n{shown}", flush=True)
+                parts += [f"## {origin.name}, {text.name}", "", shown, ""]
+                print(f"\n{origin.name}, {text.name}\n{shown}", flush=True)
     if given.result:
         given.result.write_text("\n".join(parts), encoding="utf-8")
     return 1 if worse else 0

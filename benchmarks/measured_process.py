@@ -124,7 +124,7 @@ def measure(
             stdin=subprocess.DEVNULL,
             stdout=captured,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
+            process_group=0,
             preexec_fn=enter,
         )
         watch = Watch(process.pid)

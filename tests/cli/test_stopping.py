@@ -33,7 +33,7 @@ report = ["csv"]
 
 @pytest.fixture
 def press_after(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Send Ctrl-C when so many events of a stage have come; once."""
+    """Send Ctrl-C when so many events of a stage have come with work done; once."""
 
     def prepare(stage: str, events: int) -> None:
         seen: list[Event] = []
@@ -41,7 +41,7 @@ def press_after(monkeypatch: pytest.MonkeyPatch) -> Any:
 
         def press(display: Display, event: Event) -> None:
             listen(display, event)
-            seen.extend([event] if event.stage == stage else [])
+            seen.extend([event] if event.stage == stage and event.done else [])
             if len(seen) == events:
                 seen.extend([event])
                 signal.raise_signal(signal.SIGINT)

@@ -192,6 +192,7 @@ class _Collection:
         sums = GramSums(step.blocks, best_arrays())
         watch = InputHook([*step.blocks], sums.add)
         how = self._settings.chunks
+        progress(Event("covariance", number, len(self._passes), "runs", "of the text"))
         try:
             with open_context(model, how.context(), watch.hook) as context:
                 # logits of every token, or llama.cpp drops rows before the last layer's FFN

@@ -135,6 +135,7 @@ class _Run:
         collector = Collector(accumulator, self.saved.entries, selects, settings.perplexity)
         total = sum(len(chunks) for chunks in self._texts)
         threads = settings.chunks.threads or default_threads()
+        progress(Event("imatrix", self.saved.chunks, total, "chunks"))
         with (
             stop.keeping(lambda: self._state.kept(total)),
             ThreadPoolExecutor(threads, thread_name_prefix="score") as pool,

@@ -152,6 +152,7 @@ class _Measurement:
     def measure(self, chunks: Tokens) -> None:
         """Continue after each tensor's last chunk; the time budget does not cut the first chunk."""
         total = len(chunks) * sum(name in self.prober for name in self.tensors)
+        self.progress(Event("sensitivity", self._done, total, "measurements"))
         try:
             self._measure(chunks, total)
         except KeyboardInterrupt as interrupt:

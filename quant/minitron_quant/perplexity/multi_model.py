@@ -122,6 +122,7 @@ class _Evaluation:
     def score_one(self, path: Path, number: int) -> None:
         """Score a model without a reference; `number` is its place among the settings' models."""
         models = len(self._settings.paths)
+        self._progress(Event("perplexity", number, models, "models", path.name))
         with ExitStack() as stack:
             model = self._models.load(path, stack)
             evaluator = self._evaluator(model)
@@ -181,6 +182,7 @@ class _Evaluation:
             beside = {each.key: f"{each.path.name} on the text" for each in (model, *others)}
             keys = list(beside)
             starts = evaluator.unknown_starts(keys)
+            self._progress(Event("divergence", 0, len(evaluator.tokens), "chunks"))
 
             def report(job: ScoringJob) -> None:
                 if job.key in keys:

@@ -53,6 +53,7 @@ def answer_choices(
     answers: list[Answer] = []
     shortened = 0
     right = 0
+    progress(Event("tasks", 0, len(questions), "questions"))
     for start in range(0, len(questions), _WINDOW):
         window = questions[start : start + _WINDOW]
         encoded = [encode(model, question) for question in window]
@@ -91,6 +92,7 @@ def answer_problems(
 
     how = GreedySettings(task.stop, n_predict, settings.n_batch, settings.threads)
     prompts = [problem.prompt for problem in problems]
+    on_done(0)
     texts, shortened = generate_batch(model, prompts, how, on_done)
     results = [task.extract(text) for text in texts]
     answers = [

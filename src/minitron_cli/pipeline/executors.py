@@ -65,6 +65,7 @@ class Cluster:
         alone = [replace(settings, models=(path,), state=None) for path in settings.paths]
         futures = [self._client.submit(_measure, each, pure=False) for each in alone]
         first: Exception | None = None
+        listener(Event("perplexity", 0, len(futures), "models"))
         try:
             for done, future in enumerate(futures, 1):
                 try:

@@ -14,8 +14,7 @@ _BAR = 20
 class Totals:
     """A stage that began at `started`, in seconds of a monotonic clock.
 
-    The speed counts from the first event on: what an earlier run had done took no time of this one,
-    and the first piece of work also paid for the start.
+    The speed counts from the first event on: what an earlier run had done took no time of this one.
     """
 
     def __init__(self, event: Event, started: float, now: float) -> None:
