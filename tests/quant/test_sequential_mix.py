@@ -39,6 +39,7 @@ from minitron_quant.quantize.prepare import QuantizeSettings
 TYPES = frozenset(TYPE_ID[name] for name in ("iq2_xxs", "q2_K", "q4_0"))
 CHUNKS = ChunkSettings(n_ctx=128, n_batch=128, limit=8, threads=1)
 TEXT = EXAMPLES / "calibration.txt"
+BYTES = 610_000
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -67,7 +68,7 @@ def inputs(nano_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> MixSet
         collect_covariance(loaded, CovarianceSettings((TEXT,), CHUNKS), covariance)
     quantize = QuantizeSettings(model, (), threads=1)
     sequential = SequentialSettings((TEXT,), CHUNKS)
-    target = MixTarget(bits=3.3)
+    target = MixTarget(size=BYTES)
     return MixSettings(
         quantize, wanted.output, target, covariance=covariance, sequential=sequential
     )
@@ -183,6 +184,7 @@ def test_mix_is_replaced_by_what_diverges_less(
     found = MixBuilder(replace(job_in(inputs, tmp_path), held_out=held_out)).make()
     assert found.kept is not None and found.verification == proof
     assert [path.name for path in tmp_path.glob("*.gguf")] == [found.kept.path.name]
+    assert BYTES - 5_000 < max(made.result.bytes, found.kept.bytes) <= BYTES
     method = open_gguf(found.kept.path).metadata.get("minitron.gptq.method")
     if better == "preset":
         assert (found.kept.level, found.gptq, method) == ("Q2_K", None, None)
@@ -206,6 +208,8 @@ def test_mix_refuses_texts_that_do_not_go_together(
     fewer = SequentialSettings((TEXT,), replace(CHUNKS, limit=6))
     with pytest.raises(Usage, match=r"nano\.covariance\.gguf was collected on another text"):
         MixBuilder(replace(settings, sequential=fewer))
+    with pytest.raises(Usage, match="is solved for a covariance"):
+        MixBuilder(replace(settings, covariance=None))
     calibration = replace(held_out, text=TEXT)
     with pytest.raises(Usage, match="proves nothing"):
         MixBuilder(replace(settings, held_out=calibration))

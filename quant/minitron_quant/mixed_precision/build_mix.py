@@ -6,6 +6,7 @@ from pathlib import Path
 
 from minitron_core.atomic_files import write_whole
 from minitron_core.errors import Damaged, NotFound, Usage
+from minitron_core.gguf import DEFAULT_ALIGNMENT
 from minitron_core.hashing import file_sha256
 from minitron_core.progress import Event, Progress, ignore
 from minitron_quant.gptq.estimate import Method
@@ -118,6 +119,8 @@ class MixBuilder:
         self.imatrix = find_imatrix(settings, self.sensitivity)
         self._quantize = replace(settings.quantize, imatrix=self.imatrix, output=None)
         self._gptq: MixCodes | None = None
+        if settings.covariance is None and settings.sequential is not None:
+            raise Usage("a mix with sequential GPTQ is solved for a covariance", "collect one")
         if settings.covariance is not None:
             given = settings.covariance, settings.sequential
             self._gptq = MixCodes(self._quantize, *given, progress)
@@ -141,7 +144,9 @@ class MixBuilder:
         target = target or self._settings.target
         budget = self._budget(target)
         if budget is not None:
-            return self.solver.for_size(budget)
+            sequential = self._gptq is not None and self._gptq.method == "sequential"
+            # the same mix with independent codes, which may replace it, has a longer name
+            return self.solver.for_size(budget - DEFAULT_ALIGNMENT if sequential else budget)
         if target.bits is not None:
             return self.solver.for_bits(target.bits)
         return self.solver.for_divergence(target.max_kld or 0.0)
