@@ -178,7 +178,15 @@ def test_mix_is_replaced_by_what_diverges_less(
         for name, kld in klds.items()
     }
     hashes = file_sha256(held_out.text), made.result.sha256
-    proof = Verification(held_out.text.name, *hashes, 4, 0.6, 0.01, **others)
+    proof = Verification(
+        held_out.text.name,
+        *hashes,
+        4,
+        0.6,
+        0.01,
+        preset=others["preset"],
+        independent=others["independent"],
+    )
     stored = tmp_path / sibling(made.result.path, "verification.json").name
     stored.write_text(json.dumps(proof.document()))
     found = MixBuilder(replace(job_in(inputs, tmp_path), held_out=held_out)).make()
@@ -195,8 +203,8 @@ def test_mix_is_replaced_by_what_diverges_less(
         assert [*tmp_path.glob("*.types.txt")] == [sibling(found.kept.path, "types.txt")]
         # the embedding is looked up: both have it as the matrix of the sensitivity says
         ours, theirs = open_gguf(made.result.path), open_gguf(found.kept.path)
-        embeddings = [file.data(file.tensor(EMBEDDING)) for file in (ours, theirs)]
-        np.testing.assert_array_equal(*embeddings)
+        first, second = (file.data(file.tensor(EMBEDDING)) for file in (ours, theirs))
+        np.testing.assert_array_equal(first, second)
         # its prediction is of its own codes
         assert found.recipe.predicted != made.recipe.predicted
 
