@@ -22,6 +22,7 @@ from minitron_quant.covariance.collect import CovarianceSettings, collect_covari
 from minitron_quant.gptq.sequential_levels import SequentialSettings
 from minitron_quant.mixed_precision import costs as costs_module
 from minitron_quant.mixed_precision import mix_codes
+from minitron_quant.mixed_precision.alternatives import Alternatives
 from minitron_quant.mixed_precision.build_mix import (
     BuiltMix,
     MixBuilder,
@@ -168,10 +169,12 @@ def test_mix_is_replaced_by_what_diverges_less(
     inputs: MixSettings,
     made: BuiltMix,
     held_out: MeasureSettings,
+    monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
     for path in made.result.path.parent.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
+        if not path.name.endswith("verification.json"):
+            (tmp_path / path.name).write_bytes(path.read_bytes())
     klds = {"independent": 0.59, "preset": 0.59} | {better: 0.5}
     others = {
         name: Baseline(0.6, kld, Difference(0.6 - kld, 0, 1), "Q2_K", 1)
@@ -187,10 +190,11 @@ def test_mix_is_replaced_by_what_diverges_less(
         preset=others["preset"],
         independent=others["independent"],
     )
-    stored = tmp_path / sibling(made.result.path, "verification.json").name
-    stored.write_text(json.dumps(proof.document()))
-    found = MixBuilder(replace(job_in(inputs, tmp_path), held_out=held_out)).make()
-    assert found.kept is not None and found.verification == proof
+    monkeypatch.setattr(Alternatives, "measure", lambda *_: proof)
+    settings = replace(job_in(inputs, tmp_path), held_out=held_out)
+    found = MixBuilder(settings).make()
+    assert found.kept is not None and found.verification is not None
+    assert replace(found.verification, made_from="") == proof
     assert [path.name for path in tmp_path.glob("*.gguf")] == [found.kept.path.name]
     assert BYTES - 5_000 < max(made.result.bytes, found.kept.bytes) <= BYTES
     method = open_gguf(found.kept.path).metadata.get("minitron.gptq.method")
@@ -207,6 +211,12 @@ def test_mix_is_replaced_by_what_diverges_less(
         np.testing.assert_array_equal(first, second)
         # its prediction is of its own codes
         assert found.recipe.predicted != made.recipe.predicted
+    # what was kept is up to date: the mix is not made a second time
+    events: list[Event] = []
+    again = MixBuilder(settings, events.append).make()
+    assert again.kept == replace(found.kept, kept=True)
+    assert again.recipe == found.recipe and again.verification == found.verification
+    assert "layers" not in {event.unit for event in events}
 
 
 def test_mix_refuses_texts_that_do_not_go_together(

@@ -7,13 +7,13 @@ from pathlib import Path
 from minitron_core.atomic_files import write_whole
 from minitron_core.errors import Damaged, NotFound, Usage
 from minitron_core.gguf import DEFAULT_ALIGNMENT
-from minitron_core.hashing import file_sha256
+from minitron_core.hashing import file_sha256, fingerprint
 from minitron_core.progress import Event, Progress, ignore
 from minitron_quant.gptq.estimate import Method
 from minitron_quant.gptq.sequential_levels import SequentialSettings
 from minitron_quant.levels import Level
 from minitron_quant.mixed_precision.alternatives import Alternatives
-from minitron_quant.mixed_precision.held_out import Other, Verification
+from minitron_quant.mixed_precision.held_out import Other, Verification, read_verification
 from minitron_quant.mixed_precision.measure import check_model
 from minitron_quant.mixed_precision.mix_codes import MixCodes
 from minitron_quant.mixed_precision.sensitivity_file import Sensitivity, read_sensitivity
@@ -22,11 +22,10 @@ from minitron_quant.model_files import open_model_files
 from minitron_quant.perplexity.held_out import (
     mean_kld,
     measure_divergence,
-    read_stored,
     refuse_calibration_text,
 )
 from minitron_quant.perplexity.settings import MeasureSettings
-from minitron_quant.quantize.prepare import QuantizeSettings, prepare
+from minitron_quant.quantize.prepare import QuantizeJob, QuantizeSettings, count_types, prepare
 from minitron_quant.quantize.recipe import Recipe
 from minitron_quant.quantize.run import LevelResult, discard, run
 
@@ -166,6 +165,9 @@ class MixBuilder:
             made = self._correct(most, held)
         else:
             recipe = self._predicted(self.solve())
+            known = self._replaced_before(recipe, held) if held else None
+            if known is not None:
+                return known
             made = self._made(recipe, self._write(recipe))
         write_whole(made.recipe_file, made.recipe.text)
         return made if held is None else self._verify(made, held)
@@ -190,11 +192,19 @@ class MixBuilder:
             return 1.0
         return self._gptq.predict(recipe, self.sensitivity) / recipe.predicted
 
-    def _write(self, recipe: Recipe) -> LevelResult:
+    def _job(self, recipe: Recipe) -> QuantizeJob:
         settings = replace(self._quantize, levels=(recipe,))
-        job = prepare(settings) if self._gptq is None else self._gptq.job(settings)
-        (result,) = run(job, self._progress)
+        return prepare(settings) if self._gptq is None else self._gptq.job(settings)
+
+    def _write(self, recipe: Recipe) -> LevelResult:
+        (result,) = run(self._job(recipe), self._progress)
         return result
+
+    def _made_from(self, job: QuantizeJob) -> str:
+        """A hash over all that the file of a job with one mix depends on."""
+        codes = self._gptq.made_from if self._gptq else ""
+        inputs = (self.sensitivity.model["sha256"], self.sensitivity.imatrix["sha256"], codes)
+        return fingerprint(job.outputs[0].recipe, *inputs)
 
     def _correct(self, most: float, held: MeasureSettings) -> BuiltMix:
         """Solve again, the prediction corrected by the measured divergence."""
@@ -224,15 +234,32 @@ class MixBuilder:
 
     def _verify(self, made: BuiltMix, held: MeasureSettings) -> BuiltMix:
         stored = sibling(made.result.path, "verification.json")
-        verification = _stored(stored, made.result, held)
-        if verification is None:
+        verification = read_verification(stored, held)
+        if verification is None or verification.file_sha256 != made.result.sha256:
             solved, scratch = (made.recipe, made.result), sibling(made.result.path, "verification")
             budget = self._budget(self._settings.target) or made.result.bytes
-            verification = self._alternatives.measure(solved, budget, self.solver, held, scratch)
+            measured = self._alternatives.measure(solved, budget, self.solver, held, scratch)
+            made_from = self._made_from(self._job(made.recipe))
+            verification = replace(measured, made_from=made_from)
             write_whole(stored, json.dumps(verification.document(), indent=1) + "\n")
         made = replace(made, verification=verification)
         other = verification.replaced_by
         return made if other is None else self._replaced(made, other)
+
+    def _replaced_before(self, recipe: Recipe, held: MeasureSettings) -> BuiltMix | None:
+        """What an earlier call kept in the place of a mix, which need not be made again."""
+        job = self._job(recipe)
+        (output,) = job.outputs
+        verification = read_verification(sibling(output.path, "verification.json"), held)
+        other = verification.replaced_by if verification else None
+        if verification is None or other is None or self._quantize.replace == "always":
+            return None
+        if verification.made_from != self._made_from(job):
+            return None
+        bits, types = job.bits_per_weight(output), count_types(output.planned)
+        sha256 = verification.file_sha256
+        result = LevelResult(output.name, output.path, output.bytes, bits, types, sha256, 0, True)
+        return self._replaced(replace(self._made(recipe, result), verification=verification), other)
 
     def _replaced(self, made: BuiltMix, other: Other) -> BuiltMix:
         """The better file in the place of the mix."""
@@ -274,14 +301,3 @@ def find_imatrix(settings: MixSettings, sensitivity: Sensitivity) -> Path:
         f"{used.get('name')} belongs to {settings.sensitivity} and is not beside it",
         "put it back there, or measure again: minitron sensitivity MODEL -f TEXT",
     )
-
-
-def _stored(path: Path, result: LevelResult, held: MeasureSettings) -> Verification | None:
-    """The verification of an earlier run, if it was of this file on this text."""
-    verification = read_stored(path, Verification.from_document)
-    if verification is None:
-        return None
-    same = verification.file_sha256 == result.sha256 and verification.text_sha256 == file_sha256(
-        held.text
-    )
-    return verification if same and held.chunks.limit in (None, verification.chunks) else None

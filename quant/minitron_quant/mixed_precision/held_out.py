@@ -7,6 +7,7 @@ GPTQ is beside the same mix with independent GPTQ instead.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from minitron_core.hashing import file_sha256
@@ -16,6 +17,7 @@ from minitron_quant.perplexity.held_out import (
     compare_kld,
     mean_kld,
     measure_divergence,
+    read_stored,
 )
 from minitron_quant.perplexity.settings import MeasureSettings
 from minitron_quant.quantize.run import LevelResult
@@ -34,7 +36,10 @@ class Baseline(KldComparison):
 
 @dataclass(frozen=True)
 class Verification:
-    """What was measured on which text; kld ± error is the mix's, in nats per token."""
+    """What was measured on which text; kld ± error is the mix's, in nats per token.
+
+    made_from: a hash over all that the mix was made from.
+    """
 
     text: str
     text_sha256: str
@@ -45,6 +50,7 @@ class Verification:
     preset: Baseline | None = None
     random: Baseline | None = None
     independent: Baseline | None = None
+    made_from: str = ""
 
     @property
     def others(self) -> dict[Other, Baseline]:
@@ -74,6 +80,14 @@ class Verification:
             if values[name] is not None:
                 values[name] = Baseline.from_document(values[name])
         return cls(**values)
+
+
+def read_verification(path: Path, settings: MeasureSettings) -> Verification | None:
+    """What an earlier run measured on the same text, of whatever file."""
+    found = read_stored(path, Verification.from_document)
+    if found is None or found.text_sha256 != file_sha256(settings.text):
+        return None
+    return found if settings.chunks.limit in (None, found.chunks) else None
 
 
 def verify_mix(

@@ -62,6 +62,11 @@ class MixCodes:
         return self.independent.texts
 
     @property
+    def made_from(self) -> str:
+        """A hash over all that the codes depend on besides the model and the types."""
+        return (self._sequential or self.independent).made_from
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """A warning if the text is short for the width of the inputs."""
         return (self._sequential or self.independent).notes
