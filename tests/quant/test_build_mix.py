@@ -204,11 +204,9 @@ def test_make_corrects_the_prediction_by_the_measured_divergence(
     monkeypatch.setattr(make_module, "measure_divergence", worse_than_predicted)
     monkeypatch.setattr(alternatives, "verify_mix", lambda *_: verified)
     made = MixBuilder(replace(job, target=MixTarget(max_kld=0.05), held_out=held_out)).make()
-    assert (
-        made.verification is verified
-        and made.met
-        and 0.9 * 0.05 <= 1.5 * made.recipe.predicted <= 0.05
-    )
+    assert made.verification is not None
+    assert replace(made.verification, made_from="") == verified
+    assert made.met and 0.9 * 0.05 <= 1.5 * made.recipe.predicted <= 0.05
     assert [path.name for path in tmp_path.glob("*.gguf")] == [made.result.path.name]
 
 

@@ -1,5 +1,6 @@
 """Sequential GPTQ: better files of the same size, the same bytes whatever happens on the way."""
 
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -150,10 +151,12 @@ def test_sequential_gives_the_same_bytes_with_two_threads_and_for_one_level(
     assert made(settings)["Q4_0"].path.read_bytes() == files["Q4_0"].path.read_bytes()
 
 
-def test_sequential_keeps_nothing_of_another_text_or_source(
+def test_sequential_keeps_nothing_of_other_settings_or_another_model(
     two_layers: Path, tmp_path: Path
 ) -> None:
-    settings = settings_of(two_layers, tmp_path, ["Q4_0"])
+    source = tmp_path / two_layers.name
+    source.write_bytes(two_layers.read_bytes())
+    settings = settings_of(source, tmp_path / "settings", ["Q4_0"])
 
     def kill(event: Event) -> None:
         if event.stage == "gptq" and event.done > 1:
@@ -161,6 +164,7 @@ def test_sequential_keeps_nothing_of_another_text_or_source(
 
     with pytest.raises(Killed):
         made(settings, kill)
+    shutil.copytree(tmp_path / "settings", tmp_path / "model")
     seen: list[float] = []
 
     def halt(event: Event) -> None:
@@ -170,7 +174,11 @@ def test_sequential_keeps_nothing_of_another_text_or_source(
     drift = DriftSettings(gamma=0)
     with pytest.raises(Killed):
         list(run(levels_of(settings, drift=drift).job(settings), halt))
-    assert seen == [0]
+    # a model of the same name and size
+    os.utime(source, ns=(1, 1))
+    with pytest.raises(Killed):
+        made(replace(settings, directory=tmp_path / "model"), halt)
+    assert seen == [0, 0]
 
 
 def test_sequential_refuses_a_disk_without_room_for_states(
