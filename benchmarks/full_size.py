@@ -74,7 +74,15 @@ class Files:
 def steps(files: Files) -> dict[str, Command]:
     """Every step's command line after `minitron`, in order."""
     full, matrix = files.full, files.matrix
-    table: Command = (*map(files.level, LEVELS), "--reference", full, "-f", files.held_out, "--chunks", 2)
+    table: Command = (
+        *map(files.level, LEVELS),
+        "--reference",
+        full,
+        "-f",
+        files.held_out,
+        "--chunks",
+        2,
+    )
     hellaswag: Command = ("--task", "hellaswag", "--data", files.questions, "--limit", 20)
     quantize: Command = ("quantize", full, "--imatrix", matrix, "-d", files.levels)
     gptq: Command = (

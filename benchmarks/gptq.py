@@ -8,6 +8,8 @@ are measured on examples/held-out.txt and on a text of another kind, over the sa
 """
 
 import json
+import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -46,8 +48,8 @@ def run(given: Namespace, *words: object) -> dict[str, Any]:
     return answer
 
 
-def make(given: Namespace, origin: Path, folder: Path) -> dict[str, list[Path]]:
-    """By level the files of all sides."""
+def make(given: Namespace, origin: Path, folder: Path, costs: list[str]) -> dict[str, list[Path]]:
+    """By level the files of all sides; what each of them took is added to costs."""
     full, imatrix = folder / "full.gguf", folder / "imatrix.gguf"
     levels, most = given.levels.split(), given.calibration_chunks
     note(f"{origin.name}: calibrating")
@@ -64,9 +66,14 @@ def make(given: Namespace, origin: Path, folder: Path) -> dict[str, list[Path]]:
     for side, options in how.items():
         source = folder / f"{side}.gguf"
         source.hardlink_to(full)
-        began = time.monotonic()
+        note(f"{origin.name}: quantizing, {side}")
+        began, before = time.monotonic(), os.times()
         run(given, "quantize", source, *levels, "-d", folder, *options)
-        note(f"{origin.name}: quantized, {side}, in {time.monotonic() - began:.0f} s")
+        after, wall = os.times(), time.monotonic() - began
+        cpu = after.children_user + after.children_system
+        cpu -= before.children_user + before.children_system
+        most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+        costs.append(f"{side} {wall:.0f} s, CPU {cpu:.0f} s, at most {most / 1024:.0f} MiB so far")
     return {level: [folder / f"{side}-{level}.gguf" for side in SIDES] for level in levels}
 
 
@@ -122,7 +129,10 @@ def main() -> int:
     worse = 0
     for origin in given.source or [EXAMPLES / name for name in MODELS]:
         with tempfile.TemporaryDirectory(prefix="minitron-benchmark-") as folder:
-            files = make(given, origin, Path(folder))
+            costs: list[str] = []
+            files = make(given, origin, Path(folder), costs)
+            parts += [f"{origin.name}: {'; '.join(costs)}", ""]
+            print(parts[-2], flush=True)
             for text in texts:
                 note(f"{origin.name}: measuring on {text.name}")
                 rows = measure(given, files, text)

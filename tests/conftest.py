@@ -17,6 +17,7 @@ from typing import Any
 import hypothesis
 import pytest
 
+from helpers.python_server import PythonServer
 from helpers.support import EXAMPLES, RECORDED, Ran, made_once, quantize
 from minitron_cli.main import main
 from minitron_convert.convert import ConvertSettings, convert
@@ -102,6 +103,14 @@ def nemotron_levels(
         tmp_path_factory.getbasetemp() / "nemotron-levels",
         lambda folder: quantize(nano_nemotron, folder, "all", imatrix=imatrix),
     )
+
+
+@pytest.fixture(scope="session")
+def python() -> Iterator[PythonServer]:
+    """Runs programs in processes of their own, each with an environment for huggingface_hub."""
+    server = PythonServer()
+    yield server
+    server.close()
 
 
 def end_logging() -> None:

@@ -21,6 +21,20 @@ from minitron_core.gguf import ValueType
 
 PARTS = ("src", "convert", "quant")
 Run = Callable[..., str]
+Commands = Callable[..., list[str]]
+# given as JSON; the answers are divided by what no answer contains
+COMMANDS = """
+import json, sys
+from minitron_cli.main import main
+for words in json.loads(sys.argv[1]):
+    sys.argv[1:] = words
+    try:
+        main()
+    except SystemExit as left:
+        if left.code:
+            raise
+    sys.stdout.write(chr(0))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +42,8 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the source with every recipe applied."""
     folder = tmp_path_factory.mktemp("extended")
     for part in PARTS:
-        unused = shutil.ignore_patterns("__pycache__", "build")
-        shutil.copytree(ROOT / part, folder / part, ignore=unused)
+        # with what is compiled already: Python compiles again what a recipe changes
+        shutil.copytree(ROOT / part, folder / part)
     applied = 0
     for block in blocks(ROOT / "CONTRIBUTING.md"):
         if block.language != "python" or block.mark is None:
@@ -65,9 +79,14 @@ def run(extended: Path, tmp_path: Path) -> Run:
 
 
 @pytest.fixture
-def minitron(run: Run) -> Run:
-    """Run a command in the copy."""
-    return lambda *arguments: run("-m", "minitron_cli", *arguments)
+def minitron(run: Run) -> Commands:
+    """Run commands in the copy, one after another in a process; returns the stdout of each."""
+
+    def answers(*commands: tuple[object, ...]) -> list[str]:
+        words = json.dumps([list(map(str, command)) for command in commands])
+        return run("-c", COMMANDS, words).split("\0")[:-1]
+
+    return answers
 
 
 @pytest.fixture(scope="module")
@@ -83,39 +102,49 @@ def job(folder: Path, **sections: str) -> Path:
     return path
 
 
-def test_architecture_is_one_record(minitron: Run, run: Run, tmp_path: Path) -> None:
+def test_architecture_is_one_record(minitron: Commands, run: Run, tmp_path: Path) -> None:
     checkpoint = tmp_path / "tern"
     shutil.copytree(EXAMPLES / "nano-llama", checkpoint)
     config: dict[str, Any] = json.loads((checkpoint / "config.json").read_text())
     config["architectures"] = ["TernForCausalLM"]
     (checkpoint / "config.json").write_text(json.dumps(config))
-    plan = json.loads(minitron("convert", checkpoint, "--dry-run", "--json"))
+    (answer,) = minitron(("convert", checkpoint, "--dry-run", "--json"))
+    plan = json.loads(answer)
     assert plan["architecture"] == "llama" and plan["tensors"] > 50
     assert "| TernForCausalLM | llama | Tern-1B |" in run("-m", "minitron_convert.families")
 
 
-def test_level_is_one_row(minitron: Run, model: Path, tmp_path: Path) -> None:
-    assert "Q8_TERN" in minitron("quantize", "--help")
-    (made,) = json.loads(minitron("quantize", model, "q8_tern", "-d", tmp_path, "--json"))["levels"]
+def test_level_is_one_row(minitron: Commands, model: Path, tmp_path: Path) -> None:
+    told, answer, plan = minitron(
+        ("quantize", "--help"),
+        ("quantize", model, "q8_tern", "-d", tmp_path, "--json"),
+        ("run", job(tmp_path, quantize='levels = ["Q8_TERN"]'), "--dry-run"),
+    )
+    assert "Q8_TERN" in told
+    (made,) = json.loads(answer)["levels"]
     assert made["level"] == "Q8_TERN" and Path(made["path"]).name == "model-Q8_TERN.gguf"
-    plan = minitron("run", job(tmp_path, quantize='levels = ["Q8_TERN"]'), "--dry-run")
     assert "Q8_TERN.gguf" in plan
 
 
-def test_task_is_one_module(minitron: Run, model: Path, tmp_path: Path) -> None:
-    assert "tern" in minitron("tasks", "--help")
+def test_task_is_one_module(minitron: Commands, model: Path, tmp_path: Path) -> None:
     data = tmp_path / "tern.tsv"
     data.write_text("The house\tstood\txylophone\nThe old\tman\tqwerty\n")
-    found = json.loads(minitron("tasks", model, "--task", "tern", "--data", data, "--json"))
-    assert found["rows"][0]["questions"] == 2
     sections = {"quantize": 'levels = ["Q8_0"]', "tasks": 'tern = "tern.tsv"'}
-    plan = minitron("run", job(tmp_path, **sections), "--dry-run")
+    told, answer, plan = minitron(
+        ("tasks", "--help"),
+        ("tasks", model, "--task", "tern", "--data", data, "--json"),
+        ("run", job(tmp_path, **sections), "--dry-run"),
+    )
+    assert "tern" in told
+    assert json.loads(answer)["rows"][0]["questions"] == 2
     assert "tern.tsv" in plan
 
 
-def test_sampler_option_is_one_row(minitron: Run, run: Run, model: Path, tmp_path: Path) -> None:
-    for command in ("generate", "chat"):
-        assert "--tern-bonus" in minitron(command, "--help")
+def test_sampler_option_is_one_row(
+    minitron: Commands, run: Run, model: Path, tmp_path: Path
+) -> None:
+    for told in minitron(("generate", "--help"), ("chat", "--help")):
+        assert "--tern-bonus" in told
     key = "general.sampling.tern_bonus"
     recommends = with_entry(model, tmp_path / "tern.gguf", key, ValueType.FLOAT32, 0.25)
     code = (
@@ -131,11 +160,12 @@ def test_sampler_option_is_one_row(minitron: Run, run: Run, model: Path, tmp_pat
     assert run("-c", code, recommends).split() == ["0.25", "0.5"]
 
 
-def test_measure_is_one_field(minitron: Run, model: Path, tmp_path: Path) -> None:
+def test_measure_is_one_field(minitron: Commands, model: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text((EXAMPLES / "held-out.txt").read_text()[:4000])
-    minitron("quantize", model, "Q4_0", "-d", tmp_path)
     given = ("ppl", tmp_path / "model-Q4_0.gguf", "--reference", model, "-f", text)
-    assert "KLD 90 %" in minitron(*given, "--format", "md")
-    *_, row = json.loads(minitron(*given, "--json"))["rows"]
+    quantized = ("quantize", model, "Q4_0", "-d", tmp_path)
+    _, table, answer = minitron(quantized, (*given, "--format", "md"), (*given, "--json"))
+    assert "KLD 90 %" in table
+    *_, row = json.loads(answer)["rows"]
     assert row["kld_tern"] == row["kld_p90"] > 0

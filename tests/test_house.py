@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -36,8 +37,18 @@ ALLOWED = {
 }
 
 
-def imported(source: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(source.read_text())):
+@cache
+def parsed(source: Path) -> ast.Module:
+    return ast.parse(source.read_text())
+
+
+@cache
+def imported(source: Path) -> tuple[str, ...]:
+    return tuple(_imported(source))
+
+
+def _imported(source: Path) -> Iterator[str]:
+    for node in ast.walk(parsed(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -92,7 +103,7 @@ def test_modules_have_at_most_350_lines() -> None:
 def test_public_classes_of_a_package_have_names_of_their_own(package: str) -> None:
     places = defaultdict(list)
     for name, path in modules():
-        for node in ast.parse(path.read_text()).body if name == package else ():
+        for node in parsed(path).body if name == package else ():
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places[node.name].append(str(path.relative_to(PACKAGES[package])))
     assert {name: paths for name, paths in places.items() if len(paths) > 1} == {}

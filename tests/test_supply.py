@@ -4,6 +4,7 @@ import importlib.util
 import re
 import tomllib
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
+# extras that the locks leave out
+HUGE = {"torch", "lm_eval", "transformers"}
 LOCKS = ("requirements.lock", "requirements-build.lock")
 
 
@@ -42,19 +45,20 @@ def test_everything_is_pinned_with_hashes(lock: str) -> None:
 def test_the_locks_agree_with_the_project_and_with_each_other(third_party: Any) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     extras = project["project"]["optional-dependencies"]
-    core = [Requirement(each) for each in project["project"]["dependencies"]]
     wanted = project["build-system"]["requires"]
-    wanted += extras["dev"] + project["dependency-groups"]["build"]
+    wanted += extras.pop("dev") + project["dependency-groups"]["build"]
+    ranges = [*project["project"]["dependencies"], *chain.from_iterable(extras.values())]
     pinned = third_party.locked()
     for requirement in map(Requirement, wanted):
         version = pinned[canonicalize_name(requirement.name)]
         assert str(requirement.specifier) == f"=={version}", requirement
     # a library's users need room beside other packages; llama.cpp is one version
-    for requirement in core:
-        assert pinned[canonicalize_name(requirement.name)] in requirement.specifier, requirement
+    for requirement in map(Requirement, ranges):
+        # the locks are for running the tests: they lack what needs gigabytes
+        version = pinned.get(canonicalize_name(requirement.name))
+        assert version in requirement.specifier if version else requirement.name in HUGE
         exact = str(requirement.specifier).startswith("==")
         assert exact is (requirement.name == "llama-cpp-python"), requirement
-    assert set(wanted) >= set(extras["serve"] + extras["cluster"])
     both = [entry.split(" ")[0] for lock in LOCKS for entry in entries(lock)]
     assert len({one.split("==")[0] for one in both}) == len(set(both))
 

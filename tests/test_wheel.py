@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,24 +13,45 @@ from pathlib import Path
 
 import pytest
 
+from helpers.kernels import SOURCES, built_library
+
 ROOT = Path(__file__).parents[1]
-
-
 LIBRARY = "minitron_core/libminitron_kernels.so"
+# compiling takes seconds, and what it gives is there: a compiler that is given every source
+COMPILER = """#!/bin/sh
+set -e
+for source in {sources}; do
+  case " $* " in *" $source "*) ;; *) exit 1 ;; esac
+done
+for target; do :; done
+cp {library} "$target"
+"""
 
 
 def build(target: str, folder: Path, **environment: str) -> Path:
-    """The wheel or sdist of the tree; the kernels compile fastest without optimization."""
-    command = [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", folder]
-    chosen = {**os.environ, "CXXFLAGS": "-O0", **environment}
+    """The wheel or sdist of the tree."""
+    command = [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(folder)]
+    chosen = {**os.environ, **environment}
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env=chosen)
     (built,) = folder.iterdir()
     return built
 
 
+def compiles() -> bool:
+    return shutil.which("c++") is not None and platform.machine() == "x86_64"
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build("wheel", tmp_path_factory.mktemp("wheel"))
+    if not compiles():
+        return build("wheel", tmp_path_factory.mktemp("wheel"))
+    compiler = tmp_path_factory.mktemp("compiler") / "c++"
+    sources = " ".join(shlex.quote(str(path)) for path in SOURCES.glob("*.cpp"))
+    library = shlex.quote(str(built_library().path))
+    compiler.write_text(COMPILER.format(sources=sources, library=library))
+    compiler.chmod(0o755)
+    named = shlex.quote(str(compiler))
+    return build("wheel", tmp_path_factory.mktemp("wheel"), CXX=named, MINITRON_NATIVE="1")
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +90,11 @@ def test_the_wheel_runs_outside_the_tree(installed: Path, nano_llama: Path, tmp_
 
 
 def test_a_wheel_with_kernels_is_one_of_the_platform(wheel: Path, installed: Path) -> None:
-    compiled = shutil.which("c++") is not None and platform.machine() == "x86_64"
     system = sysconfig.get_platform().replace("-", "_")
-    assert wheel.name.endswith(f"-py3-none-{system if compiled else 'any'}.whl")
-    assert (installed / LIBRARY).is_file() == compiled
+    assert wheel.name.endswith(f"-py3-none-{system if compiles() else 'any'}.whl")
+    assert (installed / LIBRARY).is_file() == compiles()
+    if compiles():
+        assert (installed / LIBRARY).read_bytes() == built_library().path.read_bytes()
 
 
 def test_a_wheel_without_a_compiler_is_pure(tmp_path: Path) -> None:

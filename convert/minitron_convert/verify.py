@@ -211,7 +211,11 @@ def check_logits(tokens: list[int], source: Logits, model: Logits, types: set[in
     """
     wanted, found = source(tokens).astype(np.float64), model(tokens).astype(np.float64)
     if wanted.shape != found.shape or not np.isfinite(found).all():
-        return Check("logits", False, f"they are {found.shape}, not {wanted.shape}, or not finite")
+        return Check(
+            "logits",
+            False,
+            f"they are {list(found.shape)}, not {list(wanted.shape)}, or not finite",
+        )
     spread = wanted - wanted.mean(axis=-1, keepdims=True)
     error = math.sqrt(((found - wanted) ** 2).mean() / (spread**2).mean())
     same = float((found.argmax(-1) == wanted.argmax(-1)).mean())

@@ -27,7 +27,7 @@ from minitron_core.made_from import (
     record_inputs,
 )
 from minitron_core.progress import Progress, ignore
-from minitron_engine.llama.settings import GpuLayers
+from minitron_engine.llama.settings import EVERY_GPU, GpuLayers, Placement
 from minitron_quant.chunking import ChunkSettings
 from minitron_quant.imatrix.collect import CollectSettings
 from minitron_quant.model_files import open_model_files
@@ -48,6 +48,7 @@ class Calibration:
     texts: tuple[Path, ...]
     chunks: ChunkSettings = ChunkSettings()
     gpu_layers: GpuLayers = "auto"
+    placement: Placement = EVERY_GPU
 
     def collect(
         self, model: Path, output: Path, *, replaces: bool = False, progress: Progress = ignore
@@ -79,7 +80,14 @@ class Calibration:
     def run(self, model: Path, output: Path, key: str, progress: Progress) -> None:
         """Collect and write the matrix. Errors: as imatrix()."""
         settings = CollectSettings(self.texts, self.chunks)
-        imatrix(model, output, settings, gpu_layers=self.gpu_layers, progress=progress)
+        imatrix(
+            model,
+            output,
+            settings,
+            gpu_layers=self.gpu_layers,
+            placement=self.placement,
+            progress=progress,
+        )
         record_inputs([output], key)
 
 

@@ -4,7 +4,6 @@ import os
 import platform
 import shutil
 import sys
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -52,7 +51,7 @@ def examine(folder: Path) -> dict[str, Any]:
         "versions": versions(),
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
         "executable": sys.executable,
-        "devices": [asdict(device) for device in found],
+        "devices": [device._asdict() for device in found],
         "gpu_offload": bool(devices.gpus()) and bool(api.llama_supports_gpu_offload()),
         "rpc": bool(api.llama_supports_rpc()),
         "cuda_compiler": shutil.which("nvcc") or "",

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from minitron_cli.output import Output
 from minitron_core.errors import AlreadyExists, Denied, NotFound, Usage
-from minitron_core.progress import Progress
 from minitron_engine.llama.settings import (
     GpuLayers,
 )
@@ -18,6 +17,7 @@ from minitron_engine.llama.settings import (
 if TYPE_CHECKING:
     from minitron_convert.hub.models import HubModel
     from minitron_convert.hub.source import Source
+    from minitron_core.progress import Progress
     from minitron_engine.llama.model import Model
     from minitron_engine.llama.settings import GpuLayers
 

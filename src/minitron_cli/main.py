@@ -1,5 +1,6 @@
 """The `minitron` command: registration, and the one place where errors end."""
 
+import gc
 import io
 import os
 import sys
@@ -46,6 +47,8 @@ OUTPUT_RULE = (
     "the current folder. Run again with the same inputs, the command says that they are up to date "
     "and ends with 0; only --force replaces files that were made from something else."
 )
+# that start a search for garbage: numpy alone makes more than Python's 700 many times
+_NEW_OBJECTS = 10_000
 _SETTINGS: dict[str, Any] = {
     "rich_markup_mode": "rich",
     "pretty_exceptions_enable": False,
@@ -97,6 +100,13 @@ class _Command(TyperCommand):
         rest = super().parse_args(ctx, ours)
         fill_in_trained_context(ctx.params)
         return rest
+
+    def invoke(self, ctx: Any) -> Any:
+        if not gc.isenabled():  # since startup.main
+            gc.freeze()  # what was loaded until now stays
+            gc.set_threshold(_NEW_OBJECTS)
+            gc.enable()
+        return super().invoke(ctx)
 
 
 class _Group(TyperGroup):

@@ -1,11 +1,9 @@
 """The one place that writes: results to stdout, everything else to stderr."""
 
-import csv
 import io
 import json
 import logging
 import os
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,13 +12,13 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, cast
 
 from minitron_core import stop
-from minitron_core.progress import Progress
 from minitron_core.text_encoding import as_unicode
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from minitron_cli.progress.displays import Display, ProgressFormat
+    from minitron_core.progress import Progress
 
 # json: a command prints a document instead of its tables
 TableFormat = Literal["table", "md", "csv", "json"]
@@ -174,10 +172,11 @@ class Output:
             console.print(table)
 
     @contextmanager
-    def progress(self, again: str = "") -> Iterator[Progress]:
+    def progress(self, again: str = "", lost: str = "") -> "Iterator[Progress]":
         """Show what a long job does while the block runs, and answer Ctrl-C at once.
 
-        again: the option with which the same command goes on after Ctrl-C, if it needs one.
+        again: the option with which the same command goes on after Ctrl-C, if it needs one. lost:
+        what to say where nothing is kept.
         """
         from minitron_engine.process.interrupts import watched
 
@@ -188,7 +187,7 @@ class Output:
                     yield display.listen
             except KeyboardInterrupt as interrupt:
                 display.close()
-                self._say_stopped(interrupt, again)
+                self._say_stopped(interrupt, again, lost)
                 raise
 
     def _display(self) -> "Display":
@@ -207,17 +206,21 @@ class Output:
             return TerminalDisplay(self.note, self._err)
         return LineDisplay(self.note)
 
-    def _say_stopped(self, interrupt: KeyboardInterrupt, again: str) -> None:
-        """What is kept, and the command that goes on."""
-        words = sys.argv[1:] + ([again] if again and again not in sys.argv else [])
-        command = shlex.join(["minitron", *words])
+    def _say_stopped(self, interrupt: KeyboardInterrupt, again: str, lost: str) -> None:
+        """What is kept, and the command that goes on, or begins again."""
+        import shlex
+
         kept = "; ".join(stop.kept(interrupt))
+        words = sys.argv[1:]
+        if kept and again and again not in words:
+            words.insert(words.index("--") if "--" in words else len(words), again)
+        command = shlex.join(["minitron", *words])
         if self._progress == "json":
             document = {"event": "stopped", "kept": kept, "continue": command}
             _print_line(json.dumps(document, ensure_ascii=False))
         else:
-            self.note(f"stopped: {kept}" if kept else "stopped")
-            self.note(f"continue with: {command}")
+            self.note(f"stopped: {kept or lost}" if kept or lost else "stopped")
+            self.note(f"{'continue' if kept else 'run it again'} with: {command}")
 
 
 def _print_line(line: str) -> None:
@@ -235,6 +238,8 @@ def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]], left: 
 
 def csv_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """The same as CSV."""
+    import csv
+
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows([headers, *rows])
     return buffer.getvalue()

@@ -4,10 +4,10 @@ import ctypes
 import logging
 import os
 from ctypes import c_int, c_int32, c_int64, c_void_p
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from threading import Lock
+from typing import NamedTuple
 
 LIBRARY = Path(__file__).with_name("libminitron_kernels.so")
 SWITCH = "MINITRON_NATIVE"
@@ -17,8 +17,7 @@ _LOG = logging.getLogger("minitron.kernels")
 _loading = Lock()
 
 
-@dataclass(frozen=True)
-class Kernels:
+class Kernels(NamedTuple):
     """What was loaded. library: None where ggml's encoders do the work, for `reason`.
 
     level: the widest instruction set of this processor that has kernels, AVX2 or AVX512.

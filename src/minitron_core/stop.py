@@ -34,11 +34,12 @@ def check() -> None:
 
 @contextmanager
 def keeping(describe: Callable[[], str]) -> Iterator[None]:
-    """Add to a KeyboardInterrupt of the block what is kept of its work, as a note."""
+    """Add to a KeyboardInterrupt of the block what is kept of its work, if anything, as a note."""
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        interrupt.add_note(describe())
+        if note := describe():
+            interrupt.add_note(note)
         raise
 
 

@@ -4,7 +4,7 @@ import re
 
 _UTF8_MARK = b"\xef\xbb\xbf"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-_SURROGATES = re.compile("[\ud800-\udfff]")
+_SURROGATES = "[\ud800-\udfff]"
 
 
 def as_utf8(data: bytes) -> bytes:
@@ -16,4 +16,4 @@ def as_utf8(data: bytes) -> bytes:
 
 def as_unicode(text: str) -> str:
     """A text in which U+FFFD stands for each byte or surrogate that is not Unicode."""
-    return _SURROGATES.sub("\ufffd", text)
+    return text if text.isascii() else re.sub(_SURROGATES, "\ufffd", text)

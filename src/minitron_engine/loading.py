@@ -7,7 +7,6 @@ from minitron_core.errors import NotFound
 from minitron_engine.llama import devices
 from minitron_engine.llama.model import LoadProgress, Model, load_model
 from minitron_engine.llama.settings import ModelSettings, Offload
-from minitron_engine.memory.gpu_layers import choose_layers
 
 
 @contextmanager
@@ -30,6 +29,8 @@ def open_model(
     gpus = devices.select_gpus(settings.placement)
     offload = Offload(placement=settings.placement)
     if gpus and settings.gpu_layers != 0 and not settings.vocab_only:
+        from minitron_engine.memory.gpu_layers import choose_layers
+
         offload = choose_layers(settings, gpus)
     with load_model(settings, offload, gpus, progress, vocabulary_of) as model:
         yield model

@@ -13,6 +13,7 @@ from minitron_cli.options.completion import (
     complete_model,
     complete_outtype,
 )
+from minitron_convert.hub.published_names import models_called, models_in
 from minitron_convert.outtypes import OUTTYPES
 
 
@@ -80,6 +81,38 @@ def test_complete_model_lists_the_cache(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     assert complete_model("me/") == ["me/nano-GGUF:IQ2_XS", "me/nano-GGUF:Q4_K_M"]
     assert complete_model("you/") == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "levels"),
+    [
+        ("", "m:q4_k_m m:UD-Q4_K_XL m:Q5_K_M m:i1-IQ2_M m:FP16 m:chat"),
+        ("m:", "m:q4_k_m m:UD-Q4_K_XL m:Q5_K_M m:i1-IQ2_M m:FP16 m:chat"),
+        ("m:Q4", "m:Q4_K_M m:Q4_K_XL"),
+        ("m:q5", "m:q5_k_m"),
+        ("m:IQ", "m:IQ2_M"),
+        ("m:F", "m:FP16"),
+        ("m:F1", "m:F16"),
+        ("m:Q5_K_M/", "m:Q5_K_M/m"),
+        ("m:m-", "m:m-UD-Q4_K_XL m:m-FP16 m:m-chat"),
+    ],
+)
+def test_complete_model_knows_every_spelling_of_a_level(
+    typed: str, levels: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    snapshot = tmp_path / "models--me--m" / "snapshots" / "0123"
+    files = "m_q4_k_m m-UD-Q4_K_XL Q5_K_M/m-00001-of-00002 Q5_K_M/m-00002-of-00002 m.i1-IQ2_M"
+    for name in (*files.split(), "m-FP16", "m-chat", "mmproj-F16"):
+        (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
+        (snapshot / f"{name}.gguf").touch()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.chdir(tmp_path / "models--me--m")
+    found = [name for name in complete_model(f"me/{typed}") if name.startswith("me/")]
+    assert sorted(found) == sorted(f"me/{name}" for name in levels.split())
+    models = models_in(path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*.gguf"))
+    assert all(len(models_called(name.partition(":")[2], models)) == 1 for name in found)
 
 
 def test_complete_outtype_knows_types_and_levels() -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from helpers.support import EXAMPLES, fails
+from minitron_core.errors import Damaged
+from minitron_engine.llama.settings import ModelSettings
 
 TEXT = ("-f", EXAMPLES / "calibration.txt")
 COMMANDS = {
@@ -17,6 +19,9 @@ COMMANDS = {
     "bench": ("-p", 8, "-n", 0, "-r", 1),
     "generate": ("The", "-n", 1),
     "chat": ("--raw",),
+    "quantize": ("Q4_0", *TEXT, "-d", "."),
+    "quantize --gptq independent": ("Q4_0", "--text", TEXT[1], "-d", "."),
+    "quantize --gptq sequential": ("Q4_0", "--text", TEXT[1], "-d", "."),
     "tasks": ("--task", "hellaswag", "--data", "question"),
 }
 
@@ -32,8 +37,39 @@ def test_command_refuses_a_device_that_is_not_there(
     monkeypatch.chdir(tmp_path)
     Path("question").write_text("The house\n0\nstood\nfell\nran\nsang\n")
     output = ("-o", tmp_path / "made") if name in ("imatrix", "sensitivity") else ()
-    ran = minitron(name, short_llama, *COMMANDS[name], *output, "--device", "GPU9")
+    command, *options = name.split()
+    ran = minitron(command, short_llama, *options, *COMMANDS[name], *output, "--device", "GPU9")
     fails(ran, 2, "there is no device GPU9")
+
+
+def test_quantize_refuses_a_device_where_no_model_runs(
+    minitron: Any, short_llama: Path, tmp_path: Path
+) -> None:
+    ran = minitron("quantize", short_llama, "Q4_0", "-d", tmp_path, "--device", "none")
+    fails(ran, 2, "no model runs here", "-f TEXT")
+
+
+@pytest.mark.parametrize("options", [(), ("--gptq", "independent"), ("--gptq", "sequential")])
+def test_quantize_calibrates_with_the_layers_on_gpus_that_it_was_given(
+    options: tuple[str, ...],
+    minitron: Any,
+    short_llama: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loaded: list[ModelSettings] = []
+
+    def loading(settings: ModelSettings, *_others: Any) -> Any:
+        loaded.append(settings)
+        raise Damaged("enough")
+
+    monkeypatch.setenv("MINITRON_GPU_LAYERS", "3")
+    monkeypatch.setattr("minitron_engine.llama.devices.gpus", lambda: [None])
+    for module in ("minitron.loading", "minitron_quant.gptq.sequential_levels"):
+        monkeypatch.setattr(f"{module}.open_model", loading)
+    given = ("-f", EXAMPLES / "calibration.txt", "-d", tmp_path, "--split-mode", "none")
+    fails(minitron("quantize", short_llama, "Q4_0", *given, *options), 8, "enough")
+    assert [(each.gpu_layers, each.placement.split_mode) for each in loaded] == [(3, "none")]
 
 
 def test_ppl_on_a_device_of_choice_has_rows_of_its_own(

@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ET
 from itertools import combinations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from helpers.measured_levels import MEASURED
@@ -110,6 +110,7 @@ def test_box_crossed_by_lines_that_pass_through() -> None:
     st.sampled_from(["linear", "log", "asinh"]),
     st.integers(3, 9),
 )
+@example([5e-324], "linear", 3)
 def test_scale_places_values_in_order_and_ticks_inside(
     values: list[float], kind: Kind, most: int
 ) -> None:

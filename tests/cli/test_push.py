@@ -3,15 +3,14 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from helpers.python_server import Ended, PythonServer
 from minitron_quant.mixed_precision.build_mix import sibling
 
 TOKEN = "hf_marked_token_of_this_test"
@@ -44,28 +43,36 @@ def folder(nano_llama: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def push(hub: Any, folder: Path, *more: str, token: str = TOKEN) -> Any:
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("HF_")},
-        "HF_ENDPOINT": hub.url,
-        "HF_TOKEN": token,
-        "HF_HOME": str(folder.parent / "home"),
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-    }
-    command = [sys.executable, "-m", "minitron_cli", "push", str(folder), "me/nano", *more]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert token not in ran.stdout + ran.stderr
-    return ran
+@pytest.fixture
+def push(python: PythonServer, hub: Any, folder: Path) -> Callable[..., Ended]:
+    """Runs the command with a token, which it never shows."""
+
+    def run(*more: str, token: str = TOKEN) -> Ended:
+        environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("HF_")},
+            "HF_ENDPOINT": hub.url,
+            "HF_TOKEN": token,
+            "HF_HOME": str(folder.parent / "home"),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+        }
+        words = ("-m", "minitron_cli", "push", folder, "me/nano", *more)
+        ran = python.run(words, environment, folder.parent)
+        assert token not in ran.stdout + ran.stderr
+        return ran
+
+    return run
 
 
-def test_push_uploads_only_what_is_missing(hub: Any, folder: Path) -> None:
-    dry = push(hub, folder, "--dry-run", "--json")
+def test_push_uploads_only_what_is_missing(
+    hub: Any, folder: Path, push: Callable[..., Ended]
+) -> None:
+    dry = push("--dry-run", "--json")
     assert dry.returncode == 0, dry.stderr
     assert [f["state"] for f in json.loads(dry.stdout)["files"]] == ["new", "new"]
     assert not hub.created and not hub.commits
 
-    ran = push(hub, folder, "--private")
+    ran = push("--private")
     assert ran.returncode == 0, ran.stderr
     assert hub.created[0]["visibility"] == "private"
     # the card comes last, and nothing that is only for this machine
@@ -73,30 +80,30 @@ def test_push_uploads_only_what_is_missing(hub: Any, folder: Path) -> None:
     assert hub.files["nano-F16.gguf"] == (folder / "nano-F16.gguf").read_bytes()
 
     (folder / "README.md").write_text("# Another card\n")
-    again = push(hub, folder, "--json")
+    again = push("--json")
     states = {f["file"]: f["state"] for f in json.loads(again.stdout)["files"]}
     assert states == {"nano-F16.gguf": "there", "README.md": "changed"}
     assert hub.commits[2:] == [["README.md"]]
     assert hub.files["README.md"] == b"# Another card\n"
 
 
-def test_push_resumes_after_a_break(hub: Any, folder: Path) -> None:
+def test_push_resumes_after_a_break(hub: Any, folder: Path, push: Callable[..., Ended]) -> None:
     shutil.copy(folder / "nano-F16.gguf", folder / "z.gguf")
     with (folder / "z.gguf").open("ab") as file:
         file.write(b"\0" * 32)
     hub.stop_after = 1
-    broken = push(hub, folder)
+    broken = push()
     assert broken.returncode == 7, broken.stderr
     assert "error: " in broken.stderr and "Traceback" not in broken.stderr
     assert "run the command again" in broken.stderr
     assert list(hub.files) == ["nano-F16.gguf"]
     hub.stop_after = None
-    assert push(hub, folder).returncode == 0
+    assert push().returncode == 0
     assert hub.commits == [["nano-F16.gguf"], ["z.gguf"], ["README.md"]]
 
 
-def test_push_refuses_a_wrong_token(hub: Any, folder: Path) -> None:
-    refused = push(hub, folder, token="hf_a_wrong_token_of_this_test")
+def test_push_refuses_a_wrong_token(hub: Any, push: Callable[..., Ended]) -> None:
+    refused = push(token="hf_a_wrong_token_of_this_test")
     assert refused.returncode in (3, 7), refused.stderr
     assert refused.stderr.startswith("error: ") and "Traceback" not in refused.stderr
     assert not hub.files
@@ -109,9 +116,9 @@ def test_push_refuses_bad_input(hub: Any, folder: Path, tmp_path: Path, minitron
     assert minitron("push", folder, "nano").code == 2
 
 
-def test_push_uploads_the_recipe_of_a_mix(hub: Any, folder: Path) -> None:
+def test_push_uploads_the_recipe_of_a_mix(folder: Path, push: Callable[..., Ended]) -> None:
     # as quantize --size and job files with sizes name it
     recipe = sibling(folder / "nano-3.5bpw.gguf", "types.txt")
     recipe.write_text("output.weight=q6_K\n")
-    ran = push(hub, folder, "--dry-run", "--json")
+    ran = push("--dry-run", "--json")
     assert recipe.name in [each["file"] for each in json.loads(ran.stdout)["files"]]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.support import EXAMPLES, RECORDED
+from helpers.support import EXAMPLES, RECORDED, fails
 from minitron_cli.pipeline import executors
 from minitron_cli.pipeline.checks import check_before
 from minitron_cli.pipeline.job_file import Job, load_jobs
@@ -304,6 +304,7 @@ def test_run_has_tasks_and_speed_as_stages(job_file: Path, minitron: Any) -> Non
             7,
             "is not a folder that can be written",
         ),
+        ('text = ["calibration.txt"]', 'text = ["."]', 3, "is a folder, not a file"),
         ("[output]", '[tasks]\nhellaswag = "none.txt"\n[output]', 3, "none.txt"),
     ],
 )
@@ -314,6 +315,17 @@ def test_run_checks_what_a_job_names_before_any_work(
     for more in ((), ("--dry-run",)):
         ran = minitron("run", job_file, *more)
         assert ran.code == code and told in ran.err, ran.err
+    assert not (job_file.parent / "out").exists()
+
+
+@pytest.mark.parametrize("level", ["iq2_m", "iq3_xxs"])
+def test_run_asks_for_a_calibration_text_before_any_work(
+    job_file: Path, minitron: Any, level: str
+) -> None:
+    text = job_file.read_text().replace("q5_0", level)
+    job_file.write_text(text.replace('text = ["calibration.txt"]\n', ""))
+    for more in ((), ("--dry-run",)):
+        fails(minitron("run", job_file, *more), 5, level.upper(), "name a text in [calibration]")
     assert not (job_file.parent / "out").exists()
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from minitron_cli.server import prepare
 from minitron_cli.server.embeddings import EmbeddingRequest
 from minitron_cli.server.errors import BadRequest
+from minitron_cli.server.prepare import ServerDefaults
 from minitron_cli.server.requests import MOST_CHOICES, ChatRequest
 from minitron_cli.server.responses_api import ResponsesRequest
 from minitron_cli.server.token_routes import DetokenizeRequest, TokenizeRequest
@@ -250,6 +251,13 @@ USER_ONLY = {"messages": [USER]}
         ({**USER_ONLY, "seed": 2**64}, "seed", "to 18446744073709551615"),
         ({**USER_ONLY, "stream": "yes"}, "stream", "stream must be true or false"),
         ({**USER_ONLY, "logit_bias": {"1": "x"}}, "logit_bias.1", "logit_bias.1 must be a number"),
+        ({**USER_ONLY, "logit_bias": {"größe": "x"}}, "logit_bias.größe", "logit_bias.größe must"),
+        (
+            {**USER_ONLY, "logit_bias": {"a\n'b": "x"}},
+            "logit_bias.a\\n'b",
+            "a\\n'b must be a number",
+        ),
+        ({**USER_ONLY, "größe": 1}, "größe", "'größe' is not a parameter"),
         ({**USER_ONLY, "response_format": {"type": "xml"}}, "response_format.type", "json_schema"),
     ],
 )
@@ -257,6 +265,6 @@ def test_chat_refuses_with_one_line_that_names_the_field(
     model: Model, fields: dict[str, Any], parameter: str, said: str
 ) -> None:
     with pytest.raises(BadRequest) as caught:
-        prepare.chat(fields, model, Plain("", {}, 1))
+        prepare.chat(fields, model, Plain("", {}, 1), ServerDefaults(strict=True))
     assert said in str(caught.value) and "\n" not in str(caught.value)
     assert caught.value.parameter == parameter

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from helpers.support import EXAMPLES, RECORDED, beginning
+from helpers.support import EXAMPLES, RECORDED, beginning, fails
+from minitron_cli.output import Output
 from minitron_cli.progress.displays import Display
+from minitron_core import stop
 from minitron_core.gguf import TYPE_ID
 from minitron_core.progress import Event
 from minitron_quant.mixed_precision import costs
@@ -99,11 +101,14 @@ def test_ctrl_c_names_what_is_kept_and_the_command_that_goes_on(
     monkeypatch.setattr(costs, "_ROWS", 32)
     stage, kept = KEPT[name]
     press_after(stage, 2)
-    stopped = minitron(*words_of(name, short_llama, tmp_path))
+    words = words_of(name, short_llama, tmp_path)
+    stopped = minitron(*words)
     assert stopped.code == 130
     assert re.search(f"^stopped: .*{kept}", stopped.err, re.MULTILINE), stopped.err
     command = re.search("^continue with: minitron (.*)$", stopped.err, re.MULTILINE)
     assert command is not None, stopped.err
+    if name in ("imatrix", "sensitivity"):
+        fails(minitron(*words), 1, "an earlier run for", "--resume continues it")
     done = minitron(*shlex.split(command[1]))
     assert done.code == 0, done.err
     assert "Traceback" not in stopped.err + done.err
@@ -116,3 +121,34 @@ def test_ctrl_c_says_that_no_scores_are_kept(
     ran = minitron("ppl", short_llama, "-f", beginning(tmp_path), "--ctx", 64, "--chunks", 8)
     assert ran.code == 130 and ran.out == ""
     assert "stopped: no scores are kept; with --resume STATE they are" in ran.err
+    assert "run it again with: minitron ppl" in ran.err and "continue" not in ran.err
+
+
+def test_ctrl_c_with_nothing_kept_names_the_command_that_was_given(
+    minitron: Any, press_after: Any, short_llama: Path, tmp_path: Path
+) -> None:
+    made = tmp_path / "made"
+    # what --force starts over from is not continued
+    made.with_name(".made.state").write_bytes(b"of another run")
+    press_after("imatrix", 1)
+    words = list(map(str, words_of("imatrix", short_llama, tmp_path)))
+    place = words.index("--save-every")
+    words[place : place + 2] = ["--force"]
+    ran = minitron(*words)
+    assert ran.code == 130
+    assert f"stopped\nrun it again with: {shlex.join(['minitron', *words])}\n" in ran.err
+    assert minitron(*words).code == 0
+
+
+def test_ctrl_c_puts_the_option_before_the_end_of_options(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["minitron", "imatrix", "-f", "a b.txt", "--", "-m.gguf"])
+    with (
+        pytest.raises(KeyboardInterrupt),
+        Output().progress(again="--resume"),
+        stop.keeping(lambda: "much is kept"),
+    ):
+        raise KeyboardInterrupt
+    told = "stopped: much is kept\ncontinue with: minitron imatrix -f 'a b.txt' --resume -- -m.gguf"
+    assert told in capsys.readouterr().err

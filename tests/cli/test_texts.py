@@ -2,9 +2,8 @@
 
 import hashlib
 import os
-import subprocess
-import sys
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from http.server import HTTPServer, SimpleHTTPRequestHandler
 from importlib.util import module_from_spec, spec_from_file_location
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from helpers.python_server import Ended, PythonServer
 from helpers.support import ROOT, fails
 from minitron_cli.hub import texts
 from minitron_core.errors import Damaged, Denied, NotFound
@@ -48,24 +48,22 @@ def hub(tmp_path: Path) -> Any:
     hub.close()
 
 
-def python(hub: Any, folder: Path, *words: object) -> Any:
-    paths = os.pathsep.join(str(ROOT / part) for part in ("convert", "quant", "src"))
-    home = {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "home"), "PYTHONPATH": paths}
-    command = [sys.executable, *map(str, words)]
-    return subprocess.run(
-        command, env=os.environ | home, cwd=folder, capture_output=True, text=True, timeout=120
-    )
+@pytest.fixture
+def run(python: PythonServer, hub: Any, tmp_path: Path) -> Callable[..., Ended]:
+    """Runs Python in a process of its own that takes a server for the Hub."""
+    home = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
+    return lambda *words: python.run(words, os.environ | home, tmp_path)
 
 
-def test_fetch_takes_known_bytes_from_the_hub(hub: Any, tmp_path: Path) -> None:
-    ran = python(hub, tmp_path, "-c", PROGRAM, hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))
+def test_fetch_takes_known_bytes_from_the_hub(run: Callable[..., Ended], tmp_path: Path) -> None:
+    ran = run("-c", PROGRAM, hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))
     assert ran.stdout.split() == ["False", "True"] * 2, ran.stderr
     for name in ("wiki.test.raw", "groups_merged.txt"):
         assert (tmp_path / "out" / name).read_bytes() == CONTENT
 
 
-def test_texts_refuses_other_bytes(hub: Any, tmp_path: Path) -> None:
-    ran = python(hub, tmp_path, "-m", "minitron_cli", "texts", "wikitext2")
+def test_texts_refuses_other_bytes(run: Callable[..., Ended], tmp_path: Path) -> None:
+    ran = run("-m", "minitron_cli", "texts", "wikitext2")
     assert ran.returncode == 8 and "has the SHA-256" in ran.stderr, ran.stderr
     assert not (tmp_path / "wiki.test.raw").exists()
 

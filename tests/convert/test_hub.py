@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from helpers.python_server import PythonServer
 from minitron_convert.hub.download import _choose, open_source
 from minitron_convert.hub.source import Source
 from minitron_core.errors import NotFound
@@ -67,22 +66,21 @@ def environment(hub: Any, tmp_path: Path, **more: str) -> dict[str, str]:
     }
 
 
-def fetch(hub: Any, tmp_path: Path, source: str = "someone/Small-Nemotron", **more: str) -> Any:
-    """Convert a source in a process of its own."""
-    run = subprocess.run(
-        [sys.executable, "-c", PROGRAM, source, str(tmp_path)],
-        env=environment(hub, tmp_path, **more),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout)
+@pytest.fixture
+def fetch(hub: Any, python: PythonServer, tmp_path: Path) -> Callable[..., Any]:
+    """Converts a source in a process of its own."""
+
+    def answer(source: str = "someone/Small-Nemotron", **more: str) -> Any:
+        words = ("-c", PROGRAM, source, tmp_path)
+        run = python.run(words, environment(hub, tmp_path, **more), tmp_path)
+        assert run.returncode == 0, run.stderr
+        return json.loads(run.stdout)
+
+    return answer
 
 
-def test_open_source_downloads_once(hub: Any, tmp_path: Path) -> None:
-    found = fetch(hub, tmp_path)
+def test_open_source_downloads_once(hub: Any, fetch: Callable[..., Any], tmp_path: Path) -> None:
+    found = fetch()
     assert set(found["files"]) == {
         "README.md",
         "config.json",
@@ -102,101 +100,105 @@ def test_open_source_downloads_once(hub: Any, tmp_path: Path) -> None:
     assert done == total
     first = path.read_bytes()
     hub.requests.clear()
-    offline = fetch(hub, tmp_path, HF_HUB_OFFLINE="1")
+    offline = fetch(HF_HUB_OFFLINE="1")
     assert offline["files"] == found["files"]
     assert Path(offline["path"]).read_bytes() == first
     assert not hub.requests
-    assert fetch(hub, tmp_path)["files"] == found["files"]
+    assert fetch()["files"] == found["files"]
     assert not [path for method, path, _ in hub.requests if method == "GET" and "resolve" in path]
 
 
-def command(hub: Any, tmp_path: Path, *arguments: object) -> Any:
-    """The JSON document that a command of the command line gives."""
-    run = subprocess.run(
-        [sys.executable, "-m", "minitron_cli", *map(str, arguments), "--json"],
-        env=environment(hub, tmp_path),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout)
+@pytest.fixture
+def command(hub: Any, python: PythonServer, tmp_path: Path) -> Callable[..., Any]:
+    """Gives the JSON document that a command of the command line gives."""
+
+    def answer(*arguments: object) -> Any:
+        words = ("-m", "minitron_cli", *arguments, "--json")
+        run = python.run(words, environment(hub, tmp_path), tmp_path)
+        assert run.returncode == 0, run.stderr
+        return json.loads(run.stdout)
+
+    return answer
 
 
-def test_commands_take_names_of_checkpoints(hub: Any, tmp_path: Path) -> None:
+def test_commands_take_names_of_checkpoints(
+    hub: Any, command: Callable[..., Any], tmp_path: Path
+) -> None:
     source, out = "someone/Small-Nemotron", tmp_path / "out"
     out.mkdir()
     convert = ("convert", source, "--revision", "v1", "--outtype", "q4_0", "-o", out)
-    planned = command(hub, tmp_path, *convert, "--dry-run")
+    planned = command(*convert, "--dry-run")
     assert not list(out.iterdir())
     weights = [part for _, path, part in hub.requests if path.endswith(".safetensors")]
     assert set(weights) == {"bytes=0-100000"}
-    done = command(hub, tmp_path, *convert)
+    done = command(*convert)
     for key in ("paths", "bytes", "tensors", "model", "memory_bytes"):
         assert planned[key] == done[key]
     assert [Path(path).name for path in done["paths"]] == ["Small-Nemotron-582K-Q4_0.gguf"]
     hub.requests.clear()
-    assert command(hub, tmp_path, *convert, "--dry-run")["bytes"] == done["bytes"]
+    assert command(*convert, "--dry-run")["bytes"] == done["bytes"]
     assert not [path for _, path, _ in hub.requests if path.endswith(".safetensors")]
-    checked = command(hub, tmp_path, "verify", f"{source}@v1", done["paths"][0], "--no-logits")
+    checked = command("verify", f"{source}@v1", done["paths"][0], "--no-logits")
     assert checked["passed"]
 
 
-def test_open_source_takes_a_revision(hub: Any, tmp_path: Path) -> None:
-    assert "path" in fetch(hub, tmp_path, "someone/Small-Nemotron@v1")
+def test_open_source_takes_a_revision(hub: Any, fetch: Callable[..., Any]) -> None:
+    assert "path" in fetch("someone/Small-Nemotron@v1")
     assert any("/revision/v1" in path for _, path, _ in hub.requests)
-    found = fetch(hub, tmp_path, "someone/Small-Nemotron@v9")
+    found = fetch("someone/Small-Nemotron@v9")
     assert found["error"] == "NotFound"
     assert "v9" in found["message"]
 
 
-def test_open_source_resumes_a_cut_download(hub: Any, tmp_path: Path) -> None:
+def test_open_source_resumes_a_cut_download(hub: Any, fetch: Callable[..., Any]) -> None:
     hub.cut = "model-00001-of-00002.safetensors"
     with (hub.folder / hub.cut).open("ab") as file:
         file.write(bytes(40 << 20))  # the Hub's library writes, and resumes, by pieces of 10 MB
-    found = fetch(hub, tmp_path)
+    found = fetch()
     if "error" in found:
         assert found["error"] == "Denied"
-        found = fetch(hub, tmp_path)
+        found = fetch()
     assert "path" in found
     assert any(part.startswith("bytes=") and part != "bytes=0-" for _, _, part in hub.requests)
 
 
-def test_open_source_sends_the_token(hub: Any, tmp_path: Path) -> None:
+def test_open_source_sends_the_token(hub: Any, fetch: Callable[..., Any]) -> None:
     hub.token = "hf_secret"
-    found = fetch(hub, tmp_path)
+    found = fetch()
     assert found["error"] in ("NotFound", "Denied")
     assert "HF_TOKEN" in found["hint"]
-    assert "path" in fetch(hub, tmp_path, HF_TOKEN="hf_secret")
+    assert "path" in fetch(HF_TOKEN="hf_secret")
 
 
-def test_open_source_explains_gated_repositories(hub: Any, tmp_path: Path) -> None:
+def test_open_source_explains_gated_repositories(hub: Any, fetch: Callable[..., Any]) -> None:
     hub.gated = True
-    found = fetch(hub, tmp_path)
+    found = fetch()
     assert found["error"] == "Denied"
     assert "gated" in found["message"]
 
 
-def test_open_source_explains_missing_repositories_and_networks(hub: Any, tmp_path: Path) -> None:
-    assert fetch(hub, tmp_path, "someone/else")["error"] == "NotFound"
-    offline = fetch(hub, tmp_path, HF_HUB_OFFLINE="1")
+def test_open_source_explains_missing_repositories_and_networks(
+    hub: Any, fetch: Callable[..., Any]
+) -> None:
+    assert fetch("someone/else")["error"] == "NotFound"
+    offline = fetch(HF_HUB_OFFLINE="1")
     assert offline["error"] == "Denied"
     assert "cache" in offline["message"]
     hub.close()
-    assert fetch(hub, tmp_path)["error"] == "Denied"
+    assert fetch()["error"] == "Denied"
 
 
-def test_open_source_without_safetensors_wants_torch_files(hub: Any, tmp_path: Path) -> None:
+def test_open_source_without_safetensors_wants_torch_files(
+    hub: Any, fetch: Callable[..., Any], tmp_path: Path
+) -> None:
     for path in hub.folder.glob("model*"):
         path.unlink()
-    found = fetch(hub, tmp_path)
+    found = fetch()
     assert found["error"] == "Damaged"
     assert "pytorch_model.bin" in found["message"]
     (hub.folder / "pytorch_model.bin").unlink()
     shutil.rmtree(tmp_path / "cache")
-    assert fetch(hub, tmp_path)["error"] == "NotFound"
+    assert fetch()["error"] == "NotFound"
 
 
 def test_open_source_takes_folders_as_they_are(tmp_path: Path) -> None:

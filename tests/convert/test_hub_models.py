@@ -6,15 +6,14 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
+from helpers.python_server import Ended, PythonServer
 from helpers.support import EXAMPLES
 from minitron_cli.inputs import folder_for_results
 from minitron_convert.hub.download import Repository
@@ -69,28 +68,28 @@ def environment(hub: Any, tmp_path: Path, **more: str) -> dict[str, str]:
     }
 
 
-def run(hub: Any, tmp_path: Path, *words: object, **more: str) -> Any:
-    return subprocess.run(
-        [sys.executable, *map(str, words)],
-        env=environment(hub, tmp_path, **more),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+@pytest.fixture
+def run(python: PythonServer, tmp_path: Path) -> Callable[..., Ended]:
+    """Runs Python in a process of its own that takes a server for the Hub."""
+
+    def answer(hub: Any, *words: object, **more: str) -> Ended:
+        return python.run(words, environment(hub, tmp_path, **more), tmp_path)
+
+    return answer
 
 
-def fetch(hub: Any, tmp_path: Path, *names: str, **more: str) -> Any:
-    ran = run(hub, tmp_path, "-c", PROGRAM, *names, **more)
-    assert ran.returncode == 0, ran.stderr
-    return json.loads(ran.stdout)
+@pytest.fixture
+def fetch(hub: Any, run: Callable[..., Ended]) -> Callable[..., Any]:
+    def answer(*names: str, **more: str) -> Any:
+        ran = run(hub, "-c", PROGRAM, *names, **more)
+        assert ran.returncode == 0, ran.stderr
+        return json.loads(ran.stdout)
+
+    return answer
 
 
-def test_hub_model_downloads_a_level_once(hub: Any, tmp_path: Path) -> None:
-    one, shards, none, missing = fetch(
-        hub, tmp_path, f"{NAME}:f16", f"{NAME}@v1:BF16", NAME, f"{NAME}:Q2_K"
-    )
+def test_hub_model_downloads_a_level_once(hub: Any, fetch: Callable[..., Any]) -> None:
+    one, shards, none, missing = fetch(f"{NAME}:f16", f"{NAME}@v1:BF16", NAME, f"{NAME}:Q2_K")
     assert Path(one["path"]).name == "Nano-F16.gguf"
     assert one["bytes"] == (hub.folder / "Nano-F16.gguf").stat().st_size
     first = Path(shards["path"])
@@ -100,96 +99,100 @@ def test_hub_model_downloads_a_level_once(hub: Any, tmp_path: Path) -> None:
     for answer in (missing, none):
         assert "BF16, F16" in answer["hint"], answer
     hub.requests.clear()
-    (again,) = fetch(hub, tmp_path, f"{NAME}:F16")
+    (again,) = fetch(f"{NAME}:F16")
     assert again["path"] == one["path"]
     assert not [path for method, path, _ in hub.requests if method == "GET" and "resolve" in path]
 
 
-def test_hub_model_works_from_the_cache_offline(hub: Any, tmp_path: Path) -> None:
-    fetched, shards = fetch(hub, tmp_path, f"{NAME}:F16", f"{NAME}:BF16")
+def test_hub_model_works_from_the_cache_offline(hub: Any, fetch: Callable[..., Any]) -> None:
+    fetched, shards = fetch(f"{NAME}:F16", f"{NAME}:BF16")
     Path(shards["path"]).with_name("Nano-BF16-00002-of-00002.gguf").unlink()
     hub.requests.clear()
-    offline, cut, other = fetch(
-        hub, tmp_path, f"{NAME}:F16", f"{NAME}:BF16", f"{NAME}:Q2_K", HF_HUB_OFFLINE="1"
-    )
+    offline, cut, other = fetch(f"{NAME}:F16", f"{NAME}:BF16", f"{NAME}:Q2_K", HF_HUB_OFFLINE="1")
     assert offline["path"] == fetched["path"]
     assert cut["error"] == "Denied" and "lacks 1 shard of" in cut["message"]
     assert other["error"] == "Denied" and "there are BF16, F16" in other["hint"]
     assert not hub.requests
     hub.close()
-    unreachable, never_seen = fetch(hub, tmp_path, f"{NAME}:F16", "someone/else:F16")
+    unreachable, never_seen = fetch(f"{NAME}:F16", "someone/else:F16")
     assert unreachable["path"] == fetched["path"]
     assert never_seen["error"] == "Denied" and "cannot be reached" in never_seen["message"]
 
 
-def test_commands_take_names_of_hub_models(hub: Any, tmp_path: Path) -> None:
+def test_commands_take_names_of_hub_models(
+    hub: Any, tmp_path: Path, run: Callable[..., Ended]
+) -> None:
     """A header needs no download; a token opens the door and is never shown."""
     hub.token = "hf_secret"
     command = ("-m", "minitron_cli")
-    header = run(hub, tmp_path, *command, "inspect", f"{NAME}:F16", "--json", HF_TOKEN="hf_secret")
+    header = run(hub, *command, "inspect", f"{NAME}:F16", "--json", HF_TOKEN="hf_secret")
     assert json.loads(header.stdout)["bytes"] == (hub.folder / "Nano-F16.gguf").stat().st_size
     assert not list((tmp_path / "cache").rglob("*.gguf"))
     words = ("generate", f"{NAME}:F16", "The", "-n", "4", "--json", "--threads", "1")
-    told = run(hub, tmp_path, *command, *words, HF_TOKEN="hf_secret")
+    told = run(hub, *command, *words, HF_TOKEN="hf_secret")
     assert len(json.loads(told.stdout)["tokens"]) == 4
-    refused = run(hub, tmp_path, *command, "inspect", f"{NAME}:F16", HF_TOKEN="hf_wrong_secret")
+    refused = run(hub, *command, "inspect", f"{NAME}:F16", HF_TOKEN="hf_wrong_secret")
     assert refused.returncode in (3, 7) and refused.stdout == ""
     assert refused.stderr.startswith("error: ") and len(refused.stderr.splitlines()) <= 2
     assert not any("secret" in text for text in (header.stderr, told.stderr, refused.stderr))
 
 
-def test_commands_take_names_with_the_hubs_address(hub: Any, tmp_path: Path) -> None:
+def test_commands_take_names_with_the_hubs_address(hub: Any, run: Callable[..., Ended]) -> None:
     """As Ollama's and llama.cpp's users copy them; pull says what came."""
     pull = ("-m", "minitron_cli", "pull", "--json")
-    told = json.loads(run(hub, tmp_path, *pull, f"hf.co/{NAME}:F16").stdout)
+    told = json.loads(run(hub, *pull, f"hf.co/{NAME}:F16").stdout)
     sha256 = hashlib.sha256((hub.folder / "Nano-F16.gguf").read_bytes()).hexdigest()
     assert [file["sha256"] for file in told["files"]] == [sha256]
     assert told["model"] == f"{NAME}:F16" and told["path"].endswith("Nano-F16.gguf")
     inspect = ("-m", "minitron_cli", "inspect", f"https://huggingface.co/{NAME}:F16", "--json")
-    described = run(hub, tmp_path, *inspect, HF_HUB_OFFLINE="1")
+    described = run(hub, *inspect, HF_HUB_OFFLINE="1")
     assert json.loads(described.stdout)["level"] == "F16", described.stderr
 
 
-def test_advise_compares_the_files_of_a_repository(hub: Any, tmp_path: Path) -> None:
+def test_advise_compares_the_files_of_a_repository(
+    hub: Any, tmp_path: Path, run: Callable[..., Ended]
+) -> None:
     for number in (1, 2):
         (hub.folder / "BF16" / f"Nano-BF16-0000{number}-of-00002.gguf").unlink()
     shutil.copy(hub.folder / "Nano-F16.gguf", hub.folder / "Nano-Q8_0.gguf")
     advise = ("-m", "minitron_cli", "advise", NAME, "--vram", "2", "--ctx", "512", "--json")
-    ran = run(hub, tmp_path, *advise)
+    ran = run(hub, *advise)
     levels = json.loads(ran.stdout)["levels"]
     assert {level["path"] for level in levels} == {f"{NAME}:F16", f"{NAME}:Q8_0"}
     assert not list((tmp_path / "cache").rglob("*.gguf"))
 
 
-def test_commands_take_checkpoints_on_the_hub(hub_server: ModuleType, tmp_path: Path) -> None:
+def test_commands_take_checkpoints_on_the_hub(
+    hub_server: ModuleType, tmp_path: Path, run: Callable[..., Ended]
+) -> None:
     """Pull fetches one whole; a level that needs a matrix is refused before that."""
     hub = hub_server.Hub(EXAMPLES / "nano-llama", NAME)
     minitron = ("-m", "minitron_cli")
     try:
-        refused = run(hub, tmp_path, *minitron, "quantize", NAME, "IQ2_M")
+        refused = run(hub, *minitron, "quantize", NAME, "IQ2_M")
         assert refused.returncode == 5 and "-f TEXT" in refused.stderr, refused.stderr
         assert not list((tmp_path / "cache").rglob("*.safetensors"))
-        made = run(hub, tmp_path, *minitron, "quantize", f"hf.co/{NAME}", "Q4_0")
+        made = run(hub, *minitron, "quantize", f"hf.co/{NAME}", "Q4_0")
         assert made.returncode == 0, made.stderr
-        pulled = json.loads(run(hub, tmp_path, *minitron, "pull", NAME, "--json").stdout)
+        pulled = json.loads(run(hub, *minitron, "pull", NAME, "--json").stdout)
     finally:
         hub.close()
     assert [path.name for path in tmp_path.glob("*.gguf")] == ["Nano-GGUF-8.0M-Q4_0.gguf"]
-    again = run(hub, tmp_path, *minitron, "quantize", NAME, "Q4_0", HF_HUB_OFFLINE="1")
+    again = run(hub, *minitron, "quantize", NAME, "Q4_0", HF_HUB_OFFLINE="1")
     assert again.returncode == 0 and "there already" in again.stderr, again.stderr
     assert "model.safetensors" in [Path(file["path"]).name for file in pulled["files"]]
 
 
 def test_open_headers_downloads_no_weights(
-    hub: Any, hub_server: ModuleType, tmp_path: Path
+    hub: Any, hub_server: ModuleType, tmp_path: Path, run: Callable[..., Ended]
 ) -> None:
     plan = ("-m", "minitron_cli", "quantize", NAME, "Q4_0", "--dry-run", "--json")
     (hub.folder / "BF16" / "Nano-BF16-00001-of-00002.gguf").unlink()
     (hub.folder / "BF16" / "Nano-BF16-00002-of-00002.gguf").unlink()
-    model = json.loads(run(hub, tmp_path, *plan).stdout)
+    model = json.loads(run(hub, *plan).stdout)
     checkpoints = hub_server.Hub(EXAMPLES / "nano-llama", NAME)
     try:
-        checkpoint = json.loads(run(checkpoints, tmp_path, *plan).stdout)
+        checkpoint = json.loads(run(checkpoints, *plan).stdout)
     finally:
         checkpoints.close()
     assert model["weights_encoded"] == checkpoint["weights_encoded"] > 7e6

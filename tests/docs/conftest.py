@@ -14,7 +14,7 @@ from minitron_core.gguf import TYPE_ID
 from minitron_quant.imatrix.collect import CollectSettings
 from minitron_quant.mixed_precision import costs
 
-_TEXT_BYTES, _SHORT_BYTES = 7_000, 2_600
+_TEXT_BYTES, _SHORT_BYTES = 4_000, 2_600
 _HELLASWAG_LINES = 24 * 6
 _PROBLEM = {"question": "One and one?", "answer": "One and one are two.\n#### 2"}
 _SCHEMA = {"type": "object", "properties": {"number": {"type": "integer", "maximum": 9}}}

@@ -22,11 +22,11 @@ MODELS = ("nano-llama", "nano-nemotron")
 
 
 def complete(
-    path: Path, prompt: str, settings: GenerationSettings, n_ctx: int = 1024
+    path: Path, prompt: str, settings: GenerationSettings, n_ctx: int = 1024, n_batch: int = 2048
 ) -> tuple[Generation, list[str]]:
     with (
         open_model(ModelSettings(path)) as model,
-        open_context(model, ContextSettings(n_ctx=n_ctx, n_batch=2048)) as context,
+        open_context(model, ContextSettings(n_ctx=n_ctx, n_batch=n_batch)) as context,
     ):
         steps = list(generate(context, prompt_tokens(model, prompt), settings))
     return collect(steps), [step.text for step in steps]
@@ -102,8 +102,9 @@ def test_generate_refuses_a_prompt_longer_than_the_context(nano_llama: Path) -> 
 
 
 def test_generate_takes_a_prompt_longer_than_a_batch(nano_llama: Path) -> None:
-    result, _ = complete(nano_llama, "word " * 2500, GenerationSettings(GREEDY, 2), n_ctx=8192)
-    assert result.timings.prompt_tokens > 2048 and len(result.tokens) == 2
+    settings = GenerationSettings(GREEDY, 2)
+    result, _ = complete(nano_llama, "word " * 100, settings, n_ctx=256, n_batch=32)
+    assert result.timings.prompt_tokens > 3 * 32 and len(result.tokens) == 2
 
 
 def test_generate_obeys_a_grammar_and_refuses_a_bad_one(nano_llama: Path) -> None:

@@ -87,7 +87,7 @@ def test_choose_layers_fits_all_that_a_dry_load_measures(nano_llama: Path) -> No
     choice = choose_layers(settings, [exact])
     assert choice.layers == ALL_LAYERS
     assert "GiB of weights" in choice.reason and "of buffers" in choice.reason
-    tight = replace(exact, free=exact.free - 1)
+    tight = exact._replace(free=exact.free - 1)
     assert choose_layers(settings, [tight]).layers == len(weights_of(nano_llama)) - 1
     # a longer context needs more of everything
     longer = replace(settings, context=replace(context, n_ctx=8192))

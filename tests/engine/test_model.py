@@ -13,6 +13,7 @@ from helpers.instruction_sets import ROUNDING
 from helpers.support import EXAMPLES, recorded
 from minitron_core.errors import Damaged, MinitronError, NotFound
 from minitron_engine.llama import library, log
+from minitron_engine.llama import model as model_module
 from minitron_engine.llama.batch import Batch
 from minitron_engine.llama.context import Logits, open_context
 from minitron_engine.llama.model import Model
@@ -40,6 +41,17 @@ def test_piece_round_trips_text(nano_llama: Path) -> None:
     with open_model(ModelSettings(nano_llama, vocab_only=True)) as model:
         tokens = model.tokenize(text, add_special=False, parse_special=False)
         assert b"".join(model.piece(int(token)) for token in tokens).decode() == text
+
+
+def test_piece_longer_than_its_first_room_is_whole(
+    nano_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_model(ModelSettings(nano_llama, vocab_only=True)) as model:
+        whole = [model.piece(token) for token in range(300, 400)]
+        monkeypatch.setattr(model_module, "_Piece", ctypes.c_char * 2)
+        monkeypatch.setattr(model_module, "_PIECE_BYTES", 2)
+        assert max(map(len, whole)) > 2
+        assert [model.piece(token) for token in range(300, 400)] == whole
 
 
 def test_open_model_refuses_missing_and_damaged_files(tmp_path: Path, nano_llama: Path) -> None:

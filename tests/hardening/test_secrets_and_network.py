@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from helpers.small_model import write_small
 from helpers.support import EXAMPLES, RECORDED
 from minitron_cli.main import COMMANDS, main
 from minitron_core.gguf import TYPE_ID
@@ -67,7 +68,7 @@ def commands(model: Path, level: Path, folder: Path) -> list[tuple[object, ...]]
     imatrix, text = folder / "nano.imatrix.gguf", folder / "text.txt"
     text.write_text(HELD_OUT.read_text()[:8000])
     hellaswag = ("--task", "hellaswag", "--data", RECORDED / "hellaswag.txt", "--limit", 2)
-    few = ("--tensor-type", ".=f16", "--output-tensor-type", "f16", "--token-embedding-type", "f16")
+    tiny = write_small(model, folder / "tiny-F16.gguf") if model.exists() else model
     return [
         ("convert", EXAMPLES / "nano-llama", "-o", folder / "again.gguf"),
         ("texts",),
@@ -78,9 +79,9 @@ def commands(model: Path, level: Path, folder: Path) -> list[tuple[object, ...]]
         ("imatrix-merge", imatrix, imatrix, "-o", folder / "merged.gguf"),
         ("quantize", model, "Q4_0", "-d", folder, "--errors", folder / "errors.json"),
         ("quantize", model, "all", "--imatrix", imatrix, "-d", folder, "--dry-run"),
-        ("quantize", model, "Q5_0", "--gptq", "--text", text, *few, "-d", folder / "feedback"),
-        ("sensitivity", model, "-f", text, "-c", 64, "--tokens", 64),
-        ("quantize", model, "--bpw", 6, "--types", "q4_0,q8_0", "--no-verify", "-d", folder),
+        ("quantize", tiny, "Q5_0", "--gptq", "--text", text, "-d", folder / "feedback"),
+        ("sensitivity", tiny, "-f", text, "-c", 64, "--tokens", 64),
+        ("quantize", tiny, "--bpw", 6, "--types", "q4_0,q8_0", "--no-verify", "-d", folder),
         ("tasks", level, *hellaswag, "--answers", folder / "answers.jsonl"),
         ("chat", level, "--raw"),
         ("serve", level, "--port", 0),

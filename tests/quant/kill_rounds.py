@@ -27,13 +27,16 @@ from minitron_quant.quantize.run import run
 LEVELS = ("Q4_0", "Q4_K_M", "Q8_0")
 
 
-def in_a_child(batch: QuantizeJob, fatal: int = -1) -> list[str]:
-    """Run the job in a process of its own; the lines that it executed, none if it was killed."""
+def in_a_child(batch: QuantizeJob, fatal: int | None = None) -> list[str]:
+    """Run the job in a process of its own; the lines that it executed.
+
+    fatal: the line at which it is killed, -1 for none; without it no lines are counted.
+    """
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        lines = Lines(fatal)
-        sys.settrace(lines)
+        lines = Lines(-1 if fatal is None else fatal)
+        sys.settrace(None if fatal is None else lines)
         try:
             list(run(batch))
             sys.settrace(None)
@@ -68,7 +71,7 @@ def rounds(source: Path, folder: Path, count: int, seed: int) -> Iterator[dict[s
     encode.SLAB_ELEMENTS = 1 << 16
     level_files._COMMIT_SECONDS = 0.01
     batch = prepare(QuantizeSettings(source, tuple(parse_levels(LEVELS)), folder, threads=2))
-    executed = in_a_child(batch)
+    executed = in_a_child(batch, fatal=-1)
     yield {"line": "", "killed": {}, "resumed": contents(folder)}
     for moment in moments(executed, count, seed):
         shutil.rmtree(folder)

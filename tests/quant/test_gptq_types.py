@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from minitron_core.gguf import TYPE, TYPE_ID, row_bytes
+from minitron_core.gguf import TYPE, TYPE_ID
 from minitron_engine.llama.library import ggml
-from minitron_quant.blocks import decode_blocks
+from minitron_quant.blocks import decode_blocks, encode_blocks
 from minitron_quant.gptq.bitfields import Field, Plane, read, write
 from minitron_quant.gptq.cholesky import BlockFactor, error_of, factor_block
 from minitron_quant.gptq.codebook_types import CODEBOOKS, codewords
@@ -33,13 +33,8 @@ def weights() -> NDArray[np.float32]:
 
 
 def plain(kind: int, values: NDArray[np.float32], importance: NDArray[np.float64]) -> Bytes:
-    rows, columns = values.shape
-    data = np.empty(rows * row_bytes(kind, columns), np.uint8)
-    diagonal = np.ascontiguousarray(importance, np.float32)
-    ggml().ggml_quantize_chunk(
-        kind, values.ctypes.data, data.ctypes.data, 0, rows, columns, diagonal.ctypes.data
-    )
-    return data
+    # not by ggml itself, which builds tables for seconds: the kernels give its bytes
+    return encode_blocks(kind, values, np.ascontiguousarray(importance, np.float32))
 
 
 def factors(covariance: NDArray[np.float64], width: int = COLUMNS) -> list[BlockFactor]:

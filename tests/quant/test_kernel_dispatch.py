@@ -22,7 +22,8 @@ from minitron_quant.kernels.encode import KERNEL_TYPES, Encoder
 from minitron_quant.kernels.self_check import by_ggml, sample
 from minitron_quant.quantize.run import LevelResult
 
-Q4_K, IQ2_XS = TYPE_ID["q4_K"], TYPE_ID["iq2_xs"]
+# of the types with a codebook one whose tables ggml builds at once
+Q4_K, IQ3_XXS = TYPE_ID["q4_K"], TYPE_ID["iq3_xxs"]
 
 
 def blocks_of(encoder: Encoder, ggml_type: int) -> NDArray[np.uint8]:
@@ -54,7 +55,7 @@ def wrong_at(*levels: int) -> Kernels:
     return by_kernels(kernels_encode=kernels_encode)
 
 
-@pytest.mark.parametrize("name", ["q4_K", "iq2_xs", "iq4_nl"])
+@pytest.mark.parametrize("name", ["q4_K", "iq3_xxs", "iq4_nl"])
 def test_kernels_that_pass_encode(name: str) -> None:
     encoder, number = Encoder(built_library().loaded), TYPE_ID[name]
     values, importance = sample()
@@ -66,7 +67,7 @@ def test_every_kernel_passes_its_self_check() -> None:
     assert Encoder(built_library().loaded).failed() == []
 
 
-@pytest.mark.parametrize("name", ["q4_K", "iq2_xs", "iq1_m"])
+@pytest.mark.parametrize("name", ["q4_K", "iq3_xxs", "iq3_s"])
 @pytest.mark.parametrize(
     ("wrong", "left"), [((AVX512,), AVX2), ((AVX2, AVX512), 0)], ids=["widest", "all"]
 )
@@ -108,9 +109,9 @@ def test_a_type_is_checked_once_by_many_threads(monkeypatch: pytest.MonkeyPatch)
     encoder = Encoder(built_library().loaded)
     values, importance = sample()
     with ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(lambda number: blocks_of(encoder, number), [IQ2_XS, Q4_K] * 8))
-    assert sorted(checked) == sorted([IQ2_XS, Q4_K])
-    for number, blocks in zip([IQ2_XS, Q4_K] * 8, made, strict=True):
+        made = list(pool.map(lambda number: blocks_of(encoder, number), [IQ3_XXS, Q4_K] * 8))
+    assert sorted(checked) == sorted([IQ3_XXS, Q4_K])
+    for number, blocks in zip([IQ3_XXS, Q4_K] * 8, made, strict=True):
         assert np.array_equal(blocks, by_ggml(number, values, importance))
 
 

@@ -1,7 +1,7 @@
 """The kernels of quant/kernels: the bytes of ggml's encoders, on whatever they are given."""
 
 import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 
 import numpy as np
@@ -140,10 +140,11 @@ CASES: dict[str, Callable[[Random], tuple[Values, Values]]] = {
 }
 
 
+@pytest.mark.parametrize("seeds", [[0], pytest.param(range(1, 9), marks=pytest.mark.harden)])
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("case", CASES)
-def test_kernels_give_the_bytes_of_ggml(case: str, name: str) -> None:
-    for seed in range(2):
+def test_kernels_give_the_bytes_of_ggml(case: str, name: str, seeds: Sequence[int]) -> None:
+    for seed in seeds:
         same_bytes(name, *CASES[case](np.random.default_rng(seed)))
 
 
@@ -158,7 +159,7 @@ def test_kernels_give_the_bytes_of_ggml_at_every_scale(exponent: int, name: str)
 @pytest.mark.parametrize("columns", [256, 512, 768, 2560, 18944])
 def test_kernels_give_the_bytes_of_ggml_for_rows_of_every_length(name: str, columns: int) -> None:
     random = np.random.default_rng(columns)
-    same_bytes(name, normal(random, max(1, 20_000 // columns), columns), random.random(columns))
+    same_bytes(name, normal(random, max(1, 6_000 // columns), columns), random.random(columns))
 
 
 @st.composite
@@ -211,7 +212,7 @@ def weights(request: pytest.FixtureRequest) -> list[Values]:
     for info in file.tensors:
         if info.type == F16 and info.shape[0] % 256 == 0:
             rows = file.data(info).view(np.float16).astype(np.float32).reshape(-1, info.shape[0])
-            found.append(np.ascontiguousarray(rows[:: max(1, len(rows) // 8)]))
+            found.append(np.ascontiguousarray(rows[:: max(1, len(rows) // 4)]))
     return found
 
 

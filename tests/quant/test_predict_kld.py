@@ -71,7 +71,8 @@ def test_predict_kld_fits_one_half_and_measures_the_other(
     def predicted(kind: str) -> float:
         recipe = Recipe("x", 7, 4.5, types=((NAME, TYPE_ID[kind]),))
         weights = load_importance(settings.imatrix_output).weights
-        return predict_kld(settings.model, recipe, measured, gptq, weights, threads=1)
+        loading = ModelSettings(settings.model)
+        return predict_kld(loading, recipe, measured, gptq, weights, threads=1)
 
     monkeypatch.setattr(GptqEncoder, "of", watched)
     ours = predicted("q3_K")
@@ -119,7 +120,7 @@ def test_make_scales_predictions_for_a_divergence(
 ) -> None:
     solved: list[Recipe] = []
 
-    def half(_model: Path, recipe: Recipe, *_: Any) -> float:
+    def half(_loading: ModelSettings, recipe: Recipe, *_: Any) -> float:
         solved.append(recipe)
         return recipe.predicted / 2
 

@@ -19,7 +19,14 @@ from minitron_core.progress import Event, Progress, ignore
 from minitron_quant.array_backend import Floats
 from minitron_quant.chunking import ChunkSettings
 from minitron_quant.gptq import sequential_store
-from minitron_quant.gptq.drift import RIDGES, DriftSettings, DriftSums, choose_ridge, solve
+from minitron_quant.gptq.drift import (
+    RIDGES,
+    DriftSettings,
+    DriftSums,
+    choose_ridge,
+    solve,
+    token_scale,
+)
 from minitron_quant.gptq.held_out import quantize_verified
 from minitron_quant.gptq.sequential_levels import SequentialLevels, SequentialSettings
 from minitron_quant.gptq.targets import Weight, targets_of
@@ -272,6 +279,27 @@ def test_target_is_the_least_squares_solution(rows: int, tmp_path: Path) -> None
     half = DriftSettings(beta=0.5, gamma=0.5, ridge=0)
     (target,) = targets_of([weight_of(values, tmp_path)], sums, half)
     np.testing.assert_allclose(whole(target), (values + best) / 2, atol=1e-4)
+
+
+def test_target_counts_a_token_less_the_larger_its_states_become(tmp_path: Path) -> None:
+    random = np.random.default_rng(5)
+    full, ours, states, after = random.standard_normal((4, 200, 8)).astype(np.float32)
+    for each in (full, ours, states, after):
+        each[0] *= 1000  # a text's first token in many models
+    after[1] = 0
+    scale = token_scale(after)
+    np.testing.assert_allclose(scale[2:] ** -2, (after[2:] ** 2).mean(axis=1), rtol=1e-5)
+    assert scale[1] == 0
+    sums = DriftSums(8, 8)
+    for addition in sums.additions(0, full, ours, states, scale):
+        addition()
+    rows = scale[:, None]
+    expected = (rows * ours).T @ (rows * ours) / (scale @ scale)
+    np.testing.assert_allclose(sums.metric(), expected, rtol=1e-3, atol=1e-5)
+    values = random.standard_normal((8, 8)).astype(np.float32)
+    best = np.linalg.lstsq(rows * ours, rows * (full @ values.T + states), rcond=None)[0].T
+    (target,) = targets_of([weight_of(values, tmp_path)], sums, DriftSettings(ridge=0))
+    np.testing.assert_allclose(whole(target), best, atol=1e-3)
 
 
 def test_targets_of_weights_that_share_an_input_are_those_of_each(tmp_path: Path) -> None:

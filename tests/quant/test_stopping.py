@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from minitron_quant.blocks import encode_blocks
 from minitron_quant.chunking import ChunkSettings
 from minitron_quant.imatrix.accumulator import Accumulator
 from minitron_quant.imatrix.collect import CollectSettings, collect
+from minitron_quant.kernels import self_check
 from minitron_quant.quantize import encode
 from minitron_quant.quantize.encode import EncodeTask
 
@@ -55,6 +58,27 @@ def test_encode_in_pieces_gives_the_bytes_of_whole_rows() -> None:
     values = np.asarray(whole.data).view(np.float32).reshape(200, 1024)
     for ggml_type in TYPES:
         assert np.array_equal(slab.blocks[ggml_type], encode_blocks(ggml_type, values))
+
+
+def test_encode_by_ggml_stops_while_tables_are_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    codebook, plain = TYPE_ID["iq3_s"], TYPE_ID["q4_0"]
+    values, built = np.ones((1, 256), np.float32), Event()
+    encoded: list[int] = []
+    library = SimpleNamespace(
+        ggml_quantize_init=lambda _: built.wait(60),
+        ggml_quantize_chunk=lambda ggml_type, *_: encoded.append(ggml_type),
+    )
+    monkeypatch.setattr(self_check, "ggml", lambda: library)
+    monkeypatch.setattr(self_check, "_built", set())
+    stop.request()
+    for ggml_type in (codebook, plain):  # ggml has one lock for all types
+        with pytest.raises(KeyboardInterrupt):
+            self_check.by_ggml(ggml_type, values, None)
+    stop.clear()
+    built.set()
+    for ggml_type in (codebook, plain):
+        self_check.by_ggml(ggml_type, values, None)
+    assert encoded == [codebook, plain]
 
 
 @pytest.mark.parametrize("threads", [1, 2], ids=["one context", "two contexts"])

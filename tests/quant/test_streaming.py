@@ -53,7 +53,7 @@ def chained(path: Path, folder: Path, *, decoded: bool = False) -> tuple[Floats,
     tensors = tensors_of(shards)
     states, left = tensor(path, EMBEDDING)[TOKENS], []
     file = folder / "layer.gguf"
-    with open_layer(shards, file, len(TOKENS), 1, decoded=decoded) as layer:
+    with open_layer(shards, ModelSettings(file), len(TOKENS), 1, decoded=decoded) as layer:
         assert not file.exists()
         outside = {
             name: found
@@ -123,10 +123,27 @@ def test_layer_run_refuses_what_the_graph_lacks_and_values_that_are_not_finite(
     tmp_path: Path,
 ) -> None:
     shards = open_model_files(write_tiny(tmp_path / "tiny.gguf"))
-    with open_layer(shards, tmp_path / "layer.gguf", 32, 1, decoded=True) as layer:
+    file = ModelSettings(tmp_path / "layer.gguf")
+    with open_layer(shards, file, 32, 1, decoded=True) as layer:
         states = np.ones((32, layer.width), np.float32)
         with pytest.raises(MinitronError, match="no ffn_nothing-0"):
             layer.run(states, ["ffn_nothing-0"])
         layer.put("blk.0.attn_norm.weight", np.full(layer.width, np.inf, np.float32).view(np.uint8))
         with pytest.raises(MinitronError, match="not finite"):
             layer.run(states, ["blk.0.attn_q.weight"])
+
+
+def test_layer_run_reads_an_input_at_its_product_and_then_where_it_is_made(tmp_path: Path) -> None:
+    shards = open_model_files(write_tiny(tmp_path / "tiny.gguf"))
+    names = ["blk.0.attn_q.weight", "blk.0.attn_output.weight", "blk.0.ffn_gate.weight", DOWN]
+    with open_layer(shards, tmp_path / "layer.gguf", 32, 1, decoded=True) as layer:
+        for name, (shard, info) in layer_tensors(tensors_of(shards), 0).items():
+            values = decode_blocks(info.type, shard.data(info), (info.n_elements,))
+            layer.put(name, values.view(np.uint8))
+        states = np.random.default_rng(0).standard_normal((32, layer.width)).astype(np.float32)
+        at_product = {name: layer.run(states, [name])[name] for name in names}
+        for name in names:
+            np.testing.assert_array_equal(layer.run(states, [name])[name], at_product[name])
+        together = layer.run(states, [*names, AFTER_LAYER])
+        for name in names:
+            np.testing.assert_array_equal(together[name], at_product[name])

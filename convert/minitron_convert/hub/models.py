@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,15 +18,13 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 )
 
 from minitron_convert.hub.download import Repository, check_space, parse_repository, without_host
-from minitron_convert.hub.published_names import level_in, models_called
+from minitron_convert.hub.published_names import level_in, models_called, models_in
 from minitron_core.errors import Damaged, Denied, NotFound
 from minitron_core.gguf import open_gguf, parse_shard_name
 from minitron_core.progress import Progress
 
 # what a name without a level means where there are several, as in llama.cpp's own downloads
 PREFERRED = "Q4_K_M"
-# GGUF files beside models that are none
-_OTHERS = re.compile(r"mmproj|imatrix(?!.*\d_)", re.IGNORECASE)  # not Model-imatrix-Q4_K_M
 _FIRST_BYTES, _MOST_BYTES = 4 << 20, 1 << 30
 
 
@@ -65,7 +62,7 @@ class HubModel:
                     name, "config.json", revision=revision
                 )
                 return isinstance(found, str)
-        return not _models(files)
+        return not models_in(files)
 
     @contextmanager
     def headers(self) -> Iterator[Path]:
@@ -86,13 +83,13 @@ class HubModel:
                 files = self.repository.files()
                 if files is None:
                     raise Denied(f"the Hub cannot be reached to list {self}", "name a file instead")
-                for name in (name for names in _models(files).values() for name in names):
+                for name in (name for names in models_in(files).values() for name in names):
                     _write_header(self.repository, name, Path(place) / Path(name).name)
             yield Path(place)
 
     def names(self, folder: Path) -> dict[str, str]:
         """What a user calls each file of a folder: owner/name:LEVEL."""
-        found = _models(path.name for path in folder.iterdir())
+        found = models_in(path.name for path in folder.iterdir())
         repository = self.repository.name
         return {files[0]: f"{repository}:{level_in(model)}" for model, files in found.items()}
 
@@ -137,7 +134,7 @@ class HubModel:
         return folder / wanted[0]
 
     def _choose(self, files: Iterable[str]) -> list[str]:
-        models = _models(files)
+        models = models_in(files)
         if not models:
             raise NotFound(
                 f"{self.repository.name} on the Hub holds no GGUF model",
@@ -173,16 +170,6 @@ def parse_model(text: str) -> HubModel | None:
     name, _, level = without_host(text).partition(":")
     repository = parse_repository(name)
     return HubModel(repository, level or None) if repository else None
-
-
-def _models(files: Iterable[str]) -> dict[str, list[str]]:
-    """The files of each model, its shards in order, by its path without number and suffix."""
-    models: dict[str, list[str]] = {}
-    for name in sorted(files):
-        if name.endswith(".gguf") and not _OTHERS.search(Path(name).name):
-            shard = parse_shard_name(name)
-            models.setdefault(shard.stem if shard else name[:-5], []).append(name)
-    return models
 
 
 def _shards_of(name: str) -> list[str]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from minitron_core.gguf import parse_shard_name
+
 # what publishers put before a level for files made otherwise: Unsloth's own mixes, weighted ones
 _VARIANT = r"(?:UD|i\d+)-"
 _SIZES = "XXS|XS|S|M|L|XL|NL|XXL"
@@ -17,8 +19,26 @@ _LEVEL = re.compile(
     r"|\d+(?:\.\d+)?bpw)(?!_?[a-z0-9])",
     re.IGNORECASE,
 )
+# GGUF files beside models that are none
+_OTHERS = re.compile(r"mmproj|imatrix(?!.*\d_)", re.IGNORECASE)  # not Model-imatrix-Q4_K_M
 _LAST_PART = re.compile(r"(?:^|[-./])([^-./]+)$")
 _SAME = {"fp16": "f16", "fp32": "f32"}
+
+
+def models_in(files: Iterable[str]) -> dict[str, list[str]]:
+    """The files of each model of a repository, its shards in order, by the model."""
+    models: dict[str, list[str]] = {}
+    for name in sorted(files):
+        if name.endswith(".gguf") and not _OTHERS.search(name.rpartition("/")[2]):
+            shard = parse_shard_name(name)
+            models.setdefault(shard.stem if shard else name[:-5], []).append(name)
+    return models
+
+
+def spellings(model: str) -> tuple[str, ...]:
+    """What `models_called` may know a model by: its level, with and without a variant, its name."""
+    levels = [] if (found := _found(model)) is None else [found[1], _comparable(found[1]).upper()]
+    return (level_in(model), *levels, model.rpartition("/")[2], model)
 
 
 def level_in(model: str) -> str:

@@ -4,6 +4,10 @@ With x, r the inputs and residual states of the full model, x̃, r̃ those of th
 and H̃ = Σ x̃ᵀx̃, the target of a weight W whose product is added to the states r is
     T = W + [beta W Σ(x−x̃)ᵀx̃ + gamma Σ(r−r̃)ᵀx̃] (H̃ + ridge)⁻¹,
 the least squares solution of T x̃ = W x + (r − r̃), for beta = gamma = 1 and no ridge.
+
+Where a product is added to the states, tokens count by 1 / the mean square of the sum: what follows
+normalizes it. Without that the first token of a text, whose states are a hundred times the others'
+in many models, decides alone.
 References: GPTAQ (arXiv 2504.02692), Qronos (2505.11695), QEP (2504.09629), LoaQ (2509.06297).
 """
 
@@ -48,15 +52,26 @@ class DriftSums:
         self._inputs = np.zeros((HALVES, columns, columns), np.float32)
         self._states = np.zeros((HALVES, rows, columns), np.float32)
         self._tokens = [0] * HALVES
+        self._weights = [0.0] * HALVES
 
     def additions(
-        self, half: int, full: Floats, ours: Floats, states: Floats | None
+        self,
+        half: int,
+        full: Floats,
+        ours: Floats,
+        states: Floats | None,
+        scale: Floats | None = None,
     ) -> Iterator[Callable[[], None]]:
         """What adds tokens of one half, to be called in any order, each of them in a thread.
 
-        full, ours: inputs x and x̃, [tokens, columns]. states: r − r̃, [tokens, rows].
+        full, ours: inputs x and x̃, [tokens, columns]. states: r − r̃, [tokens, rows]. scale:
+        square roots of the tokens' weights, [tokens]; None for equal ones.
         """
         self._tokens[half] += len(ours)
+        self._weights[half] += len(ours) if scale is None else float(scale @ scale)
+        if scale is not None:
+            full, ours = full * scale[:, None], ours * scale[:, None]
+            states = None if states is None else states * scale[:, None]
 
         def add(total: Floats, left: Floats) -> None:
             total[half] += left.T @ ours
@@ -97,7 +112,7 @@ class DriftSums:
         total = np.zeros(sums.shape[1:])
         for half in halves:
             total += sums[half]
-        total /= max(1, sum(self._tokens[half] for half in halves))
+        total /= sum(self._weights[half] for half in halves) or 1
         return total
 
     @property
@@ -114,6 +129,14 @@ class DriftSums:
     def has_halves(self) -> bool:
         """Whether both halves have tokens."""
         return min(self._tokens) > 0
+
+
+def token_scale(states: Floats) -> Floats:
+    """1 / root mean square of every token's states, [tokens]; 0 for states of zeros."""
+    size = np.sqrt(np.mean(np.square(states), axis=1))
+    scale: Floats = np.zeros_like(size)
+    np.divide(1, size, out=scale, where=size > 0)
+    return scale
 
 
 def choose_ridge(

@@ -14,7 +14,9 @@ from minitron_quant.model_files import EMBEDDING, OUTPUT, tensors_of
 from minitron_quant.streaming.layer_file import layer_tensors
 
 # how often the text runs through a layer: parts of it for each stage, and the whole
-_FULL_RUNS, _LEVEL_RUNS = 1.7, 2.5
+_FULL_RUNS, _LEVEL_RUNS = 1.8, 2.5
+# how much longer llama.cpp's products take than those of BLAS, attention included
+_LLAMA_CPP = 2.0
 # equations solved for a stage: ridges on half of the text, then the target
 _SOLVED = 4
 # operations for the code of a weight, as many as a product does in the time that it takes
@@ -51,16 +53,23 @@ def forecast(job: SequentialJob, layers_left: int, disk: float) -> Forecast:
     stages = stages_of(layer)
     threads = job.threads or default_threads()
     operations = layers_left * _operations(job, stages, infos)
-    operations += _operations(job, [Stage((output,))], infos)
+    # the inputs of the output matrix come from the last layer's runs
+    operations += _solving(job, [Stage((output,))], infos)
     seconds = operations / (_speed() * threads)
     return Forecast(seconds, _memory(job, stages, infos), disk)
 
 
 def _operations(job: SequentialJob, stages: list[Stage], infos: dict[str, TensorInfo]) -> float:
-    """Floating-point operations for the stages of one layer."""
-    levels, tokens = len(job.levels), job.chunks.size
+    """Floating-point operations for the stages of one layer, in BLAS's time."""
     weights = sum(infos[name].n_elements for stage in stages for name in stage.weights)
-    total = 2.0 * tokens * weights * (_FULL_RUNS + levels * _LEVEL_RUNS)
+    runs = _FULL_RUNS + len(job.levels) * _LEVEL_RUNS
+    return 2.0 * job.chunks.size * weights * runs * _LLAMA_CPP + _solving(job, stages, infos)
+
+
+def _solving(job: SequentialJob, stages: list[Stage], infos: dict[str, TensorInfo]) -> float:
+    """Those for the sums, the targets and the codes of some stages."""
+    levels, tokens, total = len(job.levels), job.chunks.size, 0.0
+    weights = sum(infos[name].n_elements for stage in stages for name in stage.weights)
     for stage in stages:
         columns, rows = infos[stage.weights[0]].shape[0], _rows(stage, infos)
         states = rows if stage.residual else 0

@@ -16,6 +16,7 @@ from minitron_core.cpu_limits import default_threads
 from minitron_core.gguf import F32, Gguf
 from minitron_core.gguf.layers import in_layer
 from minitron_core.progress import Event, Progress
+from minitron_engine.llama.settings import ModelSettings
 from minitron_engine.llama.tokenization import Tokens
 from minitron_quant.array_backend import Bytes, Doubles, Floats, best_arrays
 from minitron_quant.blocks import decode_blocks
@@ -75,8 +76,14 @@ class SequentialJob:
 class SequentialGptq:
     """Chooses the codes of all levels of a job, and keeps them in a store."""
 
-    def __init__(self, job: SequentialJob, store: SequentialStore, progress: Progress) -> None:
-        self._job, self._store, self._progress = job, store, progress
+    def __init__(
+        self,
+        job: SequentialJob,
+        store: SequentialStore,
+        progress: Progress,
+        loading: ModelSettings,
+    ) -> None:
+        self._job, self._store, self._progress, self._loading = job, store, progress, loading
         self._tensors = tensors_of(job.shards)
         self._layers = layer_count(job.shards)
         self._threads = job.threads or default_threads()
@@ -89,7 +96,7 @@ class SequentialGptq:
             return
         levels, n_ctx = [*self._job.levels], self._job.chunks.shape[1]
         with open_side_by_side(
-            self._job.shards, levels, self._store, n_ctx, self._threads
+            self._loading, self._job.shards, levels, self._store, n_ctx, self._threads
         ) as models:
             for layer in range(self._store.layers, self._layers):
                 codes = self._choose_layer(models, layer)

@@ -17,7 +17,6 @@ from minitron_core.hashing import file_sha256, fingerprint, model_fingerprint
 from minitron_core.progress import Event, Progress
 from minitron_engine.llama.library import LLAMA_CPP_COMMIT
 from minitron_engine.llama.model import Model
-from minitron_engine.llama.settings import ModelSettings
 from minitron_engine.llama.tokenization import Tokens
 from minitron_engine.loading import open_model
 from minitron_quant.array_backend import Bytes, Floats
@@ -75,7 +74,7 @@ class SequentialLevels:
             # no longer than the texts that the model was trained on
             settings = replace(settings, chunks=replace(settings.chunks, n_ctx=trained))
             self._settings = settings
-        with open_model(ModelSettings(quantize.source, vocab_only=True)) as model:
+        with open_model(replace(quantize.loading, vocab_only=True)) as model:
             self._chunks = _chunks_of(model, settings)
         self._job: SequentialJob | None = None
         self._store: SequentialStore | None = None
@@ -121,7 +120,7 @@ class SequentialLevels:
         chunks = self._settings.chunks
         wanted = CollectSettings(self._settings.texts, chunks, process_output=True)
         context = chunks.context()
-        with open_model(ModelSettings(self._quantize.source, context=context)) as model:
+        with open_model(replace(self._quantize.loading, context=context)) as model:
             write_imatrix(path, collect(model, wanted))
         return path
 
@@ -184,7 +183,7 @@ class SequentialLevels:
         progress(Event("gptq", done, layers, "layers", note=str(takes)))
         before, kept = self._source_version(), f"kept in {self._folder}"
         with stop.keeping(lambda: f"{max(0, store.layers)} of {layers} layers are {kept}"):
-            SequentialGptq(job, store, progress).run()
+            SequentialGptq(job, store, progress, self._quantize.loading).run()
         if self._source_version() != before:
             raise MinitronError(
                 f"{self._quantize.source} was changed while it was read",

@@ -3,13 +3,15 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 
 import numpy as np
 
 from minitron_core.gguf import Gguf, TensorInfo
+from minitron_engine.llama.settings import ModelSettings
 from minitron_quant.array_backend import Bytes, Floats
 from minitron_quant.blocks import decode_blocks
-from minitron_quant.gptq.drift import HALVES, DriftSums
+from minitron_quant.gptq.drift import HALVES, DriftSums, token_scale
 from minitron_quant.gptq.sequential_store import FULL, SequentialStore
 from minitron_quant.gptq.stages import BEFORE_LAYER, Stage
 from minitron_quant.model_files import EMBEDDING, OUTPUT, tensors_of
@@ -69,9 +71,10 @@ class SideBySide:
         after_full = self._store.new_states(FULL, self._layer + 1) if finish_full else nullcontext()
         with after_full as after:
             chunks = list(self._chunks())
+            more = dict.fromkeys([stage.after] * bool(stage.after) + [AFTER_LAYER] * finish_full)
             for number, rows in enumerate(chunks):
                 half = HALVES * number // len(chunks)
-                full = self._run(FULL, rows, stage, (AFTER_LAYER,) if finish_full else ())
+                full = self._run(FULL, rows, stage, (*more,))
                 if after is not None:
                     after[rows] = full[AFTER_LAYER]
                 pending: list[Callable[[], None]] = []
@@ -81,7 +84,8 @@ class SideBySide:
                     if level not in sums:
                         height = 0 if drift is None else drift.shape[1]
                         sums[level] = DriftSums(full[name].shape[1], height)
-                    pending += sums[level].additions(half, full[name], ours[name], drift)
+                    scale = token_scale(full[stage.after]) if stage.after else None
+                    pending += sums[level].additions(half, full[name], ours[name], drift, scale)
                 # chunk after chunk, so that sums do not depend on the number of threads
                 _wait(adding)
                 adding = [self._pool.submit(each) for each in pending]
@@ -118,15 +122,20 @@ class SideBySide:
 
 @contextmanager
 def open_side_by_side(
-    shards: Sequence[Gguf], levels: Sequence[str], store: SequentialStore, n_ctx: int, threads: int
+    loading: ModelSettings,
+    shards: Sequence[Gguf],
+    levels: Sequence[str],
+    store: SequentialStore,
+    n_ctx: int,
+    threads: int,
 ) -> Iterator[SideBySide]:
-    """A layer of the full model and of each level, for chunks of n_ctx tokens."""
+    """A layer of the full model and of each level, loaded so, for chunks of n_ctx tokens."""
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(threads, "drift"))
         models = {}
         for side in (FULL, *levels):
-            path = store.folder / f"{side}.layer.gguf"
-            layer = open_layer(shards, path, n_ctx, threads, decoded=side != FULL)
+            one = replace(loading, path=store.folder / f"{side}.layer.gguf")
+            layer = open_layer(shards, one, n_ctx, threads, decoded=side != FULL)
             models[side] = stack.enter_context(layer)
         yield SideBySide(shards, models, store, pool)
 

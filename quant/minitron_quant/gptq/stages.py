@@ -6,7 +6,7 @@ Names are those of the layer's file (minitron_quant.streaming): blk.0. in every 
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from minitron_quant.streaming.layer_model import AFTER_ATTENTION
+from minitron_quant.streaming.layer_model import AFTER_ATTENTION, AFTER_LAYER
 
 # the states that go into the layer
 BEFORE_LAYER = "states"
@@ -16,18 +16,23 @@ _INPUTS = (
     ("ffn_gate", "ffn_up"),
     ("ffn_down",),
 )
-_ADDED_TO = {"attn_output": BEFORE_LAYER, "ffn_down": AFTER_ATTENTION}
+# what the product of a weight is added to, and the sum
+_RESIDUAL = {
+    "attn_output": (BEFORE_LAYER, AFTER_ATTENTION),
+    "ffn_down": (AFTER_ATTENTION, AFTER_LAYER),
+}
 
 
 @dataclass(frozen=True)
 class Stage:
     """weights: names, the first of which stands for their input.
 
-    residual: the states that their product is added to, if it is.
+    residual: the states that their product is added to, if it is; after: their sum.
     """
 
     weights: tuple[str, ...]
     residual: str = ""
+    after: str = ""
 
     @property
     def wanted(self) -> tuple[str, ...]:
@@ -42,5 +47,5 @@ def stages_of(names: Collection[str], output: str = "") -> list[Stage]:
     for kinds in _INPUTS:
         weights = tuple(w for kind in kinds if (w := f"blk.0.{kind}.weight") in names)
         if weights:
-            found.append(Stage(weights, _ADDED_TO.get(kinds[0], "")))
+            found.append(Stage(weights, *_RESIDUAL.get(kinds[0], ())))
     return [*found, Stage((output,))] if output else found

@@ -95,9 +95,9 @@ class StateFile:
             self._cost = self._last_time - started
 
     def kept(self, total: int) -> str:
-        """What a run that is interrupted now can continue from."""
+        """What a run that is interrupted now can continue from; empty if there is nothing."""
         if self.path is None or not self._last_chunks:
-            return "no chunks are kept"
+            return ""
         return f"{self._last_chunks} of {total} chunks are kept in {self.path}"
 
     def _dependencies(self) -> Dependencies:

@@ -11,10 +11,12 @@ import ctypes
 import hashlib
 from collections.abc import Callable
 from functools import cache
+from threading import Lock, Thread
 
 import numpy as np
 from numpy.typing import NDArray
 
+from minitron_core import stop
 from minitron_core.gguf import TYPE, TYPE_ID, row_bytes
 from minitron_engine.llama.library import ggml, ggml_version
 from minitron_quant.kernels.codebooks import has_codebook
@@ -40,6 +42,10 @@ RECORDED: dict[str, tuple[str, ...]] = {
 }
 _WITNESSES = ("iq4_nl", "q5_K")
 _ROWS, _COLUMNS = 15, 768
+# held while ggml builds the tables of a type, for which all its encoders wait
+_building = Lock()
+_built: set[int] = set()
+_LOOK_SECONDS = 0.05
 
 
 def passes(ggml_type: int, encode: Encode) -> bool:
@@ -89,12 +95,33 @@ def sample() -> tuple[Values, Values]:
 def encode_by_ggml(
     ggml_type: int, values: Values, blocks: Bytes, importance: Values | None
 ) -> None:
-    """Encode [rows, columns] into `blocks` by ggml; importance: [columns], or None."""
+    """Encode [rows, columns] into `blocks` by ggml; importance: [columns], or None.
+
+    KeyboardInterrupt after a request to stop, while ggml builds tables.
+    """
+    _await_tables(ggml_type)
     rows, columns = values.shape
     pointer = None if importance is None else importance.ctypes.data
     ggml().ggml_quantize_chunk(
         ggml_type, values.ctypes.data, blocks.ctypes.data, 0, rows, columns, pointer
     )
+
+
+def _await_tables(ggml_type: int) -> None:
+    """Have ggml build a type's tables in a thread that a stop leaves behind, deaf as it is."""
+    while True:
+        while not _building.acquire(timeout=_LOOK_SECONDS):
+            stop.check()
+        if ggml_type in _built or not has_codebook(ggml_type):
+            _building.release()
+            return
+        Thread(target=_build_tables, args=(ggml_type,), name="ggml tables", daemon=True).start()
+
+
+def _build_tables(ggml_type: int) -> None:
+    ggml().ggml_quantize_init(ggml_type)
+    _built.add(ggml_type)
+    _building.release()
 
 
 def by_ggml(ggml_type: int, values: Values, importance: Values | None) -> Bytes:

@@ -99,7 +99,7 @@ def verify_mix(
     """Measure the files on the settings' text against its reference, on the same chunks."""
     files = [mix.path, *(other.path for other in others.values())]
     ours, *rows = measure_divergence(settings, files, progress)
-    baselines: dict[str, Baseline] = {
+    baselines: dict[Other, Baseline] = {
         name: Baseline(**vars(compare_kld(ours, row)), level=other.level, bytes=other.bytes)
         for (name, other), row in zip(others.items(), rows, strict=True)
     }
@@ -110,5 +110,7 @@ def verify_mix(
         chunks=ours.chunks,
         kld=mean_kld(ours),
         error=ours.divergence.kld_error if ours.divergence else 0.0,
-        **baselines,
+        preset=baselines.get("preset"),
+        random=baselines.get("random"),
+        independent=baselines.get("independent"),
     )

@@ -113,7 +113,7 @@ class MixCodes:
         self, recipe: Recipe, sensitivity: Sensitivity, importance: Mapping[str, Floats]
     ) -> float:
         given = recipe, sensitivity, self.independent, importance
-        return predict_kld(self._quantize.source, *given, self._quantize.threads, self._progress)
+        return predict_kld(self._quantize.loading, *given, self._quantize.threads, self._progress)
 
     def _predict_sequential(self, recipe: Recipe) -> float:
         """Make the file on the first half of the text, measure it on chunks of the second.
@@ -132,7 +132,7 @@ class MixCodes:
             self._progress(replace(event, stage="prediction", note=note))
 
         (made,) = run(levels.job(there), listen)
-        files = quantize.source, made.path
+        files = quantize.loading, made.path
         predicted = measure_kld(*files, self.independent, quantize.threads)
         shutil.rmtree(scratch, ignore_errors=True)
         return predicted

@@ -48,7 +48,7 @@ def with_gptq(
 
 
 def predict_kld(
-    model: Path,
+    loading: ModelSettings,
     recipe: Recipe,
     sensitivity: Sensitivity,
     gptq: GptqEncoder,
@@ -62,8 +62,8 @@ def predict_kld(
     rounding of inputs by the kernels; the sensitivity adds it.
     """
     sample, chunks = _second_half(gptq, threads)
-    tensors = tensors_of(open_model_files(model))
-    load = ModelSettings(model, "auto", chunks.n_ctx, writable=True)
+    tensors = tensors_of(open_model_files(loading.path))
+    load = replace(loading, n_ctx=chunks.n_ctx, writable=True)
     with open_model(load) as loaded, open_prober(loaded, chunks, importance) as prober:
         reference = prober.reference(sample)
         for number, (name, ggml_type) in enumerate(recipe.types):
@@ -76,19 +76,19 @@ def predict_kld(
 
 
 def measure_kld(
-    model: Path, quantized: Path, gptq: GptqEncoder, threads: int | None = None
+    loading: ModelSettings, quantized: Path, gptq: GptqEncoder, threads: int | None = None
 ) -> float:
     """The divergence of a file from the full model, on chunks of the second half of the text."""
     sample, chunks = _second_half(gptq, threads)
-    with _opened(model, chunks) as prober:
+    with _opened(loading, chunks) as prober:
         reference = prober.reference(sample)
-    with _opened(quantized, chunks) as prober:
+    with _opened(replace(loading, path=quantized), chunks) as prober:
         return float(np.mean(prober.divergence(sample, reference)))
 
 
 @contextmanager
-def _opened(model: Path, chunks: ChunkSettings) -> Iterator[Prober]:
-    load = ModelSettings(model, "auto", chunks.n_ctx)
+def _opened(loading: ModelSettings, chunks: ChunkSettings) -> Iterator[Prober]:
+    load = replace(loading, n_ctx=chunks.n_ctx)
     with open_model(load) as loaded, open_prober(loaded, chunks, {}) as prober:
         yield prober
 

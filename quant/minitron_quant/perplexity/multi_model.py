@@ -47,7 +47,6 @@ from minitron_quant.perplexity.state import ModelInfo, State, noise_key, open_st
 _LOG = logging.getLogger("minitron.measure")
 # of an odd number of equal jobs the last one has half of the threads; among more it does not matter
 _MANY_JOBS = 24
-_NOTHING_KEPT = "no scores are kept; with --resume STATE they are"
 _LEAST_MODELS = 3  # of unequal models two would wait for each other
 
 
@@ -69,7 +68,7 @@ def score_models(settings: MeasureSettings, progress: Progress = ignore) -> Iter
 
     Raises Unsupported where the vocabularies differ: their probabilities cannot be compared.
     """
-    kept = f"the scores so far are kept in {settings.state}" if settings.state else _NOTHING_KEPT
+    kept = f"the scores so far are kept in {settings.state}" if settings.state else ""
     with stop.keeping(lambda: kept), open_state(settings.state) as state:
         evaluation = _Evaluation(settings, state, progress)
         if settings.reference is None:

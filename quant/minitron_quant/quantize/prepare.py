@@ -20,6 +20,7 @@ from minitron_core.gguf import (
 )
 from minitron_core.hashing import fingerprint
 from minitron_core.progress import Progress
+from minitron_engine.llama.settings import EVERY_GPU, GpuLayers, ModelSettings, Placement
 from minitron_quant.array_backend import Bytes, Floats
 from minitron_quant.levels import Level
 from minitron_quant.model_files import open_model_files
@@ -53,7 +54,7 @@ class QuantizeSettings:
 
     include, exclude: parts of tensor names, of the importance matrix's entries to use. errors:
     where to write the encoding errors. replace: what may be overwritten: nothing, files made from
-    something else, or all.
+    something else, or all. gpu_layers, placement: for GPTQ and mixes, which run the source.
     """
 
     source: Path
@@ -67,6 +68,13 @@ class QuantizeSettings:
     errors: Path | None = None
     threads: int | None = None
     replace: Replace = "never"
+    gpu_layers: GpuLayers = "auto"
+    placement: Placement = EVERY_GPU
+
+    @property
+    def loading(self) -> ModelSettings:
+        """How the source is loaded where it runs."""
+        return ModelSettings(self.source, self.gpu_layers, placement=self.placement)
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,8 @@ class JobWriter:
             self._files.commit(self.errors)
         except BaseException as error:
             kept = self._files.stop(_can_continue(error), self.errors)
-            error.add_note(self._kept() if kept else "nothing is kept")
+            if kept:
+                error.add_note(self._kept())
             raise
         yield from self._files.finish()
 

@@ -1,9 +1,10 @@
 """One layer in llama.cpp: states of a chunk go in, inputs of products and new states come out."""
 
 import ctypes
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 
@@ -29,14 +30,24 @@ AFTER_ATTENTION, AFTER_LAYER = "ffn_inp-0", "l_out-0"
 class _GraphReader:
     """The callback that copies chosen values of a graph, and ends it after the last of them.
 
-    A value is named as llama.cpp names it, or, for the input of a product, after the weight.
+    A value is named as llama.cpp names it, or, for the input of a product, after the weight. The
+    first time that input is read at the product, which is computed for it; from then on at the node
+    that makes it, by its name.
     """
 
     def __init__(self) -> None:
         self.hook = api.ggml_backend_sched_eval_callback(self._called)
-        self.wanted: Sequence[str] = ()
         self.found: dict[str, Floats] = {}
         self.error: BaseException | None = None
+        self._inputs: dict[str, str] = {}
+        self._wanted: dict[str, str] = {}
+        self._seen: Counter[str] = Counter()
+
+    def begin(self, wanted: Sequence[str]) -> None:
+        """Look for these values in the next graph."""
+        self._wanted = {self._inputs.get(name, name): name for name in wanted}
+        self._seen.clear()
+        self.found = {}
 
     def _called(self, address: int, ask: bool, _data: object) -> bool:
         # ctypes would swallow an exception here: keep it
@@ -44,12 +55,20 @@ class _GraphReader:
             if self.error is not None or interrupts.pending():
                 return ask  # the decode ends at a node that was asked for
             node = Tensor.from_address(address)
-            name = weight_name(node) if node.op == OP_MUL_MAT else node.name.decode()
-            if ask or name not in self.wanted:
-                return name in self.wanted
-            values = activations(node.src[1].contents if node.op == OP_MUL_MAT else node)
-            self.found[name] = values.reshape(-1, values.shape[-1]).copy()
-            return len(self.found) < len(self.wanted)
+            name = node.name.decode()
+            weight = weight_name(node) if node.op == OP_MUL_MAT else ""
+            at_product = weight in self._wanted
+            wanted = self._wanted.get(weight if at_product else name)
+            if ask:
+                self._seen[name] += 1
+            if ask or wanted is None:
+                return wanted is not None
+            source = node.src[1].contents if at_product else node
+            if at_product and self._seen[source.name.decode()] == 1:
+                self._inputs[weight] = source.name.decode()
+            values = activations(source)
+            self.found[wanted] = values.reshape(-1, values.shape[-1]).copy()
+            return len(self.found) < len(self._wanted)
         except BaseException as error:
             self.error = error
             return False
@@ -90,7 +109,7 @@ class LayerModel:
         """
         reader = self._reader
         self._states[:] = states
-        reader.wanted, reader.found = wanted, {}
+        reader.begin(wanted)
         self._context.clear()
         self._context.decode_struct(self._struct)
         if reader.error is not None:
@@ -108,17 +127,24 @@ class LayerModel:
 
 @contextmanager
 def open_layer(
-    shards: Sequence[Gguf], path: Path, n_ctx: int, threads: int | None, *, decoded: bool
+    shards: Sequence[Gguf],
+    loading: ModelSettings,
+    n_ctx: int,
+    threads: int | None,
+    *,
+    decoded: bool,
 ) -> Iterator[LayerModel]:
     """A model of one layer, for chunks of n_ctx tokens; its weights are zeros until they are put.
 
-    path: of the file to load, which is removed once it is. decoded: matrices are F32.
+    loading: of a file that is written for it, and removed once it is loaded. decoded: matrices are
+    F32.
     """
+    path = loading.path
     write_layer_file(shards, path, decoded=decoded)
     reader = _GraphReader()
     settings = ContextSettings(n_ctx=n_ctx, n_batch=n_ctx, threads=threads)
     try:
-        with open_model(ModelSettings(path, writable=True, context=settings)) as model:
+        with open_model(replace(loading, writable=True, context=settings)) as model:
             path.unlink()
             weights = find_weights(model)
             with open_context(model, settings, reader.hook) as context:

@@ -88,7 +88,8 @@ def ppl(
         placement=placement,
     )
     rows = []
-    with out.progress() as listener:
+    lost = "" if resume else "no scores are kept; with --resume STATE they are"
+    with out.progress(lost=lost) as listener:
         for row in perplexity(settings, listener):
             rows.append(row)
             listener(Event("perplexity", finished=row_line(row)))

@@ -10,7 +10,14 @@ import typer
 
 from minitron_cli.options.calibration import CalibrationOptions
 from minitron_cli.options.completion import complete_level
-from minitron_cli.options.parameters import ConsoleOptions, ModelOrCheckpoint, Threads
+from minitron_cli.options.generation import DeviceOptions
+from minitron_cli.options.parameters import (
+    ConsoleOptions,
+    GpuLayers,
+    ModelOrCheckpoint,
+    Threads,
+    gpu_layers,
+)
 from minitron_cli.options.quantize import (
     LevelOptions,
     MixOptions,
@@ -54,7 +61,9 @@ def quantize(
         typer.Argument(metavar="LEVEL...", autocompletion=complete_level, help=level_help()),
     ] = None,
     threads: Threads = None,
+    layers: GpuLayers = "auto",
     *,
+    spread: DeviceOptions,
     console: ConsoleOptions,
 ) -> None:
     """Quantize a model to one or many levels; run it again to finish what is missing.
@@ -71,7 +80,12 @@ def quantize(
     if solved:
         target.refuse_dry_run()
     needs_file = solved or gptq.gptq is not None
-    calibration = gptq.calibration(threads)
+    if solved or gptq.text or mix.held_out:
+        device, placement = gpu_layers(layers, out), spread.placement(out)
+        settings = replace(settings, gpu_layers=device, placement=placement)
+    elif spread.given:
+        raise Usage("no model runs here, so that it needs no device", "-f TEXT runs it; or drop it")
+    calibration = gptq.calibration(settings)
     request = SourceRequest(settings, calibration, target.keep_f16, needs_file=needs_file)
     with planned_source(request, out) if target.dry_run else source_of(request, out) as source:
         settings = source.settings
@@ -101,7 +115,14 @@ def _covariance(out: Output, settings: QuantizeSettings, gptq: CalibrationOption
     chunks = ChunkSettings(limit=gptq.calibration_chunks, threads=settings.threads)
     collecting = CovarianceSettings(tuple(gptq.text or ()), chunks, FULL if full else BLOCK)
     with out.progress() as listener:
-        return covariance(settings.source, path, collecting, progress=listener)
+        return covariance(
+            settings.source,
+            path,
+            collecting,
+            gpu_layers=settings.gpu_layers,
+            placement=settings.placement,
+            progress=listener,
+        )
 
 
 def _job(out: Output, source: QuantizeSource, gptq: CalibrationOptions) -> QuantizeJob:

@@ -14,6 +14,7 @@ from minitron_cli.options.parameters import (
     Threads,
     gpu_layers,
 )
+from minitron_core.errors import MinitronError
 
 EXAMPLES = """minitron sensitivity nano-llama-F16.gguf -f examples/calibration.txt
 minitron sensitivity model-F16.gguf -f calibration.txt --imatrix model.imatrix.gguf --budget 30m
@@ -78,6 +79,10 @@ def sensitivity(
     key = inputs_key(
         [each for each in given if each.is_file()], "sensitivity", ctx, settings.tokens, budget
     )
+    if not (force or resume) and _is_unfinished(path):
+        raise MinitronError(
+            f"an earlier run for {path} was stopped", "--resume continues it; --force starts over"
+        )
     if is_up_to_date(path, key, force or resume):
         show_sensitivity(out, path, settings.imatrix_output, read_sensitivity(path), kept=True)
         return
@@ -85,3 +90,12 @@ def sensitivity(
         measured = quantization.sensitivity(settings, listener)
     record_inputs([path], key)
     show_sensitivity(out, path, settings.imatrix_output, measured)
+
+
+def _is_unfinished(path: Path) -> bool:
+    from minitron_quant.mixed_precision.sensitivity_file import read_sensitivity
+
+    try:
+        return not read_sensitivity(path).complete
+    except MinitronError:
+        return False

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minitron.generation import DEFAULT_CONTEXT, context_size
 from minitron.loading import load
@@ -17,17 +17,16 @@ from minitron_engine.generation.generate import generate, prompt_ids
 from minitron_engine.generation.sampling import settings_for
 from minitron_engine.generation.sequence import Sequence
 from minitron_engine.generation.steps import Generation, GenerationSettings, Timings
-from minitron_engine.llama.adapters import Adapter, apply_adapters
 from minitron_engine.llama.context import Context, open_context
 from minitron_engine.llama.model import Model
 from minitron_engine.llama.settings import ContextSettings, GpuLayers, ModelSettings, Placement
 
 if TYPE_CHECKING:
     from minitron_engine.generation.speculative import Drafter
+    from minitron_engine.llama.adapters import Adapter
 
 
-@dataclass(frozen=True)
-class GenerateRequest:
+class GenerateRequest(NamedTuple):
     """The request of the command line; a context of 0 tokens lets the command choose.
 
     sampling: the settings that were given; the model's metadata may recommend others.
@@ -68,7 +67,10 @@ def answer(request: GenerateRequest, out: Output) -> int:
         if request.echo and not out.as_json:
             out.text(request.prompt, end="")
         with open_context(model, settings) as context:
-            apply_adapters(context, request.adapters)
+            if request.adapters:
+                from minitron_engine.llama.adapters import apply_adapters
+
+                apply_adapters(context, request.adapters)
             try:
                 _generate(request, out, context, tokens, result)
             except KeyboardInterrupt:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from minitron_cli.options.groups import option_group
 from minitron_cli.options.quantize import LEVELS
 from minitron_core.errors import Usage
 
 if TYPE_CHECKING:
     from minitron.checkpoint_levels import Calibration
+    from minitron_quant.quantize.prepare import QuantizeSettings
 
 _gptq = partial(typer.Option, rich_help_panel="GPTQ")
 _levels = partial(typer.Option, rich_help_panel=LEVELS)
 
 
-@dataclass(frozen=True)
+@option_group
 class CalibrationOptions:
     """A text to calibrate on, and codes chosen against the covariance of the inputs."""
 
@@ -54,15 +55,15 @@ class CalibrationOptions:
         _gptq(help="high: all columns compensate for each other, instead of blocks of 1024."),
     ] = None
 
-    def calibration(self, threads: int | None) -> Calibration | None:
+    def calibration(self, settings: QuantizeSettings) -> Calibration | None:
         """What collects an importance matrix; None without a text, or where it is --gptq's."""
         if self.gptq or not self.text:
             return None
         from minitron.checkpoint_levels import Calibration
         from minitron_quant.chunking import ChunkSettings
 
-        chunks = ChunkSettings(limit=self.calibration_chunks, threads=threads)
-        return Calibration(tuple(self.text), chunks)
+        chunks = ChunkSettings(limit=self.calibration_chunks, threads=settings.threads)
+        return Calibration(tuple(self.text), chunks, settings.gpu_layers, settings.placement)
 
     def check(self, imatrix: Path | None) -> None:
         """Usage: options that do not go together."""

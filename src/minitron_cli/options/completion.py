@@ -56,21 +56,22 @@ def _paths(incomplete: str, suffix: str) -> Iterator[str]:
 
 
 def _cached(incomplete: str) -> Iterator[str]:
-    """owner/name:LEVEL of every GGUF file in the cache, read from the names of its folders."""
+    """owner/name:LEVEL of every model in the cache, in the spelling that was begun."""
     from huggingface_hub import constants
 
+    from minitron_convert.hub.published_names import models_called, models_in, spellings
+
+    level = incomplete.partition(":")[2]
     for folder in sorted(Path(constants.HF_HUB_CACHE).glob("models--*--*")):
         name = folder.name.removeprefix("models--").replace("--", "/", 1)
-        files = {path.name for path in folder.glob("snapshots/*/*.gguf")}
-        levels = sorted({level for file in files if (level := _level_in(file))})
-        for offered in [f"{name}:{level}" for level in levels] or [name] * bool(files):
-            if offered.startswith(incomplete):
-                yield offered
-
-
-def _level_in(file: str) -> str | None:
-    from minitron_quant.levels import LEVELS, OTHER_LEVELS
-
-    stem = file.removesuffix(".gguf").upper()
-    names = [level.name for level in LEVELS + OTHER_LEVELS]
-    return next((name for name in names if stem.endswith((f"-{name}", f".{name}"))), None)
+        if not (f"{name}:".startswith(incomplete) or incomplete.startswith(f"{name}:")):
+            continue
+        place = folder / "snapshots"
+        files = {path.relative_to(place).as_posix() for path in place.rglob("*.gguf")}
+        models = models_in(file.partition("/")[2] for file in files)
+        for model in models:
+            for spelling in spellings(model):
+                offered = spelling if spelling.startswith(level) else spelling.lower()
+                if offered.startswith(level) and models_called(spelling, models) == [model]:
+                    yield f"{name}:{offered}"
+                    break

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from minitron_cli.options.groups import option_group
 from minitron_core.errors import Usage
 from minitron_core.quoting import quoted
 
@@ -21,7 +21,7 @@ _device = partial(typer.Option, rich_help_panel="Several devices")
 _draft = partial(typer.Option, rich_help_panel="Speculative decoding")
 
 
-@dataclass(frozen=True)
+@option_group
 class SpeculationOptions:
     """Where draft tokens come from, if any."""
 
@@ -57,7 +57,7 @@ class SpeculationOptions:
         return SpeculationOptions(draft, False, self.draft_max, self.draft_min_p)
 
 
-@dataclass(frozen=True)
+@option_group
 class AdapterOptions:
     """LoRA adapters with their scales."""
 
@@ -70,6 +70,8 @@ class AdapterOptions:
 
     def adapters(self) -> tuple[Adapter, ...]:
         """All of them, each file's header checked."""
+        if not (self.lora or self.lora_scaled):
+            return ()
         from minitron_core.gguf import open_gguf
         from minitron_engine.llama.adapters import Adapter
 
@@ -80,7 +82,7 @@ class AdapterOptions:
         return tuple(found)
 
 
-@dataclass(frozen=True)
+@option_group
 class DeviceOptions:
     """How a model is spread over devices."""
 
@@ -104,6 +106,11 @@ class DeviceOptions:
             help="Devices of llama.cpp's RPC servers too; in a private network only.",
         ),
     ] = None
+
+    @property
+    def given(self) -> bool:
+        """Whether any of them was set."""
+        return vars(self) != vars(DeviceOptions())
 
     def placement(self, out: Output) -> Placement:
         """What the engine takes; RPC servers are known afterwards."""

@@ -6,9 +6,20 @@ the command the filled-in group.
 
 import inspect
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, dataclass_transform, get_type_hints
+
+Group = TypeVar("Group")
+
+
+@dataclass_transform(frozen_default=True)
+def option_group(group: type[Group]) -> type[Group]:
+    """Make a class a group: a dataclass that is filled once, and never compared or printed.
+
+    Each further method of a dataclass takes 0.1 ms to make, at every start.
+    """
+    return dataclass(eq=False, repr=False)(group)
 
 
 def expanded(command: Callable[..., None]) -> Callable[..., None]:
@@ -30,9 +41,9 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
             values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
         command(**values)
 
-    # typer reads both
+    # typer reads both, and takes time to resolve annotations, which those of a signature are
     vars(run)["__signature__"] = inspect.Signature(parameters)
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    run.__annotations__ = {}
     return run
 
 

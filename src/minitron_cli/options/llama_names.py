@@ -1,7 +1,6 @@
 """llama.cpp's names and habits: options that its users type, in the words of this command line."""
 
 import re
-import secrets
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -120,6 +119,8 @@ def _given(name: str, value: str) -> str | None:
     if (name, value) in _SAME_AS_NONE:
         return None
     if (name, value) == ("--seed", "-1"):
+        import secrets  # here, since it loads OpenSSL
+
         return str(secrets.randbelow(2**31))
     return {("--n-predict", "-2"): "-1", ("--ctx", "0"): str(TRAINED)}.get((name, value), value)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from minitron_cli.options.completion import complete_model
+from minitron_cli.options.groups import option_group
 from minitron_core.errors import Usage
 from minitron_core.quoting import quoted
 from minitron_engine.llama.settings import CACHE_TYPES, FLASH_ATTENTION, ContextSettings
@@ -88,7 +88,7 @@ UBatch = Annotated[
 ]
 
 
-@dataclass(frozen=True)
+@option_group
 class ConsoleOptions:
     """What every command takes: how it talks."""
 
@@ -114,7 +114,7 @@ class ConsoleOptions:
         )
 
 
-@dataclass(frozen=True)
+@option_group
 class RuntimeOptions:
     """How a model runs."""
 
@@ -150,7 +150,7 @@ class RuntimeOptions:
         )
 
 
-_RANGE = re.compile(r"(\d+)(?:-(\d+)(?:([+*])(\d+))?)?")
+_RANGE = r"(\d+)(?:-(\d+)(?:([+*])(\d+))?)?"
 _MOST_NUMBERS = 1000
 
 
@@ -158,7 +158,7 @@ def number_list(text: str) -> tuple[int, ...]:
     """Numbers as llama-bench takes them: 1,2 or 1-4 or 512-4096*2 or 0-1024+256."""
     found: list[int] = []
     for part in text.split(","):
-        match = _RANGE.fullmatch(part.strip())
+        match = re.fullmatch(_RANGE, part.strip())
         if match is None:
             raise Usage(f"{quoted(part)} is neither a number nor a range such as 1-8*2")
         first, last = int(match[1]), int(match[2] or match[1])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from minitron_cli.options.groups import option_group
 from minitron_cli.units import parse_size
 from minitron_core.errors import NotFound, Unsupported, Usage
 
@@ -26,7 +26,7 @@ _output = partial(typer.Option, rich_help_panel="Output")
 _levels = partial(typer.Option, rich_help_panel=LEVELS)
 
 
-@dataclass(frozen=True)
+@option_group
 class LevelOptions:
     """What levels are made with."""
 
@@ -46,7 +46,7 @@ class LevelOptions:
     ] = False
 
 
-@dataclass(frozen=True)
+@option_group
 class MixOptions:
     """The size, or the divergence, for which the types of all tensors are solved."""
 
@@ -129,7 +129,14 @@ class MixOptions:
                 "give a text other than the calibration text, or --no-verify",
             )
         chunks = ChunkSettings(limit=self.chunks, threads=quantize.threads)
-        return MeasureSettings((), self.held_out, chunks, reference=quantize.source)
+        return MeasureSettings(
+            (),
+            self.held_out,
+            chunks,
+            quantize.gpu_layers,
+            reference=quantize.source,
+            placement=quantize.placement,
+        )
 
     def _wanted(self) -> MixTarget:
         from minitron_quant.levels import level_named
@@ -163,7 +170,7 @@ class MixOptions:
 _HELP = "minitron quantize --help"
 
 
-@dataclass(frozen=True)
+@option_group
 class TensorOptions:
     """Types of single tensors."""
 
@@ -182,7 +189,7 @@ class TensorOptions:
     ] = False
 
 
-@dataclass(frozen=True)
+@option_group
 class OutputOptions:
     """Where the files go, and what is in them besides tensors."""
 

@@ -1,15 +1,14 @@
 """The options of sampling, made from the engine's registry and named as llama.cpp's tools do."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 
+from minitron_cli.options.groups import Group, option_group
 from minitron_engine.generation.sampling import SAMPLING_OPTIONS, random_seed
 from minitron_engine.generation.sampling_options import SamplingOption
 
-Group = TypeVar("Group")
 # what is beyond only guards llama.cpp's numbers and is not worth showing
 _SHOWN_BOUNDS = 1e-3, 1e5
 
@@ -50,7 +49,7 @@ def with_options(*rows: SamplingOption) -> Any:
         for row in rows:
             setattr(group, row.name, False if row.type is bool else None)
         group.__annotations__ = options | group.__annotations__
-        return dataclass(frozen=True)(group)
+        return option_group(group)
 
     return decorate
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from minitron_cli.options.groups import option_group
 from minitron_engine.llama.settings import POOLING
 
 # choices that the engine's table knows, which a type checker does not
@@ -20,7 +20,7 @@ else:
 _answers = partial(typer.Option, rich_help_panel="Answers")
 
 
-@dataclass(frozen=True)
+@option_group
 class AddressOptions:
     """Where the server listens, and to whom."""
 
@@ -66,7 +66,7 @@ class AddressOptions:
     ] = None
 
 
-@dataclass(frozen=True)
+@option_group
 class AnswerOptions:
     """How requests are answered that leave it open."""
 

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from minitron.level_conversion import header_alone
-from minitron_cli.inputs import open_checkpoint_source
+from minitron_cli.pipeline.checks import planned_conversion
 from minitron_cli.pipeline.job_file import Job
-from minitron_convert.convert import ConvertSettings, plan
 from minitron_convert.plan import PlannedFile
 from minitron_core.gguf import file_size
 from minitron_quant.levels import parse_levels
@@ -28,13 +27,7 @@ _SIDE = 512
 
 def forecast(job: Job) -> dict[str, Any]:
     """One entry for every stage, and the disk that all of them need. Errors: as the stages'."""
-    with open_checkpoint_source(
-        job.model.source, None, lambda _event: None, headers_only=True
-    ) as source:
-        settings = ConvertSettings(
-            source=source.folder, outtype=job.model.outtype, name=source.name
-        )
-        planned = plan(settings)
+    with planned_conversion(job) as planned:
         return _stages(job, planned.files[0], planned.bytes)
 
 

@@ -55,10 +55,17 @@ def make_sizes(
     output = folder / f"{model_name(quantize.source)}.sensitivity.json"
     if not resume:
         output.unlink(missing_ok=True)
-    measure_sensitivity(
-        SensitivitySettings(quantize.source, text, output, quantize.imatrix, resume=resume),
-        listener,
+    settings = SensitivitySettings(
+        quantize.source,
+        text,
+        output,
+        quantize.imatrix,
+        gpu_layers=quantize.gpu_layers,
+        placement=quantize.placement,
+        resume=resume,
     )
+    chunks = replace(settings.chunks, threads=quantize.threads)
+    measure_sensitivity(replace(settings, chunks=chunks), listener)
     _, excluded = parse_types(None)
     restrictions = Restrictions(excluded=excluded)
     maker = MixBuilder(MixSettings(quantize, output, MixTarget(), restrictions), listener)

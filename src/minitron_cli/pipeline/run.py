@@ -193,6 +193,8 @@ class Pipeline:
                 options=QuantizeOptions(allow_requantize=self._job.model.requantizes),
                 threads=self._machine.threads,
                 replace="outdated" if ours else "never",
+                gpu_layers=self._machine.gpu_layers,
+                placement=self._machine.placement,
             )
             batch = prepare(settings)
             self._state.put("quantize", [level.name for level in levels])

@@ -1,6 +1,7 @@
 """The scales of a figure: from values to places, and the values that get a tick."""
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -57,7 +58,8 @@ class Scale:
         return _thinned(found, most) if len(found) > 1 else self._linear_ticks(most)
 
     def _linear_ticks(self, most: int) -> list[float]:
-        span = (self.high - self.low) or abs(self.high) or 1.0
+        # a subnormal number has no tenth
+        span = max((self.high - self.low) or abs(self.high) or 1.0, sys.float_info.min * 10**3)
         power = 10.0 ** math.floor(math.log10(span / most))
         step = next(s * power for s in _STEPS if span / (s * power) <= most)
         first = math.ceil(self.low / step - 1e-9)

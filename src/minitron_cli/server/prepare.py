@@ -17,6 +17,7 @@ from minitron_cli.server.requests import (
 )
 from minitron_cli.server.tools import ToolParser, forced_schema, format_of
 from minitron_core.errors import Usage
+from minitron_core.quoting import quoted
 from minitron_engine.generation.constraint import compile_schema
 from minitron_engine.generation.generate import prompt_tokens
 from minitron_engine.generation.sampling import random_seed, settings_for
@@ -120,7 +121,7 @@ def _parsed(
         raise BadRequest(f"more than {MOST_CHOICES} answers in one request", "n")
     if defaults.strict and request.ignored:
         name = request.ignored[0]
-        raise BadRequest(f"{name!a} is not a parameter that this server knows", name)
+        raise BadRequest(f"{quoted(name)} is not a parameter that this server knows", name)
     options = request.stream_options
     return ParsedRequest(
         prompts=prompts,

@@ -1,6 +1,7 @@
 """The routes that generate text: completions, chats and responses, whole or as a stream."""
 
 import asyncio
+import json
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -81,5 +82,5 @@ class TextRoutes:
 def _ignored(names: tuple[str, ...]) -> dict[str, str]:
     """The header that tells a client which of its parameters have no effect."""
     # a name may have any character, a header may not
-    told = ", ".join(ascii(name)[1:-1] for name in names)
+    told = ", ".join(json.dumps(name)[1:-1] for name in names)
     return {"X-Minitron-Ignored": told[:_LONGEST_HEADER]} if names else {}

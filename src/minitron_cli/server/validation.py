@@ -8,6 +8,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from minitron_cli.server.errors import BadRequest
+from minitron_core.quoting import quoted
 
 # errors of a number that is of another kind, or out of its field's range
 _NUMERIC = {
@@ -80,7 +81,7 @@ def _refusal(model: type[BaseModel], error: ErrorDetails) -> BadRequest:
     path = ""
     for part in error["loc"]:
         # keys are the client's, too: they must not break the line
-        name = ascii(part).strip("'")
+        name = quoted(part).strip("'\"")
         path += f"[{part}]" if isinstance(part, int) else f".{name}" if path else name
     kind, context = error["type"], error.get("ctx", {})
     field = model.model_fields.get(str(error["loc"][0])) if len(error["loc"]) == 1 else None

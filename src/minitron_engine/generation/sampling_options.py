@@ -4,12 +4,11 @@
 """
 
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, field, fields
-from typing import Any
+from dataclasses import MISSING, field, fields
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True)
-class SamplingOption:
+class SamplingOption(NamedTuple):
     """A row of the registry: one setting as all users of it need it.
 
     low, high: the least and the greatest number allowed. flags: names on the command line, if not

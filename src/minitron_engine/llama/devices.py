@@ -2,8 +2,8 @@
 
 import ctypes
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from minitron_core.errors import Usage
 from minitron_engine.llama import log
@@ -15,8 +15,7 @@ from minitron_engine.process import aborts
 _KINDS = {0: "cpu", 1: "gpu", 2: "igpu", 3: "accelerator"}
 
 
-@dataclass(frozen=True)
-class Device:
+class Device(NamedTuple):
     """One device as ggml describes it; memory in bytes."""
 
     name: str

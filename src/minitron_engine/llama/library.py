@@ -70,6 +70,7 @@ _BASE_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
         c_size_t,
         [c_int, c_void_p, c_void_p, c_int64, c_int64, c_int64, c_void_p],
     ),
+    "ggml_quantize_init": (None, [c_int]),
     "ggml_validate_row_data": (c_bool, [c_int, c_void_p, c_size_t]),
     "ggml_get_type_traits": (ctypes.POINTER(TypeTraits), [c_int]),
     "ggml_fp16_to_fp32_row": (None, [c_void_p, c_void_p, c_int64]),

@@ -3,7 +3,7 @@
 import ctypes
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from minitron_engine.process import aborts, interrupts
 
 LoadProgress = Callable[[float], None]
 
+_PIECE_BYTES = 64  # more than most tokens have
+_Piece = ctypes.c_char * _PIECE_BYTES
 _SPLIT_MODES = {"none": 0, "layer": 1, "row": 2, "tensor": 3}
 
 
@@ -101,13 +103,13 @@ class Model:
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
         """The bytes of one token; a multi-byte character may be spread over several tokens."""
-        size = 64
-        while True:
-            buffer = ctypes.create_string_buffer(size)
-            count = api.llama_token_to_piece(self.vocab, token, buffer, size, 0, special)
-            if count >= 0:
-                return buffer.raw[:count]
-            size = -count
+        buffer: Any = _Piece()
+        count = api.llama_token_to_piece(self.vocab, token, buffer, _PIECE_BYTES, 0, special)
+        if count < 0:
+            buffer = (ctypes.c_char * -count)()
+            count = api.llama_token_to_piece(self.vocab, token, buffer, -count, 0, special)
+        piece: bytes = buffer[:count]
+        return piece
 
     def is_end(self, token: int) -> bool:
         """Whether the token ends a generation."""
@@ -117,8 +119,10 @@ class Model:
         """What a token adds to an answer; None where it ends it, or is a part of a character."""
         found = self._texts.get(token)
         if found is None and not self.is_end(token):
-            with suppress(UnicodeDecodeError):
+            try:
                 found = self._texts[token] = self.piece(token).decode()
+            except UnicodeDecodeError:
+                return None
         return found
 
     def ends(self) -> list[int]:

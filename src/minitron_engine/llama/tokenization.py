@@ -34,15 +34,15 @@ _MARGIN = 1 << 20
 _starting_thread = threading.Lock()
 _FIRST_BYTE_TOKEN = 3  # where SentencePiece puts <0x00>, after <unk>, <s> and </s>
 # four bytes that decode to more than U+10FFFF, as llama.cpp reads UTF-8
-_BEYOND_UNICODE = re.compile(rb"(?:\xf4[\x90-\xbf]|[\xf5-\xf7][\x80-\xbf])[\x80-\xbf]{2}")
+_BEYOND_UNICODE = rb"(?:\xf4[\x90-\xbf]|[\xf5-\xf7][\x80-\xbf])[\x80-\xbf]{2}"
 _REPLACEMENT = "\ufffd".encode()
-_LONE_SURROGATES = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # the rest are escaped bytes
+_LONE_SURROGATES = "[\ud800-\udc7f\udd00-\udfff]"  # the rest are escaped bytes
 # pre-tokenizer → what it searches again from each of its characters: superbpe looks ahead to the
 # last of the digits, deepseek-llm looks for blanks that end a line
 _BLANKS = r"[ \t\v\f\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
 _QUADRATIC = {
-    "superbpe": ("digits", re.compile(r"[0-9]+")),
-    "deepseek-llm": ("blanks", re.compile(rf"(?<!{_BLANKS}){_BLANKS}++(?=[^\sA-Za-z!-/:-~])")),
+    "superbpe": ("digits", r"[0-9]+"),
+    "deepseek-llm": ("blanks", rf"(?<!{_BLANKS}){_BLANKS}++(?=[^\sA-Za-z!-/:-~])"),
 }
 _LONGEST_QUADRATIC = 10_000  # two or three seconds
 
@@ -67,9 +67,7 @@ class Tokenizer:
         pre-tokenizer would take minutes for; OutOfResources where there is no memory for the stack
         that a long match needs.
         """
-        data = _LONE_SURROGATES.sub("\ufffd", text).encode("utf-8", errors="surrogateescape")
-        if not self._is_spm:
-            data = _BEYOND_UNICODE.sub(_REPLACEMENT * 4, data)
+        data = self._encoded(text)
         self._refuse(text)
 
         def run() -> TokenIds:
@@ -80,6 +78,12 @@ class Tokenizer:
         ids = run() if short else _with_stack(run, longest * _STACK_PER_BYTE)
         ends = add_special and api.llama_vocab_get_add_eos(self._vocab) and len(ids)
         return ids[:-1] if ends and ids[-1] == api.llama_vocab_eos(self._vocab) else ids
+
+    def _encoded(self, text: str) -> bytes:
+        if text.isascii():
+            return text.encode()
+        data = re.sub(_LONE_SURROGATES, "\ufffd", text).encode("utf-8", errors="surrogateescape")
+        return data if self._is_spm else re.sub(_BEYOND_UNICODE, _REPLACEMENT * 4, data)
 
     def _refuse(self, text: str) -> None:
         if self._pieces is not None:
@@ -147,7 +151,7 @@ def _named(character: str) -> str:
 
 def _refuse_quadratic(text: str, pre_tokenizer: str) -> None:
     what, pattern = _QUADRATIC[pre_tokenizer]
-    longest = max((len(run) for run in pattern.findall(text)), default=0)
+    longest = max((len(run) for run in re.findall(pattern, text)), default=0)
     if longest > _LONGEST_QUADRATIC:
         raise Unsupported(
             f"{longest} {what} in a row are too many for the pre-tokenizer {pre_tokenizer}, whose "

@@ -5,7 +5,6 @@ the reason as an error before that, and may leave in its own way.
 """
 
 import os
-import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,7 +20,7 @@ _explanations: list[Explanation] = []
 _kept: list[Any] = []  # llama.cpp holds the pointers for the life of the process
 _ending = threading.Lock()  # several threads may meet the end at once; one reports it
 # how llama.cpp, the system, and C++'s names of exceptions (of memory, of threads) say it
-_MEMORY = re.compile("alloc|memory|mem_buffer|failed to map|system_error|start new thread")
+_MEMORY = ("alloc", "memory", "mem_buffer", "failed to map", "system_error", "start new thread")
 
 
 def on_abort(handler: AbortHandler) -> None:
@@ -93,7 +92,7 @@ def _current_exception(library: Any) -> str:
 
 def is_memory(reason: str) -> bool:
     """Whether a reason tells of too little memory, or of too few threads."""
-    return _MEMORY.search(reason) is not None
+    return any(words in reason for words in _MEMORY)
 
 
 def explained(message: str) -> MinitronError:

@@ -9,17 +9,19 @@ thread hears of a signal at once, and requests the stop that all work looks for.
 """
 
 import signal
-import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from minitron_core import stop
 from minitron_engine.process import aborts
+
+if TYPE_CHECKING:
+    import socket
 
 _ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 INTERRUPTED = 130
@@ -80,6 +82,8 @@ def watched(answer: Callable[[], None], leave: Callable[[], None]) -> Iterator[N
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    import socket  # here, since few commands watch
+
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
@@ -100,7 +104,7 @@ def watched(answer: Callable[[], None], leave: Callable[[], None]) -> Iterator[N
         stop.clear()
 
 
-def _watch(reader: socket.socket, answer: Callable[[], None], leave: Callable[[], None]) -> None:
+def _watch(reader: "socket.socket", answer: Callable[[], None], leave: Callable[[], None]) -> None:
     first = 0.0
     while numbers := reader.recv(1):
         number = numbers[0]

@@ -12,7 +12,7 @@ from hardening.fuzz import formats, seeds
 from hardening.fuzz.json_values import damage_json
 from hardening.fuzz.mutate import Mutator, damage_bytes, either, number_fields
 from hardening.fuzz.runner import Target
-from helpers.tiny_checkpoints import make_checkpoint
+from helpers.tiny_checkpoints import description, make_checkpoint, source_tensors
 from minitron_convert.checkpoint.folder import open_checkpoint
 from minitron_convert.checkpoint.safetensors import read_header
 from minitron_convert.checkpoint.tensor_ref import TensorRef
@@ -74,12 +74,26 @@ def _plan(name: str, folder: Path) -> Opener:
     return through(name, both, folder)
 
 
+def _make_tiny(name: str, folder: Path) -> Path:
+    """A tiny checkpoint with a few words: what reads tokenizer.json has a target of its own."""
+    words, small = description(name)["config"]["vocab_size"], seeds.SMALL["vocab_size"]
+    shapes = {
+        tensor: (dtype, tuple(small if size == words else size for size in shape))
+        for tensor, (dtype, shape) in source_tensors(name).items()
+    }
+    made = make_checkpoint(name, folder, {"vocab_size": small}, shapes)
+    words_of = {"tokenizer.json": seeds.tokenizers()[0]} | seeds.tokenizer_settings()
+    for file, data in words_of.items():
+        (made / file).write_bytes(data)
+    return made
+
+
 def _tiny(name: str, *, header: bool) -> Callable[[], list[bytes]]:
     """A tiny checkpoint's config, or the header of its weights."""
 
     def read() -> list[bytes]:
         with tempfile.TemporaryDirectory() as place:
-            folder = make_checkpoint(name, Path(place))
+            folder = _make_tiny(name, Path(place))
             weights = (folder / "model.safetensors").read_bytes()
             end = 8 + int.from_bytes(weights[:8], "little")
             return [weights[8:end] if header else (folder / "config.json").read_bytes()]
@@ -89,14 +103,14 @@ def _tiny(name: str, *, header: bool) -> Callable[[], list[bytes]]:
 
 def _plan_tiny(name: str, folder: Path) -> Opener:
     """Plan the conversion of a tiny checkpoint whose config is the input."""
-    made = make_checkpoint(name, folder)
+    made = _make_tiny(name, folder)
     settings = ConvertSettings(made, folder / "out.gguf")
     return through("config.json", lambda _: plan(settings), made)
 
 
 def _plan_header(name: str, folder: Path) -> Opener:
     """Plan the conversion of a tiny checkpoint whose header of weights is the input."""
-    made = make_checkpoint(name, folder)
+    made = _make_tiny(name, folder)
     settings = ConvertSettings(made, folder / "out.gguf")
     path = made / "model.safetensors"
     size = path.stat().st_size
