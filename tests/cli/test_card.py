@@ -13,6 +13,8 @@ from helpers.support import EXAMPLES, RECORDED, fails, with_template
 from minitron_cli.hub.card import make_card, names, write_card
 from minitron_cli.hub.card_head import CardSettings
 from minitron_convert.convert import ConvertSettings, convert
+from minitron_core.gguf import GgufWriter, TensorSpec, open_gguf
+from minitron_quant.gptq.estimate import gptq_keys
 
 REFERENCE = "nano-F16.gguf"
 
@@ -141,6 +143,21 @@ def test_make_card_hashes_every_file(folder: Path) -> None:
     text = make_card(CardSettings(folder)).text
     for path in folder.glob("*.gguf"):
         assert f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" in text
+
+
+def test_make_card_says_how_gptq_chose_codes(folder: Path, nano_llama: Path) -> None:
+    file = open_gguf(nano_llama)
+    keys = gptq_keys("sequential", ["calibration.txt"], 22016, 1024)
+    specs = [TensorSpec(info.name, info.shape, info.type) for info in file.tensors]
+    for name in ("nano-A.gguf", "nano-B.gguf"):
+        with GgufWriter(folder / name, [*file.metadata.values(), *keys], specs) as writer:
+            for info in file.tensors:
+                writer.write(file.data(info))
+    told = [line for line in make_card(CardSettings(folder)).text.splitlines() if "GPTQ" in line]
+    assert told == [
+        "The codes of nano-A.gguf, nano-B.gguf were chosen by sequential GPTQ, on 22,016 tokens of "
+        "calibration.txt."
+    ]
 
 
 def test_make_card_says_how_to_use_the_files(folder: Path, nano_llama: Path) -> None:

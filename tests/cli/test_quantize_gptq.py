@@ -8,7 +8,8 @@ import pytest
 from helpers.small_model import write_small
 from helpers.support import EXAMPLES, fails
 from helpers.tiny_gguf import write_tiny
-from minitron_core.gguf import open_gguf
+from minitron_core.gguf import TYPE_ID, open_gguf
+from minitron_quant.mixed_precision import costs
 
 
 @pytest.mark.parametrize(
@@ -60,6 +61,35 @@ def test_quantize_gptq_is_sequential_where_layers_can_run_one_by_one(
     ]
     errors = ("--errors", tmp_path / "errors.json")
     fails(minitron(*given, "--force", *errors), 2, "--gptq independent")
+
+
+def test_quantize_size_takes_sequential_codes(
+    minitron: Any, nano_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = frozenset(TYPE_ID[name] for name in ("q2_K", "q4_0", "q6_K"))
+    monkeypatch.setattr(costs, "ENCODABLE", kinds)
+    monkeypatch.setattr(costs, "_ROWS", 32)
+    source = write_small(nano_llama, tmp_path / "small-F16.gguf")
+    text = tmp_path / "short.txt"
+    text.write_text((EXAMPLES / "calibration.txt").read_text()[:9000])
+    ran = minitron("sensitivity", source, "-f", text, "-c", 64, "--tokens", 64)
+    assert ran.code == 0, ran.err
+    folder = tmp_path / "out"
+    given = ("quantize", source, "-d", folder, "--gptq", "--text", text, "--calibration-chunks", 2)
+    made = minitron(*given, "--bpw", "4.2", "--no-verify", "--json")
+    assert made.code == 0, made.err
+    assert made.document["gptq"] == "sequential" and made.document["kept"] == "solved"
+    assert made.err.count("1024 tokens are few for inputs of 512 columns") == 1
+    assert "to predict the divergence: sequential GPTQ takes about" in made.err
+    file = open_gguf(Path(made.document["path"]))
+    assert file.get("minitron.gptq.method") == "sequential"
+    assert file.get("minitron.predicted_kld") == pytest.approx(made.document["predicted_kld"])
+    assert file.path.stat().st_size == made.document["bytes"]
+    curve = minitron(*given, "--curve", "--json")
+    assert curve.document["gptq"] == "independent"
+    assert "predicted with independent codes" in curve.err
+    errors = ("--bpw", 4.2, "--no-verify", "--errors", tmp_path / "errors.json")
+    fails(minitron(*given, *errors), 2, "--gptq independent")
 
 
 def test_quantize_gptq_takes_models_whose_layers_cannot_run_alone(

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from minitron_core.gguf import GgufWriter, KeyValue, TensorSpec, ValueType, open_gguf
+from minitron_core.gguf.layers import in_layer
 
 TOKENS, FFN = 512, 256
 _SPECIAL = 2  # begin and end of a text, the last tokens
@@ -53,4 +54,18 @@ def write_small(nano_llama: Path, path: Path) -> Path:
     with GgufWriter(path, [*metadata.values()], specs) as writer:
         for values, _ in arrays.values():
             writer.write(values)
+    return path
+
+
+def write_two_layers(nano_llama: Path, path: Path) -> Path:
+    """The small model with its layer twice: enough to go from one to the next."""
+    small = open_gguf(write_small(nano_llama, path.with_name("small.gguf")))
+    entries = dict(small.metadata)
+    entries["llama.block_count"] = KeyValue.of("llama.block_count", ValueType.UINT32, 2)
+    tensors = [(info.name, info) for info in small.tensors]
+    tensors += [(in_layer(name, 1), info) for name, info in tensors if name.startswith("blk.")]
+    specs = [TensorSpec(name, info.shape, info.type) for name, info in tensors]
+    with GgufWriter(path, [*entries.values()], specs) as writer:
+        for _, info in tensors:
+            writer.write(small.data(info))
     return path

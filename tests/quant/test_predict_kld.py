@@ -14,7 +14,7 @@ from minitron_engine.loading import open_model
 from minitron_quant.chunking import ChunkSettings
 from minitron_quant.covariance.collect import CovarianceSettings, collect_covariance
 from minitron_quant.gptq.encoder import GptqEncoder
-from minitron_quant.mixed_precision import build_mix as make_module
+from minitron_quant.mixed_precision import mix_codes
 from minitron_quant.mixed_precision.build_mix import MixBuilder, MixSettings, MixTarget
 from minitron_quant.mixed_precision.measure import SensitivitySettings
 from minitron_quant.mixed_precision.predict_kld import predict_kld
@@ -93,8 +93,8 @@ def test_make_stores_the_prediction_and_reuses_it(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(make_module, "predict_kld", lambda *_: 0.125)
-    monkeypatch.setattr(make_module, "with_gptq", lambda sensitivity, *_: sensitivity)
+    monkeypatch.setattr(mix_codes, "predict_kld", lambda *_: 0.125)
+    monkeypatch.setattr(mix_codes, "with_gptq", lambda sensitivity, *_: sensitivity)
     monkeypatch.setattr(GptqEncoder, "_damping", lambda *_: 0.03)
     quantize = QuantizeSettings(settings.model, (), tmp_path)
     job = MixSettings(quantize, settings.output, MixTarget(size=2_500_000), covariance=covariance)
@@ -102,9 +102,36 @@ def test_make_stores_the_prediction_and_reuses_it(
     assert (
         open_gguf(made.result.path).get("minitron.predicted_kld") == made.recipe.predicted == 0.125
     )
-    monkeypatch.setattr(make_module, "predict_kld", None)
+    assert made.gptq == "independent"
+    monkeypatch.setattr(mix_codes, "predict_kld", None)
     again = MixBuilder(job).make()
     assert again.result.kept and again.recipe == made.recipe
-    monkeypatch.setattr(make_module, "predict_kld", lambda *_: 0.25)
+    monkeypatch.setattr(mix_codes, "predict_kld", lambda *_: 0.25)
     forced = MixBuilder(replace(job, quantize=replace(quantize, replace="always"))).make()
     assert forced.recipe.predicted == 0.25 and not forced.result.kept
+
+
+def test_make_scales_predictions_for_a_divergence(
+    settings: SensitivitySettings,
+    measured: Sensitivity,
+    covariance: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    solved: list[Recipe] = []
+
+    def half(_loading: ModelSettings, recipe: Recipe, *_: Any) -> float:
+        solved.append(recipe)
+        return recipe.predicted / 2
+
+    monkeypatch.setattr(mix_codes, "predict_kld", half)
+    monkeypatch.setattr(mix_codes, "with_gptq", lambda sensitivity, *_: sensitivity)
+    monkeypatch.setattr(GptqEncoder, "_damping", lambda *_: None)
+    quantize = QuantizeSettings(settings.model, (), tmp_path)
+    target = MixTarget(max_kld=0.05)
+    job = MixSettings(quantize, settings.output, target, covariance=covariance)
+    made = MixBuilder(job).make()
+    assert [recipe.predicted <= 0.05 for recipe in solved] == [True]
+    # costs of up to twice the divergence asked for will do
+    assert 0.045 < made.recipe.predicted <= 0.05 and made.recipe.bits < solved[0].bits
+    assert sum(1 for _ in tmp_path.glob("*.gguf")) == 1

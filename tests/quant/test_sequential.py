@@ -1,5 +1,6 @@
 """Sequential GPTQ: better files of the same size, the same bytes whatever happens on the way."""
 
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,12 +10,11 @@ import numpy as np
 import pytest
 
 import minitron
-from helpers.small_model import write_small
+from helpers.small_model import write_two_layers
 from helpers.support import EXAMPLES, with_entry
 from minitron_core import stop
 from minitron_core.errors import Damaged, MinitronError, OutOfResources, Usage
-from minitron_core.gguf import F32, GgufWriter, KeyValue, TensorSpec, ValueType, open_gguf
-from minitron_core.gguf.layers import in_layer
+from minitron_core.gguf import F32, TYPE_ID, GgufWriter, TensorSpec, ValueType, open_gguf
 from minitron_core.progress import Event, Progress, ignore
 from minitron_quant.array_backend import Floats
 from minitron_quant.chunking import ChunkSettings
@@ -31,9 +31,10 @@ from minitron_quant.gptq.held_out import quantize_verified
 from minitron_quant.gptq.sequential_levels import SequentialLevels, SequentialSettings
 from minitron_quant.gptq.targets import Weight, targets_of
 from minitron_quant.levels import parse_levels
-from minitron_quant.model_files import EMBEDDING
+from minitron_quant.model_files import EMBEDDING, OUTPUT
 from minitron_quant.perplexity.held_out import mean_kld, measure_divergence
 from minitron_quant.perplexity.settings import MeasureSettings
+from minitron_quant.quantize.options import QuantizeOptions
 from minitron_quant.quantize.prepare import ConvertedSource, QuantizeSettings
 from minitron_quant.quantize.run import LevelResult, run
 
@@ -62,19 +63,9 @@ def names_in(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def two_layers(nano_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small layer and the same once more: enough to go from one to the next."""
-    folder = tmp_path_factory.mktemp("two-layers")
-    small = open_gguf(write_small(nano_llama, folder / "small.gguf"))
-    entries = dict(small.metadata)
-    entries["llama.block_count"] = KeyValue.of("llama.block_count", ValueType.UINT32, 2)
-    tensors = [(info.name, info) for info in small.tensors]
-    tensors += [(in_layer(name, 1), info) for name, info in tensors if name.startswith("blk.")]
-    path = folder / "nano-llama-F16.gguf"
-    specs = [TensorSpec(name, info.shape, info.type) for name, info in tensors]
-    with GgufWriter(path, [*entries.values()], specs) as writer:
-        for _, info in tensors:
-            writer.write(small.data(info))
-    return path
+    return write_two_layers(
+        nano_llama, tmp_path_factory.mktemp("two-layers") / "nano-llama-F16.gguf"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +123,23 @@ def test_sequential_continues_after_the_last_whole_layer(
     assert names_in(tmp_path) == NAMES
 
 
+def test_sequential_encodes_a_tied_embedding_whose_type_needs_importance(
+    two_layers: Path, tmp_path: Path
+) -> None:
+    file = open_gguf(two_layers)
+    tensors = [info for info in file.tensors if info.name != OUTPUT]
+    tied = tmp_path / "tied-F16.gguf"
+    specs = [TensorSpec(info.name, info.shape, info.type) for info in tensors]
+    with GgufWriter(tied, [*file.metadata.values()], specs) as writer:
+        for info in tensors:
+            writer.write(file.data(info))
+    options = QuantizeOptions(embedding_type=TYPE_ID["iq2_xxs"])
+    settings = replace(settings_of(tied, tmp_path / "out", ["Q4_0"]), options=options)
+    few = SequentialSettings((EXAMPLES / "calibration.txt",), replace(CHUNKS, limit=2))
+    (result,) = run(SequentialLevels(settings, few).job(settings))
+    assert open_gguf(result.path).tensor(EMBEDDING).type == TYPE_ID["iq2_xxs"]
+
+
 def test_quantize_refuses_sequential_gptq_of_a_converted_source(
     two_layers: Path, tmp_path: Path
 ) -> None:
@@ -150,10 +158,12 @@ def test_sequential_gives_the_same_bytes_with_two_threads_and_for_one_level(
     assert made(settings)["Q4_0"].path.read_bytes() == files["Q4_0"].path.read_bytes()
 
 
-def test_sequential_keeps_nothing_of_another_text_or_source(
+def test_sequential_keeps_nothing_of_other_settings_or_another_model(
     two_layers: Path, tmp_path: Path
 ) -> None:
-    settings = settings_of(two_layers, tmp_path, ["Q4_0"])
+    source = tmp_path / two_layers.name
+    source.write_bytes(two_layers.read_bytes())
+    settings = settings_of(source, tmp_path / "settings", ["Q4_0"])
 
     def kill(event: Event) -> None:
         if event.stage == "gptq" and event.done > 1:
@@ -161,6 +171,7 @@ def test_sequential_keeps_nothing_of_another_text_or_source(
 
     with pytest.raises(Killed):
         made(settings, kill)
+    shutil.copytree(tmp_path / "settings", tmp_path / "model")
     seen: list[float] = []
 
     def halt(event: Event) -> None:
@@ -170,7 +181,11 @@ def test_sequential_keeps_nothing_of_another_text_or_source(
     drift = DriftSettings(gamma=0)
     with pytest.raises(Killed):
         list(run(levels_of(settings, drift=drift).job(settings), halt))
-    assert seen == [0]
+    # a model of the same name and size
+    os.utime(source, ns=(1, 1))
+    with pytest.raises(Killed):
+        made(replace(settings, directory=tmp_path / "model"), halt)
+    assert seen == [0, 0]
 
 
 def test_sequential_refuses_a_disk_without_room_for_states(

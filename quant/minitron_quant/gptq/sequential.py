@@ -46,7 +46,8 @@ _MIN_IMPORTANCE = 1e-6
 class SequentialJob:
     """A model, the type of each tensor at each level, and the text as chunks [chunks, n_ctx].
 
-    block: the widest block of columns in which codes compensate for each other.
+    block: the widest block of columns in which codes compensate for each other. embedding: the
+    importance of the columns of the embedding as it is looked up, [1, columns], or None.
     """
 
     shards: Sequence[Gguf]
@@ -55,6 +56,7 @@ class SequentialJob:
     drift: DriftSettings
     block: int
     threads: int | None = None
+    embedding: Floats | None = None
 
     def tensors_by_layer(self) -> list[list[str]]:
         """The tensors whose codes are chosen: the embedding first, then those of each layer.
@@ -115,7 +117,8 @@ class SequentialGptq:
             data, kind = source, info.type
             if side != FULL:
                 kind = self._job.levels[side][EMBEDDING]
-                data = self._encoded(EncodeTask(info, source, (kind,), None), kind)
+                task = EncodeTask(info, source, (kind,), self._job.embedding)
+                data = self._encoded(task, kind)
                 codes[side] = {EMBEDDING: data} if chosen else {}
             rows = data.reshape(info.rows, -1)
             with self._store.new_states(side, 0) as states:

@@ -11,6 +11,7 @@ import numpy as np
 
 from minitron_core import stop
 from minitron_core.errors import MinitronError, Unsupported, Usage
+from minitron_core.gguf import KeyValue
 from minitron_core.gguf.types import tensor_bytes
 from minitron_core.hashing import file_sha256, fingerprint, model_fingerprint
 from minitron_core.progress import Event, Progress
@@ -18,7 +19,7 @@ from minitron_engine.llama.library import LLAMA_CPP_COMMIT
 from minitron_engine.llama.model import Model
 from minitron_engine.llama.tokenization import Tokens
 from minitron_engine.loading import open_model
-from minitron_quant.array_backend import Bytes
+from minitron_quant.array_backend import Bytes, Floats
 from minitron_quant.chunking import ChunkSettings, chunk_text, read_text
 from minitron_quant.covariance.collect import BLOCK
 from minitron_quant.gptq.drift import DriftSettings
@@ -28,8 +29,9 @@ from minitron_quant.gptq.sequential import SequentialGptq, SequentialJob
 from minitron_quant.gptq.sequential_store import SequentialStore
 from minitron_quant.imatrix.collect import CollectSettings, collect
 from minitron_quant.imatrix.files import write_imatrix
-from minitron_quant.model_files import open_model_files, tensors_of
-from minitron_quant.quantize.importance import PlainCodes
+from minitron_quant.model_files import EMBEDDING, open_model_files, tensors_of
+from minitron_quant.quantize.importance import PlainCodes, load_importance
+from minitron_quant.quantize.plan import requires_imatrix
 from minitron_quant.quantize.prepare import (
     LevelOutput,
     QuantizeJob,
@@ -99,6 +101,11 @@ class SequentialLevels:
         """One hash over the document."""
         return fingerprint(json.dumps(self.document, sort_keys=True))
 
+    @property
+    def keys(self) -> tuple[KeyValue, ...]:
+        """The metadata that records how the codes are chosen."""
+        return self._planned().keys
+
     def job(self, settings: QuantizeSettings) -> QuantizeJob:
         """The quantization of levels with these codes."""
         return prepare(settings, self._planned(), level_codes=self)
@@ -122,9 +129,10 @@ class SequentialLevels:
         plain = planned_gptq(
             "sequential", names, self._shards, self._chunks.size, self._settings.block
         )
-        return replace(plain, notes=self._notes())
+        return replace(plain, notes=self.notes)
 
-    def _notes(self) -> tuple[str, ...]:
+    @property
+    def notes(self) -> tuple[str, ...]:
         """A warning if the text is short for the width of the inputs."""
         widest = max(self._columns.values())
         if self._chunks.size >= _TOKENS_PER_COLUMN * widest:
@@ -163,9 +171,10 @@ class SequentialLevels:
             self._settings.drift,
             self._settings.block,
             self._quantize.threads,
+            self._embedding_importance(outputs),
         )
         self._store = store = SequentialStore(
-            self._folder, self._state_of(levels), (self._chunks.size, self._width), [*levels]
+            self._folder, self._state_of(job), (self._chunks.size, self._width), [*levels]
         )
         codes = sum(output.bytes for output in outputs)
         store.begin(codes)
@@ -180,6 +189,18 @@ class SequentialLevels:
                 f"{self._quantize.source} was changed while it was read",
                 "run it again once it is complete",
             )
+
+    def _embedding_importance(self, outputs: Sequence[LevelOutput]) -> Floats | None:
+        """The importance matrix's, or ones where an encoder insists on an entry."""
+        given, columns = self._quantize, tensors_of(self._shards)[EMBEDDING][1].shape[0]
+        weights = load_importance(given.imatrix, given.include, given.exclude).weights
+        if EMBEDDING in weights and weights[EMBEDDING].size == columns:
+            return np.ascontiguousarray(weights[EMBEDDING].reshape(1, columns))
+        needed = (
+            requires_imatrix(EMBEDDING, each.planned.types[EMBEDDING], each.planned.level)
+            for each in outputs
+        )
+        return np.ones((1, columns), np.float32) if any(needed) else None
 
     @property
     def _folder(self) -> Path:
@@ -197,12 +218,13 @@ class SequentialLevels:
         found = [shard.path.stat() for shard in self._shards]
         return [(each.st_size, each.st_mtime_ns) for each in found]
 
-    def _state_of(self, levels: Mapping[str, Mapping[str, int]]) -> str:
+    def _state_of(self, job: SequentialJob) -> str:
         """A hash over all that states and codes depend on."""
-        types = {level: dict(types) for level, types in levels.items()}
+        types = {level: dict(types) for level, types in job.levels.items()}
         model = model_fingerprint(self._shards)
         inputs = [self._source_version(), types, self.document, LLAMA_CPP_COMMIT, _FORMAT]
-        return fingerprint(model, json.dumps(inputs, sort_keys=True))
+        embedding = () if job.embedding is None else (job.embedding.tobytes(),)
+        return fingerprint(model, json.dumps(inputs, sort_keys=True), *embedding)
 
     def read(self, level: str, name: str, start: int, size: int) -> Bytes:
         """Some bytes of a tensor's codes, after `choose`."""

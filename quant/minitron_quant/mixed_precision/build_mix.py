@@ -1,35 +1,32 @@
 """Build a mix for a size: solve, write, verify on held-out text; a better preset replaces it."""
 
 import json
-import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from minitron_core.atomic_files import write_whole
 from minitron_core.errors import Damaged, NotFound, Usage
-from minitron_core.gguf import KeyValue, open_gguf
-from minitron_core.hashing import file_sha256
-from minitron_core.progress import Progress, ignore
-from minitron_quant.gptq.encoder import GptqEncoder
-from minitron_quant.levels import LEVELS, Level, level_named
-from minitron_quant.mixed_precision.held_out import Verification, verify_mix
+from minitron_core.gguf import DEFAULT_ALIGNMENT
+from minitron_core.hashing import file_sha256, fingerprint
+from minitron_core.progress import Event, Progress, ignore
+from minitron_quant.gptq.estimate import Method
+from minitron_quant.gptq.sequential_levels import SequentialSettings
+from minitron_quant.levels import Level
+from minitron_quant.mixed_precision.alternatives import Alternatives
+from minitron_quant.mixed_precision.held_out import Other, Verification, read_verification
 from minitron_quant.mixed_precision.measure import check_model
-from minitron_quant.mixed_precision.predict_kld import predict_kld, with_gptq
+from minitron_quant.mixed_precision.mix_codes import MixCodes
 from minitron_quant.mixed_precision.sensitivity_file import Sensitivity, read_sensitivity
 from minitron_quant.mixed_precision.size_solver import Restrictions, SizeSolver
 from minitron_quant.model_files import open_model_files
 from minitron_quant.perplexity.held_out import (
     mean_kld,
     measure_divergence,
-    read_stored,
     refuse_calibration_text,
 )
 from minitron_quant.perplexity.settings import MeasureSettings
-from minitron_quant.quantize.importance import load_importance
-from minitron_quant.quantize.options import QuantizeOptions
-from minitron_quant.quantize.prepare import QuantizeSettings, folder_of, model_name, prepare
-from minitron_quant.quantize.recipe import PREDICTED_KEY, RECIPE_KEY, Recipe
+from minitron_quant.quantize.prepare import QuantizeJob, QuantizeSettings, count_types, prepare
+from minitron_quant.quantize.recipe import Recipe
 from minitron_quant.quantize.run import LevelResult, discard, run
 
 _CORRECTIONS = 2
@@ -63,8 +60,9 @@ class MixTarget:
 class MixSettings:
     """How to build a mix. quantize: where files go and how; its levels are not used.
 
-    target: what the mix is built for. covariance: file whose codes GPTQ chooses. held_out: text,
-    chunks and device of the verification; None skips it.
+    target: what the mix is built for. covariance: for GPTQ, of the inputs. sequential: the text of
+    the covariance, for sequential codes instead of independent ones. held_out: text, chunks and
+    device of the verification; None skips it.
     """
 
     quantize: QuantizeSettings
@@ -73,25 +71,28 @@ class MixSettings:
     restrictions: Restrictions = Restrictions()
     held_out: MeasureSettings | None = None
     covariance: Path | None = None
+    sequential: SequentialSettings | None = None
 
 
 @dataclass(frozen=True)
 class BuiltMix:
-    """A finished mix. kept: the preset that replaced it, because it was no better.
+    """A finished mix. kept: the file that replaced it, because it was no better.
 
-    met: whether max_kld was reached, as far as it was measured.
+    gptq: how the codes of the file that is there were chosen; None for ggml's. met: whether
+    max_kld was reached, as far as it was measured.
     """
 
     recipe: Recipe
     result: LevelResult
     verification: Verification | None = None
     kept: LevelResult | None = None
+    gptq: Method | None = None
     met: bool = True
 
     @property
     def recipe_file(self) -> Path:
         """The recipe as llama-quantize reads it with --tensor-type-file."""
-        return sibling(self.result.path, "types.txt")
+        return sibling((self.kept or self.result).path, "types.txt")
 
 
 def sibling(path: Path, ending: str) -> Path:
@@ -114,20 +115,25 @@ class MixBuilder:
                 f"{settings.sensitivity} has not measured every tensor yet",
                 "finish it: minitron sensitivity MODEL -f TEXT --resume",
             )
+        self.imatrix = find_imatrix(settings, self.sensitivity)
+        self._quantize = replace(settings.quantize, imatrix=self.imatrix, output=None)
+        self._gptq: MixCodes | None = None
+        if settings.covariance is None and settings.sequential is not None:
+            raise Usage("a mix with sequential GPTQ is solved for a covariance", "collect one")
+        if settings.covariance is not None:
+            given = settings.covariance, settings.sequential
+            self._gptq = MixCodes(self._quantize, *given, progress)
+        given_imatrix = settings.quantize.imatrix or self.imatrix
+        self._alternatives = Alternatives(self._quantize, given_imatrix, self._gptq, progress)
         if settings.held_out is not None:
             refuse_calibration_text(
                 settings.held_out.text,
-                (self.sensitivity.text["sha256"],),
+                (self.sensitivity.text["sha256"], *(self._gptq.texts if self._gptq else ())),
                 "give another text with --held-out, or --no-verify",
             )
-        self.imatrix = find_imatrix(settings, self.sensitivity)
-        self._quantize = replace(settings.quantize, imatrix=self.imatrix, output=None)
-        keys: tuple[KeyValue, ...] = ()
-        self._gptq: GptqEncoder | None = None
-        if settings.covariance is not None:
-            self._gptq = GptqEncoder(settings.covariance, open_model_files(source))
-            self.sensitivity = with_gptq(self.sensitivity, self._gptq, progress)
-            keys = self._gptq.keys
+        if self._gptq is not None:
+            self.sensitivity = self._gptq.priced(self.sensitivity)
+        keys = self._gptq.keys if self._gptq else ()
         self.solver = SizeSolver(
             source, self.sensitivity, self.imatrix, settings.restrictions, keys
         )
@@ -137,7 +143,9 @@ class MixBuilder:
         target = target or self._settings.target
         budget = self._budget(target)
         if budget is not None:
-            return self.solver.for_size(budget)
+            sequential = self._gptq is not None and self._gptq.method == "sequential"
+            # the same mix with independent codes, which may replace it, has a longer name
+            return self.solver.for_size(budget - DEFAULT_ALIGNMENT if sequential else budget)
         if target.bits is not None:
             return self.solver.for_bits(target.bits)
         return self.solver.for_divergence(target.max_kld or 0.0)
@@ -145,58 +153,73 @@ class MixBuilder:
     def _budget(self, target: MixTarget) -> int | None:
         """The bytes of the target, if it is a size."""
         if target.like is not None:
-            return self._preset_sizes((target.like,))[target.like]
+            return self._alternatives.preset_sizes((target.like,))[target.like]
         return target.size
 
     def make(self) -> BuiltMix:
         """Solve, write and verify."""
-        if self._settings.target.max_kld is not None and self._settings.held_out is not None:
-            made = self._correct(self._settings.target.max_kld, self._settings.held_out)
+        for note in self._gptq.notes if self._gptq else ():
+            self._progress(Event("gptq", note=note))
+        most, held = self._settings.target.max_kld, self._settings.held_out
+        if most is not None and held is not None:
+            made = self._correct(most, held)
         else:
             recipe = self._predicted(self.solve())
-            made = BuiltMix(recipe, self._write(recipe))
+            known = self._replaced_before(recipe, held) if held else None
+            if known is not None:
+                return known
+            made = self._made(recipe, self._write(recipe))
         write_whole(made.recipe_file, made.recipe.text)
-        held = self._settings.held_out
         return made if held is None else self._verify(made, held)
 
-    def _predicted(self, recipe: Recipe) -> Recipe:
-        """The recipe with the divergence that is predicted for its file, where GPTQ chooses codes.
+    def _made(self, recipe: Recipe, result: LevelResult, *, met: bool = True) -> BuiltMix:
+        method = self._gptq.method if self._gptq else None
+        return BuiltMix(recipe, result, gptq=method, met=met)
 
-        A file of the same recipe that exists already holds it.
+    def _predicted(self, recipe: Recipe) -> Recipe:
+        """The recipe with the divergence that is predicted for its file with its codes.
+
+        For a divergence the smallest recipe that reaches it so.
         """
-        if self._gptq is None:
-            return recipe
-        quantize = self._quantize
-        path = folder_of(quantize) / f"{model_name(quantize.source)}-{recipe.name}.gguf"
-        if quantize.replace != "always" and path.is_file():
-            made = open_gguf(path)
-            if made.get(RECIPE_KEY) == recipe.text:
-                return replace(recipe, predicted=float(made.get(PREDICTED_KEY)))
-        importance = load_importance(self.imatrix).weights
-        given = recipe, self.sensitivity, self._gptq, importance
-        predicted = predict_kld(quantize.loading, *given, quantize.threads, self._progress)
-        return replace(recipe, predicted=predicted)
+        ratio, most = self._ratio(recipe), self._settings.target.max_kld
+        if most is not None and ratio != 1:
+            recipe = self.solver.for_divergence(most / ratio)
+        return _scaled(recipe, ratio)
+
+    def _ratio(self, recipe: Recipe) -> float:
+        """The divergence of a recipe with GPTQ's codes over the sum of its tensors' costs."""
+        if self._gptq is None or recipe.predicted <= 0:
+            return 1.0
+        return self._gptq.predict(recipe, self.sensitivity) / recipe.predicted
+
+    def _job(self, recipe: Recipe) -> QuantizeJob:
+        settings = replace(self._quantize, levels=(recipe,))
+        return prepare(settings) if self._gptq is None else self._gptq.job(settings)
 
     def _write(self, recipe: Recipe) -> LevelResult:
-        return self._run(replace(self._quantize, levels=(recipe,)), self._gptq)
-
-    def _run(self, settings: QuantizeSettings, gptq: GptqEncoder | None = None) -> LevelResult:
-        """Make the only level of the settings."""
-        (result,) = run(prepare(settings, gptq), self._progress)
+        (result,) = run(self._job(recipe), self._progress)
         return result
+
+    def _made_from(self, job: QuantizeJob) -> str:
+        """A hash over all that the file of a job with one mix depends on."""
+        codes = self._gptq.made_from if self._gptq else ""
+        inputs = (self.sensitivity.model["sha256"], self.sensitivity.imatrix["sha256"], codes)
+        return fingerprint(job.outputs[0].recipe, *inputs)
 
     def _correct(self, most: float, held: MeasureSettings) -> BuiltMix:
         """Solve again, the prediction corrected by the measured divergence."""
         tried: dict[str, tuple[BuiltMix, float]] = {}
-        target = most
+        ratio = self._ratio(self.solver.for_divergence(most))
+        target = most / ratio
         for _ in range(1 + _CORRECTIONS):
             recipe = self.solver.for_divergence(target)
             if recipe.name in tried:
                 break
-            result = self._write(recipe)
+            scaled = _scaled(recipe, ratio)
+            result = self._write(scaled)
             (row,) = measure_divergence(held, [result.path], self._progress)
             kld = mean_kld(row)
-            tried[recipe.name] = BuiltMix(recipe, result, met=kld <= most), kld
+            tried[recipe.name] = self._made(scaled, result, met=kld <= most), kld
             if _NEAR * most <= kld <= most:
                 break
             # a little lower than the ratio says: landing above would need one more
@@ -211,54 +234,53 @@ class MixBuilder:
 
     def _verify(self, made: BuiltMix, held: MeasureSettings) -> BuiltMix:
         stored = sibling(made.result.path, "verification.json")
-        verification = _stored(stored, made.result, held)
-        if verification is None:
-            verification = self._measure_baselines(made.result, held)
+        verification = read_verification(stored, held)
+        if verification is None or verification.file_sha256 != made.result.sha256:
+            solved, scratch = (made.recipe, made.result), sibling(made.result.path, "verification")
+            budget = self._budget(self._settings.target) or made.result.bytes
+            measured = self._alternatives.measure(solved, budget, self.solver, held, scratch)
+            made_from = self._made_from(self._job(made.recipe))
+            verification = replace(measured, made_from=made_from)
             write_whole(stored, json.dumps(verification.document(), indent=1) + "\n")
-        if verification.better or verification.preset is None:
-            return replace(made, verification=verification)
-        preset = self._as_preset(
-            (level_named(verification.preset.level),), self._quantize.directory
-        )
-        kept = self._run(preset)
+        made = replace(made, verification=verification)
+        other = verification.replaced_by
+        return made if other is None else self._replaced(made, other)
+
+    def _replaced_before(self, recipe: Recipe, held: MeasureSettings) -> BuiltMix | None:
+        """What an earlier call kept in the place of a mix, which need not be made again."""
+        job = self._job(recipe)
+        (output,) = job.outputs
+        verification = read_verification(sibling(output.path, "verification.json"), held)
+        other = verification.replaced_by if verification else None
+        if verification is None or other is None or self._quantize.replace == "always":
+            return None
+        if verification.made_from != self._made_from(job):
+            return None
+        bits, types = job.bits_per_weight(output), count_types(output.planned)
+        sha256 = verification.file_sha256
+        result = LevelResult(output.name, output.path, output.bytes, bits, types, sha256, 0, True)
+        return self._replaced(replace(self._made(recipe, result), verification=verification), other)
+
+    def _replaced(self, made: BuiltMix, other: Other) -> BuiltMix:
+        """The better file in the place of the mix."""
+        assert made.verification is not None  # it says which is better
+        if other == "independent" and self._gptq is not None:
+            predicted = self._gptq.predict(made.recipe, self.sensitivity, other)
+            name = f"{made.recipe.name}-{other}"
+            recipe = replace(made.recipe, name=name, predicted=predicted)
+            kept = self._alternatives.independent(recipe, self._gptq)
+            found = replace(made, recipe=recipe, kept=kept, gptq=other)
+            write_whole(found.recipe_file, recipe.text)
+        else:
+            kept = self._alternatives.preset(made.verification.others[other].level)
+            found = replace(made, kept=kept, gptq=None)
         discard(self._quantize, [made.recipe.name])
         made.recipe_file.unlink(missing_ok=True)
-        return replace(made, verification=verification, kept=kept)
+        return found
 
-    def _measure_baselines(self, solved: LevelResult, held: MeasureSettings) -> Verification:
-        """Make the preset and the random mix, measure, and remove both."""
-        scratch = sibling(solved.path, "verification")
-        sizes = self._preset_sizes(LEVELS)
-        budget = self._budget(self._settings.target) or solved.bytes
-        smaller = [level for level, size in sizes.items() if size <= budget]
-        random = self.solver.random(budget)
-        try:
-            settings = replace(self._quantize, directory=scratch, replace="always")
-            drawn = self._run(replace(settings, levels=(random,)), self._gptq)
-            preset = None
-            if smaller:
-                nearest = max(smaller, key=sizes.__getitem__)
-                preset = self._run(self._as_preset((nearest,), scratch))
-            return verify_mix(held, solved, preset, drawn, self._progress)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
 
-    def _preset_sizes(self, levels: Sequence[Level]) -> dict[Level, int]:
-        """The bytes of the files of llama.cpp's own levels."""
-        job = prepare(self._as_preset(levels, None))
-        return {output.planned.level: output.bytes for output in job.outputs}
-
-    def _as_preset(self, levels: Sequence[Level], directory: Path | None) -> QuantizeSettings:
-        """Levels as a user would make them: with the importance matrix given, if any."""
-        given = self._settings.quantize.imatrix or self.imatrix
-        return replace(
-            self._quantize,
-            levels=tuple(levels),
-            directory=directory,
-            imatrix=given,
-            replace="outdated",
-            options=QuantizeOptions(),
-        )
+def _scaled(recipe: Recipe, ratio: float) -> Recipe:
+    return replace(recipe, predicted=recipe.predicted * ratio)
 
 
 def find_imatrix(settings: MixSettings, sensitivity: Sensitivity) -> Path:
@@ -279,14 +301,3 @@ def find_imatrix(settings: MixSettings, sensitivity: Sensitivity) -> Path:
         f"{used.get('name')} belongs to {settings.sensitivity} and is not beside it",
         "put it back there, or measure again: minitron sensitivity MODEL -f TEXT",
     )
-
-
-def _stored(path: Path, result: LevelResult, held: MeasureSettings) -> Verification | None:
-    """The verification of an earlier run, if it was of this file on this text."""
-    verification = read_stored(path, Verification.from_document)
-    if verification is None:
-        return None
-    same = verification.file_sha256 == result.sha256 and verification.text_sha256 == file_sha256(
-        held.text
-    )
-    return verification if same and held.chunks.limit in (None, verification.chunks) else None

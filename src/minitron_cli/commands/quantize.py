@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from minitron_cli.quantize_source import QuantizeSource
     from minitron_quant.gptq.estimate import Method
     from minitron_quant.gptq.held_out import GptqMethod
+    from minitron_quant.gptq.sequential_levels import SequentialSettings
     from minitron_quant.mixed_precision.build_mix import MixSettings
     from minitron_quant.quantize.prepare import QuantizeJob, QuantizeSettings
 
@@ -89,9 +90,7 @@ def quantize(
     with planned_source(request, out) if target.dry_run else source_of(request, out) as source:
         settings = source.settings
         if solved:
-            gptq.refuse_sequential()
-            covariance = _covariance(out, settings, gptq)
-            _make_mix(out, replace(mix.settings(settings), covariance=covariance), curve=mix.curve)
+            _make_mix(out, _with_gptq(out, mix.settings(settings), gptq), curve=mix.curve)
         elif target.dry_run:
             _show_plan(out, source, gptq)
         elif gptq.gptq and mix.held_out:
@@ -136,22 +135,43 @@ def _job(out: Output, source: QuantizeSource, gptq: CalibrationOptions) -> Quant
 
 def _method(out: Output, settings: QuantizeSettings, gptq: CalibrationOptions) -> GptqMethod:
     """Sequential GPTQ where it is wanted and the model allows it, or else independent."""
-    if _is_sequential(out, settings, gptq):
-        from minitron_quant.chunking import ChunkSettings
-        from minitron_quant.covariance.collect import BLOCK, FULL
-        from minitron_quant.gptq.sequential_levels import SequentialLevels, SequentialSettings
+    sequential = _sequential(out, settings, gptq)
+    if sequential is not None:
+        from minitron_quant.gptq.sequential_levels import SequentialLevels
 
-        if settings.errors is not None:
-            raise Usage("--errors measures codes that all levels share: add --gptq independent")
-        block = FULL if gptq.effort == "high" else BLOCK
-        chunks = ChunkSettings(limit=gptq.calibration_chunks, threads=settings.threads)
-        return SequentialLevels(settings, SequentialSettings(tuple(gptq.text or ()), chunks, block))
+        return SequentialLevels(settings, sequential)
     from minitron_quant.gptq.encoder import GptqEncoder
     from minitron_quant.model_files import open_model_files
 
     covariance = _covariance(out, settings, gptq)
     assert covariance is not None  # --gptq was asked for
     return GptqEncoder(covariance, open_model_files(settings.source))
+
+
+def _with_gptq(out: Output, settings: MixSettings, gptq: CalibrationOptions) -> MixSettings:
+    """A mix with what GPTQ needs, where it is wanted."""
+    if not gptq.gptq:
+        return settings
+    sequential = _sequential(out, settings.quantize, gptq)
+    covariance = _covariance(out, settings.quantize, gptq)
+    return replace(settings, covariance=covariance, sequential=sequential)
+
+
+def _sequential(
+    out: Output, settings: QuantizeSettings, gptq: CalibrationOptions
+) -> SequentialSettings | None:
+    """What sequential GPTQ calibrates on; None where codes are independent."""
+    if not _is_sequential(out, settings, gptq):
+        return None
+    from minitron_quant.chunking import ChunkSettings
+    from minitron_quant.covariance.collect import BLOCK, FULL
+    from minitron_quant.gptq.sequential_levels import SequentialSettings
+
+    if settings.errors is not None:
+        raise Usage("--errors measures codes that all levels share: add --gptq independent")
+    block = FULL if gptq.effort == "high" else BLOCK
+    chunks = ChunkSettings(limit=gptq.calibration_chunks, threads=settings.threads)
+    return SequentialSettings(tuple(gptq.text or ()), chunks, block)
 
 
 def _is_sequential(out: Output, settings: QuantizeSettings, gptq: CalibrationOptions) -> bool:
@@ -198,7 +218,8 @@ def _make_mix(out: Output, settings: MixSettings, *, curve: bool) -> None:
 
     if curve:
         solver = MixBuilder(settings).solver
-        show_curve(out, solver.curve(CURVE_POINTS), solver.presets(LEVELS))
+        gptq = "independent" if settings.covariance else None
+        show_curve(out, solver.curve(CURVE_POINTS), solver.presets(LEVELS), gptq)
         return
     with out.progress() as listener:
         made = build_mix(settings, listener)

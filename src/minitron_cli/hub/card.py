@@ -51,13 +51,17 @@ class Card:
 
 @dataclass(frozen=True)
 class File:
-    """One file of the folder, with what was measured of it, if anything was."""
+    """One file of the folder, with what was measured of it, if anything was.
+
+    gptq: how GPTQ chose its codes; empty where it did not.
+    """
 
     name: str
     level: str
     bytes: int
     row: dict[str, Any] | None
     fallbacks: dict[str, int] = field(default_factory=dict)
+    gptq: str = ""
 
 
 def write_card(settings: CardSettings, progress: Progress = ignore) -> Card:
@@ -100,7 +104,7 @@ def make_card(
         _picture(settings.folder),
         f"## Which file should I choose?\n\n{advice_lines(files, report)}",
         usage(first, settings.repository, chosen.name, chosen.level),
-        _how(settings.folder, report),
+        _how(settings.folder, report, files),
         _hashes(settings.folder, progress),
         carried_sections(source.content) if source else "",
     ]
@@ -158,7 +162,18 @@ def _file(path: Path, measured: dict[str, dict[str, Any]]) -> File:
     shards = open_model_files(path)
     level = level_of_ftype(shards[0].get("general.file_type"))
     size = sum(shard.size for shard in shards)
-    return File(path.name, level, size, measured.get(path.name), fallbacks_in(shards))
+    row, gptq = measured.get(path.name), _gptq(shards[0])
+    return File(path.name, level, size, row, fallbacks_in(shards), gptq)
+
+
+def _gptq(first: Gguf) -> str:
+    """How GPTQ chose the codes of a file, from its metadata."""
+    method, texts, tokens = (
+        first.get(f"minitron.gptq.{key}") for key in ("method", "texts", "tokens")
+    )
+    if not (isinstance(method, str) and isinstance(texts, list) and isinstance(tokens, int)):
+        return ""
+    return f"{method} GPTQ, on {tokens:,} tokens of {', '.join(map(str, texts))}"
 
 
 def _name(first: Gguf, path: Path) -> str:
@@ -202,7 +217,7 @@ def _picture(folder: Path) -> str:
     return f"![Size against KL divergence](./{PICTURE})" if (folder / PICTURE).exists() else ""
 
 
-def _how(folder: Path, report: dict[str, Any]) -> str:
+def _how(folder: Path, report: dict[str, Any], files: Sequence[File]) -> str:
     parts = ["## How they were made"]
     matrices = [
         path.name for path in sorted(folder.glob("*.gguf")) if "matrix" in other_content(path)
@@ -211,6 +226,9 @@ def _how(folder: Path, report: dict[str, Any]) -> str:
     if matrices:
         told = f", calibrated on {calibration}" if calibration else ""
         parts.append(f"With the importance matrix {', '.join(matrices)}{told}.")
+    for gptq in dict.fromkeys(file.gptq for file in files if file.gptq):
+        chosen = ", ".join(file.name for file in files if file.gptq == gptq)
+        parts.append(f"The codes of {chosen} were chosen by {gptq}.")
     if report.get("rows"):
         parts.append(
             f"Measured on {report['text']}: {report['chunks']} chunks of {report['ctx']} tokens, "

@@ -83,8 +83,3 @@ class CalibrationOptions:
             raise Usage("--effort applies to collecting a covariance, and one is given")
         elif self.covariance and self.gptq == "sequential":
             raise Usage("--gptq sequential takes a text", "--gptq independent takes a covariance")
-
-    def refuse_sequential(self) -> None:
-        """Usage: a mix for a size, which is solved for independent codes."""
-        if self.gptq == "sequential":
-            raise Usage("a mix for a size takes --gptq independent")

@@ -12,6 +12,7 @@ from minitron_quant.mixed_precision.size_solver import Point
 
 CURVE_POINTS = 24
 _WIDTH, _HEIGHT = 64, 18
+_OTHERS = {"random": "random mix", "independent": "independent GPTQ"}
 
 
 def show_mix(out: Output, made: BuiltMix) -> None:
@@ -22,10 +23,17 @@ def show_mix(out: Output, made: BuiltMix) -> None:
         _show_made(out, made)
 
 
-def show_curve(out: Output, curve: Sequence[Point], presets: Sequence[Point]) -> None:
-    """Size against predicted divergence: solved mixes, and llama.cpp's own levels."""
+def show_curve(
+    out: Output, curve: Sequence[Point], presets: Sequence[Point], gptq: str | None = None
+) -> None:
+    """Size against predicted divergence: solved mixes, and llama.cpp's own levels.
+
+    gptq: the method of the codes that divergences are predicted with.
+    """
+    if gptq:
+        out.note(f"predicted with {gptq} codes, as a sum over tensors")
     if out.as_json:
-        out.document({"curve": _points(curve), "presets": _points(presets)})
+        out.document({"curve": _points(curve), "presets": _points(presets), "gptq": gptq})
         return
     rows = [(point, "") for point in curve] + [(point, point.level) for point in presets]
     rows.sort(key=lambda row: row[0].bytes)
@@ -81,15 +89,17 @@ def _document(made: BuiltMix) -> dict[str, Any]:
         "bytes": result.bytes,
         "bits_per_weight": result.bits_per_weight,
         "sha256": result.sha256,
-        "kept": "preset" if made.kept else "solved",
+        "kept": (proof.replaced_by if proof else None) or "solved",
+        "gptq": made.gptq,
         "met": made.met,
         "predicted_kld": made.recipe.predicted,
         "measured_kld": proof.kld if proof else None,
         "measured_kld_error": proof.error if proof else None,
         "baseline": _beside(proof.preset) if proof else None,
         "random": _beside(proof.random) if proof else None,
+        "independent": _beside(proof.independent) if proof else None,
         "recipe": {name: TYPE[ggml_type].name for name, ggml_type in made.recipe.types},
-        "recipe_file": None if made.kept else str(made.recipe_file),
+        "recipe_file": str(made.recipe_file) if made.recipe_file.exists() else None,
     }
 
 
@@ -112,13 +122,12 @@ def _show_made(out: Output, made: BuiltMix) -> None:
     if proof is not None:
         headers += ["KLD", "Solved is", "95 % interval"]
         rows[0] += [f"{proof.kld:.5f}", "", ""]
-        for name, other in (("preset", proof.preset), ("random", proof.random)):
-            if other is not None:
-                low, high = other.interval_pct
-                shown = other.level if name == "preset" else "random mix"
-                size = show_mib(other.bytes / 2**20)
-                change = [f"{other.change_pct:+.1f} %", f"{low:+.1f} … {high:+.1f} %"]
-                rows.append([shown, size, "", f"{other.baseline_kld:.5f}", *change])
+        for name, other in proof.others.items():
+            low, high = other.interval_pct
+            shown = other.level if name == "preset" else _OTHERS[name]
+            size = show_mib(other.bytes / 2**20)
+            change = [f"{other.change_pct:+.1f} %", f"{low:+.1f} … {high:+.1f} %"]
+            rows.append([shown, size, "", f"{other.baseline_kld:.5f}", *change])
     out.table(headers, rows)
     if made.kept is not None:
         out.text(f"the solved file is no better than {made.kept.level}, which is kept instead")
