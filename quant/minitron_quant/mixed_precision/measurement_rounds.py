@@ -4,13 +4,13 @@ What a time budget leaves out is estimated from the same tensors of other layers
 """
 
 import math
-import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from minitron_core.gguf.layers import in_layer, layer_number
 from minitron_core.progress import Event, Progress
 from minitron_engine.llama.tokenization import Tokens
 from minitron_quant.mixed_precision.probe import Prober, probe_of
@@ -130,8 +130,8 @@ def _alpha(tensor: TensorSensitivity, chunk: int) -> float:
 
 def _layer(name: str) -> int:
     """The number of a tensor's layer; -1 outside of layers."""
-    found = re.match(r"blk\.(\d+)\.", name)
-    return int(found[1]) if found else -1
+    number = layer_number(name)
+    return -1 if number is None else number
 
 
 def _spread(name: str) -> int:
@@ -141,4 +141,4 @@ def _spread(name: str) -> int:
 
 def _kind(name: str) -> str:
     """A tensor's name without the number of its layer."""
-    return re.sub(r"^blk\.\d+\.", "", name)
+    return in_layer(name, "*")
