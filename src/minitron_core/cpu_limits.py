@@ -37,12 +37,8 @@ def _free_of_system() -> Iterator[int]:
 
 
 def _free_of_groups() -> Iterator[int]:
-    """For this process's cgroup and its parents, in version 2 and in version 1."""
-    with suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, names, group = line.split(":", 2)
-            if names in ("", "memory"):
-                yield from free_of_cgroup(Path(f"/sys/fs/cgroup/{names}"), group, v2=not names)
+    for root, group, v2 in _groups("memory"):
+        yield from free_of_cgroup(root, group, v2=v2)
 
 
 def free_of_cgroup(root: Path, group: str, *, v2: bool) -> Iterator[int]:
@@ -52,24 +48,54 @@ def free_of_cgroup(root: Path, group: str, *, v2: bool) -> Iterator[int]:
         if v2
         else ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file ")
     )
-    # a container may see the group's name on the host: paths that do not exist are skipped
-    inner = root / group.lstrip("/")
-    for folder in (inner, *inner.parents):
+    for folder in _with_parents(root, group):
         with suppress(OSError, ValueError):  # no such file, or no limit ("max")
             most = int((folder / limit).read_text())
             lines = (folder / "memory.stat").read_text().splitlines()
             files = sum(int(line.split()[1]) for line in lines if line.startswith(given_back))
             yield max(most - int((folder / used).read_text()) + files, 0)
-        if folder == root:
-            return
 
 
 def _cgroup_quota() -> int:
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, math.ceil(int(quota) / int(period)))
-    except (OSError, ValueError):
-        return 1 << 16  # no quota, or "max"
+    """The processors of the smallest quota that applies; a great number where none does."""
+    quotas = (
+        quota for root, group, v2 in _groups("cpu") for quota in quota_of_cgroup(root, group, v2=v2)
+    )
+    return min(quotas, default=1 << 16)
+
+
+def quota_of_cgroup(root: Path, group: str, *, v2: bool) -> Iterator[int]:
+    """The processors, rounded up, of each quota on a cgroup and its parents, below `root`."""
+    names = ("cpu.max",) if v2 else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+    for folder in _with_parents(root, group):
+        # no such file, or no quota ("max", or -1)
+        with suppress(OSError, ValueError, ZeroDivisionError):
+            quota, period = " ".join((folder / name).read_text() for name in names).split()
+            if int(quota) > 0:
+                yield max(1, math.ceil(int(quota) / int(period)))
+
+
+def _groups(controller: str) -> Iterator[tuple[Path, str, bool]]:
+    """Of this process: the mount, the path of its cgroup below it, and whether it is version 2."""
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, names, group = line.split(":", 2)
+            if not names:
+                yield Path("/sys/fs/cgroup"), group, True
+            elif controller in names.split(","):
+                yield Path("/sys/fs/cgroup", controller), group, False
+
+
+def _with_parents(root: Path, group: str) -> Iterator[Path]:
+    """The folder of a cgroup and those above it, down to the mount.
+
+    A container may see the group's name on the host: then paths do not exist.
+    """
+    inner = root / group.lstrip("/")
+    for folder in (inner, *inner.parents):
+        yield folder
+        if folder == root:
+            return
 
 
 def free_address_space() -> int | None:

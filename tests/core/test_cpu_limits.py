@@ -15,9 +15,8 @@ _WITH_QUOTA = f"""
 import os
 from pathlib import Path
 real = Path.read_text
-Path.read_text = lambda path, *more, **named: (
-    "50000 100000\\n" if str(path) == "/sys/fs/cgroup/cpu.max" else real(path, *more, **named)
-)
+told = {{"/proc/self/cgroup": "0::/job\\n", "/sys/fs/cgroup/cpu.max": "50000 100000\\n"}}
+Path.read_text = lambda path, *more, **named: told.get(str(path)) or real(path, *more, **named)
 os.sched_getaffinity = lambda _process: set(range(64))
 from minitron_convert import convert, encode_stream
 pools = []
@@ -67,6 +66,27 @@ def test_free_of_cgroup_reads_parents_of_version_2(tmp_path: Path) -> None:
 def test_free_of_cgroup_skips_a_name_of_the_host(tmp_path: Path) -> None:
     group(tmp_path, V1, "1000", 1200, "total_inactive_file 100")
     assert list(cpu_limits.free_of_cgroup(tmp_path, "/docker/abc", v2=False)) == [0]
+
+
+@pytest.mark.parametrize(
+    ("v2", "parent", "own"),
+    [
+        (True, {"cpu.max": "150000 100000\n"}, {"cpu.max": "max 100000\n"}),
+        (
+            False,
+            {"cpu.cfs_quota_us": "150000\n", "cpu.cfs_period_us": "100000\n"},
+            {"cpu.cfs_quota_us": "-1\n", "cpu.cfs_period_us": "100000\n"},
+        ),
+    ],
+)
+def test_quota_of_cgroup_reads_parents_and_rounds_up(
+    v2: bool, parent: dict[str, str], own: dict[str, str], tmp_path: Path
+) -> None:
+    for folder, files in ((tmp_path / "user", parent), (tmp_path / "user" / "job", own)):
+        folder.mkdir()
+        for name, text in files.items():
+            (folder / name).write_text(text)
+    assert list(cpu_limits.quota_of_cgroup(tmp_path, "/user/job", v2=v2)) == [2]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
