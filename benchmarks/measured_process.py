@@ -1,7 +1,8 @@
 """Run a command and measure its whole process tree: time, memory beyond mapped files, bytes.
 
 Linux only. With a limit the command runs in a memory cgroup of its own, which counts its page
-cache as well, as a container does; that needs the right to make one.
+cache as well, as a container does; that needs the right to make one. Pages that are in the cache
+already belong to whoever read them first, so the cache is emptied before.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _V1, _V2 = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
+_DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 _INTERVAL_S = 0.1
 
 
@@ -90,6 +92,8 @@ def memory_cgroup(limit: int | None) -> Iterator[Path | None]:
     if limit is None:
         yield None
         return
+    os.sync()
+    _DROP_CACHES.write_text("1")
     parent = _V1 if _V1.is_dir() else _V2
     group = parent / f"minitron-benchmark-{os.getpid()}"
     group.mkdir()
