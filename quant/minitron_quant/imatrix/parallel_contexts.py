@@ -191,8 +191,20 @@ class _TwoContexts:
                     return
                 if len(group):
                     context.collector.decode_number = decode_number
-                    decode_part(context.context, group, start, length)
+                    with self._threads(context.context, alone=decode_number == 0):
+                        decode_part(context.context, group, start, length)
                 order.end(decode_number)
         except BaseException:
             order.stop()
             raise
+
+    @contextmanager
+    def _threads(self, context: Context, *, alone: bool) -> Iterator[None]:
+        """All threads for a decode that runs alone: with a large model one decode takes minutes."""
+        if not alone:
+            yield
+            return
+        threads = self._chunks.threads or default_threads()
+        context.use_threads(threads)
+        yield
+        context.use_threads(threads // 2)
