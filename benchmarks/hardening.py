@@ -14,13 +14,13 @@ from html import unescape
 from pathlib import Path
 
 REPORT = Path(__file__).parent / "results" / "hardening.md"
-COMMANDS = ("convert", "imatrix", "quantize", "size", "feedback", "ppl", "tasks", "run")
+COMMANDS = ("convert", "imatrix", "quantize", "size", "gptq", "ppl", "tasks", "run")
 HEAD = """# What it withstands
 
 Made by `make harden` ([hardening.py](../hardening.py)) from what its tests print. Damaged and
 hostile inputs have a report of their own: [hardening_inputs.md](hardening_inputs.md). The models
 are the two bundled ones; every command runs in a process of its own, on a machine with two cores
-that did other things as well. `size` is `quantize --bpw` with its proof, `feedback` is
+that did other things as well. `size` is `quantize --bpw` with its proof, `gptq` is
 `quantize --gptq`; imatrix, ppl and run go on with `--resume`.
 """
 KILLED = """

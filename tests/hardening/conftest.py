@@ -30,7 +30,7 @@ def material(nano_nemotron: Path, tmp_path_factory: pytest.TempPathFactory) -> M
 
 @pytest.fixture(scope="session")
 def sensitivity(material: Material) -> None:
-    """What the size dial needs beside the material, of few types."""
+    """What mixes for a size need beside the material, of few types."""
     types = frozenset(TYPE_ID[name] for name in ("q4_0", "q5_0", "q8_0"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(costs, "ENCODABLE", types)

@@ -21,7 +21,7 @@ ROUNDS = {
     "imatrix": 28,
     "quantize": 44,
     "size": 16,
-    "feedback": 20,
+    "gptq": 20,
     "ppl": 32,
     "tasks": 20,
     "run": 34,

@@ -79,7 +79,7 @@ def commands(model: Path, level: Path, folder: Path) -> list[tuple[object, ...]]
         ("imatrix-merge", imatrix, imatrix, "-o", folder / "merged.gguf"),
         ("quantize", model, "Q4_0", "-d", folder, "--errors", folder / "errors.json"),
         ("quantize", model, "all", "--imatrix", imatrix, "-d", folder, "--dry-run"),
-        ("quantize", tiny, "Q5_0", "--gptq", "--text", text, "-d", folder / "feedback"),
+        ("quantize", tiny, "Q5_0", "--gptq", "--text", text, "-d", folder / "gptq"),
         ("sensitivity", tiny, "-f", text, "-c", 64, "--tokens", 64),
         ("quantize", tiny, "--bpw", 6, "--types", "q4_0,q8_0", "--no-verify", "-d", folder),
         ("tasks", level, *hellaswag, "--answers", folder / "answers.jsonl"),

@@ -169,7 +169,7 @@ def read_only(tmp_path: Path) -> Iterator[Path]:
 def test_a_folder_that_cannot_be_written(
     minitron: Any, material: Material, read_only: Path
 ) -> None:
-    for name in ("convert", "imatrix", "quantize", "feedback", "ppl", "tasks"):
+    for name in ("convert", "imatrix", "quantize", "gptq", "ppl", "tasks"):
         ran = minitron(*COMMANDS[name].words(material, read_only))
         assert ran.code == 7, (name, ran.code, ran.err)
         # a note on the text may come first

@@ -109,7 +109,7 @@ COMMANDS: dict[str, Command] = {
             *("--sensitivity", m.sensitivity, "--held-out", m.held_out, "--chunks", 1),
         ]
     ),
-    "feedback": Command(
+    "gptq": Command(
         lambda m, f: _quantize(m, f, "Q4_0", "--gptq", "--text", m.calibration, *_FEW)
     ),
     "ppl": Command(
