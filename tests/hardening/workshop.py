@@ -109,9 +109,7 @@ COMMANDS: dict[str, Command] = {
             *("--sensitivity", m.sensitivity, "--held-out", m.held_out, "--chunks", 1),
         ]
     ),
-    "gptq": Command(
-        lambda m, f: _quantize(m, f, "Q4_0", "--gptq", "--text", m.calibration, *_FEW)
-    ),
+    "gptq": Command(lambda m, f: _quantize(m, f, "Q4_0", "--gptq", "--text", m.calibration, *_FEW)),
     "ppl": Command(
         lambda m, f: [
             *("ppl", m.level, m.model, "--reference", m.model, "-f", m.held_out, *_SMALL),
