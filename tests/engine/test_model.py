@@ -11,14 +11,16 @@ import pytest
 
 from helpers.instruction_sets import ROUNDING
 from helpers.support import EXAMPLES, recorded
-from minitron_core.errors import Damaged, MinitronError, NotFound
+from minitron_core.errors import Damaged, MinitronError, NotFound, OutOfResources
+from minitron_engine import loading
 from minitron_engine.llama import library, log
 from minitron_engine.llama import model as model_module
 from minitron_engine.llama.batch import Batch
-from minitron_engine.llama.context import Logits, open_context
+from minitron_engine.llama.context import Context, Logits, open_context
 from minitron_engine.llama.model import Model
 from minitron_engine.llama.settings import ContextSettings, ModelSettings
 from minitron_engine.llama.tokenization import Tokens
+from minitron_engine.llama.weights import find_weights
 from minitron_engine.loading import open_model
 from minitron_quant.chunking import read_text
 
@@ -63,6 +65,44 @@ def test_open_model_refuses_missing_and_damaged_files(tmp_path: Path, nano_llama
         file.truncate(nano_llama.stat().st_size // 2)
     with pytest.raises(Damaged, match=r"cut\.gguf"), open_model(ModelSettings(cut)):
         pass
+
+
+def test_open_model_writable_needs_memory_of_its_own(
+    nano_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "available_memory", lambda: 1 << 20)
+    with (
+        pytest.raises(OutOfResources, match=r"takes 0\.0 GiB of memory of its own here"),
+        open_model(ModelSettings(nano_llama, writable=True)),
+    ):
+        pass
+    with open_model(ModelSettings(nano_llama, replaceable=True)) as mapped:
+        assert mapped.n_vocab
+
+
+def test_weights_replaced_on_the_cpu_leave_the_mapped_file_alone(nano_llama: Path) -> None:
+    with open_model(ModelSettings(nano_llama, replaceable=True)) as model:
+        weights, name = find_weights(model), "blk.0.ffn_up.weight"
+        zeros = np.zeros(256 * 768 * 2, np.uint8)
+        with open_context(model, ContextSettings(n_ctx=32, n_batch=32)) as context:
+            before = one_token(context)
+            with weights.replaced(name, zeros, zeros):
+                assert not np.array_equal(one_token(context), before)
+            np.testing.assert_array_equal(one_token(context), before)
+            with (
+                pytest.raises(MinitronError, match="393216 bytes in memory, not 393215"),
+                weights.replaced(name, zeros[1:], zeros),
+            ):
+                pass
+
+
+def one_token(context: Context) -> Logits:
+    """The logits after one token."""
+    context.clear()
+    batch = Batch(1)
+    batch.add(np.zeros(1, np.int32), 0, 0, np.ones(1, np.bool_))
+    context.decode(batch)
+    return context.logits(1).copy()
 
 
 def test_open_model_stops_when_progress_raises(nano_llama: Path) -> None:

@@ -86,7 +86,7 @@ def test_probe_of_is_a_type_that_the_tensor_can_have() -> None:
 
 def test_prober_restores_a_replaced_tensor_bit_by_bit(nano_nemotron: Path) -> None:
     shard = open_gguf(nano_nemotron)
-    with open_model(ModelSettings(nano_nemotron, n_ctx=64, writable=True)) as model:
+    with open_model(ModelSettings(nano_nemotron, n_ctx=64, replaceable=True)) as model:
         chunks = chunk_text(model, read_text(CALIBRATION), CHUNKS, "text")[:2]
         with open_prober(model, CHUNKS, {}) as prober:
             before = [logits.copy() for logits, _ in prober._predictions(chunks)]
@@ -110,13 +110,13 @@ def test_divergences_equal_those_of_a_file_with_the_tensor(
     data = round_trip(info, shard.data(info), Q4_0, None, 1)
     content[start : start + info.nbytes] = data.tobytes()
     other.write_bytes(content)
-    with open_model(ModelSettings(nano_nemotron, n_ctx=64, writable=True)) as model:
+    with open_model(ModelSettings(nano_nemotron, n_ctx=64, replaceable=True)) as model:
         chunks = chunk_text(model, read_text(CALIBRATION), CHUNKS, "text")[:1]
         with open_prober(model, CHUNKS, {}) as prober:
             reference = prober.reference(chunks)
             probed = prober.divergences(shard, info, Q4_0, chunks, reference)
     with (
-        open_model(ModelSettings(other, n_ctx=64, writable=True)) as model,
+        open_model(ModelSettings(other, n_ctx=64)) as model,
         open_prober(model, CHUNKS, {}) as prober,
     ):
         logits, targets = next(prober._predictions(chunks))

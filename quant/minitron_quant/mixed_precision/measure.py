@@ -83,7 +83,7 @@ def measure_sensitivity(settings: SensitivitySettings, progress: Progress = igno
         settings.model,
         settings.gpu_layers,
         placement=settings.placement,
-        writable=True,
+        replaceable=True,
         context=context,
     )
     with open_model(load) as model:

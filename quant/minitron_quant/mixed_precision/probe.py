@@ -100,7 +100,10 @@ class Prober:
 def open_prober(
     model: Model, chunks: ChunkSettings, importance: Mapping[str, Floats]
 ) -> Iterator[Prober]:
-    """A prober of a model that is loaded writable; importance: of columns, for the encoder."""
+    """A prober of a model that is loaded replaceable, for replacing for good writable.
+
+    importance: of columns, for the encoder.
+    """
     weights = find_weights(model)
     threads = chunks.threads or default_threads()
     with (

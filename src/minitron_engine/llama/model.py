@@ -164,7 +164,7 @@ def load_model(
     parameters.vocab_only = settings.vocab_only
     if settings.writable:
         parameters.load_mode = api.LLAMA_LOAD_MODE_NONE
-        parameters.use_extra_bufts = False
+    parameters.use_extra_bufts = not (settings.replaceable or settings.writable)
     kept = apply_placement(offload.placement, parameters)
     if vocabulary_of:
         kept.append(overrides.as_array(_no_vocabulary(vocabulary_of)))

@@ -91,13 +91,15 @@ class ModelSettings:
 
     gpu_layers: `auto` offloads what fits beside the KV cache and the buffers of `context`, or of
     a plain context of n_ctx tokens where it is None.
-    writable: load into memory of its own, laid out as in the file, so that weights can be replaced.
+    replaceable: laid out as in the file, so that other weights can take the place of its own for a
+    while. writable: that, in memory of its own, so that they can be overwritten.
     """
 
     path: Path
     gpu_layers: GpuLayers = "auto"
     n_ctx: int = 4096
     vocab_only: bool = False
+    replaceable: bool = False
     writable: bool = False
     placement: Placement = EVERY_GPU
     context: ContextSettings | None = None

@@ -1,7 +1,7 @@
 """Replace weights of a loaded model and put them back, without loading it again.
 
 The evaluation callback sees every operation with its operands, the weights among them. The model
-must be loaded `writable`: into memory of its own, laid out as in its file.
+must be loaded `replaceable`, for `put` `writable`: laid out as in its file.
 """
 
 import ctypes
@@ -34,20 +34,44 @@ class Weights:
 
     @contextmanager
     def replaced(self, name: str, data: Bytes, original: Bytes) -> Iterator[None]:
-        """Have other bytes of the tensor's type in it during the block."""
-        self.put(name, data)
+        """Have other bytes of the tensor's type in it during the block.
+
+        Raises as `put`. On the CPU the tensor points to `data` meanwhile: the model's own bytes may
+        be pages of its file. A device gets a copy, and `original` afterwards.
+        """
+        pointed: list[tuple[Tensor, int]] = []
+        copied: list[int] = []
         try:
+            for address in self._addresses[name]:
+                self._check_size(name, address, data)
+                tensor = Tensor.from_address(address)
+                if ggml().ggml_backend_buffer_is_host(tensor.buffer):
+                    pointed.append((tensor, tensor.data))
+                    tensor.data = data.ctypes.data
+                else:
+                    copied.append(address)
+                    _copy(address, data)
             yield
         finally:
-            self.put(name, original)
+            for tensor, place in pointed:
+                tensor.data = place
+            for address in copied:
+                _copy(address, original)
 
     def put(self, name: str, data: Bytes) -> None:
         """Write other bytes of its type into the tensor. MinitronError: another number of bytes."""
         for address in self._addresses[name]:
-            size = ggml().ggml_nbytes(address)
-            if data.nbytes != size:
-                raise MinitronError(f"{name} has {size} bytes in memory, not {data.nbytes}")
-            ggml().ggml_backend_tensor_set(address, data.ctypes.data, 0, size)
+            self._check_size(name, address, data)
+            _copy(address, data)
+
+    def _check_size(self, name: str, address: int, data: Bytes) -> None:
+        size = ggml().ggml_nbytes(address)
+        if data.nbytes != size:
+            raise MinitronError(f"{name} has {size} bytes in memory, not {data.nbytes}")
+
+
+def _copy(address: int, data: Bytes) -> None:
+    ggml().ggml_backend_tensor_set(address, data.ctypes.data, 0, data.nbytes)
 
 
 def find_weights(model: Model) -> Weights:
