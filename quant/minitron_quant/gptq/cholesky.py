@@ -1,6 +1,8 @@
-"""The covariance of an input prepared for GPTQ: damped, ordered, factored."""
+"""Covariances factored: of an input for GPTQ, damped and ordered; of an equation to solve."""
 
 import math
+from collections.abc import Iterator
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +14,7 @@ from minitron_quant.array_backend import Doubles, Floats
 SPAN = 32
 _MAX_DAMPING = 100.0
 _STRIP = 256
+_SHARE = 512  # of rows or right sides that a thread takes at once
 
 
 @dataclass(frozen=True)
@@ -104,3 +107,52 @@ def _block_error(difference: Floats, block: BlockFactor) -> Doubles:
         product[:, strip.shape[1] :] *= 2
         total += np.einsum("ij,ij->i", product, rest, dtype=np.float64)
     return total
+
+
+def solve_positive(metric: Doubles, right: Doubles, pool: Executor) -> Doubles:
+    """The X of metric X = right, [n, m], for a symmetric positive definite metric [n, n].
+
+    Half the work of a solution by LU, and the threads of the pool share it: BLAS has one thread
+    here. Rows and right sides are cut alike for any number of threads, so that the bits do not
+    depend on it.
+    """
+    found = np.array(right, np.float64)
+    try:
+        lower = _factor(metric.copy(), pool)
+    except np.linalg.LinAlgError:  # not positive by the rounding of its sums
+        return np.asarray(np.linalg.solve(metric, found), np.float64)
+    parts = [found[:, part] for part in _strips(0, found.shape[1], _SHARE)]
+    list(pool.map(lambda part: _substitute(lower, part), parts))
+    return found
+
+
+def _factor(matrix: Doubles, pool: Executor) -> Doubles:
+    """L with matrix = L Lᵀ in the lower triangle, in place; what is above it means nothing."""
+    for strip in _strips(0, len(matrix), _STRIP):
+        top, known = matrix[strip, strip], matrix[strip, : strip.start]
+        top[:] = np.linalg.cholesky(top - known @ known.T)
+
+        def extend(rows: slice, strip: slice = strip, top: Doubles = top) -> None:
+            left = (
+                matrix[rows, strip] - matrix[rows, : strip.start] @ matrix[strip, : strip.start].T
+            )
+            matrix[rows, strip] = np.linalg.solve(top, left.T).T
+
+        list(pool.map(extend, _strips(strip.stop, len(matrix), _SHARE)))
+    return matrix
+
+
+def _substitute(lower: Doubles, found: Doubles) -> None:
+    """Turn right sides [n, m] into the solutions of L Lᵀ X = right, in place."""
+    strips = [*_strips(0, len(lower), _STRIP)]
+    for strip in strips:
+        left = found[strip] - lower[strip, : strip.start] @ found[: strip.start]
+        found[strip] = np.linalg.solve(lower[strip, strip], left)
+    for strip in reversed(strips):
+        left = found[strip] - lower[strip.stop :, strip].T @ found[strip.stop :]
+        found[strip] = np.linalg.solve(lower[strip, strip].T, left)
+
+
+def _strips(start: int, end: int, size: int) -> Iterator[slice]:
+    for first in range(start, end, size):
+        yield slice(first, min(first + size, end))

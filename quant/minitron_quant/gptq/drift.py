@@ -12,6 +12,7 @@ References: GPTAQ (arXiv 2504.02692), Qronos (2505.11695), QEP (2504.09629), Loa
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from minitron_core.errors import MinitronError
 from minitron_quant.array_backend import Doubles, Floats
+from minitron_quant.gptq.cholesky import solve_positive
 from minitron_quant.gptq.cross_validation import least
 
 # shares of the mean diagonal; the search starts in the middle
@@ -104,9 +106,9 @@ class DriftSums:
             moved += settings.gamma * self._mean(self._states, halves)[rows]
         return moved
 
-    def shift(self, ridge: float) -> Doubles:
+    def shift(self, ridge: float, pool: Executor) -> Doubles:
         """Σ(x−x̃)ᵀx̃ (H̃ + ridge)⁻¹, [columns, columns]."""
-        return solve(self.metric(), self._mean(self._inputs, range(HALVES)), ridge)
+        return solve(self.metric(), self._mean(self._inputs, range(HALVES)), ridge, pool)
 
     def _mean(self, sums: NDArray[np.float32], halves: Sequence[int]) -> Doubles:
         total = np.zeros(sums.shape[1:])
@@ -140,7 +142,11 @@ def token_scale(states: Floats) -> Floats:
 
 
 def choose_ridge(
-    sums: DriftSums, values: Floats, rows: NDArray[np.intp], settings: DriftSettings
+    sums: DriftSums,
+    values: Floats,
+    rows: NDArray[np.intp],
+    settings: DriftSettings,
+    pool: Executor,
 ) -> float:
     """The ridge whose target, fitted to the first half of the text, errs least on the second.
 
@@ -156,14 +162,15 @@ def choose_ridge(
 
     def error(ridge: float) -> float:
         """Of W + D on the second half, less that of W: tr D H Dᵀ − 2 tr D wantedᵀ."""
-        moved = solve(fit, fitted, ridge)
+        moved = solve(fit, fitted, ridge, pool)
         return float(((moved @ judge - 2 * judged) * moved).sum())
 
     return RIDGES[least(error, RIDGES, _FIRST_TRIED)]
 
 
-def solve(metric: Doubles, wanted: Doubles, ridge: float) -> Doubles:
+def solve(metric: Doubles, wanted: Doubles, ridge: float, pool: Executor) -> Doubles:
     """Wanted (H̃ + ridge)⁻¹; ridge: a share of the mean diagonal."""
     mean = float(metric.diagonal().mean())
-    damped = metric + (ridge * mean if mean > 0 else 1.0) * np.eye(len(metric))
-    return np.asarray(np.linalg.solve(damped, wanted.T).T, np.float64)
+    damped = metric.copy()
+    damped[np.diag_indices_from(damped)] += ridge * mean if mean > 0 else 1.0
+    return solve_positive(damped, wanted.T, pool).T

@@ -17,8 +17,11 @@ from minitron_quant.streaming.layer_file import layer_tensors
 _FULL_RUNS, _LEVEL_RUNS = 1.8, 2.5
 # how much longer llama.cpp's products take than those of BLAS, attention included
 _LLAMA_CPP = 2.0
-# equations solved for a stage: ridges on half of the text, then the target
-_SOLVED = 4
+# ridges tried for an input, each with its own factorization
+_TRIED = 4
+# of a factorization in n³, of its use for the rows that ridges are tried on in n², and of each
+# right side in n²: operations of a float32 product that take as long
+_FACTOR, _TRIED_ROWS, _RIGHT_SIDE = 1.3, 2800, 6.0
 # operations for the code of a weight, as many as a product does in the time that it takes
 _CODE_OPERATIONS = 3e4
 _SAMPLE = 768
@@ -74,7 +77,9 @@ def _solving(job: SequentialJob, stages: list[Stage], infos: dict[str, TensorInf
         columns, rows = infos[stage.weights[0]].shape[0], _rows(stage, infos)
         states = rows if stage.residual else 0
         total += levels * 2.0 * tokens * columns * (2 * columns + states)
-        total += levels * _SOLVED * (columns**3 + 2 * rows * columns**2)
+        total += levels * columns**2 * _TRIED * (_FACTOR * columns + _TRIED_ROWS)
+        sides = rows if stage.residual else min(rows, columns)
+        total += levels * columns**2 * (_FACTOR * columns + _RIGHT_SIDE * sides)
     return total + levels * weights * _CODE_OPERATIONS
 
 

@@ -7,6 +7,7 @@ states of the full model.
 """
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -160,7 +161,8 @@ class SequentialGptq:
         sources = [_source(name, layer) for name in stage.weights]
         targets = [Weight(*self._tensors[source]) for source in sources]
         if EMBEDDING not in sources:  # a tied embedding has another task besides: it stays itself
-            targets = targets_of(targets, sums, self._job.drift)
+            with ThreadPoolExecutor(self._threads, "solve") as pool:
+                targets = targets_of(targets, sums, self._job.drift, pool)
         metric = sums.metric()
         refine = self._refine(sums, metric, targets[0])
         for name, source, target in zip(stage.weights, sources, targets, strict=True):

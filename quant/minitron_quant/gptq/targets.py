@@ -1,5 +1,6 @@
 """The values that the codes of a stage's weights approach, made when they are encoded."""
 
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,17 +56,19 @@ class Weight:
         return values + self.moved[rows] if self.moved is not None else values
 
 
-def targets_of(weights: list[Weight], sums: DriftSums, settings: DriftSettings) -> list[Weight]:
-    """The weights that share an input, with what moves them."""
+def targets_of(
+    weights: list[Weight], sums: DriftSums, settings: DriftSettings, pool: Executor
+) -> list[Weight]:
+    """The weights that share an input, with what moves them; threads of the pool solve for it."""
     values, rows = weights[0].sample(_SAMPLE_ROWS)
-    ridge = choose_ridge(sums, values, rows, settings)
+    ridge = choose_ridge(sums, values, rows, settings, pool)
     height, (columns, *_) = sum(each.info.rows for each in weights), weights[0].info.shape
     if not sums.has_states and (len(weights) > 1 or height > columns):
         # one shift for all rows, where that is less work
-        shift = (settings.beta * sums.shift(ridge)).astype(np.float32)
+        shift = (settings.beta * sums.shift(ridge, pool)).astype(np.float32)
         return [Weight(each.shard, each.info, shift=shift) for each in weights]
     (weight,) = weights
     everything = weight[0 : _FLOAT * weight.info.n_elements].view(np.float32)
     wanted = sums.wanted(everything.reshape(-1, columns), slice(None), settings)
-    moved = solve(sums.metric(), wanted, ridge).astype(np.float32)
+    moved = solve(sums.metric(), wanted, ridge, pool).astype(np.float32)
     return [Weight(weight.shard, weight.info, moved=moved)]
