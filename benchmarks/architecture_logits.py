@@ -2,8 +2,8 @@
 
     python benchmarks/architecture_logits.py --transformers-python EXE [NAME …]
 
-EXE is a Python with torch and transformers; given several times, the first is asked first, and the
-next for what it does not know. Weights are random; norms are around one, so that
+EXE is a Python with torch and transformers; given several times, the first is tried first, and the
+next for what it does not support. Weights are random; norms are around one, so that
 scores are large enough for positions to matter. Files are f32, and MXFP4 experts are decoded,
 because llama.cpp's product rounds the other factor of quantized weights.
 """

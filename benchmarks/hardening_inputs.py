@@ -101,7 +101,7 @@ def add(name: str, outcome: dict[str, Any], order: list[str]) -> None:
 
 
 def main() -> None:
-    """Go on with what is asked for, and write all that is known."""
+    """Continue with the requested inputs, and write all results."""
     from dataclasses import asdict
 
     from hardening.fuzz.runner import run

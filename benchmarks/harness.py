@@ -216,7 +216,7 @@ class Setup:
 
     @property
     def threads(self) -> int:
-        """Threads that both sides are told to use."""
+        """Threads of both sides."""
         return int(self.arguments.threads)
 
     def minitron(self, *words: str | Path | int) -> Command:

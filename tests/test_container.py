@@ -13,7 +13,7 @@ def test_dockerfile_has_a_stage_for_cpus_and_one_for_cuda() -> None:
     stages = re.findall(r"^FROM \S+ AS (\S+)$", DOCKERFILE, re.MULTILINE)
     assert {"cpu", "cuda"} <= set(stages)
     assert set(re.findall(r"--from=(\S+)", DOCKERFILE)) <= set(stages)
-    # both are told by their last stage how to start
+    # the last stage of both says how to start
     parts = re.split(r"^FROM ", DOCKERFILE, flags=re.MULTILINE)
     assert sum('ENTRYPOINT ["minitron"]' in part for part in parts) == 2
 

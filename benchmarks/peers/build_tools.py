@@ -27,7 +27,7 @@ OPTIONS = (
 
 
 def main() -> int:
-    """Build every set that is asked for."""
+    """Build every requested set."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--source", type=Path, required=True, help="llama.cpp's source")
     parser.add_argument("--out", type=Path, required=True, help="where the programs go")

@@ -3,7 +3,7 @@
     python benchmarks/peers/transformers_logits.py TOKENS FOLDER…
 
 TOKENS is a .npy file of token ids. Into each folder come logits.npy [tokens, vocabulary] and
-version.txt; what cannot be computed is told.
+version.txt; what cannot be computed is printed.
 """
 
 from __future__ import annotations

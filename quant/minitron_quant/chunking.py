@@ -88,7 +88,7 @@ class ChunkSettings:
 def read_text(path: Path) -> str:
     """A text file without one newline at its end, as llama.cpp's -f; odd bytes survive.
 
-    A byte order mark is none of the text, and a Git LFS pointer is refused.
+    A byte order mark is not part of the text; a Git LFS pointer is refused.
     """
     try:
         data = path.read_bytes()

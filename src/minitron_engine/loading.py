@@ -29,14 +29,14 @@ def open_model(
     devices.start()
     if not settings.path.is_file():
         raise NotFound(f"{settings.path} does not exist")
-    if settings.writable:
-        _check_memory(settings.path)
     gpus = devices.select_gpus(settings.placement)
     offload = Offload(placement=settings.placement)
     if gpus and settings.gpu_layers != 0 and not settings.vocab_only:
         from minitron_engine.memory.gpu_layers import choose_layers
 
         offload = choose_layers(settings, gpus)
+    if settings.writable and not offload.layers:
+        _check_memory(settings.path)
     with load_model(settings, offload, gpus, progress, vocabulary_of) as model:
         yield model
 

@@ -73,15 +73,15 @@ def test_open_model_writable_needs_memory_of_its_own(
     monkeypatch.setattr(loading, "available_memory", lambda: 1 << 20)
     with (
         pytest.raises(OutOfResources, match=r"takes 0\.0 GiB of memory of its own here"),
-        open_model(ModelSettings(nano_llama, writable=True)),
+        open_model(ModelSettings(nano_llama, 0, writable=True)),
     ):
         pass
-    with open_model(ModelSettings(nano_llama, replaceable=True)) as mapped:
+    with open_model(ModelSettings(nano_llama, 0, replaceable=True)) as mapped:
         assert mapped.n_vocab
 
 
 def test_weights_replaced_on_the_cpu_leave_the_mapped_file_alone(nano_llama: Path) -> None:
-    with open_model(ModelSettings(nano_llama, replaceable=True)) as model:
+    with open_model(ModelSettings(nano_llama, 0, replaceable=True)) as model:
         weights, name = find_weights(model), "blk.0.ffn_up.weight"
         zeros = np.zeros(256 * 768 * 2, np.uint8)
         with open_context(model, ContextSettings(n_ctx=32, n_batch=32)) as context:

@@ -326,12 +326,13 @@ def test_solve_positive_is_the_solution_with_any_number_of_threads() -> None:
     random = np.random.default_rng(6)
     inputs, right = random.standard_normal((900, 700)), random.standard_normal((700, 1100))
     metric = inputs.T @ inputs / 900 + 0.01 * np.eye(700)
-    found = solve_positive(metric, right, POOL)
-    np.testing.assert_allclose(found, np.linalg.solve(metric, right), rtol=1e-8, atol=1e-9)
+    found = solve_positive(metric, 0.5, right, POOL)
+    damped = metric + 0.5 * np.eye(700)
+    np.testing.assert_allclose(found, np.linalg.solve(damped, right), rtol=1e-8, atol=1e-9)
     with ThreadPoolExecutor(1) as alone:
-        np.testing.assert_array_equal(found, solve_positive(metric, right, alone))
+        np.testing.assert_array_equal(found, solve_positive(metric, 0.5, right, alone))
     turned = np.diag([2.0, -1.0])  # not positive
-    np.testing.assert_allclose(solve_positive(turned, np.eye(2), POOL), np.diag([0.5, -1.0]))
+    np.testing.assert_allclose(solve_positive(turned, 0, np.eye(2), POOL), np.diag([0.5, -1.0]))
 
 
 def test_choose_ridge_is_the_one_of_the_least_error_on_the_second_half() -> None:

@@ -172,7 +172,7 @@ class SourceModel:
             self.notes.append(f"left out, as they are not weights: {listed(left_out)}")
 
     def _leave_out(self, source: TensorRef) -> bool:
-        """Whether a tensor is none of the model's weights; Unsupported where it should be one.
+        """Whether a tensor is not one of the model's weights; Unsupported where it should be.
 
         Masks and counters that were saved with the weights are not floating-point numbers.
         """

@@ -61,7 +61,7 @@ def choose_pretokenizer(
 ) -> tuple[str, list[str]]:
     """The name of the pre-tokenizer, as llama.cpp's converter chooses it, and what to say of it.
 
-    `settings` is tokenizer_config.json. Unsupported if it is none of those known.
+    `settings` is tokenizer_config.json. Unsupported for unknown ones.
     """
     known = pretokenizer_name(tokenizer, settings, merges)
     if known is None:
@@ -76,7 +76,7 @@ def choose_pretokenizer(
 
 
 def recognize(tokenizer: dict[str, Any], path: Path) -> str:
-    """The name of the pre-tokenizer. Unsupported if it is none of those known."""
+    """The name of the pre-tokenizer. Unsupported for unknown ones."""
     ignore_merges = bool(tokenizer["model"].get("ignore_merges", False))
     steps = _steps_of(tokenizer)
     name = KNOWN.get((steps, ignore_merges))

@@ -112,7 +112,7 @@ def plan_contexts(
         *((name, FLASH_ATTENTION) for name in flash_attentions),
     ):
         if word not in known:
-            raise Usage(f"{quoted(word)} is none of {', '.join(known)}")
+            raise Usage(f"{quoted(word)} is not one of {', '.join(known)}")
     if min((*batches, *ubatches, *(count or 1 for count in threads))) < 1:
         raise Usage("a batch and the threads are at least 1")
     return tuple(

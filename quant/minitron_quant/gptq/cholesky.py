@@ -109,8 +109,8 @@ def _block_error(difference: Floats, block: BlockFactor) -> Doubles:
     return total
 
 
-def solve_positive(metric: Doubles, right: Doubles, pool: Executor) -> Doubles:
-    """The X of metric X = right, [n, m], for a symmetric positive definite metric [n, n].
+def solve_positive(metric: Doubles, added: float, right: Doubles, pool: Executor) -> Doubles:
+    """The X of (metric + added) X = right, [n, m], for a symmetric positive definite sum [n, n].
 
     Half the work of a solution by LU, and the threads of the pool share it: BLAS has one thread
     here. Rows and right sides are cut alike for any number of threads, so that the bits do not
@@ -118,12 +118,19 @@ def solve_positive(metric: Doubles, right: Doubles, pool: Executor) -> Doubles:
     """
     found = np.array(right, np.float64)
     try:
-        lower = _factor(metric.copy(), pool)
+        lower = _factor(_damped(metric, added), pool)
     except np.linalg.LinAlgError:  # not positive by the rounding of its sums
-        return np.asarray(np.linalg.solve(metric, found), np.float64)
+        return np.asarray(np.linalg.solve(_damped(metric, added), found), np.float64)
     parts = [found[:, part] for part in _strips(0, found.shape[1], _SHARE)]
     list(pool.map(lambda part: _substitute(lower, part), parts))
     return found
+
+
+def _damped(metric: Doubles, added: float) -> Doubles:
+    """A copy with `added` on the diagonal: one matrix of memory, where a sum would take three."""
+    damped = metric.copy()
+    damped[np.diag_indices_from(damped)] += added
+    return damped
 
 
 def _factor(matrix: Doubles, pool: Executor) -> Doubles:

@@ -171,6 +171,4 @@ def choose_ridge(
 def solve(metric: Doubles, wanted: Doubles, ridge: float, pool: Executor) -> Doubles:
     """Wanted (H̃ + ridge)⁻¹; ridge: a share of the mean diagonal."""
     mean = float(metric.diagonal().mean())
-    damped = metric.copy()
-    damped[np.diag_indices_from(damped)] += ridge * mean if mean > 0 else 1.0
-    return solve_positive(damped, wanted.T, pool).T
+    return solve_positive(metric, ridge * mean if mean > 0 else 1.0, wanted.T, pool).T

@@ -155,6 +155,7 @@ class _TwoContexts:
         pool: ThreadPoolExecutor,
     ) -> None:
         self._contexts, self._chunks, self._order, self._pool = contexts, chunks, order, pool
+        self._threads = chunks.threads or default_threads()
         self._decodes = 0  # of each context
         self._pending: deque[Future[None]] = deque()  # of the second context
 
@@ -191,20 +192,11 @@ class _TwoContexts:
                     return
                 if len(group):
                     context.collector.decode_number = decode_number
-                    with self._threads(context.context, alone=decode_number == 0):
-                        decode_part(context.context, group, start, length)
+                    # the first decode runs alone, for minutes with a large model
+                    share = 1 if decode_number == 0 else 2
+                    context.context.use_threads(self._threads // share)
+                    decode_part(context.context, group, start, length)
                 order.end(decode_number)
         except BaseException:
             order.stop()
             raise
-
-    @contextmanager
-    def _threads(self, context: Context, *, alone: bool) -> Iterator[None]:
-        """All threads for a decode that runs alone: with a large model one decode takes minutes."""
-        if not alone:
-            yield
-            return
-        threads = self._chunks.threads or default_threads()
-        context.use_threads(threads)
-        yield
-        context.use_threads(threads // 2)

@@ -60,7 +60,7 @@ class Verification:
 
     @property
     def replaced_by(self) -> Other | None:
-        """The file that diverges least, of those that the mix is no better than; random is none."""
+        """The file that diverges least, of those that the mix does not beat; never the random."""
         found: list[tuple[float, Other]] = [
             (each.baseline_kld, name)
             for name, each in self.others.items()

@@ -124,7 +124,7 @@ class GenerationFields(Strict):
 
     n: int | None = Field(None, ge=1, le=MOST_CHOICES)
     best_of: int | None = Field(None, ge=1, le=MOST_CHOICES)
-    # below 0 is no limit, as in llama-server
+    # below 0 means no limit, as in llama-server
     max_tokens: int | None = Field(None, ge=-2, le=MOST_TOKENS)
     max_completion_tokens: int | None = Field(None, ge=-2, le=MOST_TOKENS)
     seed: int | None = Field(None, ge=-(2**63), le=2**64 - 1)

@@ -76,7 +76,7 @@ class Streams:
 
 @dataclass
 class Progress:
-    """How much of a choice was told."""
+    """How much of a choice was sent."""
 
     choice: Choice
     answer: Answer

@@ -1,4 +1,4 @@
-"""Damage that knows nothing of a format, or only where its numbers are; all of it reproducible."""
+"""Damage at any place of a file, or at its numbers; all of it reproducible."""
 
 from __future__ import annotations
 

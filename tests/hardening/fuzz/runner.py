@@ -232,7 +232,7 @@ class _Trial:
 
 
 def faults_of(error: BaseException) -> Iterable[str]:
-    """What is wrong with how an error is told: one clear sentence is wanted."""
+    """What is wrong with an error's message, which should be one clear sentence."""
     failure = explain(error)
     text = failure.message if failure else ""
     if not text or failure.hint == text:

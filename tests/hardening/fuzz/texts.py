@@ -95,7 +95,7 @@ def _grammar(folder: Path) -> Opener:
 
 
 def _answered(answer: Callable[[], dict[str, str]]) -> dict[str, str]:
-    """What a process of its own answers, here without one; what it would be ended for is told."""
+    """The answer of an isolated process, computed in this one; its fatal errors are answers."""
     try:
         found = answer()
     except Hang:
