@@ -1,93 +1,97 @@
-"""Merging and statistics of importance matrices, as llama-imatrix has them."""
+"""Files of importance matrices: what was written is read, and damage is refused."""
 
-import hashlib
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
-from helpers.support import RECORDED, recorded
-from minitron_core.errors import Damaged, Usage
+from helpers.support import RECORDED
+from minitron_core.errors import Damaged, MinitronError, NotFound
 from minitron_quant.imatrix.files import read_imatrix, write_imatrix
 from minitron_quant.imatrix.matrix import Entry, ImportanceMatrix
-from minitron_quant.imatrix.merge import merge
-from minitron_quant.imatrix.statistics import layer_statistics, weight_statistics
 from minitron_quant.provenance import CalibrationOrigin
 
-GGUF, DAT = RECORDED / "nano-llama.imatrix.gguf", RECORDED / "nano-llama.imatrix.dat"
-FILES = recorded("imatrix-files.json")
+names = st.text(alphabet="abcdefgh.0123456789_", min_size=1, max_size=40)
+counts = st.integers(1, 4)
+sums = hnp.arrays(
+    np.float32, st.tuples(counts, st.integers(1, 8)), elements=st.floats(0, 1e6, width=32)
+)
 
 
-@pytest.mark.parametrize("paths", [(GGUF, GGUF), (GGUF, DAT)], ids=["gguf", "dat"])
-def test_merge_equals_llama_imatrix_to_the_byte(paths: tuple[Path, Path], tmp_path: Path) -> None:
-    write_imatrix(tmp_path / "merged.gguf", merge(paths))
-    expected = FILES["merged"][" ".join(path.name for path in paths)]
-    assert hashlib.sha256((tmp_path / "merged.gguf").read_bytes()).hexdigest() == expected["sha256"]
+@given(
+    entries=st.dictionaries(names, sums, min_size=1, max_size=4),
+    datasets=st.lists(st.text(max_size=20), max_size=3),
+)
+def test_read_imatrix_returns_what_was_written(
+    entries: dict[str, np.ndarray], datasets: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    matrix = ImportanceMatrix(
+        {
+            n: Entry(s, np.arange(1, len(s) + 1), -s.astype(np.float64) if "a" in n else None)
+            for n, s in entries.items()
+        },
+        datasets,
+        7,
+        512,
+        CalibrationOrigin("model", tuple(datasets)) if len(datasets) != 1 else None,
+    )
+    path = tmp_path_factory.mktemp("imatrix") / "m.gguf"
+    write_imatrix(path, matrix)
+    back = read_imatrix(path)
+    assert (back.datasets, back.chunk_count, back.chunk_size) == (datasets, 7, 512)
+    assert back.origin == matrix.origin
+    for name, entry in matrix.entries.items():
+        np.testing.assert_array_equal(back.entries[name].sums, entry.sums)
+        np.testing.assert_array_equal(back.entries[name].counts, entry.counts)
+        np.testing.assert_array_equal(back.entries[name].mean(), entry.mean())
 
 
-def test_weight_statistics_equal_llama_imatrix() -> None:
-    rows = {row.name: asdict(row) for row in weight_statistics(read_imatrix(GGUF))}
-    assert rows.keys() == FILES["weights"].keys()
-    for name, expected in FILES["weights"].items():
-        for key, value in expected.items():
-            # as many decimals as are printed; sums there are float32
-            assert rows[name][key] == pytest.approx(value, rel=1e-4, abs=0.0051), (name, key)
+@given(
+    data=st.binary(max_size=200), prefix=st.sampled_from([b"", b"GGUF\x03\0\0\0", b"\x01\0\0\0"])
+)
+def test_read_imatrix_refuses_damaged_files(
+    data: bytes, prefix: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("imatrix") / "broken"
+    path.write_bytes(prefix + data)
+    try:
+        matrix = read_imatrix(path)
+    except Exception as error:
+        assert getattr(error, "exit_code", None) in (4, 8)
+        assert str(error) and "\n" not in str(error)
+    else:
+        assert matrix.entries
 
 
-def test_layer_statistics_equal_llama_imatrix() -> None:
-    rows = layer_statistics(weight_statistics(read_imatrix(GGUF)))
-    assert [str(row.layer) for row in rows] == list(FILES["layers"])
-    for row in rows:
-        expected = FILES["layers"][str(row.layer)]
-        got = [row.total, row.z_pct, row.similarity]
-        assert got == pytest.approx(expected, rel=1e-4, abs=1e-4)
+def test_read_imatrix_refuses_truncated_files(tmp_path: Path) -> None:
+    for name in ("nano-llama.imatrix.gguf", "nano-llama.imatrix.dat"):
+        data = (RECORDED / name).read_bytes()
+        cut = tmp_path / name
+        cut.write_bytes(data[: len(data) // 2])
+        with pytest.raises(Exception) as caught:
+            read_imatrix(cut)
+        assert getattr(caught.value, "exit_code", None) == Damaged.exit_code
 
 
-def test_merge_refuses_models_of_other_sizes(tmp_path: Path) -> None:
-    paths = []
-    for columns in (4, 8):
-        entry = Entry(np.ones((1, columns), np.float32), np.array([3]))
-        path = tmp_path / f"{columns}.gguf"
-        write_imatrix(path, ImportanceMatrix({"blk.0.w.weight": entry}, ["t"], 1, 512))
-        paths.append(path)
-    with pytest.raises(Damaged, match="another size"):
-        merge(paths)
-    with pytest.raises(Usage, match="two files"):
-        merge(paths[:1])
+def test_read_imatrix_hints_how_to_make_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(NotFound) as caught:
+        read_imatrix(tmp_path / "none.gguf")
+    assert "minitron imatrix" in caught.value.hint
 
 
-def test_weight_statistics_leave_out_experts_without_data() -> None:
-    entry = Entry(np.array([[2.0, 4.0], [0.0, 0.0]], np.float32), np.array([2, 0]))
-    (row,) = weight_statistics(ImportanceMatrix({"blk.0.ffn_up_exps.weight": entry}))
-    assert (row.total, row.least, row.most, row.columns) == (3.0, 1.0, 2.0, 2)
-    assert row.coverage_pct == 50
+def test_weights_are_ones_for_experts_that_no_token_reached() -> None:
+    matrix = ImportanceMatrix(
+        {"w": Entry(np.array([[4.0, 8.0], [0.0, 0.0]], np.float32), np.array([2, 0]))}
+    )
+    np.testing.assert_array_equal(matrix.weights()["w"], [[2.0, 4.0], [1.0, 1.0]])
 
 
-def test_merge_keeps_totals_and_origin_if_every_file_has_them(tmp_path: Path) -> None:
-    paths = []
-    for number, origin in enumerate(
-        [CalibrationOrigin("m", ("a",)), CalibrationOrigin("m", ("b",)), None]
-    ):
-        sums, totals = np.full((1, 4), 2.0, np.float32), np.full((1, 4), -1.0)
-        entry = Entry(sums, np.array([3]), totals if origin else None)
-        paths.append(tmp_path / f"{number}.gguf")
-        matrix = ImportanceMatrix({"blk.0.w.weight": entry}, ["t"], 1, 512, origin)
-        write_imatrix(paths[-1], matrix)
-    merged = merge(paths[:2])
-    assert merged.origin == CalibrationOrigin("m", ("a", "b"))
-    np.testing.assert_allclose(merged.entries["blk.0.w.weight"].mean(), np.full((1, 4), -1 / 3))
-    merged = merge(paths)
-    assert merged.origin is None and merged.entries["blk.0.w.weight"].mean() is None
-
-
-def test_merge_refuses_files_of_different_models(tmp_path: Path) -> None:
-    entry = Entry(np.ones((1, 4), np.float32), np.array([3]))
-    paths = [tmp_path / "one.gguf", tmp_path / "two.gguf"]
-    for path in paths:
-        matrix = ImportanceMatrix(
-            {"blk.0.w": entry}, ["t"], 1, 512, CalibrationOrigin(path.stem, ("t",))
-        )
-        write_imatrix(path, matrix)
-    with pytest.raises(Damaged, match=r"two.gguf was made for another model than one.gguf"):
-        merge(paths)
+def test_read_imatrix_refuses_infinite_statistics(tmp_path: Path) -> None:
+    sums = np.array([[1.0, np.inf]], np.float32)
+    matrix = ImportanceMatrix({"w": Entry(sums, np.array([1]))}, ["t"], 1, 512)
+    write_imatrix(tmp_path / "m.gguf", matrix)
+    with pytest.raises(MinitronError, match="not finite"):
+        read_imatrix(tmp_path / "m.gguf")

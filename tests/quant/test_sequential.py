@@ -3,7 +3,6 @@
 import os
 import shutil
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,23 +14,15 @@ from helpers.small_model import write_two_layers
 from helpers.support import EXAMPLES, with_entry
 from minitron_core import stop
 from minitron_core.errors import Damaged, MinitronError, OutOfResources, Usage
-from minitron_core.gguf import F32, TYPE_ID, GgufWriter, TensorSpec, ValueType, open_gguf
+from minitron_core.gguf import TYPE_ID, GgufWriter, TensorSpec, ValueType, open_gguf
 from minitron_core.progress import Event, Progress, ignore
-from minitron_quant.array_backend import Floats
 from minitron_quant.chunking import ChunkSettings
 from minitron_quant.gptq import sequential_store
-from minitron_quant.gptq.cholesky import solve_positive
 from minitron_quant.gptq.drift import (
-    RIDGES,
     DriftSettings,
-    DriftSums,
-    choose_ridge,
-    solve,
-    token_scale,
 )
 from minitron_quant.gptq.held_out import quantize_verified
 from minitron_quant.gptq.sequential_levels import SequentialLevels, SequentialSettings
-from minitron_quant.gptq.targets import Weight, targets_of
 from minitron_quant.levels import parse_levels
 from minitron_quant.model_files import EMBEDDING, OUTPUT
 from minitron_quant.perplexity.held_out import mean_kld, measure_divergence
@@ -42,7 +33,6 @@ from minitron_quant.quantize.run import LevelResult, run
 
 LEVELS = ("Q2_K", "Q4_0")
 CHUNKS = ChunkSettings(n_ctx=128, limit=8, threads=1)
-POOL = ThreadPoolExecutor(2)
 NAMES = ["nano-llama-Q2_K.gguf", "nano-llama-Q4_0.gguf", "nano-llama.manifest.json"]
 
 
@@ -238,126 +228,6 @@ def test_chunks_are_no_longer_than_the_context_of_the_model(
     )
     made = levels_of(settings_of(short, tmp_path)).document
     assert (made["context"], made["tokens"]) == (64, 8 * 64)
-
-
-def random_sums(rows: int = 0, noise: float = 0.0) -> tuple[DriftSums, list[Floats]]:
-    random = np.random.default_rng(3)
-    full = random.standard_normal((400, 8)).astype(np.float32)
-    ours = full + 0.3 * random.standard_normal((400, 8)).astype(np.float32)
-    states = random.standard_normal((400, rows)).astype(np.float32)
-    full += noise * random.standard_normal((400, 8)).astype(np.float32)
-    sums = DriftSums(8, rows)
-    for half, part in enumerate((slice(0, 150), slice(150, 400))):
-        for addition in sums.additions(
-            half, full[part], ours[part], states[part] if rows else None
-        ):
-            addition()
-    return sums, [full, ours, states]
-
-
-def weight_of(values: Floats, folder: Path) -> Weight:
-    """A weight as a file holds it."""
-    path = folder / "weight.gguf"
-    with GgufWriter(path, [], [TensorSpec("w", values.shape[::-1], F32)]) as writer:
-        writer.write(values)
-    file = open_gguf(path)
-    return Weight(file, file.tensor("w"))
-
-
-def whole(weight: Weight) -> Floats:
-    rows, columns = weight.info.rows, weight.info.shape[0]
-    return weight[0 : 4 * rows * columns].view(np.float32).reshape(rows, columns)
-
-
-@pytest.mark.parametrize("rows", [5, 20])  # fewer and more than columns
-def test_target_is_the_least_squares_solution(rows: int, tmp_path: Path) -> None:
-    sums, (full, ours, states) = random_sums(rows)
-    values = np.random.default_rng(4).standard_normal((rows, 8)).astype(np.float32)
-    np.testing.assert_allclose(sums.metric(), ours.T @ ours / 400, rtol=1e-3)
-    best = np.linalg.lstsq(ours, full @ values.T + states, rcond=None)[0].T
-    (target,) = targets_of([weight_of(values, tmp_path)], sums, DriftSettings(ridge=0), POOL)
-    np.testing.assert_allclose(whole(target), best, atol=1e-4)
-    np.testing.assert_array_equal(target.sample()[0], whole(target))
-    np.testing.assert_array_equal(target[32:96], whole(target)[1:3].reshape(-1).view(np.uint8))
-    half = DriftSettings(beta=0.5, gamma=0.5, ridge=0)
-    (target,) = targets_of([weight_of(values, tmp_path)], sums, half, POOL)
-    np.testing.assert_allclose(whole(target), (values + best) / 2, atol=1e-4)
-
-
-def test_target_counts_a_token_less_the_larger_its_states_become(tmp_path: Path) -> None:
-    random = np.random.default_rng(5)
-    full, ours, states, after = random.standard_normal((4, 200, 8)).astype(np.float32)
-    for each in (full, ours, states, after):
-        each[0] *= 1000  # a text's first token in many models
-    after[1] = 0
-    scale = token_scale(after)
-    np.testing.assert_allclose(scale[2:] ** -2, (after[2:] ** 2).mean(axis=1), rtol=1e-5)
-    assert scale[1] == 0
-    sums = DriftSums(8, 8)
-    for addition in sums.additions(0, full, ours, states, scale):
-        addition()
-    rows = scale[:, None]
-    expected = (rows * ours).T @ (rows * ours) / (scale @ scale)
-    np.testing.assert_allclose(sums.metric(), expected, rtol=1e-3, atol=1e-5)
-    values = random.standard_normal((8, 8)).astype(np.float32)
-    best = np.linalg.lstsq(rows * ours, rows * (full @ values.T + states), rcond=None)[0].T
-    (target,) = targets_of([weight_of(values, tmp_path)], sums, DriftSettings(ridge=0), POOL)
-    np.testing.assert_allclose(whole(target), best, atol=1e-3)
-
-
-def test_targets_of_weights_that_share_an_input_are_those_of_each(tmp_path: Path) -> None:
-    sums, _ = random_sums()
-    random = np.random.default_rng(4)
-    first = weight_of(random.standard_normal((4, 8)).astype(np.float32), tmp_path)
-    both = targets_of([first, first], sums, DriftSettings(ridge=0.1), POOL)
-    (alone,) = targets_of([first], sums, DriftSettings(ridge=0.1), POOL)
-    for each in both:
-        np.testing.assert_allclose(whole(each), whole(alone), atol=1e-5)
-
-
-def test_target_without_drift_is_the_weight(tmp_path: Path) -> None:
-    sums, _ = random_sums()
-    weight = weight_of(np.eye(8, dtype=np.float32), tmp_path)
-    (target,) = targets_of([weight], sums, DriftSettings(beta=0, gamma=0), POOL)
-    np.testing.assert_array_equal(whole(target), np.eye(8))
-
-
-def test_solve_positive_is_the_solution_with_any_number_of_threads() -> None:
-    random = np.random.default_rng(6)
-    inputs, right = random.standard_normal((900, 700)), random.standard_normal((700, 1100))
-    metric = inputs.T @ inputs / 900 + 0.01 * np.eye(700)
-    found = solve_positive(metric, 0.5, right, POOL)
-    damped = metric + 0.5 * np.eye(700)
-    np.testing.assert_allclose(found, np.linalg.solve(damped, right), rtol=1e-8, atol=1e-9)
-    with ThreadPoolExecutor(1) as alone:
-        np.testing.assert_array_equal(found, solve_positive(metric, 0.5, right, alone))
-    turned = np.diag([2.0, -1.0])  # not positive
-    np.testing.assert_allclose(solve_positive(turned, 0, np.eye(2), POOL), np.diag([0.5, -1.0]))
-
-
-def test_choose_ridge_is_the_one_of_the_least_error_on_the_second_half() -> None:
-    weight = np.random.default_rng(4).standard_normal((5, 8)).astype(np.float32)
-    settings, numbers = DriftSettings(), np.arange(5)
-    chosen = set()
-    for rows, noise in ((0, 0.0), (5, 0.0), (5, 20.0)):
-        sums, (full, ours, states) = random_sums(rows, noise)
-        errors = []
-        for ridge in RIDGES:
-            wanted = sums.wanted(weight, numbers, settings, halves=[0])
-            fitted = weight + solve(sums.metric([0]), wanted, ridge, POOL)
-            left = full[150:] @ weight.T - ours[150:] @ fitted.T
-            left += states[150:] if rows else 0
-            errors.append(float((left**2).sum(dtype=np.float64)))
-        found = choose_ridge(sums, weight, numbers, settings, POOL)
-        assert found == RIDGES[int(np.argmin(errors))]
-        chosen.add(found)
-    assert len(chosen) > 1
-    assert choose_ridge(sums, weight, numbers, DriftSettings(ridge=0.5), POOL) == 0.5
-    # nothing to judge a fit on
-    one = DriftSums(8)
-    for addition in one.additions(0, full, ours, None):
-        addition()
-    assert choose_ridge(one, weight, numbers, settings, POOL) == RIDGES[-1]
 
 
 def test_codes_of_a_damaged_store_are_refused(tmp_path: Path) -> None:
