@@ -57,12 +57,12 @@ def test_target_is_the_least_squares_solution(rows: int, tmp_path: Path) -> None
     values = np.random.default_rng(4).standard_normal((rows, 8)).astype(np.float32)
     np.testing.assert_allclose(sums.metric(), ours.T @ ours / 400, rtol=1e-3)
     best = np.linalg.lstsq(ours, full @ values.T + states, rcond=None)[0].T
-    (target,) = targets_of([weight_of(values, tmp_path)], sums, DriftSettings(ridge=0), POOL)
+    (target,) = targets_of([weight_of(values, tmp_path)], sums, DriftSettings(), 0, POOL)
     np.testing.assert_allclose(whole(target), best, atol=1e-4)
     np.testing.assert_array_equal(target.sample()[0], whole(target))
     np.testing.assert_array_equal(target[32:96], whole(target)[1:3].reshape(-1).view(np.uint8))
-    half = DriftSettings(beta=0.5, gamma=0.5, ridge=0)
-    (target,) = targets_of([weight_of(values, tmp_path)], sums, half, POOL)
+    half = DriftSettings(beta=0.5, gamma=0.5)
+    (target,) = targets_of([weight_of(values, tmp_path)], sums, half, 0, POOL)
     np.testing.assert_allclose(whole(target), (values + best) / 2, atol=1e-4)
 
 
@@ -83,7 +83,7 @@ def test_target_counts_a_token_less_the_larger_its_states_become(tmp_path: Path)
     np.testing.assert_allclose(sums.metric(), expected, rtol=1e-3, atol=1e-5)
     values = random.standard_normal((8, 8)).astype(np.float32)
     best = np.linalg.lstsq(rows * ours, rows * (full @ values.T + states), rcond=None)[0].T
-    (target,) = targets_of([weight_of(values, tmp_path)], sums, DriftSettings(ridge=0), POOL)
+    (target,) = targets_of([weight_of(values, tmp_path)], sums, DriftSettings(), 0, POOL)
     np.testing.assert_allclose(whole(target), best, atol=1e-3)
 
 
@@ -91,8 +91,8 @@ def test_targets_of_weights_that_share_an_input_are_those_of_each(tmp_path: Path
     sums, _ = random_sums()
     random = np.random.default_rng(4)
     first = weight_of(random.standard_normal((4, 8)).astype(np.float32), tmp_path)
-    both = targets_of([first, first], sums, DriftSettings(ridge=0.1), POOL)
-    (alone,) = targets_of([first], sums, DriftSettings(ridge=0.1), POOL)
+    both = targets_of([first, first], sums, DriftSettings(), 0.1, POOL)
+    (alone,) = targets_of([first], sums, DriftSettings(), 0.1, POOL)
     for each in both:
         np.testing.assert_allclose(whole(each), whole(alone), atol=1e-5)
 
@@ -100,21 +100,29 @@ def test_targets_of_weights_that_share_an_input_are_those_of_each(tmp_path: Path
 def test_target_without_drift_is_the_weight(tmp_path: Path) -> None:
     sums, _ = random_sums()
     weight = weight_of(np.eye(8, dtype=np.float32), tmp_path)
-    (target,) = targets_of([weight], sums, DriftSettings(beta=0, gamma=0), POOL)
+    (target,) = targets_of([weight], sums, DriftSettings(beta=0, gamma=0), 0.1, POOL)
     np.testing.assert_array_equal(whole(target), np.eye(8))
 
 
 def test_solve_positive_is_the_solution_with_any_number_of_threads() -> None:
     random = np.random.default_rng(6)
     inputs, right = random.standard_normal((900, 700)), random.standard_normal((700, 1100))
-    metric = inputs.T @ inputs / 900 + 0.01 * np.eye(700)
+    metric = (inputs.T @ inputs / 900 + 0.01 * np.eye(700)).astype(np.float32)
+    right = right.astype(np.float32)
     found = solve_positive(metric, 0.5, right, POOL)
-    damped = metric + 0.5 * np.eye(700)
-    np.testing.assert_allclose(found, np.linalg.solve(damped, right), rtol=1e-8, atol=1e-9)
+    damped = metric.astype(np.float64) + 0.5 * np.eye(700)
+    np.testing.assert_allclose(found, np.linalg.solve(damped, right), rtol=1e-3, atol=1e-5)
     with ThreadPoolExecutor(1) as alone:
         np.testing.assert_array_equal(found, solve_positive(metric, 0.5, right, alone))
-    turned = np.diag([2.0, -1.0])  # not positive
-    np.testing.assert_allclose(solve_positive(turned, 0, np.eye(2), POOL), np.diag([0.5, -1.0]))
+
+
+def test_solve_positive_takes_what_is_not_positive_by_rounding() -> None:
+    turned, ones = np.diag([2.0, -1.0]).astype(np.float32), np.eye(2, dtype=np.float32)
+    np.testing.assert_allclose(solve_positive(turned, 0, ones, POOL), np.diag([0.5, -1.0]))
+    # too near to singular for float32
+    near = np.full((2, 2), 1, np.float32)
+    found = solve_positive(near, 1e-8, ones, POOL)
+    np.testing.assert_allclose(found, np.linalg.inv(near + 1e-8 * np.eye(2)), rtol=1e-5)
 
 
 def test_choose_ridge_is_the_one_of_the_least_error_on_the_second_half() -> None:
@@ -125,13 +133,15 @@ def test_choose_ridge_is_the_one_of_the_least_error_on_the_second_half() -> None
         sums, (full, ours, states) = random_sums(rows, noise)
         errors = []
         for ridge in RIDGES:
-            wanted = sums.wanted(weight, numbers, settings, halves=[0])
+            wanted = sums.wanted(weight, numbers, settings, POOL, halves=[0])
             fitted = weight + solve(sums.metric([0]), wanted, ridge, POOL)
             left = full[150:] @ weight.T - ours[150:] @ fitted.T
             left += states[150:] if rows else 0
             errors.append(float((left**2).sum(dtype=np.float64)))
         found = choose_ridge(sums, weight, numbers, settings, POOL)
         assert found == RIDGES[int(np.argmin(errors))]
+        for start in RIDGES:
+            assert choose_ridge(sums, weight, numbers, settings, POOL, start) == found
         chosen.add(found)
     assert len(chosen) > 1
     assert choose_ridge(sums, weight, numbers, DriftSettings(ridge=0.5), POOL) == 0.5

@@ -35,8 +35,9 @@ def test_gram_sums_with_torch_equal_numpy(torch_on_cpu: Arrays) -> None:
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("sweeps", [0, 2])
 @pytest.mark.parametrize("name", [*LAYOUTS, *CODEBOOKS])
-def test_encode_rows_with_torch_equals_numpy(name: str, torch_on_cpu: Arrays) -> None:
+def test_encode_rows_with_torch_equals_numpy(name: str, sweeps: int, torch_on_cpu: Arrays) -> None:
     random, kind = np.random.default_rng(1), TYPE_ID[name]
     inputs = random.standard_normal((64, COLUMNS)) * (1 + 9 * (random.random(COLUMNS) > 0.95))
     covariance = inputs.T @ inputs / 64
@@ -44,12 +45,14 @@ def test_encode_rows_with_torch_equals_numpy(name: str, torch_on_cpu: Arrays) ->
     weights = random.standard_normal((ROWS, COLUMNS), np.float32) / 20
     before = encode_blocks(kind, weights, covariance.diagonal().astype(np.float32))
     left = [
-        decode_blocks(kind, encode_rows(kind, weights, before, blocks, arrays), weights.shape)
+        decode_blocks(
+            kind, encode_rows(kind, weights, before, blocks, arrays, sweeps), weights.shape
+        )
         - weights
         for arrays in (NUMPY, torch_on_cpu)
     ]
     # a code on the border of two may fall to either side, and what follows pays it back
-    assert (left[0] != left[1]).mean() < 0.02
+    assert (left[0] != left[1]).mean() < (0.1 if sweeps else 0.02)
     sums = [error_of(errors, blocks).sum() for errors in left]
     assert sums[0] == pytest.approx(sums[1], rel=1e-2)
 

@@ -180,6 +180,7 @@ def test_measure_sensitivity_estimates_layers_that_its_time_budget_leaves_out(
         same = next(each for key, each in known.items() if kind(key) == kind(name))
         assert tensor.alpha == pytest.approx(same.alpha)
     assert any(f"{len(hurried.tensors) - len(known)} of" in event.note for event in events)
+    assert any("kinds of tensors takes about 1 min" in event.note for event in events)
     assert read_sensitivity(again.output).tensors == hurried.tensors
     resumed = measure_sensitivity(replace(again, resume=True))
     for name, tensor in resumed.tensors.items():

@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,7 @@ SPAN = 32
 _MAX_DAMPING = 100.0
 _STRIP = 256
 _SHARE = 512  # of rows or right sides that a thread takes at once
+_Reals = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,22 @@ class BlockFactor:
     metric: Floats
     damping: float
     added: float
+
+    @cached_property
+    def spans(self) -> tuple[Floats, Floats]:
+        """R and the inverse of each span's own damped H, [spans, SPAN, SPAN] each.
+
+        I and zeros where that H is not positive by the rounding of its sums.
+        """
+        shape = (len(self.metric) // SPAN, SPAN, SPAN)
+        uppers, inverses = np.zeros(shape) + np.eye(SPAN), np.zeros(shape)
+        for number in range(len(uppers)):
+            columns = slice(SPAN * number, SPAN * (number + 1))
+            damped = self.metric[columns, columns] + self.added * np.eye(SPAN)
+            upper = _upper(damped)
+            if upper is not None:
+                uppers[number], inverses[number] = upper, np.linalg.inv(damped)
+        return _single(uppers), _single(inverses)
 
 
 def factor_block(start: int, covariance: Doubles, damping: float) -> BlockFactor:
@@ -109,57 +128,74 @@ def _block_error(difference: Floats, block: BlockFactor) -> Doubles:
     return total
 
 
-def solve_positive(metric: Doubles, added: float, right: Doubles, pool: Executor) -> Doubles:
+def solve_positive(metric: Floats, added: float, right: Floats, pool: Executor) -> Floats:
     """The X of (metric + added) X = right, [n, m], for a symmetric positive definite sum [n, n].
 
     Half the work of a solution by LU, and the threads of the pool share it: BLAS has one thread
     here. Rows and right sides are cut alike for any number of threads, so that the bits do not
-    depend on it.
+    depend on it. In float32, as the sums are; in float64 where those are not positive by rounding.
     """
-    found = np.array(right, np.float64)
     try:
-        lower = _factor(_damped(metric, added), pool)
-    except np.linalg.LinAlgError:  # not positive by the rounding of its sums
-        return np.asarray(np.linalg.solve(_damped(metric, added), found), np.float64)
-    parts = [found[:, part] for part in _strips(0, found.shape[1], _SHARE)]
-    list(pool.map(lambda part: _substitute(lower, part), parts))
+        return _solve_positive(metric, added, right, pool)
+    except np.linalg.LinAlgError:
+        pass
+    found: NDArray[np.floating[Any]]
+    doubles = metric.astype(np.float64)
+    try:
+        found = _solve_positive(doubles, added, right, pool)
+    except np.linalg.LinAlgError:
+        found = np.linalg.solve(_damped(doubles, added), right)
+    return found.astype(np.float32)
+
+
+def _solve_positive(metric: _Reals, added: float, right: Floats, pool: Executor) -> _Reals:
+    lower, inverses = _factor(_damped(metric, added), pool)
+    found = np.array(right, metric.dtype)
+    parts = [found[:, part] for part in strips(0, found.shape[1], _SHARE)]
+    list(pool.map(lambda part: _substitute(lower, inverses, part), parts))
     return found
 
 
-def _damped(metric: Doubles, added: float) -> Doubles:
+def _damped(metric: _Reals, added: float) -> _Reals:
     """A copy with `added` on the diagonal: one matrix of memory, where a sum would take three."""
     damped = metric.copy()
     damped[np.diag_indices_from(damped)] += added
     return damped
 
 
-def _factor(matrix: Doubles, pool: Executor) -> Doubles:
-    """L with matrix = L Lᵀ in the lower triangle, in place; what is above it means nothing."""
-    for strip in _strips(0, len(matrix), _STRIP):
+def _factor(matrix: _Reals, pool: Executor) -> tuple[_Reals, list[_Reals]]:
+    """L with matrix = L Lᵀ in the lower triangle, in place, and its diagonal blocks' inverses.
+
+    What is above the triangle means nothing.
+    """
+    inverses = []
+    for strip in strips(0, len(matrix), _STRIP):
         top, known = matrix[strip, strip], matrix[strip, : strip.start]
         top[:] = np.linalg.cholesky(top - known @ known.T)
+        inverse = np.linalg.inv(top)
 
-        def extend(rows: slice, strip: slice = strip, top: Doubles = top) -> None:
-            left = (
-                matrix[rows, strip] - matrix[rows, : strip.start] @ matrix[strip, : strip.start].T
-            )
-            matrix[rows, strip] = np.linalg.solve(top, left.T).T
+        def extend(rows: slice, strip: slice = strip, inverse: _Reals = inverse) -> None:
+            before = slice(strip.start)
+            left = matrix[rows, strip] - matrix[rows, before] @ matrix[strip, before].T
+            matrix[rows, strip] = left @ inverse.T
 
-        list(pool.map(extend, _strips(strip.stop, len(matrix), _SHARE)))
-    return matrix
+        list(pool.map(extend, strips(strip.stop, len(matrix), _SHARE)))
+        inverses.append(inverse)
+    return matrix, inverses
 
 
-def _substitute(lower: Doubles, found: Doubles) -> None:
+def _substitute(lower: _Reals, inverses: list[_Reals], found: _Reals) -> None:
     """Turn right sides [n, m] into the solutions of L Lᵀ X = right, in place."""
-    strips = [*_strips(0, len(lower), _STRIP)]
-    for strip in strips:
+    blocks = [*zip(strips(0, len(lower), _STRIP), inverses, strict=True)]
+    for strip, inverse in blocks:
         left = found[strip] - lower[strip, : strip.start] @ found[: strip.start]
-        found[strip] = np.linalg.solve(lower[strip, strip], left)
-    for strip in reversed(strips):
+        found[strip] = inverse @ left
+    for strip, inverse in reversed(blocks):
         left = found[strip] - lower[strip.stop :, strip].T @ found[strip.stop :]
-        found[strip] = np.linalg.solve(lower[strip, strip].T, left)
+        found[strip] = inverse.T @ left
 
 
-def _strips(start: int, end: int, size: int) -> Iterator[slice]:
+def strips(start: int, end: int, size: int) -> Iterator[slice]:
+    """start..end in slices of `size`, the last of which may be shorter."""
     for first in range(start, end, size):
         yield slice(first, min(first + size, end))

@@ -1,5 +1,7 @@
 """Codebook types: codewords for eight columns at a time; the scale is searched near ggml's."""
 
+from typing import Any
+
 import numpy as np
 
 from minitron_quant.array_backend import NUMPY, Arrays, Bytes, Floats, Ints, to_numpy
@@ -30,6 +32,11 @@ class CodebookCoder:
         xp = self._xp
         self.index = xp.zeros((rows, groups, words), dtype=xp.int32)
         self.bits = xp.zeros((rows, groups, self.group // 8), dtype=xp.int32)
+
+    @property
+    def chosen(self) -> list[Any]:
+        """Scales, codewords and signs or shifts, [rows, groups, …] each."""
+        return [self.scales, self.index, self.bits]
 
     def choose(self, index: int, weights: Floats, targets: Floats, upper: Floats) -> Floats:
         """Choose codewords, signs and scale of one group: the scale of the least error."""

@@ -14,19 +14,22 @@ References: GPTAQ (arXiv 2504.02692), Qronos (2505.11695), QEP (2504.09629), Loa
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from minitron_core.errors import MinitronError
-from minitron_quant.array_backend import Doubles, Floats
-from minitron_quant.gptq.cholesky import solve_positive
+from minitron_quant.array_backend import Floats
+from minitron_quant.gptq.cholesky import solve_positive, strips
 from minitron_quant.gptq.cross_validation import least
 
 # shares of the mean diagonal; the search starts in the middle
 RIDGES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 _FIRST_TRIED = 3
 HALVES = 2
+# of a sum, for one thread
+_STRIP = 512
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class DriftSums:
     """
 
     def __init__(self, columns: int, rows: int = 0) -> None:
+        self.columns = columns
         self._metric = np.zeros((HALVES, columns, columns), np.float32)
         self._inputs = np.zeros((HALVES, columns, columns), np.float32)
         self._states = np.zeros((HALVES, rows, columns), np.float32)
@@ -75,46 +79,60 @@ class DriftSums:
             full, ours = full * scale[:, None], ours * scale[:, None]
             states = None if states is None else states * scale[:, None]
 
-        def add(total: Floats, left: Floats) -> None:
-            total[half] += left.T @ ours
+        def add(total: Floats, left: Floats, rows: slice, columns: slice) -> None:
+            total[half, rows, columns] += left[:, rows].T @ ours[:, columns]
 
-        yield lambda: add(self._metric, ours)
-        yield lambda: add(self._inputs, full - ours)
-        if states is not None:
-            yield lambda: add(self._states, states)
+        every = slice(None)
+        for rows in strips(0, ours.shape[1], _STRIP):
+            # symmetric: `metric` fills in what is right of the diagonal blocks
+            yield partial(add, self._metric, ours, rows, slice(rows.stop))
+        lefts = [(self._inputs, full - ours)]
+        lefts += [] if states is None else [(self._states, states)]
+        for total, left in lefts:
+            for rows in strips(0, left.shape[1], _STRIP):
+                yield partial(add, total, left, rows, every)
 
-    def metric(self, halves: Sequence[int] = range(HALVES)) -> Doubles:
-        """H̃ / tokens, over some halves."""
-        mean = self._mean(self._metric, halves)
-        if not np.isfinite(mean).all():
-            raise MinitronError("the inputs of a layer are too large for their covariance")
-        return mean
+    def metric(self, halves: Sequence[int] = range(HALVES), columns: slice = slice(None)) -> Floats:
+        """H̃ / tokens, over some halves, of some columns."""
+        mean = self._mean(self._metric[:, columns, columns], halves)
+        for rows in strips(0, len(mean), _STRIP):
+            mean[: rows.start, rows] = mean[rows, : rows.start].T
+            lower = np.tril(mean[rows, rows])
+            mean[rows, rows] = lower + np.tril(lower, -1).T
+        return _finite(mean)
+
+    def squares(self) -> Floats:
+        """The diagonal of the metric, [columns]."""
+        return _finite(self._mean(self._metric.diagonal(axis1=1, axis2=2), range(HALVES)))
 
     def wanted(
         self,
         values: Floats,
         rows: slice | NDArray[np.intp],
         settings: DriftSettings,
+        pool: Executor,
         halves: Sequence[int] = range(HALVES),
-    ) -> Doubles:
+    ) -> Floats:
         """beta W Σ(x−x̃)ᵀx̃ + gamma Σ(r−r̃)ᵀx̃ per token of some rows of a weight W.
 
         values: those rows, [rows, columns]. rows: their numbers.
         """
-        moved = settings.beta * (values @ self._mean(self._inputs, halves))
+        moved = _product(values, self._mean(self._inputs, halves), pool)
+        moved *= settings.beta
         if self.has_states:
             moved += settings.gamma * self._mean(self._states, halves)[rows]
         return moved
 
-    def shift(self, ridge: float, pool: Executor) -> Doubles:
+    def shift(self, ridge: float, pool: Executor) -> Floats:
         """Σ(x−x̃)ᵀx̃ (H̃ + ridge)⁻¹, [columns, columns]."""
         return solve(self.metric(), self._mean(self._inputs, range(HALVES)), ridge, pool)
 
-    def _mean(self, sums: NDArray[np.float32], halves: Sequence[int]) -> Doubles:
-        total = np.zeros(sums.shape[1:])
-        for half in halves:
+    def _mean(self, sums: Floats, halves: Sequence[int]) -> Floats:
+        first, *others = halves
+        total: Floats = sums[first].copy()
+        for half in others:
             total += sums[half]
-        total /= sum(self._weights[half] for half in halves) or 1
+        total /= np.float32(sum(self._weights[half] for half in halves) or 1)
         return total
 
     @property
@@ -147,28 +165,44 @@ def choose_ridge(
     rows: NDArray[np.intp],
     settings: DriftSettings,
     pool: Executor,
+    start: float | None = None,
 ) -> float:
     """The ridge whose target, fitted to the first half of the text, errs least on the second.
 
-    values, rows: of a weight, as in `DriftSums.wanted`. The search starts at a middle ridge and
-    goes where the error falls.
+    values, rows: of a weight, as in `DriftSums.wanted`. The search goes from `start`, by default a
+    middle one of RIDGES, to where the error falls.
     """
     if settings.ridge is not None:
         return settings.ridge
     if not sums.has_halves:
         return RIDGES[-1]
     fit, judge = (sums.metric([half]) for half in range(HALVES))
-    fitted, judged = (sums.wanted(values, rows, settings, [half]) for half in range(HALVES))
+    fitted, judged = (sums.wanted(values, rows, settings, pool, [half]) for half in range(HALVES))
 
     def error(ridge: float) -> float:
         """Of W + D on the second half, less that of W: tr D H Dᵀ − 2 tr D wantedᵀ."""
         moved = solve(fit, fitted, ridge, pool)
-        return float(((moved @ judge - 2 * judged) * moved).sum())
+        return float(((moved @ judge - 2 * judged) * moved).sum(dtype=np.float64))
 
-    return RIDGES[least(error, RIDGES, _FIRST_TRIED)]
+    first = _FIRST_TRIED if start is None else RIDGES.index(start)
+    return RIDGES[least(error, RIDGES, first)]
 
 
-def solve(metric: Doubles, wanted: Doubles, ridge: float, pool: Executor) -> Doubles:
+def solve(metric: Floats, wanted: Floats, ridge: float, pool: Executor) -> Floats:
     """Wanted (H̃ + ridge)⁻¹; ridge: a share of the mean diagonal."""
-    mean = float(metric.diagonal().mean())
+    mean = float(metric.diagonal().mean(dtype=np.float64))
     return solve_positive(metric, ridge * mean if mean > 0 else 1.0, wanted.T, pool).T
+
+
+def _finite(mean: Floats) -> Floats:
+    if not np.isfinite(mean).all():
+        raise MinitronError("the inputs of a layer are too large for their covariance")
+    return mean
+
+
+def _product(left: Floats, right: Floats, pool: Executor) -> Floats:
+    """left @ right by all threads of a pool: BLAS has one thread here."""
+    found = np.empty((len(left), right.shape[1]), np.float32)
+    rows = strips(0, len(left), _STRIP)
+    list(pool.map(lambda part: np.matmul(left[part], right, out=found[part]), rows))
+    return found

@@ -1,5 +1,7 @@
 """Encode rows with GPTQ; a row that it does not improve keeps ggml's encoding."""
 
+import math
+
 import numpy as np
 
 from minitron_core.gguf import TYPE
@@ -36,28 +38,36 @@ def _chosen(
     values: Floats,
     blocks: list[BlockFactor],
     arrays: Arrays,
+    sweeps: int,
 ) -> tuple[Bytes, Doubles]:
     """The rows with GPTQ's codes, [rows, bytes], and their errors e H eᵀ."""
     if arrays.module is np and gptq.usable():
-        packed, errors = solve_compiled(coder, values, blocks)
+        packed, errors = solve_compiled(coder, values, blocks, sweeps)
         return packed.reshape(len(values), -1), errors
-    solve(coder, values, blocks, arrays)
+    solve(coder, values, blocks, arrays, sweeps)
     packed = coder.pack().reshape(len(values), -1)
     return packed, error_of(decode_blocks(ggml_type, packed, values.shape) - values, blocks)
 
 
 def encode_rows(
-    ggml_type: int, values: Floats, plain: Bytes, blocks: list[BlockFactor], arrays: Arrays = NUMPY
+    ggml_type: int,
+    values: Floats,
+    plain: Bytes,
+    blocks: list[BlockFactor],
+    arrays: Arrays = NUMPY,
+    sweeps: int = 0,
 ) -> Bytes:
     """The rows [rows, columns] encoded with GPTQ, as bytes.
 
     plain: the same rows as ggml encodes them. The search starts at their scales, and a row whose
-    error e H eᵀ does not get smaller keeps them.
+    error e H eᵀ does not get smaller keeps them. sweeps: of coordinate descent after GPTQ.
     """
     kept = plain.reshape(len(values), -1)
+    if any(math.isnan(block.added) for block in blocks):  # R is not that of H: no guide
+        sweeps = 0
     with arrays.active():
         coder = coder_of(ggml_type, plain, len(values), arrays)
-        packed, after = _chosen(ggml_type, coder, values, blocks, arrays)
+        packed, after = _chosen(ggml_type, coder, values, blocks, arrays, sweeps)
     better = errs_more(decode_blocks(ggml_type, kept, values.shape) - values, blocks, after)
     packed[~better] = kept[~better]
     if not are_valid(ggml_type, packed):

@@ -2,28 +2,34 @@
 
 import time
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
 from minitron_core.cpu_limits import default_threads
-from minitron_core.gguf import TensorInfo
+from minitron_core.gguf import TYPE, TensorInfo
+from minitron_quant.gptq.codebook_types import CODEBOOKS
 from minitron_quant.gptq.drift import HALVES
 from minitron_quant.gptq.sequential import SequentialJob
 from minitron_quant.gptq.stages import Stage, stages_of
 from minitron_quant.model_files import EMBEDDING, OUTPUT, tensors_of
 from minitron_quant.streaming.layer_file import layer_tensors
 
-# how often the text runs through a layer: parts of it for each stage, and the whole
-_FULL_RUNS, _LEVEL_RUNS = 1.8, 2.5
-# how much longer llama.cpp's products take than those of BLAS, attention included
-_LLAMA_CPP = 2.0
+# Operations of a float32 product of BLAS that take as long, measured with 256 to 9,216 columns:
+# of llama.cpp's products,
+_LLAMA_CPP = 1.8
+# of sums, which add to a matrix for each chunk,
+_SUMS = 1.3
+# of a factorization in n³, of its use for the rows that ridges are tried on in n², of each right
+# side in n²,
+_FACTOR, _TRIED_ROWS, _RIGHT_SIDE = 0.7, 1800, 4.3
+# and for the code of a weight, coordinate descent included.
+_SCALAR_CODE, _CODEBOOK_CODE = 3.5e4, 8e4
+_SLOW_CODES = {"iq2_s": 1.5e5, "iq1_s": 4.4e5, "iq1_m": 4.4e5}
 # ridges tried for an input, each with its own factorization
-_TRIED = 4
-# of a factorization in n³, of its use for the rows that ridges are tried on in n², and of each
-# right side in n²: operations of a float32 product that take as long
-_FACTOR, _TRIED_ROWS, _RIGHT_SIDE = 1.3, 2800, 6.0
-# operations for the code of a weight, as many as a product does in the time that it takes
-_CODE_OPERATIONS = 3e4
+_TRIED = 3.5
+# of one layer with one chunk, whatever its size, in seconds of all threads
+_RUN_SECONDS = 0.008
 _SAMPLE = 768
 # the process, llama.cpp's buffers and a chunk's values
 _BASE_BYTES = 250e6
@@ -53,34 +59,50 @@ def forecast(job: SequentialJob, layers_left: int, disk: float) -> Forecast:
     tensors = tensors_of(job.shards)
     output = OUTPUT if OUTPUT in tensors else EMBEDDING
     infos[output] = tensors[output][1]
-    stages = stages_of(layer)
-    threads = job.threads or default_threads()
-    operations = layers_left * _operations(job, stages, infos)
+    stages, threads = stages_of(layer), job.threads or default_threads()
+    operations = layers_left * (_running(job, stages, infos) + _solving(job, stages, infos))
     # the inputs of the output matrix come from the last layer's runs
-    operations += _solving(job, [Stage((output,))], infos)
-    seconds = operations / (_speed() * threads)
+    operations += _solving(job, [Stage((output,))], infos) + _encoding(job, layers_left)
+    runs = layers_left * len(job.chunks) * len(stages) * (1 + len(job.levels))
+    seconds = operations / (_speed() * threads) + runs * _RUN_SECONDS
     return Forecast(seconds, _memory(job, stages, infos), disk)
 
 
-def _operations(job: SequentialJob, stages: list[Stage], infos: dict[str, TensorInfo]) -> float:
-    """Floating-point operations for the stages of one layer, in BLAS's time."""
-    weights = sum(infos[name].n_elements for stage in stages for name in stage.weights)
-    runs = _FULL_RUNS + len(job.levels) * _LEVEL_RUNS
-    return 2.0 * job.chunks.size * weights * runs * _LLAMA_CPP + _solving(job, stages, infos)
+def _running(job: SequentialJob, stages: list[Stage], infos: dict[str, TensorInfo]) -> float:
+    """Operations for the runs of one layer: up to each stage, and to its end."""
+    weights = [sum(infos[name].n_elements for name in stage.weights) for stage in stages]
+    before = [sum(weights[:number]) for number in range(len(weights))]
+    whole = sum(weights)
+    # the full model's last run up to a stage goes on to the end
+    full, level = sum(before[:-1]) + whole, sum(before) + whole
+    return 2.0 * job.chunks.size * (full + len(job.levels) * level) * _LLAMA_CPP
 
 
 def _solving(job: SequentialJob, stages: list[Stage], infos: dict[str, TensorInfo]) -> float:
-    """Those for the sums, the targets and the codes of some stages."""
+    """Those for the sums and the targets of some stages."""
     levels, tokens, total = len(job.levels), job.chunks.size, 0.0
-    weights = sum(infos[name].n_elements for stage in stages for name in stage.weights)
     for stage in stages:
         columns, rows = infos[stage.weights[0]].shape[0], _rows(stage, infos)
         states = rows if stage.residual else 0
-        total += levels * 2.0 * tokens * columns * (2 * columns + states)
+        total += levels * 2.0 * tokens * columns * (1.5 * columns + states) * _SUMS
         total += levels * columns**2 * _TRIED * (_FACTOR * columns + _TRIED_ROWS)
         sides = rows if stage.residual else min(rows, columns)
         total += levels * columns**2 * (_FACTOR * columns + _RIGHT_SIDE * sides)
-    return total + levels * weights * _CODE_OPERATIONS
+    return total
+
+
+def _encoding(job: SequentialJob, layers_left: int) -> float:
+    """Those for the codes of the last layers, and of the output matrix."""
+    total = 0.0
+    for name in chain(*job.tensors_by_layer()[-layers_left:]):
+        info = tensors_of(job.shards)[name][1]
+        total += sum(info.n_elements * _code(types[name]) for types in job.levels.values())
+    return total
+
+
+def _code(ggml_type: int) -> float:
+    name = TYPE[ggml_type].name
+    return _SLOW_CODES.get(name, _CODEBOOK_CODE if name in CODEBOOKS else _SCALAR_CODE)
 
 
 def _memory(job: SequentialJob, stages: list[Stage], infos: dict[str, TensorInfo]) -> float:
@@ -92,7 +114,7 @@ def _memory(job: SequentialJob, stages: list[Stage], infos: dict[str, TensorInfo
         columns, rows = infos[stage.weights[0]].shape[0], _rows(stage, infos)
         states = rows if stage.residual else 0
         sums = levels * HALVES * 4 * columns * (2 * columns + states)
-        solving = 8 * columns * (5 * columns + 4 * rows)
+        solving = 4 * columns * (4 * columns + 4 * rows)
         most = max(most, sums + solving)
     return _BASE_BYTES + layers + most
 

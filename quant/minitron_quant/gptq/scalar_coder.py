@@ -1,6 +1,7 @@
 """Scalar types: codes column by column; the group's scale is searched near ggml's."""
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,12 @@ class ScalarCoder:
         self.mins = None if layout.dmin is None else ScaleField(layout, blocks, rows, True, arrays)
         shape = (rows, self.scales.values.shape[1], self.group)
         self._chosen = self._xp.zeros(shape, dtype=self._xp.int8)
+
+    @property
+    def chosen(self) -> list[Any]:
+        """Codes, scales and minimums, [rows, groups, …] each."""
+        fields = [self.scales, self.mins] if self.mins else [self.scales]
+        return [self._chosen, *(field.values for field in fields)]
 
     def choose(self, index: int, weights: Floats, targets: Floats, upper: Floats) -> Floats:
         """Choose codes and scale of one group: the scale of the least error."""

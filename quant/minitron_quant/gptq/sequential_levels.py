@@ -44,7 +44,7 @@ from minitron_quant.streaming.layer_file import layer_count, reason_not_streamed
 
 # below so many tokens for each column of a block its sums are mostly noise
 _TOKENS_PER_COLUMN = 4
-_FORMAT = 1  # of what is kept to continue; raised where codes come out differently
+_FORMAT = 2  # of what is kept to continue; raised where codes come out differently
 
 
 @dataclass(frozen=True)

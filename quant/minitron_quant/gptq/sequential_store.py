@@ -24,7 +24,8 @@ class SequentialStore:
     """A folder of one run. layers: how many are done; 0 also where only the embedding is.
 
     made_from: a hash over all inputs; what was made from others is removed. shape: of the states
-    of one side, (tokens, width).
+    of one side, (tokens, width). ridges: by level and weight, those of the last layer that has it;
+    they are kept with the next commit.
     """
 
     def __init__(
@@ -33,16 +34,17 @@ class SequentialStore:
         self.folder, self.shape, self.levels = folder, shape, tuple(levels)
         self._made_from = made_from
         self._journal = folder / "journal.json"
-        self.layers = self._read()
+        self.layers = -1
+        self.ridges: dict[str, dict[str, float]] = {level: {} for level in levels}
+        self._read()
 
-    def _read(self) -> int:
+    def _read(self) -> None:
         try:
             document = read_checksummed(self._journal)
             if document["made_from"] == self._made_from:
-                return int(document["layers"])
+                self.layers, self.ridges = int(document["layers"]), document["ridges"]
         except (OSError, ValueError, KeyError, TypeError):
             pass
-        return -1
 
     @property
     def bytes(self) -> int:
@@ -72,7 +74,8 @@ class SequentialStore:
             write_whole(
                 self._codes(level, layers), b"".join(data.tobytes() for data in tensors.values())
             )
-        write_checksummed(self._journal, {"made_from": self._made_from, "layers": layers})
+        document = {"made_from": self._made_from, "layers": layers, "ridges": self.ridges}
+        write_checksummed(self._journal, document)
         self.layers = layers
 
     def _codes(self, level: str, layers: int) -> Path:

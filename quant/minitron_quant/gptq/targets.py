@@ -56,19 +56,31 @@ class Weight:
         return values + self.moved[rows] if self.moved is not None else values
 
 
+def ridge_of(
+    weights: list[Weight],
+    sums: DriftSums,
+    settings: DriftSettings,
+    pool: Executor,
+    start: float | None = None,
+) -> float:
+    """The ridge for weights that share an input, tried on some rows of the first one.
+
+    start: where the search starts, such as the ridge of the layer before.
+    """
+    return choose_ridge(sums, *weights[0].sample(_SAMPLE_ROWS), settings, pool, start)
+
+
 def targets_of(
-    weights: list[Weight], sums: DriftSums, settings: DriftSettings, pool: Executor
+    weights: list[Weight], sums: DriftSums, settings: DriftSettings, ridge: float, pool: Executor
 ) -> list[Weight]:
     """The weights that share an input, with what moves them; threads of the pool solve for it."""
-    values, rows = weights[0].sample(_SAMPLE_ROWS)
-    ridge = choose_ridge(sums, values, rows, settings, pool)
     height, (columns, *_) = sum(each.info.rows for each in weights), weights[0].info.shape
     if not sums.has_states and (len(weights) > 1 or height > columns):
         # one shift for all rows, where that is less work
-        shift = (settings.beta * sums.shift(ridge, pool)).astype(np.float32)
+        shift = np.float32(settings.beta) * sums.shift(ridge, pool)
         return [Weight(each.shard, each.info, shift=shift) for each in weights]
     (weight,) = weights
     everything = weight[0 : _FLOAT * weight.info.n_elements].view(np.float32)
-    wanted = sums.wanted(everything.reshape(-1, columns), slice(None), settings)
-    moved = solve(sums.metric(), wanted, ridge, pool).astype(np.float32)
+    wanted = sums.wanted(everything.reshape(-1, columns), slice(None), settings, pool)
+    moved = solve(sums.metric(), wanted, ridge, pool)
     return [Weight(weight.shard, weight.info, moved=moved)]

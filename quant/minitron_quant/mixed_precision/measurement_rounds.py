@@ -56,7 +56,10 @@ class MeasurementRounds:
         saved = time.monotonic()
         while (first := self.sensitivity.chunks) < len(chunks):
             part = chunks[first : first + (ROUND if first else 1)]
+            started = time.monotonic()
             reference = self.prober.reference(part)
+            if not first:
+                self._warn(time.monotonic() - started, until)
             for name in self._measured_on(first):
                 if time.monotonic() > until and self._is_known(name):
                     self._estimate()
@@ -70,6 +73,17 @@ class MeasurementRounds:
                     write_sensitivity(self.output, self.sensitivity)
                     saved = time.monotonic()
             self._fill_in(first, len(part))
+
+    def _warn(self, seconds: float, until: float) -> None:
+        """Say so if the least that is measured takes longer than is left; seconds: of one pass."""
+        kinds = {_kind(name) for name in self._measured_on(0) if not self._is_known(name)}
+        if time.monotonic() + len(kinds) * seconds > until:
+            minutes = math.ceil(len(kinds) * seconds / 60)
+            note = (
+                f"one measurement for each of {len(kinds)} kinds of tensors takes about {minutes} "
+                "min, longer than the time budget leaves: all else is estimated from them"
+            )
+            self.progress(Event("sensitivity", note=note))
 
     def _is_known(self, name: str) -> bool:
         """Whether a tensor of the same kind was measured."""
