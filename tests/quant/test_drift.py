@@ -11,6 +11,7 @@ from minitron_quant.array_backend import Floats
 from minitron_quant.gptq.cholesky import solve_positive
 from minitron_quant.gptq.drift import (
     RIDGES,
+    Drift,
     DriftSettings,
     DriftSums,
     choose_ridge,
@@ -22,17 +23,24 @@ from minitron_quant.gptq.targets import Weight, targets_of
 POOL = ThreadPoolExecutor(2)
 
 
-def random_sums(rows: int = 0, noise: float = 0.0) -> tuple[DriftSums, list[Floats]]:
+def random_sums(
+    weight: Floats | None = None, noise: float = 0.0, share: float = 1.0
+) -> tuple[DriftSums, list[Floats]]:
+    """Sums over 400 tokens, and inputs and states; weight: whose product is added to the states.
+
+    share: of the drift, to repair.
+    """
     random = np.random.default_rng(3)
     full = random.standard_normal((400, 8)).astype(np.float32)
     ours = full + 0.3 * random.standard_normal((400, 8)).astype(np.float32)
+    rows = 0 if weight is None else len(weight)
     states = random.standard_normal((400, rows)).astype(np.float32)
     full += noise * random.standard_normal((400, 8)).astype(np.float32)
     sums = DriftSums(8, rows)
     for half, part in enumerate((slice(0, 150), slice(150, 400))):
-        for addition in sums.additions(
-            half, full[part], ours[part], states[part] if rows else None
-        ):
+        inputs = np.float32(share) * (full[part] - ours[part])
+        drift = Drift(inputs, weight, None if weight is None else np.float32(share) * states[part])
+        for addition in sums.additions(half, drift, ours[part]):
             addition()
     return sums, [full, ours, states]
 
@@ -53,16 +61,16 @@ def whole(weight: Weight) -> Floats:
 
 @pytest.mark.parametrize("rows", [5, 20])  # fewer and more than columns
 def test_target_is_the_least_squares_solution(rows: int, tmp_path: Path) -> None:
-    sums, (full, ours, states) = random_sums(rows)
     values = np.random.default_rng(4).standard_normal((rows, 8)).astype(np.float32)
+    sums, (full, ours, states) = random_sums(values)
     np.testing.assert_allclose(sums.metric(), ours.T @ ours / 400, rtol=1e-3)
     best = np.linalg.lstsq(ours, full @ values.T + states, rcond=None)[0].T
-    (target,) = targets_of([weight_of(values, tmp_path)], sums, DriftSettings(), 0, POOL)
+    (target,) = targets_of([weight_of(values, tmp_path)], sums, 0, POOL)
     np.testing.assert_allclose(whole(target), best, atol=1e-4)
     np.testing.assert_array_equal(target.sample()[0], whole(target))
     np.testing.assert_array_equal(target[32:96], whole(target)[1:3].reshape(-1).view(np.uint8))
-    half = DriftSettings(beta=0.5, gamma=0.5)
-    (target,) = targets_of([weight_of(values, tmp_path)], sums, half, 0, POOL)
+    half, _ = random_sums(values, share=0.5)
+    (target,) = targets_of([weight_of(values, tmp_path)], half, 0, POOL)
     np.testing.assert_allclose(whole(target), (values + best) / 2, atol=1e-4)
 
 
@@ -75,15 +83,15 @@ def test_target_counts_a_token_less_the_larger_its_states_become(tmp_path: Path)
     scale = token_scale(after)
     np.testing.assert_allclose(scale[2:] ** -2, (after[2:] ** 2).mean(axis=1), rtol=1e-5)
     assert scale[1] == 0
+    values = random.standard_normal((8, 8)).astype(np.float32)
     sums = DriftSums(8, 8)
-    for addition in sums.additions(0, full, ours, states, scale):
+    for addition in sums.additions(0, Drift(full - ours, values, states), ours, scale):
         addition()
     rows = scale[:, None]
     expected = (rows * ours).T @ (rows * ours) / (scale @ scale)
     np.testing.assert_allclose(sums.metric(), expected, rtol=1e-3, atol=1e-5)
-    values = random.standard_normal((8, 8)).astype(np.float32)
     best = np.linalg.lstsq(rows * ours, rows * (full @ values.T + states), rcond=None)[0].T
-    (target,) = targets_of([weight_of(values, tmp_path)], sums, DriftSettings(), 0, POOL)
+    (target,) = targets_of([weight_of(values, tmp_path)], sums, 0, POOL)
     np.testing.assert_allclose(whole(target), best, atol=1e-3)
 
 
@@ -91,16 +99,16 @@ def test_targets_of_weights_that_share_an_input_are_those_of_each(tmp_path: Path
     sums, _ = random_sums()
     random = np.random.default_rng(4)
     first = weight_of(random.standard_normal((4, 8)).astype(np.float32), tmp_path)
-    both = targets_of([first, first], sums, DriftSettings(), 0.1, POOL)
-    (alone,) = targets_of([first], sums, DriftSettings(), 0.1, POOL)
+    both = targets_of([first, first], sums, 0.1, POOL)
+    (alone,) = targets_of([first], sums, 0.1, POOL)
     for each in both:
         np.testing.assert_allclose(whole(each), whole(alone), atol=1e-5)
 
 
 def test_target_without_drift_is_the_weight(tmp_path: Path) -> None:
-    sums, _ = random_sums()
+    sums, _ = random_sums(share=0)
     weight = weight_of(np.eye(8, dtype=np.float32), tmp_path)
-    (target,) = targets_of([weight], sums, DriftSettings(beta=0, gamma=0), 0.1, POOL)
+    (target,) = targets_of([weight], sums, 0.1, POOL)
     np.testing.assert_array_equal(whole(target), np.eye(8))
 
 
@@ -130,10 +138,10 @@ def test_choose_ridge_is_the_one_of_the_least_error_on_the_second_half() -> None
     settings, numbers = DriftSettings(), np.arange(5)
     chosen = set()
     for rows, noise in ((0, 0.0), (5, 0.0), (5, 20.0)):
-        sums, (full, ours, states) = random_sums(rows, noise)
+        sums, (full, ours, states) = random_sums(weight if rows else None, noise)
         errors = []
         for ridge in RIDGES:
-            wanted = sums.wanted(weight, numbers, settings, POOL, halves=[0])
+            wanted = sums.wanted(weight, numbers, POOL, halves=[0])
             fitted = weight + solve(sums.metric([0]), wanted, ridge, POOL)
             left = full[150:] @ weight.T - ours[150:] @ fitted.T
             left += states[150:] if rows else 0
@@ -147,6 +155,6 @@ def test_choose_ridge_is_the_one_of_the_least_error_on_the_second_half() -> None
     assert choose_ridge(sums, weight, numbers, DriftSettings(ridge=0.5), POOL) == 0.5
     # nothing to judge a fit on
     one = DriftSums(8)
-    for addition in one.additions(0, full, ours, None):
+    for addition in one.additions(0, Drift(full - ours), ours):
         addition()
     assert choose_ridge(one, weight, numbers, settings, POOL) == RIDGES[-1]

@@ -46,6 +46,32 @@ class DriftSettings:
     damping: float | None = None
 
 
+@dataclass(frozen=True)
+class Drift:
+    """What the quantized model lacks in a chunk's inputs, and in states that a product is added to.
+
+    inputs: beta (x − x̃), [tokens, columns]. weight: W, [rows, columns], whose product is added to
+    the states, and states: gamma (r − r̃), [tokens, rows]; None where it is not.
+    """
+
+    inputs: Floats
+    weight: Floats | None = None
+    states: Floats | None = None
+
+    def of(self, rows: slice) -> Floats:
+        """Some columns of W (x − x̃) + (r − r̃), or of x − x̃, [tokens, columns]."""
+        if self.weight is None or self.states is None:
+            return self.inputs[:, rows]
+        found: Floats = self.inputs @ self.weight[rows].T
+        found += self.states[:, rows]
+        return found
+
+    def scaled(self, scale: Floats) -> "Drift":
+        """With tokens that count by `scale`, [tokens, 1]."""
+        states = None if self.states is None else self.states * scale
+        return Drift(self.inputs * scale, self.weight, states)
+
+
 class DriftSums:
     """The sums over both halves of a text that the targets of one stage need, float32.
 
@@ -53,44 +79,36 @@ class DriftSums:
     """
 
     def __init__(self, columns: int, rows: int = 0) -> None:
-        self.columns = columns
+        self.columns, self.is_residual = columns, rows > 0
         self._metric = np.zeros((HALVES, columns, columns), np.float32)
-        self._inputs = np.zeros((HALVES, columns, columns), np.float32)
-        self._states = np.zeros((HALVES, rows, columns), np.float32)
+        self._drift = np.zeros((HALVES, rows or columns, columns), np.float32)
         self._tokens = [0] * HALVES
         self._weights = [0.0] * HALVES
 
     def additions(
-        self,
-        half: int,
-        full: Floats,
-        ours: Floats,
-        states: Floats | None,
-        scale: Floats | None = None,
+        self, half: int, drift: Drift, ours: Floats, scale: Floats | None = None
     ) -> Iterator[Callable[[], None]]:
         """What adds tokens of one half, to be called in any order, each of them in a thread.
 
-        full, ours: inputs x and x̃, [tokens, columns]. states: r − r̃, [tokens, rows]. scale:
-        square roots of the tokens' weights, [tokens]; None for equal ones.
+        ours: the inputs x̃, [tokens, columns]. scale: square roots of the tokens' weights,
+        [tokens]; None for equal ones.
         """
         self._tokens[half] += len(ours)
         self._weights[half] += len(ours) if scale is None else float(scale @ scale)
         if scale is not None:
-            full, ours = full * scale[:, None], ours * scale[:, None]
-            states = None if states is None else states * scale[:, None]
+            drift, ours = drift.scaled(scale[:, None]), ours * scale[:, None]
 
-        def add(total: Floats, left: Floats, rows: slice, columns: slice) -> None:
-            total[half, rows, columns] += left[:, rows].T @ ours[:, columns]
-
-        every = slice(None)
-        for rows in strips(0, ours.shape[1], _STRIP):
+        def add_metric(rows: slice) -> None:
             # symmetric: `metric` fills in what is right of the diagonal blocks
-            yield partial(add, self._metric, ours, rows, slice(rows.stop))
-        lefts = [(self._inputs, full - ours)]
-        lefts += [] if states is None else [(self._states, states)]
-        for total, left in lefts:
-            for rows in strips(0, left.shape[1], _STRIP):
-                yield partial(add, total, left, rows, every)
+            self._metric[half, rows, : rows.stop] += ours[:, rows].T @ ours[:, : rows.stop]
+
+        def add_drift(rows: slice) -> None:
+            self._drift[half, rows] += drift.of(rows).T @ ours
+
+        for rows in strips(0, self.columns, _STRIP):
+            yield partial(add_metric, rows)
+        for rows in strips(0, self._drift.shape[1], _STRIP):
+            yield partial(add_drift, rows)
 
     def metric(self, halves: Sequence[int] = range(HALVES), columns: slice = slice(None)) -> Floats:
         """H̃ / tokens, over some halves, of some columns."""
@@ -109,7 +127,6 @@ class DriftSums:
         self,
         values: Floats,
         rows: slice | NDArray[np.intp],
-        settings: DriftSettings,
         pool: Executor,
         halves: Sequence[int] = range(HALVES),
     ) -> Floats:
@@ -117,15 +134,12 @@ class DriftSums:
 
         values: those rows, [rows, columns]. rows: their numbers.
         """
-        moved = _product(values, self._mean(self._inputs, halves), pool)
-        moved *= settings.beta
-        if self.has_states:
-            moved += settings.gamma * self._mean(self._states, halves)[rows]
-        return moved
+        mean = self._mean(self._drift, halves)
+        return mean[rows] if self.is_residual else _product(values, mean, pool)
 
     def shift(self, ridge: float, pool: Executor) -> Floats:
-        """Σ(x−x̃)ᵀx̃ (H̃ + ridge)⁻¹, [columns, columns]."""
-        return solve(self.metric(), self._mean(self._inputs, range(HALVES)), ridge, pool)
+        """beta Σ(x−x̃)ᵀx̃ (H̃ + ridge)⁻¹, [columns, columns]."""
+        return solve(self.metric(), self._mean(self._drift, range(HALVES)), ridge, pool)
 
     def _mean(self, sums: Floats, halves: Sequence[int]) -> Floats:
         first, *others = halves
@@ -139,11 +153,6 @@ class DriftSums:
     def tokens(self) -> int:
         """How many were added."""
         return sum(self._tokens)
-
-    @property
-    def has_states(self) -> bool:
-        """Whether the product is added to residual states."""
-        return self._states.shape[1] > 0
 
     @property
     def has_halves(self) -> bool:
@@ -177,7 +186,7 @@ def choose_ridge(
     if not sums.has_halves:
         return RIDGES[-1]
     fit, judge = (sums.metric([half]) for half in range(HALVES))
-    fitted, judged = (sums.wanted(values, rows, settings, pool, [half]) for half in range(HALVES))
+    fitted, judged = (sums.wanted(values, rows, pool, [half]) for half in range(HALVES))
 
     def error(ridge: float) -> float:
         """Of W + D on the second half, less that of W: tr D H Dᵀ − 2 tr D wantedᵀ."""

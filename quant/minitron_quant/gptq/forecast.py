@@ -17,14 +17,14 @@ from minitron_quant.streaming.layer_file import layer_tensors
 
 # Operations of a float32 product of BLAS that take as long, measured with 256 to 9,216 columns:
 # of llama.cpp's products,
-_LLAMA_CPP = 1.8
+_LLAMA_CPP = 2.3
 # of sums, which add to a matrix for each chunk,
 _SUMS = 1.3
 # of a factorization in n³, of its use for the rows that ridges are tried on in n², of each right
 # side in n²,
-_FACTOR, _TRIED_ROWS, _RIGHT_SIDE = 0.7, 1800, 4.3
+_FACTOR, _TRIED_ROWS, _RIGHT_SIDE = 0.7, 1800, 2.5
 # and for the code of a weight, coordinate descent included.
-_SCALAR_CODE, _CODEBOOK_CODE = 3.5e4, 8e4
+_SCALAR_CODE, _CODEBOOK_CODE = 4e4, 9e4
 _SLOW_CODES = {"iq2_s": 1.5e5, "iq1_s": 4.4e5, "iq1_m": 4.4e5}
 # ridges tried for an input, each with its own factorization
 _TRIED = 3.5
@@ -63,28 +63,26 @@ def forecast(job: SequentialJob, layers_left: int, disk: float) -> Forecast:
     operations = layers_left * (_running(job, stages, infos) + _solving(job, stages, infos))
     # the inputs of the output matrix come from the last layer's runs
     operations += _solving(job, [Stage((output,))], infos) + _encoding(job, layers_left)
-    runs = layers_left * len(job.chunks) * len(stages) * (1 + len(job.levels))
+    runs = layers_left * len(job.chunks) * (1 + len(stages) * len(job.levels))
     seconds = operations / (_speed() * threads) + runs * _RUN_SECONDS
     return Forecast(seconds, _memory(job, stages, infos), disk)
 
 
 def _running(job: SequentialJob, stages: list[Stage], infos: dict[str, TensorInfo]) -> float:
-    """Operations for the runs of one layer: up to each stage, and to its end."""
+    """Operations for the runs of one layer: the full model's, and each level's up to its stages."""
     weights = [sum(infos[name].n_elements for name in stage.weights) for stage in stages]
-    before = [sum(weights[:number]) for number in range(len(weights))]
-    whole = sum(weights)
-    # the full model's last run up to a stage goes on to the end
-    full, level = sum(before[:-1]) + whole, sum(before) + whole
-    return 2.0 * job.chunks.size * (full + len(job.levels) * level) * _LLAMA_CPP
+    level = sum(sum(weights[:number]) for number in range(len(weights)))
+    return 2.0 * job.chunks.size * (sum(weights) + len(job.levels) * level) * _LLAMA_CPP
 
 
 def _solving(job: SequentialJob, stages: list[Stage], infos: dict[str, TensorInfo]) -> float:
     """Those for the sums and the targets of some stages."""
     levels, tokens, total = len(job.levels), job.chunks.size, 0.0
     for stage in stages:
-        columns, rows = infos[stage.weights[0]].shape[0], _rows(stage, infos)
-        states = rows if stage.residual else 0
-        total += levels * 2.0 * tokens * columns * (1.5 * columns + states) * _SUMS
+        columns, rows = infos[stage.input].shape[0], _rows(stage, infos)
+        # x̃ᵀx̃ is symmetric; drift of the states goes through the weight first, and later on
+        drift = 3 * rows if stage.residual else columns
+        total += levels * 2.0 * tokens * columns * (columns / 2 + drift) * _SUMS
         total += levels * columns**2 * _TRIED * (_FACTOR * columns + _TRIED_ROWS)
         sides = rows if stage.residual else min(rows, columns)
         total += levels * columns**2 * (_FACTOR * columns + _RIGHT_SIDE * sides)
@@ -111,10 +109,10 @@ def _memory(job: SequentialJob, stages: list[Stage], infos: dict[str, TensorInfo
     layers = sum(info.nbytes + 4 * levels * info.n_elements for info in matrices)
     most = 0.0
     for stage in stages:
-        columns, rows = infos[stage.weights[0]].shape[0], _rows(stage, infos)
-        states = rows if stage.residual else 0
-        sums = levels * HALVES * 4 * columns * (2 * columns + states)
-        solving = 4 * columns * (4 * columns + 4 * rows)
+        columns, rows = infos[stage.input].shape[0], _rows(stage, infos)
+        drift = rows if stage.residual else columns
+        sums = levels * HALVES * 4 * columns * (columns + drift)
+        solving = 4 * columns * (4 * columns + 4 * drift)
         most = max(most, sums + solving)
     return _BASE_BYTES + layers + most
 

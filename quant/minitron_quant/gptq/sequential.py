@@ -97,9 +97,9 @@ class SequentialGptq:
             self._embed()
         if self._store.layers == self._layers:
             return
-        levels, n_ctx = [*self._job.levels], self._job.chunks.shape[1]
+        job, n_ctx = self._job, self._job.chunks.shape[1]
         with open_side_by_side(
-            self._loading, self._job.shards, levels, self._store, n_ctx, self._threads
+            self._loading, job.shards, job.drift, self._store, n_ctx, self._threads
         ) as models:
             for layer in range(self._store.layers, self._layers):
                 codes = self._choose_layer(models, layer)
@@ -134,20 +134,17 @@ class SequentialGptq:
         return np.concatenate([slab.blocks[kind] for slab in encode([task], self._threads)])
 
     def _choose_layer(self, models: SideBySide, layer: int) -> LevelCodes:
-        models.load(layer)
         last = layer == self._layers - 1
-        output = models.output if last else ""
-        stages = stages_of(layer_tensors(self._tensors, layer), output)
+        stages = stages_of(layer_tensors(self._tensors, layer), models.output if last else "")
+        models.load(layer, stages)
         codes: LevelCodes = {level: {} for level in self._job.levels}
         for number, stage in enumerate(stages):
-            # the full model's last run through the layer gives its new states
-            finish_full = number == len(stages) - 1 and not last
-            for level, sums in models.measure(stage, finish_full=finish_full).items():
+            for level, sums in models.measure(stage).items():
                 self._choose_stage(models, level, layer, stage, sums, codes[level])
             done = layer + (number + 1) / (len(stages) + 1)
-            self._progress(Event("gptq", done, self._layers, "layers", stage.weights[0]))
+            self._progress(Event("gptq", done, self._layers, "layers", stage.input))
         if not last:
-            models.finish()
+            models.finish(stages[-1])
         return codes
 
     def _choose_stage(
@@ -164,7 +161,7 @@ class SequentialGptq:
         targets = [Weight(*self._tensors[source]) for source in sources]
         if EMBEDDING not in sources:  # a tied embedding has another task besides: it stays itself
             with ThreadPoolExecutor(self._threads, "solve") as pool:
-                targets = self._targets(targets, sums, pool, level, stage.weights[0])
+                targets = self._targets(targets, sums, pool, level, stage.input)
         importance = _importance(sums.squares())
         refine = self._refine(sums, importance, targets[0])
         for name, source, target in zip(stage.weights, sources, targets, strict=True):
@@ -189,7 +186,7 @@ class SequentialGptq:
         ridge = ridge_of(weights, sums, self._job.drift, pool, known.get(name))
         if self._job.drift.ridge is None:
             known[name] = ridge
-        return targets_of(weights, sums, self._job.drift, ridge, pool)
+        return targets_of(weights, sums, ridge, pool)
 
     def _refine(self, sums: DriftSums, importance: Floats, target: Weight) -> RefineRows | None:
         """What chooses codes for an input; None where ggml's do better on another text.

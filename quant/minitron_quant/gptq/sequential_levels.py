@@ -27,6 +27,7 @@ from minitron_quant.gptq.estimate import planned_gptq
 from minitron_quant.gptq.forecast import forecast
 from minitron_quant.gptq.sequential import SequentialGptq, SequentialJob
 from minitron_quant.gptq.sequential_store import SequentialStore
+from minitron_quant.gptq.stages import kept_columns, stages_of
 from minitron_quant.imatrix.collect import CollectSettings, collect
 from minitron_quant.imatrix.files import write_imatrix
 from minitron_quant.model_files import EMBEDDING, open_model_files, tensors_of
@@ -40,7 +41,11 @@ from minitron_quant.quantize.prepare import (
     model_name,
     prepare,
 )
-from minitron_quant.streaming.layer_file import layer_count, reason_not_streamed
+from minitron_quant.streaming.layer_file import (
+    layer_count,
+    layer_tensors,
+    reason_not_streamed,
+)
 
 # below so many tokens for each column of a block its sums are mostly noise
 _TOKENS_PER_COLUMN = 4
@@ -173,9 +178,7 @@ class SequentialLevels:
             self._quantize.threads,
             self._embedding_importance(outputs),
         )
-        self._store = store = SequentialStore(
-            self._folder, self._state_of(job), (self._chunks.size, self._width), [*levels]
-        )
+        self._store = store = self._open_store(job)
         codes = sum(output.bytes for output in outputs)
         store.begin(codes)
         layers, done = layer_count(self._shards), max(0, store.layers)
@@ -189,6 +192,13 @@ class SequentialLevels:
                 f"{self._quantize.source} was changed while it was read",
                 "run it again once it is complete",
             )
+
+    def _open_store(self, job: SequentialJob) -> SequentialStore:
+        layer = layer_tensors(tensors_of(self._shards), 0)
+        columns = {name: info.shape[0] for name, (_, info) in layer.items()}
+        kept = kept_columns(stages_of(layer), columns, self._width, len(job.levels))
+        shape = self._chunks.size, self._width
+        return SequentialStore(self._folder, self._state_of(job), shape, [*job.levels], kept)
 
     def _embedding_importance(self, outputs: Sequence[LevelOutput]) -> Floats | None:
         """The importance matrix's, or ones where an encoder insists on an entry."""

@@ -6,6 +6,7 @@ done once its new states and its codes are on the disk: a kill loses at most one
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,18 +21,61 @@ from minitron_quant.array_backend import Bytes, Floats
 FULL = "full"
 
 
+class TokenValues:
+    """Values of every token of the text, [tokens, columns] float32, in a file without a name."""
+
+    def __init__(self, folder: Path, tokens: int, columns: int) -> None:
+        """Raises OutOfResources where the disk has no room."""
+        self._folder, self._columns = folder, columns
+        try:
+            self._file, path = tempfile.mkstemp(dir=folder)
+            Path(path).unlink()
+            # takes the room now
+            os.posix_fallocate(self._file, 0, 4 * tokens * columns)
+        except OSError as error:
+            raise from_os_error(error, folder, "write") from error
+
+    def write(self, rows: slice, values: Floats) -> None:
+        """Keep the values of some tokens."""
+        data = np.ascontiguousarray(values, np.float32)
+        try:
+            written = os.pwrite(self._file, data.data, 4 * self._columns * rows.start)
+        except OSError as error:
+            raise from_os_error(error, self._folder, "write") from error
+        if written != data.nbytes:
+            raise OutOfResources(f"{self._folder} took {written} of {data.nbytes} bytes")
+
+    def read(self, rows: slice) -> Floats:
+        """The values of some tokens, in any thread."""
+        found = np.empty((rows.stop - rows.start, self._columns), np.float32)
+        read = os.preadv(self._file, [found.data], 4 * self._columns * rows.start)
+        if read != found.nbytes:
+            raise Damaged(f"a file in {self._folder} was changed", "start over")
+        return found
+
+    def close(self) -> None:
+        """Give the room back."""
+        os.close(self._file)
+
+
 class SequentialStore:
     """A folder of one run. layers: how many are done; 0 also where only the embedding is.
 
     made_from: a hash over all inputs; what was made from others is removed. shape: of the states
-    of one side, (tokens, width). ridges: by level and weight, those of the last layer that has it;
-    they are kept with the next commit.
+    of one side, (tokens, width). kept: numbers of every token while a layer is in work. ridges: by
+    level and weight, those of the last layer that has it; they are kept with the next commit.
     """
 
     def __init__(
-        self, folder: Path, made_from: str, shape: tuple[int, int], levels: Sequence[str]
+        self,
+        folder: Path,
+        made_from: str,
+        shape: tuple[int, int],
+        levels: Sequence[str],
+        kept: int = 0,
     ) -> None:
         self.folder, self.shape, self.levels = folder, shape, tuple(levels)
+        self._kept = kept
         self._made_from = made_from
         self._journal = folder / "journal.json"
         self.layers = -1
@@ -48,8 +92,9 @@ class SequentialStore:
 
     @property
     def bytes(self) -> int:
-        """The size of all states, without codes."""
-        return 2 * (1 + len(self.levels)) * 4 * self.shape[0] * self.shape[1]
+        """The size of all states and of what is kept of a layer in work, without codes."""
+        tokens, width = self.shape
+        return 4 * tokens * (2 * (1 + len(self.levels)) * width + self._kept)
 
     def begin(self, code_bytes: int) -> None:
         """Make the folder, or continue with it; OutOfResources where the disk has no room."""
@@ -116,6 +161,10 @@ class SequentialStore:
 
     def _states(self, side: str, layers: int) -> Path:
         return self.folder / f"{side}.{layers % 2}.states"
+
+    def token_values(self, columns: int) -> TokenValues:
+        """Room for values of every token while a layer is in work."""
+        return TokenValues(self.folder, self.shape[0], columns)
 
     def drop_states(self) -> None:
         """Remove the states, once the codes of all layers are there."""

@@ -3,7 +3,7 @@
 Names are those of the layer's file (minitron_quant.streaming): blk.0. in every layer.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from minitron_quant.streaming.layer_model import AFTER_ATTENTION, AFTER_LAYER
@@ -35,10 +35,15 @@ class Stage:
     after: str = ""
 
     @property
+    def input(self) -> str:
+        """The weight that stands for the input."""
+        return self.weights[0]
+
+    @property
     def wanted(self) -> tuple[str, ...]:
         """What the layer is run for: the input, and the residual states where it computes them."""
         computed = (self.residual,) if self.residual not in ("", BEFORE_LAYER) else ()
-        return (*computed, self.weights[0])
+        return (*computed, self.input)
 
 
 def stages_of(names: Collection[str], output: str = "") -> list[Stage]:
@@ -49,3 +54,15 @@ def stages_of(names: Collection[str], output: str = "") -> list[Stage]:
         if weights:
             found.append(Stage(weights, *_RESIDUAL.get(kinds[0], ())))
     return [*found, Stage((output,))] if output else found
+
+
+def kept_columns(
+    stages: Sequence[Stage], columns: Mapping[str, int], width: int, levels: int
+) -> int:
+    """The numbers that are kept of every token while a layer is in work, on all sides.
+
+    columns: of the input of each weight. Of the full model all inputs and the states between, of
+    a level the input of the last product and the states that it is added to.
+    """
+    inputs = [columns[stage.input] for stage in stages]
+    return sum(inputs) + width + levels * (inputs[-1] + width)

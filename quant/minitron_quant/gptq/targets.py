@@ -40,6 +40,11 @@ class Weight:
         return values.reshape(-1).view(np.uint8)
 
     @property
+    def values(self) -> Floats:
+        """The whole target, [rows, columns]."""
+        return self[0 : _FLOAT * self.info.n_elements].view(np.float32).reshape(self.info.rows, -1)
+
+    @property
     def _size(self) -> int:
         return self.info.row_size
 
@@ -71,16 +76,15 @@ def ridge_of(
 
 
 def targets_of(
-    weights: list[Weight], sums: DriftSums, settings: DriftSettings, ridge: float, pool: Executor
+    weights: list[Weight], sums: DriftSums, ridge: float, pool: Executor
 ) -> list[Weight]:
     """The weights that share an input, with what moves them; threads of the pool solve for it."""
     height, (columns, *_) = sum(each.info.rows for each in weights), weights[0].info.shape
-    if not sums.has_states and (len(weights) > 1 or height > columns):
+    if not sums.is_residual and (len(weights) > 1 or height > columns):
         # one shift for all rows, where that is less work
-        shift = np.float32(settings.beta) * sums.shift(ridge, pool)
+        shift = sums.shift(ridge, pool)
         return [Weight(each.shard, each.info, shift=shift) for each in weights]
     (weight,) = weights
-    everything = weight[0 : _FLOAT * weight.info.n_elements].view(np.float32)
-    wanted = sums.wanted(everything.reshape(-1, columns), slice(None), settings, pool)
+    wanted = sums.wanted(weight.values, slice(None), pool)
     moved = solve(sums.metric(), wanted, ridge, pool)
     return [Weight(weight.shard, weight.info, moved=moved)]
