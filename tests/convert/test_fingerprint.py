@@ -50,14 +50,14 @@ def test_encode_gives_the_ids_of_the_tokenizers_library(examples: Path) -> None:
     assert pretokenizer_name(tokenizer, settings, merges) is None
 
 
-@pytest.mark.parametrize(("name", "told"), [("smollm2", True), ("tekken", False)])
+@pytest.mark.parametrize(("name", "noted"), [("smollm2", True), ("tekken", False)])
 def test_choose_pretokenizer_says_where_llama_cpp_splits_differently(
-    name: str, told: bool, shared: Path
+    name: str, noted: bool, shared: Path
 ) -> None:
     tokenizer, settings, merges = read(shared / "tokenizers" / name)
     chosen, notes = choose_pretokenizer(tokenizer, settings, merges, Path("tokenizer.json"))
     assert chosen in ("smollm", "tekken")
-    assert bool(notes) is told
+    assert bool(notes) is noted
     changed, notes = choose_pretokenizer(
         {**tokenizer, "post_processor": None}, settings, merges, Path("tokenizer.json")
     )

@@ -18,13 +18,13 @@ from minitron_core.gguf import TYPE_ID, GgufWriter, TensorSpec, ValueType, open_
 from minitron_core.progress import Event, Progress, ignore
 from minitron_quant.chunking import ChunkSettings
 from minitron_quant.gptq import sequential_store
-from minitron_quant.gptq.drift import (
-    DriftSettings,
-)
+from minitron_quant.gptq.drift import DriftSettings
+from minitron_quant.gptq.forecast import forecast
 from minitron_quant.gptq.held_out import quantize_verified
+from minitron_quant.gptq.sequential import SequentialJob
 from minitron_quant.gptq.sequential_levels import SequentialLevels, SequentialSettings
 from minitron_quant.levels import parse_levels
-from minitron_quant.model_files import EMBEDDING, OUTPUT
+from minitron_quant.model_files import EMBEDDING, OUTPUT, open_model_files
 from minitron_quant.perplexity.held_out import mean_kld, measure_divergence
 from minitron_quant.perplexity.settings import MeasureSettings
 from minitron_quant.quantize.options import QuantizeOptions
@@ -240,3 +240,13 @@ def test_codes_of_a_damaged_store_are_refused(tmp_path: Path) -> None:
     with pytest.raises(Damaged, match="was changed"):
         store.states("full", 0)
     assert sequential_store.SequentialStore(tmp_path / "work", "y", (4, 2), ["Q4_0"]).layers == -1
+
+
+def test_forecast_is_of_the_layers_that_are_left(two_layers: Path) -> None:
+    shards = open_model_files(two_layers)
+    types = {info.name: TYPE_ID["q4_0"] for info in shards[0].tensors}
+    tokens = np.zeros((4, 128), np.int32)
+    job = SequentialJob(shards, {"Q4_0": types}, tokens, DriftSettings(), block=256, threads=1)
+    whole, half, nothing = (forecast(job, layers, 1e6) for layers in (2, 1, 0))
+    assert whole.seconds > half.seconds > nothing.seconds == 0
+    assert whole.memory == half.memory > 0 and whole.disk == 1e6

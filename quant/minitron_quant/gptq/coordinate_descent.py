@@ -39,7 +39,7 @@ class SpanSearch(Protocol):
         ...
 
     def restore(self, groups: slice, kept: list[Any], rows: Any) -> None:
-        """Take back what was chosen for them, in the rows of a mask."""
+        """Restore a copy, in the rows of a mask."""
         ...
 
 

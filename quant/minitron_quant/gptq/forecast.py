@@ -61,8 +61,9 @@ def forecast(job: SequentialJob, layers_left: int, disk: float) -> Forecast:
     infos[output] = tensors[output][1]
     stages, threads = stages_of(layer), job.threads or default_threads()
     operations = layers_left * (_running(job, stages, infos) + _solving(job, stages, infos))
-    # the inputs of the output matrix come from the last layer's runs
-    operations += _solving(job, [Stage((output,))], infos) + _encoding(job, layers_left)
+    operations += _encoding(job, layers_left)
+    if layers_left:  # the inputs of the output matrix come from the last layer's runs
+        operations += _solving(job, [Stage((output,))], infos)
     runs = layers_left * len(job.chunks) * (1 + len(stages) * len(job.levels))
     seconds = operations / (_speed() * threads) + runs * _RUN_SECONDS
     return Forecast(seconds, _memory(job, stages, infos), disk)
@@ -92,7 +93,8 @@ def _solving(job: SequentialJob, stages: list[Stage], infos: dict[str, TensorInf
 def _encoding(job: SequentialJob, layers_left: int) -> float:
     """Those for the codes of the last layers, and of the output matrix."""
     total = 0.0
-    for name in chain(*job.tensors_by_layer()[-layers_left:]):
+    names = job.tensors_by_layer()
+    for name in chain(*names[len(names) - layers_left :]):
         info = tensors_of(job.shards)[name][1]
         total += sum(info.n_elements * _code(types[name]) for types in job.levels.values())
     return total

@@ -60,7 +60,7 @@ class GptqComparison(KldComparison):
 
 @dataclass(frozen=True)
 class VerifiedLevel:
-    """A finished level: with GPTQ, or plain where that is no worse."""
+    """A finished level: with GPTQ, or plain where that is at least as good."""
 
     result: LevelResult
     comparison: GptqComparison

@@ -29,10 +29,14 @@ class TokenValues:
         self._folder, self._columns = folder, columns
         try:
             self._file, path = tempfile.mkstemp(dir=folder)
-            Path(path).unlink()
+        except OSError as error:
+            raise from_os_error(error, folder, "write") from error
+        Path(path).unlink()
+        try:
             # takes the room now
             os.posix_fallocate(self._file, 0, 4 * tokens * columns)
         except OSError as error:
+            self.close()
             raise from_os_error(error, folder, "write") from error
 
     def write(self, rows: slice, values: Floats) -> None:
@@ -62,7 +66,7 @@ class SequentialStore:
     """A folder of one run. layers: how many are done; 0 also where only the embedding is.
 
     made_from: a hash over all inputs; what was made from others is removed. shape: of the states
-    of one side, (tokens, width). kept: numbers of every token while a layer is in work. ridges: by
+    of one side, (tokens, width). kept: numbers per token of the current layer. ridges: by
     level and weight, those of the last layer that has it; they are kept with the next commit.
     """
 
@@ -92,7 +96,7 @@ class SequentialStore:
 
     @property
     def bytes(self) -> int:
-        """The size of all states and of what is kept of a layer in work, without codes."""
+        """The size of all states and of the values of the current layer, without codes."""
         tokens, width = self.shape
         return 4 * tokens * (2 * (1 + len(self.levels)) * width + self._kept)
 
@@ -163,7 +167,7 @@ class SequentialStore:
         return self.folder / f"{side}.{layers % 2}.states"
 
     def token_values(self, columns: int) -> TokenValues:
-        """Room for values of every token while a layer is in work."""
+        """Room for a value of the current layer, for every token."""
         return TokenValues(self.folder, self.shape[0], columns)
 
     def drop_states(self) -> None:

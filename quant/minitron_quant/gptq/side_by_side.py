@@ -38,7 +38,7 @@ class SideBySide:
         self._models, self._settings, self._store, self.pool = models, settings, store, pool
         self._layer = 0
         self._states: dict[str, Floats] = {}
-        # of the layer in work, by side and name
+        # values of the current layer, by side and name
         self._kept: dict[tuple[str, str], TokenValues] = {}
         # by the input of a stage
         self._scales: dict[str, Floats] = {}
@@ -71,7 +71,8 @@ class SideBySide:
     def _run_full(self, stages: Sequence[Stage]) -> None:
         wanted = {name for stage in stages for name in (*stage.wanted, stage.after) if name}
         states, goes_on = self._states[FULL], bool(stages[-1].after)
-        self._scales = {each.input: np.empty(len(states), np.float32) for each in stages}
+        residual = [stage.input for stage in stages if stage.after]
+        self._scales = {name: np.empty(len(states), np.float32) for name in residual}
         new = self._store.new_states(FULL, self._layer + 1) if goes_on else nullcontext()
         with new as after:
             for rows in self._chunks():
@@ -145,7 +146,6 @@ class SideBySide:
         """The states of the levels after a layer whose matrices are all fixed; stage: its last."""
         bias = stage.input.replace(".weight", ".bias")
         moved = self._source(bias) if bias in layer_tensors(self._tensors, self._layer) else 0
-
         for level in self._levels:
             inputs, states = (self._kept[level, name] for name in (stage.input, stage.residual))
             matrix = self._decoded[level, stage.input]

@@ -59,7 +59,7 @@ def stages_of(names: Collection[str], output: str = "") -> list[Stage]:
 def kept_columns(
     stages: Sequence[Stage], columns: Mapping[str, int], width: int, levels: int
 ) -> int:
-    """The numbers that are kept of every token while a layer is in work, on all sides.
+    """How many numbers per token of the current layer are kept, on all sides.
 
     columns: of the input of each weight. Of the full model all inputs and the states between, of
     a level the input of the last product and the states that it is added to.

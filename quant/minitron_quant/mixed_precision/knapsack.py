@@ -40,7 +40,7 @@ class Mix:
 
 
 def best_choices(choices: Sequence[TypeChoice]) -> list[TypeChoice]:
-    """The choices without another that is no larger and no worse, smallest first."""
+    """The choices without another of at most their size and cost, smallest first."""
     kept: list[TypeChoice] = []
     for choice in sorted(choices, key=lambda choice: (choice.bytes, choice.kld_cost)):
         if not kept or choice.kld_cost < kept[-1].kld_cost:

@@ -123,7 +123,7 @@ class Row:
 
     size_pct, accuracy_pct (100 · PPL of the reference / PPL) and divergence are None without a
     reference. noise: for the reference, its divergence from itself in batches of another size;
-    smaller differences mean nothing. dominated_by: a model that is no larger and better beyond
+    smaller differences mean nothing. dominated_by: a model of at most its size, better beyond
     chance. chunk_nll, chunk_kld: the means of each chunk, for paired differences.
     """
 

@@ -83,7 +83,7 @@ def _told(file: Measured) -> str:
 
 
 def _beaten(rows: Sequence[Measured]) -> list[str]:
-    """Files beside one that is no larger and better beyond chance, as the table marks them."""
+    """Files beside one of at most their size, better beyond chance, as the table marks them."""
     names = {(file.row or {}).get("model"): file for file in rows}
     pairs = [(file, names.get((file.row or {}).get("dominated_by"))) for file in rows]
     return [

@@ -38,7 +38,7 @@ _RADIUS = 4.0
 class Point:
     """A file: its name and size in MiB, a value with its 95 % interval, what a reader may ask for.
 
-    beaten: whether a file that is no larger is proven to be better.
+    beaten: whether a file of at most its size is proven to be better.
     """
 
     name: str

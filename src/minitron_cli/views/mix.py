@@ -130,7 +130,7 @@ def _show_made(out: Output, made: BuiltMix) -> None:
             rows.append([shown, size, "", f"{other.baseline_kld:.5f}", *change])
     out.table(headers, rows)
     if made.kept is not None:
-        out.text(f"the solved file is no better than {made.kept.level}, which is kept instead")
+        out.text(f"the solved file is not better than {made.kept.level}, which is kept instead")
     if not made.met:
         out.note("the divergence asked for was not reached: this is the nearest")
     out.text(f"wrote {(made.kept or result).path}")

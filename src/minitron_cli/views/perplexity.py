@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Cells = tuple[list[str], list[list[str]]]
 
-# a sum over a vocabulary in float64 is no better than this
+# a sum over a vocabulary in float64 is not more accurate than this
 _ROUNDING = 1e-12
 DOMINATED = "\u2020"
 
@@ -90,7 +90,7 @@ def notes_of(rows: Sequence["Row"]) -> list[str]:
     """The notes below a table: what the mark means, and which differences are rounding."""
     notes = []
     if any(row.dominated_by for row in rows):
-        notes.append(f"{DOMINATED} another model is no larger and better beyond chance.")
+        notes.append(f"{DOMINATED} another model of at most that size is better beyond chance.")
     notes += [_noise_floor(row.noise) for row in rows if row.noise]
     return notes
 

@@ -113,7 +113,7 @@ def show_verified(out: Output, made: Sequence[VerifiedLevel]) -> None:
             ]
         )
         if not proof.better:
-            out.note(f"{result.level}: GPTQ is no better on {proof.text}; the plain file is kept")
+            out.note(f"{result.level}: GPTQ is not better on {proof.text}; the plain file is kept")
     headers = ["Level", "MiB", "KLD, plain", "GPTQ", "Change", "95 % interval", "File"]
     out.table(headers, rows)
 
