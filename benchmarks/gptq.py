@@ -3,8 +3,9 @@
     python benchmarks/gptq.py --other wiki.test.raw --result benchmarks/results/gptq.md
 
 Both bundled models are converted, calibrated on examples/calibration.txt and quantized three times:
-with the text's importance matrix, with independent GPTQ, with sequential GPTQ. All files of a level
-are measured on examples/held-out.txt and on a text of another kind, over the same chunks.
+with the text's importance matrix, with independent GPTQ, with sequential GPTQ; or as --sides says
+(two-sided takes transformers). All files of a level are measured on examples/held-out.txt and on a
+text of another kind, over the same chunks.
 """
 
 import json
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ MODELS = ("nano-nemotron", "nano-llama")
 SIDES = ("plain", "independent", "sequential")
 PARSER = parser_for(__doc__)
 PARSER.add_argument("--levels", default=LEVELS, help="between spaces")
+PARSER.add_argument("--sides", nargs="+", default=SIDES, help="the last beside the others")
 PARSER.add_argument(
     "--source", nargs="*", type=Path, help="checkpoints or F16 files other than the bundled models"
 )
@@ -62,8 +65,8 @@ def make(given: Namespace, origin: Path, folder: Path, costs: list[str]) -> dict
     run(given, "imatrix", full, "-f", given.calibration, "-o", imatrix, *some)
     some = ("--calibration-chunks", most) if most else ()
     gptq = ("--text", given.calibration, "--effort", given.effort, *some)
-    how = {"plain": ("--imatrix", imatrix)} | {side: ("--gptq", side, *gptq) for side in SIDES[1:]}
-    for side, options in how.items():
+    for side in given.sides:
+        options = ("--imatrix", imatrix) if side == "plain" else ("--gptq", side, *gptq)
         source = folder / f"{side}.gguf"
         source.hardlink_to(full)
         note(f"{origin.name}: quantizing, {side}")
@@ -74,11 +77,11 @@ def make(given: Namespace, origin: Path, folder: Path, costs: list[str]) -> dict
         cpu -= before.children_user + before.children_system
         most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
         costs.append(f"{side} {wall:.0f} s, CPU {cpu:.0f} s, at most {most / 1024:.0f} MiB so far")
-    return {level: [folder / f"{side}-{level}.gguf" for side in SIDES] for level in levels}
+    return {level: [folder / f"{side}-{level}.gguf" for side in given.sides] for level in levels}
 
 
 def measure(given: Namespace, files: dict[str, list[Path]], text: Path) -> list[dict[str, Any]]:
-    """Divergence of all files of every level, and the interval of sequential beside independent."""
+    """Divergence of all files of every level, and the interval of the last two sides."""
     paths = [path for some in files.values() for path in some]
     full = paths[0].parent / "full.gguf"
     options = ("-f", text, "--reference", full, "--chunks", given.chunks, "--compare")
@@ -87,9 +90,9 @@ def measure(given: Namespace, files: dict[str, list[Path]], text: Path) -> list[
     between = {(each["a"], each["b"]): each for each in answer["differences"]}
     found = []
     for level, some in files.items():
-        _, independent, sequential = (path.name for path in some)
-        # the difference is independent − sequential, whose ends change places with its sign
-        ends, base = between[independent, sequential], rows[independent]["kld_mean"]
+        *_, before, last = (path.name for path in some)
+        # the difference is before − last, whose ends change places with its sign
+        ends, base = between[before, last], rows[before]["kld_mean"]
         found.append(
             {
                 "level": level,
@@ -102,25 +105,22 @@ def measure(given: Namespace, files: dict[str, list[Path]], text: Path) -> list[
     return found
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """One text's results as Markdown."""
-    lines = [
-        "| level | bytes | KLD, plain | independent | sequential | beside plain | "
-        "beside independent | 95 % interval |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
-    ]
+def table(rows: list[dict[str, Any]], sides: Sequence[str]) -> str:
+    """One text's results as Markdown: divergences, and the last side beside each of the others."""
+    heads = ["level", "bytes", "KLD, " + sides[0], *sides[1:]]
+    heads += [f"beside {side}" for side in sides[:-1]] + ["95 % interval"]
+    lines = [f"| {' | '.join(heads)} |", f"|---|{'---:|' * (len(heads) - 1)}"]
     for row in rows:
-        plain, independent, sequential = row["kld"]
-        lines.append(
-            f"| {row['level']} | {row['bytes']:,} | {plain:.5f} | {independent:.5f} | "
-            f"{sequential:.5f} | {sequential / plain - 1:+.0%} | "
-            f"{sequential / independent - 1:+.0%} | {row['low']:+.0%} … {row['high']:+.0%} |"
-        )
+        *others, last = row["kld"]
+        cells = [row["level"], f"{row['bytes']:,}", *(f"{kld:.5f}" for kld in row["kld"])]
+        cells += [f"{last / kld - 1:+.0%}" for kld in others]
+        cells.append(f"{row['low']:+.0%} … {row['high']:+.0%}")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def main() -> int:
-    """Make, measure and print; 1 where sequential GPTQ made a level worse than another file."""
+    """Make, measure and print; 1 where the last side made a level worse than another file."""
     given = PARSER.parse_args()
     texts = [given.held_out, *([given.other] if given.other else [])]
     parts = ["# GPTQ", ""]
@@ -137,7 +137,7 @@ def main() -> int:
                 note(f"{origin.name}: measuring on {text.name}")
                 rows = measure(given, files, text)
                 worse += sum(row["kld"][-1] >= min(row["kld"][:-1]) for row in rows)
-                shown = table(rows)
+                shown = table(rows, given.sides)
                 parts += [f"## {origin.name}, {text.name}", "", shown, ""]
                 print(f"\n{origin.name}, {text.name}\n{shown}", flush=True)
     if given.result:

@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 # extras that the locks leave out
-HUGE = {"torch", "lm_eval", "transformers"}
+HUGE = {"accelerate", "lm_eval", "torch", "transformers"}
 LOCKS = ("requirements.lock", "requirements-build.lock")
 
 

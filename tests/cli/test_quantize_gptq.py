@@ -9,6 +9,7 @@ from helpers.small_model import write_small
 from helpers.support import EXAMPLES, fails
 from helpers.tiny_gguf import write_tiny
 from minitron_core.gguf import TYPE_ID, open_gguf
+from minitron_quant.gptq import transformers_model
 from minitron_quant.mixed_precision import costs
 
 
@@ -21,6 +22,7 @@ from minitron_quant.mixed_precision import costs
         (("--effort", "high"), "--gptq"),
         (("--gptq", "--covariance", "c.gguf", "--effort", "high"), "collecting"),
         (("--gptq", "sequential", "--covariance", "c.gguf"), "takes a text"),
+        (("--gptq", "two-sided", "--covariance", "c.gguf"), "two-sided takes a text"),
     ],
 )
 def test_quantize_refuses_gptq_options_that_exclude_each_other(
@@ -61,6 +63,21 @@ def test_quantize_gptq_is_sequential_where_layers_can_run_one_by_one(
     ]
     errors = ("--errors", tmp_path / "errors.json")
     fails(minitron(*given, "--force", *errors), 2, "--gptq independent")
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_quantize_two_sided_names_what_to_install(
+    more: tuple[str, ...],
+    minitron: Any,
+    short_llama: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(transformers_model, "_LIBRARIES", ("not_installed",))
+    given = ("quantize", short_llama, "Q4_0", "-d", tmp_path, "--gptq", "two-sided")
+    ran = minitron(*given, "--text", EXAMPLES / "calibration.txt", *more)
+    fails(ran, 4, "not_installed", 'pip install "minitron[transformers]"')
+    assert not list(tmp_path.iterdir())
 
 
 def test_quantize_size_takes_sequential_codes(

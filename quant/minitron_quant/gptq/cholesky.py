@@ -56,10 +56,13 @@ class BlockFactor:
         return _single(uppers), _single(inverses)
 
 
-def factor_block(start: int, covariance: Doubles, damping: float) -> BlockFactor:
-    """Factor Σ xᵀx / tokens of the columns from `start` on; more damping where it is singular."""
+def factor_block(start: int, covariance: Doubles, damping: float, span: int = SPAN) -> BlockFactor:
+    """Factor Σ xᵀx / tokens of the columns from `start` on; more damping where it is singular.
+
+    span: how many columns keep together when the order changes.
+    """
     size = len(covariance)
-    order = _order(covariance.diagonal())
+    order = _order(covariance.diagonal(), span)
     ordered = covariance[np.ix_(order, order)]
     mean = float(covariance.diagonal().mean())
     while True:
@@ -90,9 +93,9 @@ def _upper(matrix: Doubles) -> Doubles | None:
     return upper if np.isfinite(upper).all() and smallest > 0 else None
 
 
-def _order(diagonal: Doubles) -> NDArray[np.intp]:
+def _order(diagonal: Doubles, span: int) -> NDArray[np.intp]:
     """Columns with the largest inputs first, in spans: nothing compensates the last ones."""
-    span = SPAN if len(diagonal) % SPAN == 0 else len(diagonal)
+    span = span if len(diagonal) % span == 0 else len(diagonal)
     spans = np.argsort(-diagonal.reshape(-1, span).sum(1), kind="stable")
     return (spans[:, None] * span + np.arange(span)).reshape(-1)
 

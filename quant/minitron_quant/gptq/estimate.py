@@ -7,7 +7,7 @@ from minitron_core.gguf import Gguf, KeyValue, ValueType
 from minitron_quant.model_files import EMBEDDING, OUTPUT, tensors_of
 from minitron_quant.quantize.importance import PlainCodes, weights_of_ones
 
-Method = Literal["sequential", "independent"]
+Method = Literal["two-sided", "sequential", "independent"]
 
 
 def gptq_keys(

@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 
 from minitron_core.cpu_limits import default_threads
-from minitron_core.gguf import F32, Gguf
+from minitron_core.gguf import F32, Gguf, row_bytes
 from minitron_core.gguf.layers import in_layer
 from minitron_core.progress import Event, Progress
 from minitron_engine.llama.settings import ModelSettings
@@ -26,12 +26,14 @@ from minitron_quant.gptq.cholesky import BlockFactor, factor_block
 from minitron_quant.gptq.cross_validation import CrossValidation, tried_type
 from minitron_quant.gptq.drift import HALVES, DriftSettings, DriftSums
 from minitron_quant.gptq.encode_rows import encode_rows, supports
+from minitron_quant.gptq.output_hessian import OutputHessian
 from minitron_quant.gptq.sequential_store import FULL, SequentialStore
 from minitron_quant.gptq.side_by_side import SideBySide, open_side_by_side
 from minitron_quant.gptq.stages import Stage, stages_of
 from minitron_quant.gptq.targets import Weight, ridge_of, targets_of
+from minitron_quant.gptq.two_sided import encode_two_sided, row_factors
 from minitron_quant.model_files import EMBEDDING, OUTPUT, tensors_of
-from minitron_quant.quantize.encode import EncodeTask, RefineRows, encode
+from minitron_quant.quantize.encode import EncodeTask, RefineRows, encode, encode_values
 from minitron_quant.streaming.layer_file import layer_count, layer_tensors
 
 # by level: bytes by tensor
@@ -51,6 +53,7 @@ class SequentialJob:
 
     block: the widest block of columns in which codes compensate for each other. embedding: the
     importance of the columns of the embedding as it is looked up, [1, columns], or None.
+    output_hessian: for two-sided GPTQ.
     """
 
     shards: Sequence[Gguf]
@@ -60,6 +63,7 @@ class SequentialJob:
     block: int
     threads: int | None = None
     embedding: Floats | None = None
+    output_hessian: OutputHessian | None = None
 
     def tensors_by_layer(self) -> list[list[str]]:
         """The tensors whose codes are chosen: the embedding first, then those of each layer.
@@ -169,13 +173,39 @@ class SequentialGptq:
             if kind == info.type:
                 codes[source] = np.ascontiguousarray(target.shard.data(info)).reshape(-1)
             else:
-                task = _task(target, kind, importance)
-                if supports(kind) and refine is not None:
-                    task = replace(task, refine=refine, refined_rows=best_arrays().rows)
-                codes[source] = self._encoded(task, kind)
+                chooser = refine if supports(kind) else None
+                codes[source] = self._chosen(source, target, kind, importance, chooser)
             if source not in (EMBEDDING, OUTPUT):  # nothing follows the output matrix
                 shape = (info.rows, info.shape[0])
                 models.put(level, name, decode_blocks(kind, codes[source], shape))
+
+    def _chosen(
+        self,
+        source: str,
+        target: Weight,
+        kind: int,
+        importance: Floats,
+        refine: RefineRows | None,
+    ) -> Bytes:
+        """The codes of a weight; rows compensate for each other where its output Hessian is known.
+
+        importance: of its columns.
+        """
+        info, hessian = target.info, self._job.output_hessian
+        rows = hessian.blocks(source, info.rows) if hessian is not None and refine else []
+        if not rows:
+            task = _task(target, kind, importance)
+            if refine is not None:
+                task = replace(task, refine=refine, refined_rows=best_arrays().rows)
+            return self._encoded(task, kind)
+
+        def encode_run(values: Floats) -> Bytes:
+            blocks = np.empty(len(values) * row_bytes(kind, info.shape[0]), np.uint8)
+            encode_values(info, kind, values, importance, refine, blocks)
+            return blocks
+
+        values, factors = target.values, row_factors(rows)
+        return encode_two_sided(kind, values, factors, encode_run, self._threads)
 
     def _targets(
         self, weights: list[Weight], sums: DriftSums, pool: Executor, level: str, name: str

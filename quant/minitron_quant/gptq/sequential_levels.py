@@ -23,11 +23,15 @@ from minitron_quant.array_backend import Bytes, Floats
 from minitron_quant.chunking import ChunkSettings, chunk_text, read_text
 from minitron_quant.covariance.collect import BLOCK
 from minitron_quant.gptq.drift import DriftSettings
-from minitron_quant.gptq.estimate import planned_gptq
+from minitron_quant.gptq.estimate import Method, planned_gptq
 from minitron_quant.gptq.forecast import forecast
+from minitron_quant.gptq.output_gradients import GradientSettings, collect_output_hessian
+from minitron_quant.gptq.output_hessian import BLOCK as ROWS
+from minitron_quant.gptq.output_hessian import HessianOrigin, OutputHessian
 from minitron_quant.gptq.sequential import SequentialGptq, SequentialJob
 from minitron_quant.gptq.sequential_store import SequentialStore
 from minitron_quant.gptq.stages import kept_columns, stages_of
+from minitron_quant.gptq.transformers_model import check_transformers
 from minitron_quant.imatrix.collect import CollectSettings, collect
 from minitron_quant.imatrix.files import write_imatrix
 from minitron_quant.model_files import EMBEDDING, open_model_files, tensors_of
@@ -49,17 +53,29 @@ from minitron_quant.streaming.layer_file import (
 
 # below so many tokens for each column of a block its sums are mostly noise
 _TOKENS_PER_COLUMN = 4
+# labels drawn for each token, of which each gives a gradient
+_SAMPLES = 2
 _FORMAT = 2  # of what is kept to continue; raised where codes come out differently
 
 
 @dataclass(frozen=True)
 class SequentialSettings:
-    """What to calibrate on. block: the widest block of columns that compensate for each other."""
+    """What to calibrate on.
+
+    block: the widest block of columns that compensate for each other. two_sided: rows compensate
+    for each other, too, by the gradients at their outputs.
+    """
 
     texts: tuple[Path, ...]
     chunks: ChunkSettings = ChunkSettings()
     block: int = BLOCK
     drift: DriftSettings = field(default_factory=DriftSettings)
+    two_sided: bool = False
+
+    @property
+    def method(self) -> Method:
+        """As the files' metadata have it."""
+        return "two-sided" if self.two_sided else "sequential"
 
 
 class SequentialLevels:
@@ -81,6 +97,8 @@ class SequentialLevels:
             self._settings = settings
         with open_model(replace(quantize.loading, vocab_only=True)) as model:
             self._chunks = _chunks_of(model, settings)
+        if settings.two_sided and self._gradients.collected() is None:
+            check_transformers(self._shards)
         self._job: SequentialJob | None = None
         self._store: SequentialStore | None = None
 
@@ -93,12 +111,14 @@ class SequentialLevels:
     def document(self) -> Mapping[str, Any]:
         """What the codes depend on besides the source and the types."""
         names = [text.name for text in self._settings.texts]
+        rows = {"samples": _SAMPLES, "rows": ROWS} if self._settings.two_sided else None
         return {
             "texts": dict(zip(names, self.texts, strict=True)),
             "tokens": self._chunks.size,
             "context": self._chunks.shape[1],
             "block": self._settings.block,
             **asdict(self._settings.drift),
+            **({} if rows is None else {"two_sided": rows}),
         }
 
     @property
@@ -132,7 +152,7 @@ class SequentialLevels:
     def _planned(self) -> PlainCodes:
         names = [text.name for text in self._settings.texts]
         plain = planned_gptq(
-            "sequential", names, self._shards, self._chunks.size, self._settings.block
+            self._settings.method, names, self._shards, self._chunks.size, self._settings.block
         )
         return replace(plain, notes=self.notes)
 
@@ -177,6 +197,7 @@ class SequentialLevels:
             self._settings.block,
             self._quantize.threads,
             self._embedding_importance(outputs),
+            self._output_hessian(progress),
         )
         self._store = store = self._open_store(job)
         codes = sum(output.bytes for output in outputs)
@@ -192,6 +213,21 @@ class SequentialLevels:
                 f"{self._quantize.source} was changed while it was read",
                 "run it again once it is complete",
             )
+
+    @cached_property
+    def _gradients(self) -> GradientSettings:
+        """What two-sided GPTQ collects, and keeps beside the output."""
+        given, (_, n_ctx) = self._quantize, self._chunks.shape
+        path = folder_of(given) / f"{model_name(given.source)}.output-hessian.gguf"
+        model, tokens = model_fingerprint(self._shards), self._chunks.size
+        origin = HessianOrigin(model, self.texts, tokens, n_ctx, _SAMPLES)
+        return GradientSettings(path, origin, self._chunks, given.threads)
+
+    def _output_hessian(self, progress: Progress) -> OutputHessian | None:
+        if not self._settings.two_sided:
+            return None
+        loading, shard = self._quantize.loading, self._shards[0]
+        return collect_output_hessian(loading, shard, self._gradients, progress)
 
     def _open_store(self, job: SequentialJob) -> SequentialStore:
         layer = layer_tensors(tensors_of(self._shards), 0)
@@ -234,7 +270,8 @@ class SequentialLevels:
         model = model_fingerprint(self._shards)
         inputs = [self._source_version(), types, self.document, LLAMA_CPP_COMMIT, _FORMAT]
         embedding = () if job.embedding is None else (job.embedding.tobytes(),)
-        return fingerprint(model, json.dumps(inputs, sort_keys=True), *embedding)
+        hessian = () if job.output_hessian is None else (job.output_hessian.made_from,)
+        return fingerprint(model, json.dumps(inputs, sort_keys=True), *embedding, *hessian)
 
     def read(self, level: str, name: str, start: int, size: int) -> Bytes:
         """Some bytes of a tensor's codes, after `choose`."""

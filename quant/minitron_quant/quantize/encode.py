@@ -182,6 +182,26 @@ def _encode_rows(ggml_type: int, values: Floats, importance: Floats | None, bloc
         encode_blocks(ggml_type, values[part], importance, out)
 
 
+def encode_values(
+    info: TensorInfo,
+    ggml_type: int,
+    values: Floats,
+    importance: Floats | None,
+    refine: RefineRows | None,
+    blocks: Bytes,
+) -> None:
+    """Encode rows [rows, columns] of a tensor into `blocks`, as ggml or as `refine` does.
+
+    Raises MinitronError for blocks that are not valid, KeyboardInterrupt after a request to stop.
+    """
+    _encode_rows(ggml_type, values, importance, blocks)
+    if refine is not None:
+        blocks[:] = refine(ggml_type, values, blocks)
+    if not are_valid(ggml_type, blocks):
+        name = TYPE[ggml_type].name
+        raise MinitronError(f"{info.name}: encoding to {name} gave invalid blocks")
+
+
 def _encode_run(slab: Slab, run: _Run) -> Errors:
     task, info = slab.task, slab.task.info
     if not are_valid(info.type, run.source):
@@ -199,12 +219,7 @@ def _encode_run(slab: Slab, run: _Run) -> Errors:
     for ggml_type in types:
         size = row_bytes(ggml_type, info.shape[0])
         blocks = slab.blocks[ggml_type][run.row * size : (run.row + run.rows) * size]
-        _encode_rows(ggml_type, values, importance, blocks)
-        if task.refine is not None:
-            blocks[:] = task.refine(ggml_type, values, blocks)
-        if not are_valid(ggml_type, blocks):
-            name = TYPE[ggml_type].name
-            raise MinitronError(f"{info.name}: encoding to {name} gave invalid blocks")
+        encode_values(info, ggml_type, values, importance, task.refine, blocks)
         if task.metric is not None:
             decoded = decode_blocks(ggml_type, blocks, shape)
             errors[ggml_type] = task.metric(values, decoded, run.matrix)

@@ -171,7 +171,8 @@ def _sequential(
         raise Usage("--errors measures codes that all levels share: add --gptq independent")
     block = FULL if gptq.effort == "high" else BLOCK
     chunks = ChunkSettings(limit=gptq.calibration_chunks, threads=settings.threads)
-    return SequentialSettings(tuple(gptq.text or ()), chunks, block)
+    two_sided = gptq.gptq == "two-sided"
+    return SequentialSettings(tuple(gptq.text or ()), chunks, block, two_sided=two_sided)
 
 
 def _is_sequential(out: Output, settings: QuantizeSettings, gptq: CalibrationOptions) -> bool:
@@ -182,7 +183,7 @@ def _is_sequential(out: Output, settings: QuantizeSettings, gptq: CalibrationOpt
     if gptq.gptq == "independent" or gptq.covariance is not None:
         return False
     reason = reason_not_streamed(open_model_files(settings.source))
-    if reason and gptq.gptq == "sequential":
+    if reason and gptq.gptq in ("sequential", "two-sided"):
         raise Unsupported(reason, "--gptq independent takes every model")
     if reason:
         out.note(f"{reason}: GPTQ takes each matrix by itself")
@@ -203,6 +204,9 @@ def _show_plan(out: Output, source: QuantizeSource, gptq: CalibrationOptions) ->
             out.note("the covariance is collected when files are made")
         texts = [text.name for text in gptq.text]
         method: Method = "sequential" if sequential else "independent"
+        if gptq.gptq == "two-sided":
+            _method(out, settings, gptq)  # says what is missing
+            method = "two-sided"
         job = prepare(settings, planned_gptq(method, texts, open_model_files(settings.source)))
     else:
         job = _job(out, source, gptq)

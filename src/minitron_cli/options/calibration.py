@@ -25,12 +25,13 @@ class CalibrationOptions:
     """A text to calibrate on, and codes chosen against the covariance of the inputs."""
 
     gptq: Annotated[
-        Literal["auto", "sequential", "independent"] | None,
+        Literal["auto", "two-sided", "sequential", "independent"] | None,
         _gptq(
             "--gptq",
             help="Choose codes so that later columns compensate for earlier errors. sequential: "
-            "each matrix repairs what the matrices before it left; independent: each by itself; "
-            "auto, or no value: sequential where the model allows it.",
+            "each matrix repairs what the matrices before it left; two-sided: rows compensate for "
+            "each other besides, by gradients that take transformers; independent: each matrix by "
+            "itself; auto, or no value: sequential where the model allows it.",
         ),
     ] = None
     text: Annotated[
@@ -81,5 +82,5 @@ class CalibrationOptions:
             )
         elif self.covariance and self.effort:
             raise Usage("--effort applies to collecting a covariance, and one is given")
-        elif self.covariance and self.gptq == "sequential":
-            raise Usage("--gptq sequential takes a text", "--gptq independent takes a covariance")
+        elif self.covariance and self.gptq in ("sequential", "two-sided"):
+            raise Usage(f"--gptq {self.gptq} takes a text", "--gptq independent takes a covariance")

@@ -6,7 +6,7 @@ from typing import Any
 # option → (the value of the option alone, all values)
 _VALUES = {
     "--compare": ("neighbors", ("neighbors", "all")),
-    "--gptq": ("auto", ("auto", "sequential", "independent")),
+    "--gptq": ("auto", ("auto", "two-sided", "sequential", "independent")),
 }
 
 
