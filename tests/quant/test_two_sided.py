@@ -44,7 +44,7 @@ from minitron_quant.quantize.run import LevelResult, run
 
 ROWS, COLUMNS = 512, 256
 CHUNKS = ChunkSettings(n_ctx=128, limit=4, threads=1)
-ORIGIN = HessianOrigin("a model", ("a text",), 1024, 128, 2)
+ORIGIN = HessianOrigin("a model", ("a text",), 1024, 128)
 
 
 def correlated(size: int, seed: int) -> Doubles:
@@ -157,7 +157,7 @@ def hessian_of(source: Path, folder: Path) -> Path:
     settings = QuantizeSettings(source, tuple(parse_levels(["Q2_K"])), folder, threads=1)
     wanted = SequentialSettings((EXAMPLES / "calibration.txt",), CHUNKS)
     texts = SequentialLevels(settings, wanted).texts
-    origin = HessianOrigin(model_fingerprint(shards), texts, 4 * 128, 128, 2)
+    origin = HessianOrigin(model_fingerprint(shards), texts, 4 * 128, 128)
     sums = {
         name: [correlated(b - a, a).astype(np.float32) for a, b in block_edges(info.rows, BLOCK)]
         for name, (_, info) in tensors_of(shards).items()
@@ -232,7 +232,7 @@ def chunks_of(source: Path, count: int) -> Tokens:
 
 def test_collect_output_hessian_of_every_matrix(source: Path, tmp_path: Path) -> None:
     shard, chunks = open_gguf(source), chunks_of(source, 2)
-    origin = replace(ORIGIN, tokens=chunks.size, context=64, samples=1)
+    origin = replace(ORIGIN, tokens=chunks.size, context=64)
     events: list[Event] = []
     found = collect_output_hessian(
         ModelSettings(source),
@@ -260,7 +260,7 @@ def test_gradients_are_those_of_the_rows_of_the_file(source: Path) -> None:
         np.testing.assert_allclose(theirs, ours, rtol=1e-3, atol=1e-6)
     name = "blk.0.attn_q.weight"
     module, order = next((m, o) for each, m, o in matrices(model.model, shard) if each == name)
-    hessian = model.collect(chunks, 8, ignore)[name]
+    hessian = model.collect(np.repeat(chunks, 8, 0), ignore)[name]
     weight = np.concatenate([block.diagonal() for block in hessian])
     least, most = np.argsort(weight)[[0, -1]]
     before = model.logits(chunks[0])

@@ -76,7 +76,7 @@ def collect_output_hessian(
             f"transformers computes other logits for {shard.path.name} than llama.cpp",
             "--gptq sequential does without transformers",
         )
-    means = model.collect(settings.chunks, settings.origin.samples, progress)
+    means = model.collect(settings.chunks, progress)
     settings.path.parent.mkdir(parents=True, exist_ok=True)
     return write_output_hessian(settings.path, settings.origin, means)
 
@@ -141,8 +141,8 @@ class GradientModel:
         ids = self._torch.as_tensor(chunk[None].astype(np.int64), device=self._device)
         return self.model(ids, use_cache=False).logits[0]
 
-    def collect(self, chunks: Tokens, samples: int, progress: Progress) -> dict[str, list[Floats]]:
-        """The mean of gᵀg over tokens and samples, by weight.
+    def collect(self, chunks: Tokens, progress: Progress) -> dict[str, list[Floats]]:
+        """The mean of gᵀg over the tokens, by weight.
 
         Raises KeyboardInterrupt after a request to stop, MinitronError for gradients that are not
         finite.
@@ -153,12 +153,10 @@ class GradientModel:
             stop.check()
             logits = self._predict(chunk)
             shares = torch.softmax(logits.detach(), -1)
-            for sample in range(samples):
-                labels = torch.multinomial(shares, 1, generator=generator)[:, 0]
-                loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
-                loss.backward(retain_graph=sample + 1 < samples)
+            labels = torch.multinomial(shares, 1, generator=generator)[:, 0]
+            torch.nn.functional.cross_entropy(logits, labels, reduction="sum").backward()
             progress(Event("gradients", number + 1, len(chunks), "chunks"))
-        return {name: self._means(name, samples * chunks.size) for name in self._sums}
+        return {name: self._means(name, chunks.size) for name in self._sums}
 
     def _means(self, name: str, count: int) -> list[Floats]:
         found = [total.cpu().numpy() / np.float32(count) for total in self._sums[name]]

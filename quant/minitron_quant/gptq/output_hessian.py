@@ -27,11 +27,10 @@ _PREFIX = "minitron.output_hessian."
 
 @dataclass(frozen=True)
 class HessianOrigin(CalibrationOrigin):
-    """What Hessians were made from. samples: labels drawn for each token."""
+    """What Hessians were made from. tokens: that had a gradient. context: tokens of a chunk."""
 
     tokens: int
     context: int
-    samples: int
 
     @property
     def keys(self) -> list[KeyValue]:
@@ -40,7 +39,6 @@ class HessianOrigin(CalibrationOrigin):
             "version": _VERSION,
             "tokens": self.tokens,
             "context": self.context,
-            "samples": self.samples,
             "block": BLOCK,
         }
         return [
