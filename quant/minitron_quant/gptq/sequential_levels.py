@@ -98,7 +98,7 @@ class SequentialLevels:
         with open_model(replace(quantize.loading, vocab_only=True)) as model:
             self._chunks = _chunks_of(model, settings)
         if settings.two_sided and self._gradients.collected() is None:
-            check_transformers(self._shards)
+            check_transformers(self._shards, self._chunks.shape[1])
         self._job: SequentialJob | None = None
         self._store: SequentialStore | None = None
 

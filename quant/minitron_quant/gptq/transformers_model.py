@@ -13,17 +13,23 @@ from minitron_core.cpu_limits import available_memory
 from minitron_core.errors import OutOfResources, Unsupported
 from minitron_core.gguf import Gguf
 from minitron_quant.blocks import decode_blocks
+from minitron_quant.gptq.output_hessian import BLOCK
 from minitron_quant.model_files import EMBEDDING, OUTPUT, tensors_of
 
 _LIBRARIES = ("torch", "transformers", "accelerate")
-# of memory for each weight, while transformers reads the file
-_BYTES_PER_WEIGHT = 9
+# of memory for each weight, while transformers reads the file; for each number that goes into or
+# comes out of a matrix, until its gradient is there; and for each logit
+_BYTES_PER_WEIGHT, _BYTES_PER_VALUE, _BYTES_PER_LOGIT = 9, 8, 16
+_LIBRARY_BYTES = 500_000_000
 _ROPE_FACTORS = "rope_freqs.weight"
 _WITHOUT = "--gptq sequential does without transformers"
 
 
-def check_transformers(shards: Sequence[Gguf]) -> None:
-    """Raises Unsupported where transformers is missing, OutOfResources for too little memory."""
+def check_transformers(shards: Sequence[Gguf], n_ctx: int) -> None:
+    """Raises Unsupported where transformers is missing, OutOfResources for too little memory.
+
+    n_ctx: tokens that run at once.
+    """
     missing = [name for name in _LIBRARIES if importlib.util.find_spec(name) is None]
     if missing:
         raise Unsupported(
@@ -32,18 +38,26 @@ def check_transformers(shards: Sequence[Gguf]) -> None:
         )
     if len(shards) > 1:
         raise Unsupported("transformers does not read a model in several files", _WITHOUT)
-    needed, free = _BYTES_PER_WEIGHT * weights_in(shards), available_memory()
+    needed, free = _memory(shards[0], n_ctx), available_memory()
     if needed > free:
         raise OutOfResources(
-            f"two-sided GPTQ holds the model as float32, in {needed / 1e9:.1f} GB of memory, and "
-            f"{free / 1e9:.1f} GB are free",
+            f"two-sided GPTQ holds the model as float32, its gradients and their sums, in "
+            f"{needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free",
             "--gptq sequential holds one layer at a time",
         )
 
 
-def weights_in(shards: Sequence[Gguf]) -> int:
-    """The number of weights of a model."""
-    return sum(info.n_elements for shard in shards for info in shard.tensors)
+def _memory(shard: Gguf, n_ctx: int) -> int:
+    """Bytes that gradients of so many tokens take, the model included."""
+    tensors = tensors_of([shard])
+    vocabulary = tensors[EMBEDDING][1].rows
+    total = _LIBRARY_BYTES + _BYTES_PER_WEIGHT * sum(i.n_elements for _, i in tensors.values())
+    total += _BYTES_PER_LOGIT * n_ctx * vocabulary
+    for name, (_, info) in tensors.items():
+        if name.startswith("blk.") and len(info.shape) > 1:
+            total += _BYTES_PER_VALUE * n_ctx * (info.rows + info.shape[0])
+            total += 4 * info.rows * min(info.rows, BLOCK)
+    return total
 
 
 def load_model(shard: Gguf, device: str) -> Any:

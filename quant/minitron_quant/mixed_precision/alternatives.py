@@ -53,7 +53,7 @@ class Alternatives:
         recipe, result = solved
         jobs: dict[Other, QuantizeJob] = {}
         try:
-            if self._gptq is not None and self._gptq.method == "sequential":
+            if self._gptq is not None and self._gptq.method != "independent":
                 jobs["independent"] = self._gptq.independent.job(replace(there, levels=(recipe,)))
             else:
                 jobs["random"] = self._job(replace(there, levels=(solver.random(budget),)))

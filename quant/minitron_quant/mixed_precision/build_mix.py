@@ -143,7 +143,7 @@ class MixBuilder:
         target = target or self._settings.target
         budget = self._budget(target)
         if budget is not None:
-            sequential = self._gptq is not None and self._gptq.method == "sequential"
+            sequential = self._gptq is not None and self._gptq.method != "independent"
             # the same mix with independent codes, which may replace it, has a longer name
             return self.solver.for_size(budget - DEFAULT_ALIGNMENT if sequential else budget)
         if target.bits is not None:

@@ -47,7 +47,7 @@ class MixCodes:
         self._quantize, self._settings, self._progress = quantize, sequential, progress
         self.independent = GptqEncoder(covariance, open_model_files(quantize.source))
         self._sequential = None if sequential is None else SequentialLevels(quantize, sequential)
-        self.method: Method = "independent" if sequential is None else "sequential"
+        self.method: Method = "independent" if sequential is None else sequential.method
         if self._sequential is not None:
             _check_text(self._sequential, self.independent, covariance)
 
@@ -104,7 +104,7 @@ class MixCodes:
         return predicted
 
     def _made_from(self, recipe: Recipe, sensitivity: Sensitivity, method: Method) -> str:
-        sequential = self._sequential if method == "sequential" else None
+        sequential = None if method == "independent" else self._sequential
         hashes = (self.independent.made_from, sequential.made_from if sequential else "")
         imatrix = sensitivity.imatrix["sha256"]
         return fingerprint(method, sensitivity.model["sha256"], imatrix, *hashes, recipe.text)
