@@ -32,6 +32,9 @@ from minitron_quant.gptq.output_hessian import (
 from minitron_quant.gptq.transformers_model import load_model, matrices
 
 _SEED = 0
+# Norms of gradients up to so many medians: at the value of the first token, which all others attend
+# to, they are a hundred times those of others, and would decide alone.
+_CLIP = 2.0
 # of logits, as a share of their standard deviation: F16 activations bring a hundredth
 _MAX_DIFFERENCE = 0.05
 
@@ -118,7 +121,7 @@ class GradientModel:
         """A hook that adds the gradients at a module's output."""
 
         def add(gradient: Any) -> None:
-            rows = gradient.reshape(-1, gradient.shape[-1])[:, order]
+            rows = self._clipped(gradient.reshape(-1, gradient.shape[-1]))[:, order]
             start = 0
             for total in self._sums[name]:
                 part = rows[:, start : start + len(total)]
@@ -130,6 +133,12 @@ class GradientModel:
                 output.register_hook(add)
 
         return hook
+
+    def _clipped(self, gradients: Any) -> Any:
+        """Gradients [tokens, rows] in which no token's norm is far from the median."""
+        norms = self._torch.linalg.vector_norm(gradients, dim=1, keepdim=True)
+        limit = _CLIP * norms.median()
+        return gradients * (limit / norms.clamp_min(1e-30)).clamp_max(1)
 
     def logits(self, chunk: Tokens) -> Floats:
         """Those of every token of a chunk, [tokens, vocabulary]."""
