@@ -53,8 +53,8 @@ from minitron_quant.streaming.layer_file import (
 
 # below so many tokens for each column of a block its sums are mostly noise
 _TOKENS_PER_COLUMN = 4
-# that have a gradient, spread over the text: eight times as many gain 2 %
-_GRADIENT_TOKENS = 10_240
+# that have a gradient, spread over the text: four times as many gain 2 %
+_GRADIENT_TOKENS = 20_480
 _FORMAT = 2  # of what is kept to continue; raised where codes come out differently
 
 
