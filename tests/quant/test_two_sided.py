@@ -44,7 +44,7 @@ from minitron_quant.quantize.run import LevelResult, run
 
 ROWS, COLUMNS = 512, 256
 CHUNKS = ChunkSettings(n_ctx=128, limit=4, threads=1)
-ORIGIN = HessianOrigin("a model", ("a text",), 1024, 128)
+ORIGIN = HessianOrigin("a model", ("a text",), 1024, 4096, 128)
 
 
 def correlated(size: int, seed: int) -> Doubles:
@@ -123,7 +123,8 @@ def test_output_hessian_of_another_model_or_text_is_not_used(tmp_path: Path) -> 
     path = tmp_path / "hessian.gguf"
     assert open_output_hessian(path, ORIGIN) is None
     written(path)
-    for other in (replace(ORIGIN, model="another"), replace(ORIGIN, texts=("another",))):
+    for change in ({"model": "another"}, {"texts": ("another",)}, {"text_tokens": 2048}):
+        other = replace(ORIGIN, **change)  # type: ignore[arg-type]
         assert open_output_hessian(path, other) is None
 
 
@@ -157,7 +158,7 @@ def hessian_of(source: Path, folder: Path) -> Path:
     settings = QuantizeSettings(source, tuple(parse_levels(["Q2_K"])), folder, threads=1)
     wanted = SequentialSettings((EXAMPLES / "calibration.txt",), CHUNKS)
     texts = SequentialLevels(settings, wanted).texts
-    origin = HessianOrigin(model_fingerprint(shards), texts, 4 * 128, 128)
+    origin = HessianOrigin(model_fingerprint(shards), texts, 4 * 128, 4 * 128, 128)
     sums = {
         name: [correlated(b - a, a).astype(np.float32) for a, b in block_edges(info.rows, BLOCK)]
         for name, (_, info) in tensors_of(shards).items()

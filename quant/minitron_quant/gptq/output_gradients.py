@@ -4,6 +4,7 @@ The loss is âˆ’log p of labels drawn from the model's own predictions, so that Î
 information of a matrix's outputs: what a change of them does to the divergence.
 """
 
+import gc
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,8 @@ def collect_output_hessian(
             "--gptq sequential does without transformers",
         )
     means = model.collect(settings.chunks, progress)
+    del model
+    gc.collect()  # the model's hooks refer to it
     settings.path.parent.mkdir(parents=True, exist_ok=True)
     return write_output_hessian(settings.path, settings.origin, means)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from minitron_core.errors import Damaged
 from minitron_core.gguf import F32, Gguf, GgufWriter, KeyValue, TensorSpec, ValueType, open_gguf
-from minitron_core.hashing import fingerprint
+from minitron_core.hashing import file_sha256
 from minitron_quant.array_backend import Doubles, Floats
 from minitron_quant.covariance.gram import block_edges
 from minitron_quant.provenance import CalibrationOrigin
@@ -27,9 +27,13 @@ _PREFIX = "minitron.output_hessian."
 
 @dataclass(frozen=True)
 class HessianOrigin(CalibrationOrigin):
-    """What Hessians were made from. tokens: that had a gradient. context: tokens of a chunk."""
+    """What Hessians were made from.
+
+    tokens: that had a gradient. text_tokens: of the texts. context: tokens of a chunk.
+    """
 
     tokens: int
+    text_tokens: int
     context: int
 
     @property
@@ -38,6 +42,7 @@ class HessianOrigin(CalibrationOrigin):
         numbers = {
             "version": _VERSION,
             "tokens": self.tokens,
+            "text_tokens": self.text_tokens,
             "context": self.context,
             "block": BLOCK,
         }
@@ -58,8 +63,7 @@ class OutputHessian:
     @cached_property
     def made_from(self) -> str:
         """One hash over all of it."""
-        tensors = (self.file.data(info).tobytes() for info in self.file.tensors)
-        return fingerprint(*(entry.encoded() for entry in self.file.metadata.values()), *tensors)
+        return file_sha256(self.file.path)
 
     @cached_property
     def _names(self) -> frozenset[str]:

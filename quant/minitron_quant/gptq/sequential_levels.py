@@ -111,14 +111,16 @@ class SequentialLevels:
     def document(self) -> Mapping[str, Any]:
         """What the codes depend on besides the source and the types."""
         names = [text.name for text in self._settings.texts]
-        gradients = {"tokens": self._gradients.chunks.size, "rows": ROWS}
+        more: dict[str, Any] = {}
+        if self._settings.two_sided:
+            more["two_sided"] = {"tokens": self._gradients.chunks.size, "rows": ROWS}
         return {
             "texts": dict(zip(names, self.texts, strict=True)),
             "tokens": self._chunks.size,
             "context": self._chunks.shape[1],
             "block": self._settings.block,
             **asdict(self._settings.drift),
-            **({"two_sided": gradients} if self._settings.two_sided else {}),
+            **more,
         }
 
     @property
@@ -221,7 +223,8 @@ class SequentialLevels:
         path = folder_of(given) / f"{model_name(given.source)}.output-hessian.gguf"
         count = min(len(self._chunks), max(1, _GRADIENT_TOKENS // n_ctx))
         chunks = self._chunks[np.linspace(0, len(self._chunks) - 1, count).astype(int)]
-        origin = HessianOrigin(model_fingerprint(self._shards), self.texts, chunks.size, n_ctx)
+        sizes = chunks.size, self._chunks.size, n_ctx
+        origin = HessianOrigin(model_fingerprint(self._shards), self.texts, *sizes)
         return GradientSettings(path, origin, chunks, given.threads)
 
     def _output_hessian(self, progress: Progress) -> OutputHessian | None:

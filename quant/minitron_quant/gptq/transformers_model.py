@@ -74,7 +74,7 @@ def load_model(shard: Gguf, device: str) -> Any:
             model = transformers.AutoModelForCausalLM.from_pretrained(
                 folder, gguf_file=name, local_files_only=True, dtype=torch.float32
             )
-    except (KeyError, NotImplementedError, RuntimeError, ValueError) as error:
+    except (ImportError, LookupError, OSError, RuntimeError, ValueError) as error:
         line = next(iter(str(error).splitlines()), type(error).__name__)
         raise Unsupported(f"transformers does not read {name}: {line}", _WITHOUT) from error
     _scale_rope(model, shard)
@@ -116,8 +116,10 @@ def _row_order(module: Any, name: str, shard: Gguf) -> NDArray[np.intp]:
     info = tensors_of([shard])[name][1]
     ours = decode_blocks(info.type, shard.data(info), (info.rows, info.shape[0]))
     theirs = module.weight.detach().cpu().numpy()
-    count = "head_count_kv" if "attn_k." in name else "head_count"
-    heads = int(shard.get(f"{shard.get('general.architecture')}.attention.{count}"))
+    prefix = f"{shard.get('general.architecture')}.attention"
+    heads = shard.get(f"{prefix}.head_count")
+    if "attn_k." in name:
+        heads = shard.get(f"{prefix}.head_count_kv") or heads
     rows = np.arange(info.rows)
     orders = [rows]
     if info.rows % (2 * heads) == 0:
