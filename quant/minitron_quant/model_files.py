@@ -16,9 +16,13 @@ Tensors = dict[str, tuple[Gguf, TensorInfo]]
 # by general.type: what lies in folders beside models
 _OTHERS = {
     "imatrix": "an importance matrix",
+    "covariance": "a covariance",
+    "output-hessian": "an output Hessian",
     "mmproj": "a multimodal projector",
     "adapter": "a LoRA adapter",
 }
+# what GPTQ keeps to choose codes again, larger than any level
+_WORKING = ("covariance", "output-hessian")
 _MAX_LAYERS = 512  # LLAMA_MAX_LAYERS of llama.cpp
 
 
@@ -85,6 +89,12 @@ def _other_content(file: Gguf) -> str:
     if file.get("general.architecture") == "clip":
         return _OTHERS["mmproj"]
     return _OTHERS.get(str(file.get("general.type")), "")
+
+
+def published_in(folder: Path) -> list[Path]:
+    """The GGUF files of a folder that belong on the Hub: all but what only GPTQ reads."""
+    paths = sorted(folder.glob("*.gguf"))
+    return [path for path in paths if open_gguf(path).get("general.type") not in _WORKING]
 
 
 def models_in(folder: Path) -> list[Path]:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from helpers.python_server import Ended, PythonServer
+from minitron_core.gguf import GgufWriter, KeyValue, ValueType
 from minitron_quant.mixed_precision.build_mix import sibling
 
 TOKEN = "hf_marked_token_of_this_test"
@@ -40,6 +41,9 @@ def folder(nano_llama: Path, tmp_path: Path) -> Path:
     (folder / "README.md").write_text("# A card\n")
     (folder / ".nano.quantize.journal").write_text("not for others")
     (folder / "notes.txt").write_text("not for others either")
+    kind = [KeyValue.of("general.type", ValueType.STRING, "covariance")]
+    with GgufWriter(folder / "nano.covariance.gguf", kind, []):
+        pass
     return folder
 
 

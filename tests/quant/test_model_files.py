@@ -9,7 +9,12 @@ from hypothesis import strategies as st
 
 from minitron_core.errors import Damaged, NotFound, Unsupported
 from minitron_core.gguf import GgufWriter, KeyValue, ValueType
-from minitron_quant.model_files import models_in, open_model_files, other_content
+from minitron_quant.model_files import (
+    models_in,
+    open_model_files,
+    other_content,
+    published_in,
+)
 
 # jais2 is what the wide Nemotron models become, Minitron-8B among them
 ARCHITECTURES = ("llama", "nemotron", "jais2", "an-architecture-to-come")
@@ -115,10 +120,12 @@ def test_models_in_leaves_out_importance_matrices_and_later_shards(tmp_path: Pat
     [
         ("general.type", "mmproj", "projector"),
         ("general.type", "adapter", "LoRA"),
+        ("general.type", "covariance", "covariance"),
+        ("general.type", "output-hessian", "Hessian"),
         ("general.architecture", "clip", "projector"),
     ],
 )
-def test_models_in_leaves_out_projectors_and_adapters(
+def test_models_in_leaves_out_what_is_no_model(
     tmp_path: Path, key: str, value: str, content: str
 ) -> None:
     other = tmp_path / "other.gguf"
@@ -128,3 +135,6 @@ def test_models_in_leaves_out_projectors_and_adapters(
     assert [path.name for path in models_in(tmp_path)] == ["model.gguf"]
     with pytest.raises(Unsupported, match=content):
         open_model_files(other)
+    # what only GPTQ reads is not for others
+    own = value in ("covariance", "output-hessian")
+    assert [path.name for path in published_in(tmp_path)] == ["model.gguf", "other.gguf"][: 2 - own]

@@ -20,7 +20,12 @@ from minitron_core.hashing import file_sha256
 from minitron_core.progress import Event, Progress, ignore
 from minitron_core.text_encoding import as_utf8
 from minitron_quant.levels import level_of_ftype
-from minitron_quant.model_files import models_in, open_model_files, other_content
+from minitron_quant.model_files import (
+    models_in,
+    open_model_files,
+    other_content,
+    published_in,
+)
 from minitron_quant.perplexity.measures import columns
 from minitron_quant.quantize.fallbacks import fallbacks_in
 
@@ -245,8 +250,8 @@ def _how(folder: Path, report: dict[str, Any], files: Sequence[File]) -> str:
 
 
 def _hashes(folder: Path, progress: Progress) -> str:
-    """SHA-256 of every GGUF file: models, their shards, matrices, adapters."""
-    paths = sorted(folder.glob("*.gguf"))
+    """SHA-256 of every file that is published: models, their shards, matrices, adapters."""
+    paths = published_in(folder)
     total, done, lines = sum(path.stat().st_size for path in paths), 0, []
     for path in paths:
         progress(Event("hash", done, total, "bytes", path.name))

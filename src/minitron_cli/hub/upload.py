@@ -17,11 +17,11 @@ from huggingface_hub import errors
 from minitron_cli.hub import card
 from minitron_convert.hub.download import Repository
 from minitron_core.errors import Denied, NotFound
-from minitron_quant.model_files import models_in
+from minitron_quant.model_files import models_in, published_in
 
 State = Literal["new", "changed", "there"]
 # what a folder of levels holds for others; journals, locks and partial files are hidden
-_PATTERNS = ("*.gguf", "*.manifest.json", card.NAME, "report.*", "*.dat", "*.types.txt")
+_PATTERNS = ("*.manifest.json", card.NAME, "report.*", "*.dat", "*.types.txt")
 _PIECE = 1 << 20
 
 
@@ -40,7 +40,8 @@ def plan_push(folder: Path, repository: str, revision: str | None = None) -> lis
     NotFound: no models in the folder; Denied: the Hub cannot be asked.
     """
     models_in(folder)
-    names = {path.name: path for pattern in _PATTERNS for path in folder.glob(pattern)}
+    found = [path for pattern in _PATTERNS for path in folder.glob(pattern)]
+    names = {path.name: path for path in (*found, *published_in(folder))}
     paths = [path for name, path in sorted(names.items()) if not name.startswith(".")]
     there = _there(repository, revision)
     uploads = [Upload(path, path.stat().st_size, _state(path, there)) for path in paths]
