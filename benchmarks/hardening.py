@@ -130,7 +130,7 @@ def memory(text: str) -> str:
         [
             "## Memory that convert tells and takes",
             "",
-            "| | MiB taken | MiB told |",
+            "| | MiB taken | MiB forecast |",
             "|:--|--:|--:|",
             *rows,
         ]

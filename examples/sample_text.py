@@ -6,7 +6,7 @@
 
 Temperature 1 and no truncation (no top-k, top-p or min-p), so the text has the model's own
 distribution. Each passage starts from nothing but the BOS token and has up to 500 tokens; the
-seed of passage n is 1,000,000 × seed + n. Passages with bytes that are no UTF-8 are left out.
+seed of passage n is 1,000,000 × seed + n. Passages that are not UTF-8 are left out.
 """
 
 import argparse

@@ -36,7 +36,7 @@ class Output:
 
     @property
     def text(self) -> str:
-        """Both streams, stdout first; a byte that is no UTF-8 becomes a replacement character."""
+        """Both streams, stdout first; a byte that is not UTF-8 becomes a replacement character."""
         return self.stdout.decode(errors="replace") + "\n" + self.stderr
 
 

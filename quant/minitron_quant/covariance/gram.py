@@ -34,11 +34,19 @@ def _begin_blas() -> None:
 
 
 class GramSums:
-    """The sums of some inputs, float32; `add` returns at once, `take` waits for the rest."""
+    """The sums of some inputs, float32; `add` returns at once, `take` waits for the rest.
 
-    def __init__(self, blocks: dict[str, list[tuple[int, int]]], arrays: Arrays = NUMPY) -> None:
+    what: the vectors that are summed, for messages.
+    """
+
+    def __init__(
+        self,
+        blocks: dict[str, list[tuple[int, int]]],
+        arrays: Arrays = NUMPY,
+        what: str = "inputs",
+    ) -> None:
         _begin_blas()
-        self._blocks, self._arrays = blocks, arrays
+        self._blocks, self._arrays, self._what = blocks, arrays, what
         self._sums = {
             name: [arrays.put(np.zeros((end - start, end - start), np.float32)) for start, end in e]
             for name, e in blocks.items()
@@ -58,7 +66,7 @@ class GramSums:
             total += part.T @ part
             if not self._arrays.module.isfinite(total.diagonal()).all():
                 raise MinitronError(
-                    f"the inputs of {name} are not finite: the model or the text breaks it",
+                    f"the {self._what} of {name} are not finite: the model or the text breaks it",
                     "check the model with minitron verify, or use F32 or BF16 weights",
                 )
 

@@ -5,6 +5,7 @@ information of a matrix's outputs: what a change of them does to the divergence.
 """
 
 import gc
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,16 @@ import numpy as np
 
 from minitron_core import stop
 from minitron_core.cpu_limits import default_threads
-from minitron_core.errors import MinitronError, Unsupported
+from minitron_core.errors import Unsupported
 from minitron_core.gguf import Gguf
 from minitron_core.progress import Event, Progress
 from minitron_engine.llama.context import open_context
 from minitron_engine.llama.settings import ModelSettings
 from minitron_engine.llama.tokenization import Tokens
 from minitron_engine.loading import open_model
-from minitron_quant.array_backend import Floats, best_arrays
+from minitron_quant.array_backend import Floats, best_arrays, to_numpy
 from minitron_quant.chunking import ChunkSettings, decode_chunks
-from minitron_quant.covariance.gram import block_edges
+from minitron_quant.covariance.gram import GramSums, block_edges
 from minitron_quant.gptq.output_hessian import (
     BLOCK,
     HessianOrigin,
@@ -113,10 +114,9 @@ class GradientModel:
         self.model.get_input_embeddings().register_forward_hook(
             lambda _module, _inputs, output: output.requires_grad_()
         )
-        self._sums: dict[str, list[Any]] = {}
+        self._edges: dict[str, list[tuple[int, int]]] = {}
         for name, module, order in matrices(self.model, shard):
-            sizes = [end - start for start, end in block_edges(len(order), BLOCK)]
-            self._sums[name] = [torch.zeros(n, n, device=self._device) for n in sizes]
+            self._edges[name] = block_edges(len(order), BLOCK)
             rows = torch.as_tensor(order, device=self._device)
             module.register_forward_hook(self._watch(name, rows))
 
@@ -124,12 +124,8 @@ class GradientModel:
         """A hook that adds the gradients at a module's output."""
 
         def add(gradient: Any) -> None:
-            rows = self._clipped(gradient.reshape(-1, gradient.shape[-1]))[:, order]
-            start = 0
-            for total in self._sums[name]:
-                part = rows[:, start : start + len(total)]
-                total.addmm_(part.T, part)
-                start += len(total)
+            rows = self._clipped(gradient.reshape(-1, gradient.shape[-1]))
+            self._sums.add(name, to_numpy(rows[:, order]))
 
         def hook(_module: Any, _inputs: Any, output: Any) -> None:
             if output.requires_grad:
@@ -161,19 +157,15 @@ class GradientModel:
         """
         torch = self._torch
         generator = torch.Generator(self._device).manual_seed(_SEED)
-        for number, chunk in enumerate(chunks):
-            stop.check()
-            logits = self._predict(chunk)
-            shares = torch.softmax(logits.detach(), -1)
-            labels = torch.multinomial(shares, 1, generator=generator)[:, 0]
-            torch.nn.functional.cross_entropy(logits, labels, reduction="sum").backward()
-            progress(Event("gradients", number + 1, len(chunks), "chunks"))
-        return {name: self._means(name, chunks.size) for name in self._sums}
-
-    def _means(self, name: str, count: int) -> list[Floats]:
-        found = [total.cpu().numpy() / np.float32(count) for total in self._sums[name]]
-        if not all(np.isfinite(block).all() for block in found):
-            raise MinitronError(
-                f"the gradients of {name} are not finite", "--gptq sequential takes none"
-            )
-        return found
+        with closing(GramSums(self._edges, best_arrays(), "gradients")) as self._sums:
+            for number, chunk in enumerate(chunks):
+                stop.check()
+                logits = self._predict(chunk)
+                shares = torch.softmax(logits.detach(), -1)
+                labels = torch.multinomial(shares, 1, generator=generator)[:, 0]
+                torch.nn.functional.cross_entropy(logits, labels, reduction="sum").backward()
+                progress(Event("gradients", number + 1, len(chunks), "chunks"))
+            # sums start again from zero with the next one
+            blocks = [total / np.float32(chunks.size) for total in self._sums.take()]
+        found = iter(blocks)
+        return {name: [next(found) for _ in edges] for name, edges in self._edges.items()}

@@ -64,7 +64,7 @@ def _read(manifest: Path) -> dict[str, Any]:
 
 
 def _entries(document: dict[str, Any]) -> Iterator[tuple[str, int | None, str, bool]]:
-    """Name, bytes if told, SHA-256, and whether it must be there."""
+    """Name, bytes if recorded, SHA-256, and whether it must be there."""
     made = [file for level in document["levels"].values() for file in level["files"]]
     used = [*document["source"], *([document["imatrix"]] if document.get("imatrix") else [])]
     for files, needed in ((made, True), (used, False)):

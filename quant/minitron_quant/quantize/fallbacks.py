@@ -25,7 +25,7 @@ _WITH_Q8_0 = frozenset(("Q8_0", "MXFP4_MOE"))
 _OUTPUT_IN_Q5 = frozenset(
     ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "IQ3_XXS")  # others have q6_K
 )
-_FEW = 3  # levels told one by one
+_FEW = 3  # levels named one by one
 
 
 @dataclass(frozen=True)
