@@ -8,6 +8,8 @@ import pytest
 
 from helpers.small_model import write_two_layers
 from helpers.support import EXAMPLES, with_entry
+from helpers.tiny_checkpoints import make_checkpoint
+from minitron_convert.convert import ConvertSettings, convert
 from minitron_core.errors import Damaged, OutOfResources, Unsupported
 from minitron_core.gguf import TYPE_ID, ValueType, open_gguf
 from minitron_core.hashing import model_fingerprint
@@ -248,6 +250,20 @@ def test_collect_output_hessian_of_every_matrix(source: Path, tmp_path: Path) ->
         for _, block in blocks:
             np.testing.assert_allclose(block, block.T, atol=1e-6 * block.max())
             assert np.linalg.eigvalsh(block).min() > -1e-5 * block.max()
+
+
+@pytest.mark.parametrize("name", ["qwen2-tied", "starcoder2"])
+def test_collect_output_hessian_of_other_architectures(name: str, tmp_path: Path) -> None:
+    for library in ("torch", "transformers", "accelerate"):
+        pytest.importorskip(library, reason='pip install "minitron[transformers]"')
+    path = tmp_path / "model.gguf"
+    convert(ConvertSettings(make_checkpoint(name, tmp_path), path, outtype="f32"))
+    chunks = np.random.default_rng(0).integers(0, 250, (2, 64)).astype(np.int32)
+    settings = GradientSettings(tmp_path / "hessian.gguf", ORIGIN, chunks, 1)
+    found = collect_output_hessian(ModelSettings(path), open_gguf(path), settings, ignore)
+    for info in open_gguf(path).tensors:
+        is_matrix = info.name.startswith("blk.") and len(info.shape) == 2
+        assert bool(found.blocks(info.name, info.rows)) == is_matrix
 
 
 def test_gradients_are_those_of_the_rows_of_the_file(source: Path) -> None:
