@@ -5,8 +5,8 @@ r"""Make a checkpoint of random weights with the exact shape of a published mode
 
 With --hidden it is a small model that has the published one's vocabulary and proportions.
 experts.json beside this script has the shape of Qwen3-30B-A3B, whose tokenizer it needs; six
-layers of it are 8.7 GB. The weights are bf16, normally distributed with a deviation of 0.02, in
-shards of at most 5 GB.
+layers of it are 8.7 GB. Hybrids (nemotron_h) without experts work too. The weights are bf16,
+normally distributed with a deviation of 0.02, in shards of at most 5 GB.
 """
 
 from __future__ import annotations
@@ -34,12 +34,16 @@ def main() -> None:
     if options.hidden:
         narrow(config, options.hidden)
     config["num_hidden_layers"] = options.layers or config["num_hidden_layers"]
+    if "hybrid_override_pattern" in config:
+        pattern = config["hybrid_override_pattern"]
+        config["hybrid_override_pattern"] = pattern[: config["num_hidden_layers"]]
     options.out.mkdir(parents=True)
     for path in options.tokenizer.iterdir():
         if path.name.startswith(("tokenizer", "special_tokens", "chat_template")):
             shutil.copyfile(path, options.out / path.name)
     (options.out / "config.json").write_text(json.dumps(config))
-    write_shards(options.out, shapes(config))
+    hybrid = config["model_type"] == "nemotron_h"
+    write_shards(options.out, hybrid_shapes(config) if hybrid else shapes(config))
 
 
 def narrow(config: dict, hidden: int) -> None:
@@ -47,6 +51,8 @@ def narrow(config: dict, hidden: int) -> None:
     config["intermediate_size"] = config["intermediate_size"] * hidden // config["hidden_size"]
     config |= {"hidden_size": hidden, "head_dim": 64, "num_attention_heads": hidden // 64}
     config["num_key_value_heads"] = max(1, hidden // 64 // 4)
+    if "mamba_num_heads" in config:
+        config |= {"mamba_num_heads": hidden // 32, "mamba_head_dim": 64}
 
 
 def shapes(config: dict) -> dict[str, tuple[int, ...]]:
@@ -82,6 +88,43 @@ def shapes(config: dict) -> dict[str, tuple[int, ...]]:
         found[f"{norm}.weight"] = (head_dim if of_heads else hidden,)
         if nemotron:
             found[f"{norm}.bias"] = (hidden,)
+    return found
+
+
+def hybrid_shapes(config: dict) -> dict[str, tuple[int, ...]]:
+    """The tensors of a model of Mamba-2, attention and feed-forward layers, as its pattern says."""
+    hidden, ffn = config["hidden_size"], config["intermediate_size"]
+    heads, kv = (
+        config[key] * config["head_dim"] for key in ("num_attention_heads", "num_key_value_heads")
+    )
+    inner = config["mamba_num_heads"] * config["mamba_head_dim"]
+    convolved = inner + 2 * config["n_groups"] * config["ssm_state_size"]
+    kinds: dict[str, dict[str, tuple[int, ...]]] = {
+        "-": {"up_proj.weight": (ffn, hidden), "down_proj.weight": (hidden, ffn)},
+        "*": {
+            "q_proj.weight": (heads, hidden),
+            "k_proj.weight": (kv, hidden),
+            "v_proj.weight": (kv, hidden),
+            "o_proj.weight": (hidden, heads),
+        },
+        "M": {
+            **dict.fromkeys(("A_log", "D", "dt_bias"), (config["mamba_num_heads"],)),
+            "conv1d.weight": (convolved, 1, config["conv_kernel"]),
+            "conv1d.bias": (convolved,),
+            "in_proj.weight": (inner + convolved + config["mamba_num_heads"], hidden),
+            "norm.weight": (inner,),
+            "out_proj.weight": (hidden, inner),
+        },
+    }
+    found: dict[str, tuple[int, ...]] = {
+        "backbone.embeddings.weight": (config["vocab_size"], hidden),
+        "backbone.norm_f.weight": (hidden,),
+        "lm_head.weight": (config["vocab_size"], hidden),
+    }
+    for i, kind in enumerate(config["hybrid_override_pattern"]):
+        layer = f"backbone.layers.{i}"
+        found[f"{layer}.norm.weight"] = (hidden,)
+        found |= {f"{layer}.mixer.{name}": shape for name, shape in kinds[kind].items()}
     return found
 
 
