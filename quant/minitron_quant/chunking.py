@@ -5,7 +5,7 @@ whole; chunk i has the tokens [i·n_ctx, (i+1)·n_ctx), the first one replaced b
 where the model wants BOS; what is left over at the end is not used.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -126,6 +126,15 @@ def chunk_text(model: Model, text: str, settings: ChunkSettings, name: str) -> T
             "give a longer text, or a smaller --ctx",
         )
     return sliding_window_view(tokens, n_ctx)[::step][: settings.limit]
+
+
+def chunk_texts(model: Model, texts: Sequence[Path], settings: ChunkSettings) -> Tokens:
+    """The chunks of several text files as [chunks, n_ctx], `limit` in all; as chunk_text."""
+    each = [chunk_text(model, read_text(path), settings, path.name) for path in texts]
+    if not each:
+        raise Usage("GPTQ needs a text", "--text TEXT")
+    chunks: Tokens = np.concatenate(each)[: settings.limit]
+    return chunks
 
 
 def decode_chunks(

@@ -51,6 +51,7 @@ def test_quantize_gptq_is_sequential_where_layers_can_run_one_by_one(
     given = (*given, "--calibration-chunks", 2)
     plan = minitron(*given, "--dry-run")
     assert plan.code == 0 and not folder.exists()
+    assert "sequential GPTQ takes about" in plan.err
     ran = minitron(*given)
     assert ran.code == 0, ran.err
     assert ran.document["levels"][0]["bytes"] == plan.document["levels"][0]["bytes"]
@@ -112,10 +113,11 @@ def test_quantize_size_takes_sequential_codes(
 def test_quantize_gptq_takes_models_whose_layers_cannot_run_alone(
     minitron: Any, tmp_path: Path
 ) -> None:
-    source = write_tiny(tmp_path / "experts-F16.gguf", experts=4)
-    given = ("quantize", source, "Q4_0", "-d", tmp_path, "--text", "none.txt", "--dry-run")
+    source, text = write_tiny(tmp_path / "experts-F16.gguf", experts=4), EXAMPLES / "held-out.txt"
+    given = ("quantize", source, "Q4_0", "-d", tmp_path, "--text", text, "--dry-run")
     ran = minitron(*given, "--gptq")
-    assert ran.code == 0 and "expert_count: GPTQ takes each matrix by itself" in ran.err
+    assert "expert_count: GPTQ takes each matrix by itself" in ran.err
+    assert ran.code == 4 and "error: the model has no vocabulary" in ran.err
     fails(minitron(*given, "--gptq", "sequential"), 4, "expert_count", "--gptq independent")
 
 
@@ -139,9 +141,12 @@ def test_quantize_gptq_collects_once_and_verifies(
     )
     plan = minitron(*given, "--dry-run")
     assert "collected when files are made" in plan.err and not folder.exists()
+    assert "independent GPTQ takes about" in plan.err
     ran = minitron(*given)
     assert ran.code == 0, ran.err
-    assert "tokens are few" in ran.err
+    assert "tokens are few" in ran.err and "independent GPTQ takes about" in ran.err
+    collected = minitron(*given, "--dry-run").document["estimated_seconds"]
+    assert collected < plan.document["estimated_seconds"]
     assert [v["bytes"] for v in ran.document["levels"]] == [
         v["bytes"] for v in plan.document["levels"]
     ]
@@ -168,6 +173,7 @@ def test_quantize_gptq_dry_run_needs_no_importance_matrix(
 ) -> None:
     given = ("quantize", short_llama, "IQ2_XXS", "-d", tmp_path, "--dry-run")
     fails(minitron(*given), 5, "importance matrix")
-    ran = minitron(*given, "--gptq", "--text", "none.txt")
+    ran = minitron(*given, "--gptq", "--text", EXAMPLES / "held-out.txt")
     assert ran.code == 0, ran.err
+    fails(minitron(*given, "--gptq", "--text", "none.txt"), 3, "none.txt does not exist")
     assert not any(tmp_path.iterdir())

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from helpers.pretokenizers import PRE_TOKENIZERS, RUNS, with_pre_tokenizer
 from helpers.support import EXAMPLES, with_entry
+from helpers.tiny_gguf import write_tiny
 from minitron_convert.convert import ConvertSettings, convert
 from minitron_core.errors import OutOfResources, Unsupported
 from minitron_core.gguf import ValueType, open_gguf
@@ -33,6 +34,12 @@ def tekken(nano_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     with_entry(nano_llama, path, "tokenizer.ggml.pre", ValueType.STRING, "tekken")
     with open_model(ModelSettings(path, vocab_only=True)) as model:
         yield model
+
+
+def test_tokenizer_refuses_text_without_a_vocabulary(tmp_path: Path) -> None:
+    tiny = write_tiny(tmp_path / "tiny.gguf")
+    with open_model(ModelSettings(tiny)) as model, pytest.raises(Unsupported, match="vocabulary"):
+        ids(model, "text")
 
 
 @pytest.mark.parametrize("part", ["=", " ", "A", "a", "\n", "日", "😀", "/\n", "\u3000", "\x01"])

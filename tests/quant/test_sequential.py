@@ -19,7 +19,7 @@ from minitron_core.progress import Event, Progress, ignore
 from minitron_quant.chunking import ChunkSettings
 from minitron_quant.gptq import sequential_store
 from minitron_quant.gptq.drift import DriftSettings
-from minitron_quant.gptq.forecast import forecast
+from minitron_quant.gptq.forecast import forecast_sequential
 from minitron_quant.gptq.held_out import quantize_verified
 from minitron_quant.gptq.sequential import SequentialJob
 from minitron_quant.gptq.sequential_levels import SequentialLevels, SequentialSettings
@@ -247,6 +247,6 @@ def test_forecast_is_of_the_layers_that_are_left(two_layers: Path) -> None:
     types = {info.name: TYPE_ID["q4_0"] for info in shards[0].tensors}
     tokens = np.zeros((4, 128), np.int32)
     job = SequentialJob(shards, {"Q4_0": types}, tokens, DriftSettings(), block=256, threads=1)
-    whole, half, nothing = (forecast(job, layers, 1e6) for layers in (2, 1, 0))
+    whole, half, nothing = (forecast_sequential(job, layers, 1e6) for layers in (2, 1, 0))
     assert whole.seconds > half.seconds > nothing.seconds == 0
     assert whole.memory == half.memory > 0 and whole.disk == 1e6

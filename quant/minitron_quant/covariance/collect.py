@@ -22,7 +22,7 @@ from minitron_engine.llama.context import open_context
 from minitron_engine.llama.model import Model
 from minitron_engine.llama.tokenization import Tokens
 from minitron_quant.array_backend import best_arrays
-from minitron_quant.chunking import ChunkSettings, chunk_text, decode_chunks, read_text
+from minitron_quant.chunking import ChunkSettings, chunk_texts, decode_chunks
 from minitron_quant.covariance.files import (
     PARTS,
     Covariance,
@@ -84,10 +84,7 @@ def collect_covariance(
 
 def _parts(model: Model, settings: CovarianceSettings) -> list[Tokens]:
     """The chunks of all texts, the first and the second half of them."""
-    each = [chunk_text(model, read_text(p), settings.chunks, p.name) for p in settings.texts]
-    if not each:
-        raise Usage("a covariance needs a text", "-f TEXT")
-    chunks = np.concatenate(each)[: settings.chunks.limit]
+    chunks = chunk_texts(model, settings.texts, settings.chunks)
     if len(chunks) < PARTS:
         raise Usage(
             "the text has fewer than two chunks, too few to calibrate", "allow more --chunks"

@@ -1,6 +1,8 @@
-"""What sequential GPTQ will take, before it starts: time, memory and disk."""
+"""What GPTQ will take, before it starts: time, memory and disk."""
 
+import math
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 
@@ -8,11 +10,16 @@ import numpy as np
 
 from minitron_core.cpu_limits import default_threads
 from minitron_core.gguf import TYPE, TensorInfo
+from minitron_quant.covariance.collect import CovarianceSettings
+from minitron_quant.covariance.files import PARTS
+from minitron_quant.covariance.gram import block_edges
 from minitron_quant.gptq.codebook_types import CODEBOOKS
 from minitron_quant.gptq.drift import HALVES
+from minitron_quant.gptq.estimate import Method
 from minitron_quant.gptq.sequential import SequentialJob
 from minitron_quant.gptq.stages import Stage, stages_of
 from minitron_quant.model_files import EMBEDDING, OUTPUT, tensors_of
+from minitron_quant.quantize.prepare import QuantizeJob
 from minitron_quant.streaming.layer_file import layer_tensors
 
 # Operations of a float32 product of BLAS that take as long, measured with 256 to 9,216 columns:
@@ -26,6 +33,12 @@ _FACTOR, _TRIED_ROWS, _RIGHT_SIDE = 0.7, 1800, 2.5
 # and for the code of a weight, coordinate descent included.
 _SCALAR_CODE, _CODEBOOK_CODE = 4e4, 9e4
 _SLOW_CODES = {"iq2_s": 1.5e5, "iq1_s": 4.4e5, "iq1_m": 4.4e5}
+# Independent codes have no coordinate descent.
+_INDEPENDENT_SCALAR, _INDEPENDENT_CODEBOOK = 6e3, 1.7e4
+# float64 factorizations of an input's block, its dampings tried included, in n³
+_FACTORS = 8.0
+# weights that share an input, by the one that it is counted for
+_SHARED = {"attn_k": "attn_q", "attn_v": "attn_q", "ffn_up": "ffn_gate"}
 # ridges tried for an input, each with its own factorization
 _TRIED = 3.5
 # of one layer with one chunk, whatever its size, in seconds of all threads
@@ -39,20 +52,23 @@ _BASE_BYTES = 250e6
 class Forecast:
     """seconds: on idle processors. memory, disk: bytes."""
 
+    method: Method
     seconds: float
     memory: float
     disk: float
 
     def __str__(self) -> str:
         minutes = self.seconds / 60
-        took = f"{minutes / 60:.1f} hours" if minutes > 90 else f"{max(1, round(minutes))} min"
+        took = f"{minutes / 60:.1f} hours" if minutes > 90 else f"{minutes:.0f} min"
+        if minutes < 1.5:
+            took = f"{max(1, round(self.seconds))} s"
         return (
-            f"sequential GPTQ takes about {took}, {self.memory / 1e9:.1f} GB of memory and "
+            f"{self.method} GPTQ takes about {took}, {self.memory / 1e9:.1f} GB of memory and "
             f"{self.disk / 1e9:.1f} GB of disk while it runs"
         )
 
 
-def forecast(job: SequentialJob, layers_left: int, disk: float) -> Forecast:
+def forecast_sequential(job: SequentialJob, layers_left: int, disk: float) -> Forecast:
     """What is left of a job takes this; disk: bytes of states and codes."""
     layer = layer_tensors(tensors_of(job.shards), 0)
     infos = {name: info for name, (_, info) in layer.items()}
@@ -66,7 +82,54 @@ def forecast(job: SequentialJob, layers_left: int, disk: float) -> Forecast:
         operations += _solving(job, [Stage((output,))], infos)
     runs = layers_left * len(job.chunks) * (1 + len(stages) * len(job.levels))
     seconds = operations / (_speed() * threads) + runs * _RUN_SECONDS
-    return Forecast(seconds, _memory(job, stages, infos), disk)
+    return Forecast("sequential", seconds, _memory(job, stages, infos), disk)
+
+
+def forecast_independent(job: QuantizeJob, collecting: CovarianceSettings, tokens: int) -> Forecast:
+    """What the covariance of so many tokens and the codes of all levels take.
+
+    tokens: 0 where the covariance exists already.
+    """
+    infos = {name: info for name, (_, info) in job.plan.tensors.items()}
+    output = OUTPUT if OUTPUT in infos else EMBEDDING
+    layers = {name: info for name, info in infos.items() if _is_layer_matrix(name, info)}
+    blocks = list(_blocks({**layers, output: infos[output]}, collecting.block))
+    sums = 4.0 * sum(width**2 for width in blocks)
+    passes = math.ceil(sums / collecting.memory)
+    weights = sum(info.n_elements for info in layers.values())
+    operations = 2.0 * tokens * (weights * passes * _LLAMA_CPP + sums / 4 * _SUMS)
+    operations += _FACTORS * sum(width**3 for width in blocks)
+    for level in job.outputs:
+        codes = (
+            infos[name].n_elements * _independent_code(level.planned.types[name])
+            for name in (*layers, output)
+        )
+        operations += sum(codes)
+    threads = job.settings.threads or default_threads()
+    disk = PARTS * sums + sum(level.bytes for level in job.outputs)
+    memory = _BASE_BYTES + min(sums, collecting.memory)
+    return Forecast("independent", operations / (_speed() * threads), memory, disk)
+
+
+def _is_layer_matrix(name: str, info: TensorInfo) -> bool:
+    return name.startswith("blk.") and name.endswith(".weight") and len(info.shape) == 2
+
+
+def _blocks(infos: Mapping[str, TensorInfo], widest: int) -> Iterator[int]:
+    """The widths of the blocks of every input, which some weights share."""
+    seen = set()
+    for name, info in infos.items():
+        layer, _, kind = name.removesuffix(".weight").rpartition(".")
+        source = layer, _SHARED.get(kind, kind)
+        if source not in seen:
+            seen.add(source)
+            yield from (end - start for start, end in block_edges(info.shape[0], widest))
+
+
+def _independent_code(ggml_type: int) -> float:
+    name = TYPE[ggml_type].name
+    slower = _SLOW_CODES.get(name, _CODEBOOK_CODE) / _CODEBOOK_CODE
+    return _INDEPENDENT_CODEBOOK * slower if name in CODEBOOKS else _INDEPENDENT_SCALAR
 
 
 def _running(job: SequentialJob, stages: list[Stage], infos: dict[str, TensorInfo]) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from minitron_core import stop
-from minitron_core.errors import MinitronError, Unsupported, Usage
+from minitron_core.errors import MinitronError, Unsupported
 from minitron_core.gguf import KeyValue
 from minitron_core.gguf.types import tensor_bytes
 from minitron_core.hashing import file_sha256, fingerprint, model_fingerprint
@@ -20,11 +20,11 @@ from minitron_engine.llama.model import Model
 from minitron_engine.llama.tokenization import Tokens
 from minitron_engine.loading import open_model
 from minitron_quant.array_backend import Bytes, Floats
-from minitron_quant.chunking import ChunkSettings, chunk_text, read_text
+from minitron_quant.chunking import ChunkSettings, chunk_texts
 from minitron_quant.covariance.collect import BLOCK
 from minitron_quant.gptq.drift import DriftSettings
 from minitron_quant.gptq.estimate import Method, planned_gptq
-from minitron_quant.gptq.forecast import forecast
+from minitron_quant.gptq.forecast import Forecast, forecast_sequential
 from minitron_quant.gptq.output_gradients import GradientSettings, collect_output_hessian
 from minitron_quant.gptq.output_hessian import BLOCK as ROWS
 from minitron_quant.gptq.output_hessian import HessianOrigin, OutputHessian
@@ -185,27 +185,21 @@ class SequentialLevels:
         )
         return frozenset(name for layer in empty.tensors_by_layer() for name in layer)
 
+    def forecast(self, outputs: Sequence[LevelOutput]) -> Forecast:
+        """What the codes of these levels take, without the gradients of two-sided GPTQ."""
+        job = self._job_of(outputs, None)
+        return self._forecast(job, self._open_store(job), outputs)
+
     def choose(self, outputs: Sequence[LevelOutput], progress: Progress) -> None:
         """Choose the codes of these levels; continues where it was stopped.
 
         Raises OutOfResources for a lack of disk or memory, MinitronError for a changed source.
         """
-        levels = {output.name: output.planned.types for output in outputs}
-        self._job = job = SequentialJob(
-            self._shards,
-            levels,
-            self._chunks,
-            self._settings.drift,
-            self._settings.block,
-            self._quantize.threads,
-            self._embedding_importance(outputs),
-            self._output_hessian(progress),
-        )
+        self._job = job = self._job_of(outputs, self._output_hessian(progress))
         self._store = store = self._open_store(job)
-        codes = sum(output.bytes for output in outputs)
-        store.begin(codes)
+        store.begin(sum(output.bytes for output in outputs))
         layers, done = layer_count(self._shards), max(0, store.layers)
-        takes = forecast(job, layers - done, store.bytes + codes)
+        takes = self._forecast(job, store, outputs)
         progress(Event("gptq", done, layers, "layers", note=str(takes)))
         before, kept = self._source_version(), f"kept in {self._folder}"
         with stop.keeping(lambda: f"{max(0, store.layers)} of {layers} layers are {kept}"):
@@ -215,6 +209,27 @@ class SequentialLevels:
                 f"{self._quantize.source} was changed while it was read",
                 "run it again once it is complete",
             )
+
+    def _job_of(
+        self, outputs: Sequence[LevelOutput], hessian: OutputHessian | None
+    ) -> SequentialJob:
+        return SequentialJob(
+            self._shards,
+            {output.name: output.planned.types for output in outputs},
+            self._chunks,
+            self._settings.drift,
+            self._settings.block,
+            self._quantize.threads,
+            self._embedding_importance(outputs),
+            hessian,
+        )
+
+    def _forecast(
+        self, job: SequentialJob, store: SequentialStore, outputs: Sequence[LevelOutput]
+    ) -> Forecast:
+        left = layer_count(self._shards) - max(0, store.layers)
+        disk = store.bytes + sum(output.bytes for output in outputs)
+        return forecast_sequential(job, left, disk)
 
     @cached_property
     def _gradients(self) -> GradientSettings:
@@ -299,10 +314,7 @@ class SequentialLevels:
 
 def _chunks_of(model: Model, settings: SequentialSettings) -> Tokens:
     """The chunks of all texts, as they go in."""
-    each = [chunk_text(model, read_text(p), settings.chunks, p.name) for p in settings.texts]
-    if not each:
-        raise Usage("GPTQ needs a text", "--text TEXT")
-    chunks = np.concatenate(each)[: settings.chunks.limit].copy()
+    chunks = chunk_texts(model, settings.texts, settings.chunks).copy()
     if model.add_bos:
         chunks[:, 0] = model.bos
     return chunks

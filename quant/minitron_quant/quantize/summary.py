@@ -85,8 +85,13 @@ KERNEL_SPEED = {
 }
 
 
-def summarize(job: QuantizeJob) -> dict[str, Any]:
-    """Sizes in bytes (exact), work in weights to encode, time in seconds (an estimate)."""
+def summarize(job: QuantizeJob, seconds: float | None = None) -> dict[str, Any]:
+    """Sizes in bytes (exact), work in weights to encode, time in seconds (an estimate).
+
+    seconds: what codes take that are not ggml's.
+    """
+    if seconds is None:
+        seconds = estimate_seconds(job.plan, job.settings.threads)
     tensors = job.plan.tensors
     chosen = [
         (name, ggml_type)
@@ -115,7 +120,7 @@ def summarize(job: QuantizeJob) -> dict[str, Any]:
         "weights_encoded": encoded,
         "weights_without_sharing": separate,
         "work_saved_pct": round(100 * (1 - encoded / separate), 2) if separate else 0.0,
-        "estimated_seconds": round(estimate_seconds(job.plan, job.settings.threads), 1),
+        "estimated_seconds": round(seconds, 1),
     }
 
 

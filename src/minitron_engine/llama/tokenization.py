@@ -1,11 +1,11 @@
 """Tokenizing text that strangers send: no text may end the process.
 
-Four things in llama.cpp would. Most pre-tokenizers are a std::regex, whose recursion takes 320
-bytes of stack for each character of a match (benchmarks/results/tokenization.md): a run of 26,000
-characters overflows a usual stack of 8 MiB. A SentencePiece vocabulary without byte tokens throws
-for a character that it lacks, the others for a code point beyond U+10FFFF, and the pre-tokenizer
-`whitespace` aborts on spaces in a vocabulary of GPT-2's kind. Two pre-tokenizers would take minutes
-for a long run of one kind of character.
+Five things in llama.cpp would. A model without a vocabulary aborts. Most pre-tokenizers are a
+std::regex, whose recursion takes 320 bytes of stack for each character of a match
+(benchmarks/results/tokenization.md): a run of 26,000 characters overflows a usual stack of 8 MiB. A
+SentencePiece vocabulary without byte tokens throws for a character that it lacks, the others for a
+code point beyond U+10FFFF, and the pre-tokenizer `whitespace` aborts on spaces in a vocabulary of
+GPT-2's kind. Two pre-tokenizers would take minutes for a long run of one kind of character.
 """
 
 import ctypes
@@ -63,9 +63,9 @@ class Tokenizer:
         An end behind a prompt would end the answer, whatever tokenizer.ggml.add_eos_token says.
         Bytes beyond U+10FFFF become U+FFFD each, as llama.cpp does with other bytes that are not
         UTF-8; a vocabulary of byte tokens keeps them.
-        Raises Unsupported for a character that the vocabulary cannot spell, and for a run that its
-        pre-tokenizer would take minutes for; OutOfResources where there is no memory for the stack
-        that a long match needs.
+        Raises Unsupported without a vocabulary, for a character that it cannot spell, and for a
+        run that its pre-tokenizer would take minutes for; OutOfResources where there is no memory
+        for the stack that a long match needs.
         """
         data = self._encoded(text)
         self._refuse(text)
@@ -86,6 +86,11 @@ class Tokenizer:
         return data if self._is_spm else re.sub(_BEYOND_UNICODE, _REPLACEMENT * 4, data)
 
     def _refuse(self, text: str) -> None:
+        if api.llama_vocab_type(self._vocab) == api.LLAMA_VOCAB_TYPE_NONE:
+            raise Unsupported(
+                "the model has no vocabulary, so that it cannot read text",
+                "convert the model again, with its tokenizer",
+            )
         if self._pieces is not None:
             _refuse_unknown(text, self._pieces)
         if self._is_bpe and self._pre_tokenizer == "whitespace" != self._kind and " " in text:
