@@ -20,15 +20,17 @@ from minitron_convert.hub.source import Source
 from minitron_convert.plan import Plan
 from minitron_core.errors import AlreadyExists, OutOfResources, from_os_error
 from minitron_core.file_lock import exclusive
-from minitron_core.gguf import TensorInfo, file_size
+from minitron_core.gguf import Gguf, TensorInfo, file_size
 from minitron_core.made_from import (
     forget_inputs,
     is_made_from,
     record_inputs,
 )
 from minitron_core.progress import Progress, ignore
-from minitron_engine.llama.settings import EVERY_GPU, GpuLayers, Placement
-from minitron_quant.chunking import ChunkSettings
+from minitron_engine.llama.settings import EVERY_GPU, GpuLayers, ModelSettings, Placement
+from minitron_engine.loading import open_model
+from minitron_quant.chunking import ChunkSettings, chunk_texts
+from minitron_quant.decode_forecast import decode_seconds
 from minitron_quant.imatrix.collect import CollectSettings
 from minitron_quant.model_files import open_model_files
 from minitron_quant.quantize.plan import level_metadata, make_plan
@@ -61,6 +63,12 @@ class Calibration:
         if not self.is_there(output, key, replaces):
             self.run(model, output, key, progress)
         return output
+
+    def forecast(self, shards: Sequence[Gguf]) -> float:
+        """Seconds that this machine's processors take. Errors: as imatrix(), for the texts."""
+        with open_model(ModelSettings(shards[0].path, vocab_only=True)) as model:
+            tokens = chunk_texts(model, self.texts, self.chunks).size
+        return decode_seconds(shards, tokens, 0, self.chunks.threads)
 
     def key(self, model: Sequence[Path]) -> str:
         """One hash over everything that decides the matrix; model: the files of its weights."""

@@ -18,6 +18,8 @@ from minitron_cli.output import Output
 from minitron_core.errors import Usage
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from minitron.checkpoint_levels import Calibration, CheckpointModel
     from minitron_quant.quantize.importance import PlainCodes
     from minitron_quant.quantize.prepare import ConvertedSource, QuantizeSettings
@@ -40,11 +42,15 @@ class SourceRequest:
 
 @dataclass(frozen=True)
 class QuantizeSource:
-    """The settings with what was made. expected: stands for a matrix that a plan does not make."""
+    """The settings with what was made.
+
+    expected: stands for a matrix that a plan does not make. calibrating: seconds that it takes.
+    """
 
     settings: QuantizeSettings
     converted: ConvertedSource | None = None
     expected: PlainCodes | None = None
+    calibrating: float = 0.0
 
 
 @contextmanager
@@ -56,12 +62,15 @@ def planned_source(request: SourceRequest, out: Output) -> Iterator[QuantizeSour
 
     settings = request.settings
     with planned_header(settings.source, out) as path:
-        expected = None
-        if request.calibration is not None:
-            out.note("the importance matrix is collected when files are made")
-            shards, text = open_model_files(path), request.calibration.texts[0]
-            expected = expected_importance(shards, f"{model_name(path)}.imatrix.gguf", text)
-        yield QuantizeSource(replace(settings, source=path), expected=expected)
+        planned, calibration = replace(settings, source=path), request.calibration
+        if calibration is None:
+            yield QuantizeSource(planned)
+            return
+        out.note("the importance matrix is collected when files are made")
+        shards, text = open_model_files(path), calibration.texts[0]
+        expected = expected_importance(shards, f"{model_name(path)}.imatrix.gguf", text)
+        seconds = 0.0 if _is_calibrated(request) else calibration.forecast(shards)
+        yield QuantizeSource(planned, expected=expected, calibrating=seconds)
 
 
 @contextmanager
@@ -106,14 +115,29 @@ def _refuse_early(request: SourceRequest) -> None:
         prepare(replace(request.settings, source=path))
 
 
+def _is_calibrated(request: SourceRequest) -> bool:
+    """Whether the matrix of a GGUF file is there already."""
+    from minitron_quant.model_files import open_model_files
+
+    source, calibration = request.settings.source, request.calibration
+    if calibration is None or not source.is_file():
+        return False
+    key = calibration.key([shard.path for shard in open_model_files(source)])
+    return calibration.is_there(_matrix_of(request.settings), key, replaces=True)
+
+
+def _matrix_of(settings: QuantizeSettings) -> Path:
+    from minitron_quant.quantize.prepare import folder_of, model_name
+
+    return folder_of(settings) / f"{model_name(settings.source)}.imatrix.gguf"
+
+
 def _calibrated(
     request: SourceRequest, settings: QuantizeSettings, out: Output
 ) -> QuantizeSettings:
     if request.calibration is None:
         return settings
-    from minitron_quant.quantize.prepare import folder_of, model_name
-
-    output = folder_of(settings) / f"{model_name(settings.source)}.imatrix.gguf"
+    output = _matrix_of(settings)
     output.parent.mkdir(parents=True, exist_ok=True)
     with out.progress() as listener:
         matrix = request.calibration.collect(

@@ -7,6 +7,7 @@ import pytest
 
 from helpers.support import EXAMPLES, beginning, fails
 from minitron import checkpoint_levels
+from minitron_quant import decode_forecast
 
 CHECKPOINT = EXAMPLES / "nano-llama"
 NAME = "Nano-Llama-8.0M"
@@ -90,7 +91,7 @@ def test_quantize_keeps_a_checkpoints_full_file_after_ctrl_c(
     def stopped(*_args: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("minitron_cli.commands.quantize._method", stopped)
+    monkeypatch.setattr("minitron_cli.quantize_gptq.gptq_method", stopped)
     given = ("quantize", CHECKPOINT, "Q4_0", "--gptq", "-f", "none.txt", "-d", tmp_path)
     assert minitron(*given).code == 130
     (full,) = tmp_path.glob(f".{NAME}.full/*.gguf")
@@ -126,6 +127,21 @@ def test_quantize_plans_a_checkpoint_that_is_calibrated_first(
     made = minitron(*given, "--calibration-chunks", "1", "--json").document
     assert planned.document["levels"][0]["bytes"] == made["levels"][0]["bytes"]
     assert planned.document["levels"][0]["types"] == made["levels"][0]["types"]
+
+
+def test_quantize_dry_run_forecasts_calibration_that_is_not_done(
+    minitron: Any, short_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decode_forecast, "operations_per_second", lambda: 1e9)
+    out = tmp_path / "out"
+    given = ("quantize", short_llama, "Q4_0", "-d", out, "-f", beginning(tmp_path), "--json")
+
+    def seconds() -> float:
+        return float(minitron(*given, "--dry-run").document["estimated_seconds"])
+
+    assert seconds() > 1
+    assert minitron(*given).code == 0
+    assert seconds() < 1
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,16 @@
 """What GPTQ will take, before it starts: time, memory and disk."""
 
 import math
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
-
-import numpy as np
 
 from minitron_core.cpu_limits import default_threads
 from minitron_core.gguf import TYPE, TensorInfo
 from minitron_quant.covariance.collect import CovarianceSettings
 from minitron_quant.covariance.files import PARTS
 from minitron_quant.covariance.gram import block_edges
+from minitron_quant.decode_forecast import LLAMA_CPP, operations_per_second
 from minitron_quant.gptq.codebook_types import CODEBOOKS
 from minitron_quant.gptq.drift import HALVES
 from minitron_quant.gptq.estimate import Method
@@ -23,8 +21,6 @@ from minitron_quant.quantize.prepare import QuantizeJob
 from minitron_quant.streaming.layer_file import layer_tensors
 
 # Operations of a float32 product of BLAS that take as long, measured with 256 to 9,216 columns:
-# of llama.cpp's products,
-_LLAMA_CPP = 2.3
 # of sums, which add to a matrix for each chunk,
 _SUMS = 1.3
 # of a factorization in n³, of its use for the rows that ridges are tried on in n², of each right
@@ -43,7 +39,6 @@ _SHARED = {"attn_k": "attn_q", "attn_v": "attn_q", "ffn_up": "ffn_gate"}
 _TRIED = 3.5
 # of one layer with one chunk, whatever its size, in seconds of all threads
 _RUN_SECONDS = 0.008
-_SAMPLE = 768
 # the process, llama.cpp's buffers and a chunk's values
 _BASE_BYTES = 250e6
 
@@ -81,7 +76,7 @@ def forecast_sequential(job: SequentialJob, layers_left: int, disk: float) -> Fo
     if layers_left:  # the inputs of the output matrix come from the last layer's runs
         operations += _solving(job, [Stage((output,))], infos)
     runs = layers_left * len(job.chunks) * (1 + len(stages) * len(job.levels))
-    seconds = operations / (_speed() * threads) + runs * _RUN_SECONDS
+    seconds = operations / (operations_per_second() * threads) + runs * _RUN_SECONDS
     return Forecast("sequential", seconds, _memory(job, stages, infos), disk)
 
 
@@ -97,7 +92,7 @@ def forecast_independent(job: QuantizeJob, collecting: CovarianceSettings, token
     sums = 4.0 * sum(width**2 for width in blocks)
     passes = math.ceil(sums / collecting.memory)
     weights = sum(info.n_elements for info in layers.values())
-    operations = 2.0 * tokens * (weights * passes * _LLAMA_CPP + sums / 4 * _SUMS)
+    operations = 2.0 * tokens * (weights * passes * LLAMA_CPP + sums / 4 * _SUMS)
     operations += _FACTORS * sum(width**3 for width in blocks)
     for level in job.outputs:
         codes = (
@@ -108,7 +103,7 @@ def forecast_independent(job: QuantizeJob, collecting: CovarianceSettings, token
     threads = job.settings.threads or default_threads()
     disk = PARTS * sums + sum(level.bytes for level in job.outputs)
     memory = _BASE_BYTES + min(sums, collecting.memory)
-    return Forecast("independent", operations / (_speed() * threads), memory, disk)
+    return Forecast("independent", operations / (operations_per_second() * threads), memory, disk)
 
 
 def _is_layer_matrix(name: str, info: TensorInfo) -> bool:
@@ -136,7 +131,7 @@ def _running(job: SequentialJob, stages: list[Stage], infos: dict[str, TensorInf
     """Operations for the runs of one layer: the full model's, and each level's up to its stages."""
     weights = [sum(infos[name].n_elements for name in stage.weights) for stage in stages]
     level = sum(sum(weights[:number]) for number in range(len(weights)))
-    return 2.0 * job.chunks.size * (sum(weights) + len(job.levels) * level) * _LLAMA_CPP
+    return 2.0 * job.chunks.size * (sum(weights) + len(job.levels) * level) * LLAMA_CPP
 
 
 def _solving(job: SequentialJob, stages: list[Stage], infos: dict[str, TensorInfo]) -> float:
@@ -184,12 +179,3 @@ def _memory(job: SequentialJob, stages: list[Stage], infos: dict[str, TensorInfo
 
 def _rows(stage: Stage, infos: dict[str, TensorInfo]) -> int:
     return sum(infos[name].rows for name in stage.weights)
-
-
-def _speed() -> float:
-    """Operations per second of a product in one thread of this machine."""
-    square = np.ones((_SAMPLE, _SAMPLE), np.float32)
-    square @ square
-    started = time.thread_time()
-    square @ square
-    return 2.0 * _SAMPLE**3 / max(time.thread_time() - started, 1e-6)

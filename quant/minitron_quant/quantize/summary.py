@@ -85,13 +85,12 @@ KERNEL_SPEED = {
 }
 
 
-def summarize(job: QuantizeJob, seconds: float | None = None) -> dict[str, Any]:
+def summarize(job: QuantizeJob, more_seconds: float = 0.0) -> dict[str, Any]:
     """Sizes in bytes (exact), work in weights to encode, time in seconds (an estimate).
 
-    seconds: what codes take that are not ggml's.
+    more_seconds: what calibration and GPTQ take besides ggml's encoders.
     """
-    if seconds is None:
-        seconds = estimate_seconds(job.plan, job.settings.threads)
+    seconds = estimate_seconds(job.plan, job.settings.threads) + more_seconds
     tensors = job.plan.tensors
     chosen = [
         (name, ggml_type)

@@ -114,7 +114,7 @@ def _show_plan(out: Output, source: QuantizeSource, gptq: CalibrationOptions) ->
     if not gptq.gptq:
         job = _job(out, source, gptq)
         _show_notes(out, job)
-        show_plan(out, summarize(job))
+        show_plan(out, summarize(job, source.calibrating))
         return
     job, takes = planned_gptq_job(out, source.settings, gptq)
     _show_notes(out, job)

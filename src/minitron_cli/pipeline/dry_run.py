@@ -1,17 +1,14 @@
 """What a job would do: every stage's inputs, outputs, bytes and time, with nothing done."""
 
-import time
-from math import prod
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from minitron.level_conversion import header_alone
 from minitron_cli.pipeline.checks import planned_conversion
 from minitron_cli.pipeline.job_file import Job
 from minitron_convert.plan import PlannedFile
 from minitron_core.gguf import file_size
+from minitron_quant.decode_forecast import decode_seconds
 from minitron_quant.levels import parse_levels
 from minitron_quant.quantize.options import QuantizeOptions
 from minitron_quant.quantize.plan import level_metadata, make_plan
@@ -22,7 +19,6 @@ from minitron_quant.quantize.summary import estimate_seconds, free_bytes
 _BYTES_PER_TOKEN = 4
 # what a disk writes per second, for want of knowing it
 _WRITTEN_PER_SECOND = 300e6
-_SIDE = 512
 
 
 def forecast(job: Job) -> dict[str, Any]:
@@ -33,12 +29,14 @@ def forecast(job: Job) -> dict[str, Any]:
 
 def _stages(job: Job, file: PlannedFile, converted: int) -> dict[str, Any]:
     name = model_name(file.path)
-    weights = sum(prod(tensor.spec.shape) for tensor in file.tensors)
     levels = _levels(job, file)
     calibration = _tokens(job.calibration.text, job.calibration.chunks, job.calibration.ctx)
     measured = (job.measure.text,) if job.measure.text else ()
     tokens = _tokens(measured, job.measure.chunks, job.measure.ctx) * (1 + len(levels["outputs"]))
-    speed = multiply_adds_per_second()
+    with header_alone(file) as header:
+        # logits are read of every chunk's second half, and for an importance matrix of none
+        measuring = decode_seconds([header], tokens, 0.5)
+        calibrating = decode_seconds([header], calibration, 0)
     made = {
         "convert": _stage(
             [job.model.source], {file.path.name: converted}, converted / _WRITTEN_PER_SECOND
@@ -46,10 +44,10 @@ def _stages(job: Job, file: PlannedFile, converted: int) -> dict[str, Any]:
         "imatrix": _stage(
             [text.name for text in job.calibration.text],
             {f"{name}.imatrix.gguf": None} if job.calibration.text else {},
-            calibration * weights / speed,
+            calibrating,
         ),
         "quantize": _stage([file.path.name], levels["outputs"], levels["seconds"]),
-        "measure": _stage([text.name for text in measured], {}, tokens * weights / speed),
+        "measure": _stage([text.name for text in measured], {}, measuring),
         **_trials(job),
         "report": _stage([], {f"report.{kind}": None for kind in job.output.report}, 0.0),
     }
@@ -88,17 +86,6 @@ def _stage(inputs: list[str], outputs: dict[str, int | None], seconds: float) ->
 def _tokens(texts: tuple[Path, ...], chunks: int | None, ctx: int) -> float:
     given = sum(text.stat().st_size for text in texts if text.is_file()) / _BYTES_PER_TOKEN
     return min(given, chunks * ctx) if chunks else given
-
-
-def multiply_adds_per_second() -> float:
-    """How fast this machine multiplies matrices: a tenth of a second of it."""
-    values = np.ones((_SIDE, _SIDE), np.float32)
-    values @ values
-    started, count = time.perf_counter(), 0
-    while time.perf_counter() - started < 0.1:
-        values @ values
-        count += 1
-    return count * _SIDE**3 / (time.perf_counter() - started)
 
 
 def _disk(folder: Path, stages: dict[str, Any]) -> dict[str, int]:
