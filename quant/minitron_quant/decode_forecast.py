@@ -7,12 +7,18 @@ import numpy as np
 
 from minitron_core.cpu_limits import default_threads
 from minitron_core.gguf import Gguf
+from minitron_core.kernels import AVX2, AVX512, kernels
 from minitron_quant.model_files import EMBEDDING, OUTPUT, tensors_of
 
-# Operations of a float32 product of BLAS that take as long as one of llama.cpp's products, measured
-# with 256 to 9,216 columns.
-LLAMA_CPP = 2.3
+# Operations of BLAS that take as long as one of llama.cpp, F16 by float32, by the instruction set:
+# measured with models of 8 million to 4.5 billion weights.
+_COST = {AVX512: 1.4, AVX2: 2.1}
 _SAMPLE = 768
+
+
+def llama_cpp_cost() -> float:
+    """Operations of operations_per_second() that take as long as one of llama.cpp."""
+    return _COST.get(kernels().level, _COST[AVX2])
 
 
 def operations_per_second() -> float:
@@ -25,11 +31,29 @@ def operations_per_second() -> float:
 
 
 def decode_seconds(
-    shards: Sequence[Gguf], tokens: float, outputs: float, threads: int | None = None
+    shards: Sequence[Gguf],
+    tokens: float,
+    outputs: float,
+    n_ctx: int = 512,
+    threads: int | None = None,
 ) -> float:
-    """Seconds for so many tokens, many at a time; outputs: the share of them with logits."""
-    products = 2.0 * tokens * _weights_per_token(shards, outputs) * LLAMA_CPP
-    return products / (operations_per_second() * (threads or default_threads()))
+    """Seconds for so many tokens in chunks of n_ctx; outputs: the share of them with logits."""
+    each = 2.0 * _weights_per_token(shards, outputs) + attention_operations(shards, n_ctx)
+    speed = operations_per_second() * (threads or default_threads())
+    return tokens * each * llama_cpp_cost() / speed
+
+
+def attention_operations(shards: Sequence[Gguf], n_ctx: int) -> float:
+    """Of one token: llama.cpp multiplies queries with the whole chunk, masked or not."""
+    return (
+        4.0
+        * n_ctx
+        * sum(
+            info.shape[0]
+            for name, (_, info) in tensors_of(shards).items()
+            if name.startswith("blk.") and name.endswith(".attn_output.weight")
+        )
+    )
 
 
 def _weights_per_token(shards: Sequence[Gguf], outputs: float) -> float:

@@ -68,7 +68,7 @@ class Calibration:
         """Seconds that this machine's processors take. Errors: as imatrix(), for the texts."""
         with open_model(ModelSettings(shards[0].path, vocab_only=True)) as model:
             tokens = chunk_texts(model, self.texts, self.chunks).size
-        return decode_seconds(shards, tokens, 0, self.chunks.threads)
+        return decode_seconds(shards, tokens, 0, self.chunks.n_ctx, self.chunks.threads)
 
     def key(self, model: Sequence[Path]) -> str:
         """One hash over everything that decides the matrix; model: the files of its weights."""

@@ -10,7 +10,11 @@ from minitron_core.gguf import TYPE, TensorInfo
 from minitron_quant.covariance.collect import CovarianceSettings
 from minitron_quant.covariance.files import PARTS
 from minitron_quant.covariance.gram import block_edges
-from minitron_quant.decode_forecast import LLAMA_CPP, operations_per_second
+from minitron_quant.decode_forecast import (
+    attention_operations,
+    llama_cpp_cost,
+    operations_per_second,
+)
 from minitron_quant.gptq.codebook_types import CODEBOOKS
 from minitron_quant.gptq.drift import HALVES
 from minitron_quant.gptq.estimate import Method
@@ -30,9 +34,10 @@ _FACTOR, _TRIED_ROWS, _RIGHT_SIDE = 0.7, 1800, 2.5
 _SCALAR_CODE, _CODEBOOK_CODE = 4e4, 9e4
 _SLOW_CODES = {"iq2_s": 1.5e5, "iq1_s": 4.4e5, "iq1_m": 4.4e5}
 # Independent codes have no coordinate descent.
-_INDEPENDENT_SCALAR, _INDEPENDENT_CODEBOOK = 6e3, 1.7e4
+_INDEPENDENT_SCALAR, _INDEPENDENT_CODEBOOK = 1.5e4, 2.4e4
 # float64 factorizations of an input's block, its dampings tried included, in n³
-_FACTORS = 8.0
+_FACTORS = 14.0
+_WAITING = 1.15
 # weights that share an input, by the one that it is counted for
 _SHARED = {"attn_k": "attn_q", "attn_v": "attn_q", "ffn_up": "ffn_gate"}
 # ridges tried for an input, each with its own factorization
@@ -91,8 +96,10 @@ def forecast_independent(job: QuantizeJob, collecting: CovarianceSettings, token
     blocks = list(_blocks({**layers, output: infos[output]}, collecting.block))
     sums = 4.0 * sum(width**2 for width in blocks)
     passes = math.ceil(sums / collecting.memory)
-    weights = sum(info.n_elements for info in layers.values())
-    operations = 2.0 * tokens * (weights * passes * LLAMA_CPP + sums / 4 * _SUMS)
+    run = 2.0 * sum(info.n_elements for info in layers.values())
+    run += attention_operations(job.shards, collecting.chunks.n_ctx)
+    # the sums are one thread's work beside llama.cpp's
+    operations = _WAITING * tokens * (run * passes * llama_cpp_cost() + sums / 2 * _SUMS)
     operations += _FACTORS * sum(width**3 for width in blocks)
     for level in job.outputs:
         codes = (
@@ -131,7 +138,10 @@ def _running(job: SequentialJob, stages: list[Stage], infos: dict[str, TensorInf
     """Operations for the runs of one layer: the full model's, and each level's up to its stages."""
     weights = [sum(infos[name].n_elements for name in stage.weights) for stage in stages]
     level = sum(sum(weights[:number]) for number in range(len(weights)))
-    return 2.0 * job.chunks.size * (sum(weights) + len(job.levels) * level) * LLAMA_CPP
+    attention = attention_operations(job.shards, job.chunks.shape[1]) / layer_count(job.shards)
+    products = 2.0 * (sum(weights) + len(job.levels) * level)
+    attention *= 1 + len(job.levels) * (len(stages) - 1)
+    return job.chunks.size * (products + attention) * llama_cpp_cost()
 
 
 def _solving(job: SequentialJob, stages: list[Stage], infos: dict[str, TensorInfo]) -> float:

@@ -35,8 +35,8 @@ def _stages(job: Job, file: PlannedFile, converted: int) -> dict[str, Any]:
     tokens = _tokens(measured, job.measure.chunks, job.measure.ctx) * (1 + len(levels["outputs"]))
     with header_alone(file) as header:
         # logits are read of every chunk's second half, and for an importance matrix of none
-        measuring = decode_seconds([header], tokens, 0.5)
-        calibrating = decode_seconds([header], calibration, 0)
+        measuring = decode_seconds([header], tokens, 0.5, job.measure.ctx)
+        calibrating = decode_seconds([header], calibration, 0, job.calibration.ctx)
     made = {
         "convert": _stage(
             [job.model.source], {file.path.name: converted}, converted / _WRITTEN_PER_SECOND
