@@ -22,7 +22,7 @@ from minitron_quant.gptq.sequential import SequentialJob
 from minitron_quant.gptq.stages import Stage, stages_of
 from minitron_quant.model_files import EMBEDDING, OUTPUT, tensors_of
 from minitron_quant.quantize.prepare import QuantizeJob
-from minitron_quant.streaming.layer_file import layer_tensors
+from minitron_quant.streaming.layer_file import layer_count, layer_tensors
 
 # Operations of a float32 product of BLAS that take as long, measured with 256 to 9,216 columns:
 # of sums, which add to a matrix for each chunk,
