@@ -7,22 +7,25 @@ import numpy as np
 
 from minitron_core.cpu_limits import default_threads
 from minitron_core.gguf import Gguf
-from minitron_core.kernels import AVX2, AVX512, kernels
+from minitron_engine.llama.product_speed import product_operations_per_second
 from minitron_quant.model_files import EMBEDDING, OUTPUT, tensors_of
 
-# Operations of BLAS that take as long as one of llama.cpp, F16 by float32, by the instruction set:
-# measured with models of 8 million to 4.5 billion weights.
-_COST = {AVX512: 1.4, AVX2: 2.1}
+# Time of a decode beside that of its products alone, in small ones: norms, softmax, operands larger
+# than caches. Measured with models of 8 million to 4.5 billion weights.
+_BESIDE_PRODUCTS = 1.25
+# where ggml's products cannot be measured
+_OF_BLAS = 0.6
 _SAMPLE = 768
 
 
-def llama_cpp_cost() -> float:
-    """Operations of operations_per_second() that take as long as one of llama.cpp."""
-    return _COST.get(kernels().level, _COST[AVX2])
+def llama_cpp_operations_per_second() -> float:
+    """Of llama.cpp's decodes, in one thread of this machine."""
+    products = product_operations_per_second()
+    return products / _BESIDE_PRODUCTS if products else _OF_BLAS * blas_operations_per_second()
 
 
-def operations_per_second() -> float:
-    """Of a float32 product in one thread of this machine."""
+def blas_operations_per_second() -> float:
+    """Of numpy's float32 products, in one thread of this machine."""
     square = np.ones((_SAMPLE, _SAMPLE), np.float32)
     square @ square
     started = time.thread_time()
@@ -39,8 +42,7 @@ def decode_seconds(
 ) -> float:
     """Seconds for so many tokens in chunks of n_ctx; outputs: the share of them with logits."""
     each = 2.0 * _weights_per_token(shards, outputs) + attention_operations(shards, n_ctx)
-    speed = operations_per_second() * (threads or default_threads())
-    return tokens * each * llama_cpp_cost() / speed
+    return tokens * each / (llama_cpp_operations_per_second() * (threads or default_threads()))
 
 
 def attention_operations(shards: Sequence[Gguf], n_ctx: int) -> float:

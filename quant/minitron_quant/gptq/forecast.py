@@ -12,8 +12,8 @@ from minitron_quant.covariance.files import PARTS
 from minitron_quant.covariance.gram import block_edges
 from minitron_quant.decode_forecast import (
     attention_operations,
-    llama_cpp_cost,
-    operations_per_second,
+    blas_operations_per_second,
+    llama_cpp_operations_per_second,
 )
 from minitron_quant.gptq.codebook_types import CODEBOOKS
 from minitron_quant.gptq.drift import HALVES
@@ -37,6 +37,7 @@ _SLOW_CODES = {"iq2_s": 1.5e5, "iq1_s": 4.4e5, "iq1_m": 4.4e5}
 _INDEPENDENT_SCALAR, _INDEPENDENT_CODEBOOK = 1.5e4, 2.4e4
 # float64 factorizations of an input's block, its dampings tried included, in n³
 _FACTORS = 14.0
+# sums are the work of one thread beside llama.cpp's, and wait for each other
 _WAITING = 1.15
 # weights that share an input, by the one that it is counted for
 _SHARED = {"attn_k": "attn_q", "attn_v": "attn_q", "ffn_up": "ffn_gate"}
@@ -76,12 +77,12 @@ def forecast_sequential(job: SequentialJob, layers_left: int, disk: float) -> Fo
     output = OUTPUT if OUTPUT in tensors else EMBEDDING
     infos[output] = tensors[output][1]
     stages, threads = stages_of(layer), job.threads or default_threads()
-    operations = layers_left * (_running(job, stages, infos) + _solving(job, stages, infos))
-    operations += _encoding(job, layers_left)
+    running = layers_left * _running(job, stages, infos) / llama_cpp_operations_per_second()
+    operations = layers_left * _solving(job, stages, infos) + _encoding(job, layers_left)
     if layers_left:  # the inputs of the output matrix come from the last layer's runs
         operations += _solving(job, [Stage((output,))], infos)
     runs = layers_left * len(job.chunks) * (1 + len(stages) * len(job.levels))
-    seconds = operations / (operations_per_second() * threads) + runs * _RUN_SECONDS
+    seconds = (running + operations / blas_operations_per_second()) / threads + runs * _RUN_SECONDS
     return Forecast("sequential", seconds, _memory(job, stages, infos), disk)
 
 
@@ -98,9 +99,8 @@ def forecast_independent(job: QuantizeJob, collecting: CovarianceSettings, token
     passes = math.ceil(sums / collecting.memory)
     run = 2.0 * sum(info.n_elements for info in layers.values())
     run += attention_operations(job.shards, collecting.chunks.n_ctx)
-    # the sums are one thread's work beside llama.cpp's
-    operations = _WAITING * tokens * (run * passes * llama_cpp_cost() + sums / 2 * _SUMS)
-    operations += _FACTORS * sum(width**3 for width in blocks)
+    running = _WAITING * tokens * run * passes / llama_cpp_operations_per_second()
+    operations = _WAITING * tokens * sums / 2 * _SUMS + _FACTORS * sum(width**3 for width in blocks)
     for level in job.outputs:
         codes = (
             infos[name].n_elements * _independent_code(level.planned.types[name])
@@ -110,7 +110,8 @@ def forecast_independent(job: QuantizeJob, collecting: CovarianceSettings, token
     threads = job.settings.threads or default_threads()
     disk = PARTS * sums + sum(level.bytes for level in job.outputs)
     memory = _BASE_BYTES + min(sums, collecting.memory)
-    return Forecast("independent", operations / (operations_per_second() * threads), memory, disk)
+    seconds = (running + operations / blas_operations_per_second()) / threads
+    return Forecast("independent", seconds, memory, disk)
 
 
 def _is_layer_matrix(name: str, info: TensorInfo) -> bool:
@@ -141,7 +142,7 @@ def _running(job: SequentialJob, stages: list[Stage], infos: dict[str, TensorInf
     attention = attention_operations(job.shards, job.chunks.shape[1]) / layer_count(job.shards)
     products = 2.0 * (sum(weights) + len(job.levels) * level)
     attention *= 1 + len(job.levels) * (len(stages) - 1)
-    return job.chunks.size * (products + attention) * llama_cpp_cost()
+    return job.chunks.size * (products + attention)
 
 
 def _solving(job: SequentialJob, stages: list[Stage], infos: dict[str, TensorInfo]) -> float:

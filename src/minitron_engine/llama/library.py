@@ -86,6 +86,8 @@ _BASE_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "ggml_free": (None, [c_void_p]),
     "ggml_new_tensor_2d": (c_void_p, [c_void_p, c_int, c_int64, c_int64]),
     "ggml_mul_mat": (c_void_p, [c_void_p, c_void_p, c_void_p]),
+    "ggml_new_graph": (c_void_p, [c_void_p]),
+    "ggml_build_forward_expand": (None, [c_void_p, c_void_p]),
     "ggml_backend_dev_supports_op": (c_bool, [c_void_p, c_void_p]),
     "ggml_backend_dev_name": (c_char_p, [c_void_p]),
     "ggml_backend_dev_description": (c_char_p, [c_void_p]),
@@ -110,6 +112,7 @@ _LLAMA_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
 }
 _CPU_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "ggml_cpu_init": (None, []),
+    "ggml_graph_compute_with_ctx": (c_int, [c_void_p, c_void_p, c_int]),
     "ggml_cpu_fp16_to_fp32": (None, [c_void_p, c_void_p, c_int64]),
     "ggml_cpu_bf16_to_fp32": (None, [c_void_p, c_void_p, c_int64]),
 }
@@ -167,16 +170,25 @@ def check_layout(base: ctypes.CDLL) -> None:
 
 
 @cache
+def cpu_library() -> ctypes.CDLL | None:
+    """libggml-cpu; None in a build that loads its backends at run time."""
+    try:
+        found = _declared(_CPU_FUNCTIONS)
+    except AttributeError:
+        return None
+    found.ggml_cpu_init()  # fills the table that it uses where the processor has no instruction
+    return found
+
+
+@cache
 def _half_decoders() -> dict[int, Any]:
     """The functions for f16 and bf16: libggml-cpu's, which are ten times faster, or libggml-base's.
 
-    Both give the same bits. A build that loads its backends at run time has only the latter.
+    Both give the same bits.
     """
-    try:
-        cpu = _declared(_CPU_FUNCTIONS)
-    except AttributeError:
+    cpu = cpu_library()
+    if cpu is None:
         return {1: ggml().ggml_fp16_to_fp32_row, 30: ggml().ggml_bf16_to_fp32_row}
-    cpu.ggml_cpu_init()  # fills the table that it uses where the processor has no instruction
     return {1: cpu.ggml_cpu_fp16_to_fp32, 30: cpu.ggml_cpu_bf16_to_fp32}
 
 
