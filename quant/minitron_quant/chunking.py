@@ -132,7 +132,7 @@ def chunk_texts(model: Model, texts: Sequence[Path], settings: ChunkSettings) ->
     """The chunks of several text files as [chunks, n_ctx], `limit` in all; as chunk_text."""
     each = [chunk_text(model, read_text(path), settings, path.name) for path in texts]
     if not each:
-        raise Usage("GPTQ needs a text", "--text TEXT")
+        raise Usage("calibration needs a text", "--text TEXT")
     chunks: Tokens = np.concatenate(each)[: settings.limit]
     return chunks
 

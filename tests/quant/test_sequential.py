@@ -250,3 +250,6 @@ def test_forecast_is_of_the_layers_that_are_left(two_layers: Path) -> None:
     whole, half, nothing = (forecast_sequential(job, layers, 1e6) for layers in (2, 1, 0))
     assert whole.seconds > half.seconds > nothing.seconds == 0
     assert whole.memory == half.memory > 0 and whole.disk == 1e6
+    both = whole.two_sided(1e12)
+    assert both.seconds > whole.seconds and both.memory == 1e12 and both.disk == whole.disk
+    assert str(both).startswith("two-sided GPTQ takes about")

@@ -31,7 +31,7 @@ from minitron_quant.gptq.output_hessian import HessianOrigin, OutputHessian
 from minitron_quant.gptq.sequential import SequentialGptq, SequentialJob
 from minitron_quant.gptq.sequential_store import SequentialStore
 from minitron_quant.gptq.stages import kept_columns, stages_of
-from minitron_quant.gptq.transformers_model import check_transformers
+from minitron_quant.gptq.transformers_model import check_transformers, gradient_memory
 from minitron_quant.imatrix.collect import CollectSettings, collect
 from minitron_quant.imatrix.files import write_imatrix
 from minitron_quant.model_files import EMBEDDING, open_model_files, tensors_of
@@ -186,7 +186,7 @@ class SequentialLevels:
         return frozenset(name for layer in empty.tensors_by_layer() for name in layer)
 
     def forecast(self, outputs: Sequence[LevelOutput]) -> Forecast:
-        """What the codes of these levels take, without the gradients of two-sided GPTQ."""
+        """What the codes of these levels take, before anything is collected."""
         job = self._job_of(outputs, None)
         return self._forecast(job, self._open_store(job), outputs)
 
@@ -229,7 +229,10 @@ class SequentialLevels:
     ) -> Forecast:
         left = layer_count(self._shards) - max(0, store.layers)
         disk = store.bytes + sum(output.bytes for output in outputs)
-        return forecast_sequential(job, left, disk)
+        takes = forecast_sequential(job, left, disk)
+        if self._settings.two_sided:
+            return takes.two_sided(gradient_memory(self._shards[0], self._chunks.shape[1]))
+        return takes
 
     @cached_property
     def _gradients(self) -> GradientSettings:

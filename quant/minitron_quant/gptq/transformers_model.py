@@ -38,7 +38,7 @@ def check_transformers(shards: Sequence[Gguf], n_ctx: int) -> None:
         )
     if len(shards) > 1:
         raise Unsupported("transformers does not read a model in several files", _WITHOUT)
-    needed, free = _memory(shards[0], n_ctx), available_memory()
+    needed, free = gradient_memory(shards[0], n_ctx), available_memory()
     if needed > free:
         raise OutOfResources(
             f"two-sided GPTQ holds the model as float32, its gradients and their sums, in "
@@ -47,7 +47,7 @@ def check_transformers(shards: Sequence[Gguf], n_ctx: int) -> None:
         )
 
 
-def _memory(shard: Gguf, n_ctx: int) -> int:
+def gradient_memory(shard: Gguf, n_ctx: int) -> int:
     """Bytes that gradients of so many tokens take, the model included."""
     tensors = tensors_of([shard])
     vocabulary = tensors[EMBEDDING][1].rows
