@@ -3,8 +3,8 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Self
 from itertools import chain
+from typing import Self
 
 from minitron_core.cpu_limits import default_threads
 from minitron_core.gguf import TYPE, TensorInfo
