@@ -52,6 +52,8 @@ def test_quantize_gptq_is_sequential_where_layers_can_run_one_by_one(
     plan = minitron(*given, "--dry-run")
     assert plan.code == 0 and not folder.exists()
     assert "sequential GPTQ takes about" in plan.err
+    takes = plan.document["gptq"]
+    assert takes["method"] == "sequential" and takes["disk_bytes"] > takes["estimated_seconds"] > 0
     ran = minitron(*given)
     assert ran.code == 0, ran.err
     assert ran.document["levels"][0]["bytes"] == plan.document["levels"][0]["bytes"]

@@ -66,6 +66,15 @@ class Forecast:
         seconds, memory = _TWO_SIDED * self.seconds, max(self.memory, gradients)
         return replace(self, method="two-sided", seconds=seconds, memory=memory)
 
+    def document(self) -> dict[str, str | float | int]:
+        """As it is in JSON."""
+        return {
+            "method": self.method,
+            "estimated_seconds": round(self.seconds, 1),
+            "memory_bytes": round(self.memory),
+            "disk_bytes": round(self.disk),
+        }
+
     def __str__(self) -> str:
         minutes = self.seconds / 60
         took = f"{minutes / 60:.1f} hours" if minutes > 90 else f"{minutes:.0f} min"

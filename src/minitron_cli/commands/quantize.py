@@ -119,7 +119,7 @@ def _show_plan(out: Output, source: QuantizeSource, gptq: CalibrationOptions) ->
     job, takes = planned_gptq_job(out, source.settings, gptq)
     _show_notes(out, job)
     out.note(str(takes))
-    show_plan(out, summarize(job, takes.seconds))
+    show_plan(out, summarize(job, takes.seconds) | {"gptq": takes.document()})
 
 
 def _make_mix(out: Output, settings: MixSettings, *, curve: bool) -> None:
