@@ -27,7 +27,7 @@ from minitron_quant.perplexity.table import measure
 
 LEVELS = (
     "IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ2_M Q2_K_S Q2_K IQ3_XXS IQ3_XS Q3_K_S IQ3_S IQ3_M Q3_K_M Q3_K_L "
-    "IQ4_XS Q4_0 IQ4_NL Q4_K_S Q4_K_M Q4_1 Q5_K_S Q5_0 Q5_K_M"
+    "IQ4_XS IQ4_NL Q4_K_S Q4_K_M Q5_K_S Q5_K_M"
 )
 METHODS = ("preset", "independent", "sequential", "mix", "mix-independent", "mix-sequential")
 PARSER = parser_for(__doc__)
