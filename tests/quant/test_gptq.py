@@ -21,6 +21,7 @@ from minitron_quant.gptq.cholesky import error_of, factor_block
 from minitron_quant.gptq.encoder import GptqEncoder
 from minitron_quant.gptq.held_out import GptqComparison, quantize_verified
 from minitron_quant.levels import parse_levels
+from minitron_quant.mixed_precision.error_shares import ErrorShares
 from minitron_quant.mixed_precision.predict_kld import with_gptq
 from minitron_quant.mixed_precision.sensitivity_file import Sensitivity, TensorSensitivity
 from minitron_quant.perplexity.settings import MeasureSettings
@@ -226,17 +227,45 @@ def test_quantize_verified_refuses_the_calibration_text(
 
 
 def test_with_gptq_scales_costs_by_the_error_that_is_left(
-    short_llama: Path, covariance: Path
+    short_llama: Path, covariance: Path, tmp_path: Path
 ) -> None:
     gptq = GptqEncoder(covariance, [open_gguf(short_llama)])
     kinds = {TYPE_ID[name]: 2.0 for name in ("q4_0", "q3_K", "f16")}
     names = ("blk.0.attn_q.weight", "blk.0.attn_k.weight", "token_embd.weight")
     tensors = {name: TensorSensitivity(kinds, 1.0, [1.0]) for name in names}
     plain = Sensitivity({}, {}, {}, 512, "q4_0", tensors)
-    found = with_gptq(plain, gptq).tensors
+    found = with_gptq(plain, ErrorShares(gptq, tmp_path / "shares.json")).tensors
     assert found["token_embd.weight"].costs == kinds
     shared = found["blk.0.attn_q.weight"].costs
     assert found["blk.0.attn_k.weight"].costs == shared  # q and k have one input
     assert shared[TYPE_ID["f16"]] == 2.0
     assert 0.2 < shared[TYPE_ID["q4_0"]] < 1.6
     assert plain.tensors["blk.0.attn_q.weight"].costs == kinds
+
+
+def test_error_shares_are_measured_once(
+    short_llama: Path, covariance: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gptq, path = GptqEncoder(covariance, [open_gguf(short_llama)]), tmp_path / "shares.json"
+    name, kind = "blk.0.attn_q.weight", TYPE_ID["q4_0"]
+    first = ErrorShares(gptq, path)
+    share = first.of(name, kind)
+    first.keep()
+    monkeypatch.setattr(GptqEncoder, "gain", lambda *_: 7.0)
+    again = ErrorShares(gptq, path)
+    assert again.of(name, kind) == share != 7
+    assert again.of(name, TYPE_ID["q5_0"]) == 7
+    path.write_bytes(path.read_bytes().replace(b"q4_0", b"q4_1"))
+    assert ErrorShares(gptq, path).of(name, kind) == 7
+    monkeypatch.setattr(GptqEncoder, "made_from", "another covariance")
+    first.of(name, TYPE_ID["q6_K"])
+    first.keep()
+    assert ErrorShares(gptq, path).of(name, kind) == 7
+
+
+def test_error_shares_do_without_a_folder_that_takes_files(
+    short_llama: Path, covariance: Path, tmp_path: Path
+) -> None:
+    shares = ErrorShares(GptqEncoder(covariance, [open_gguf(short_llama)]), tmp_path / "no" / "x")
+    assert shares.of("blk.0.attn_q.weight", TYPE_ID["f16"]) == 1
+    shares.keep()

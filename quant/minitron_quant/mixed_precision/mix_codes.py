@@ -20,6 +20,7 @@ from minitron_quant.array_backend import Floats
 from minitron_quant.gptq.encoder import GptqEncoder
 from minitron_quant.gptq.estimate import Method
 from minitron_quant.gptq.sequential_levels import SequentialLevels, SequentialSettings
+from minitron_quant.mixed_precision.error_shares import ErrorShares
 from minitron_quant.mixed_precision.predict_kld import measure_kld, predict_kld, with_gptq
 from minitron_quant.mixed_precision.sensitivity_file import Sensitivity
 from minitron_quant.model_files import open_model_files
@@ -76,8 +77,13 @@ class MixCodes:
         return (self._sequential or self.independent).job(settings)
 
     def priced(self, sensitivity: Sensitivity) -> Sensitivity:
-        """The sensitivity with the share of every cost that independent codes leave."""
-        return with_gptq(sensitivity, self.independent, self._progress)
+        """The sensitivity with the share of every cost that independent codes leave.
+
+        Shares are kept in {Model}.gptq-shares.json beside the covariance, for the next size.
+        """
+        name = f"{model_name(self._quantize.source)}.gptq-shares.json"
+        shares = ErrorShares(self.independent, self.independent.file.with_name(name))
+        return with_gptq(sensitivity, shares, self._progress)
 
     def predict(
         self, recipe: Recipe, sensitivity: Sensitivity, method: Method | None = None

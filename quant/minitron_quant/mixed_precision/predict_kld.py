@@ -20,6 +20,7 @@ from minitron_engine.loading import open_model
 from minitron_quant.array_backend import Floats
 from minitron_quant.chunking import ChunkSettings
 from minitron_quant.gptq.encoder import GptqEncoder
+from minitron_quant.mixed_precision.error_shares import ErrorShares
 from minitron_quant.mixed_precision.probe import Prober, open_prober
 from minitron_quant.mixed_precision.sensitivity_file import Sensitivity
 from minitron_quant.model_files import open_model_files, tensors_of
@@ -29,7 +30,7 @@ _FIRST_HALF = (0,)
 
 
 def with_gptq(
-    sensitivity: Sensitivity, gptq: GptqEncoder, progress: Progress = ignore
+    sensitivity: Sensitivity, shares: ErrorShares, progress: Progress = ignore
 ) -> Sensitivity:
     """The same sensitivity, every cost multiplied by the share of the error that GPTQ leaves.
 
@@ -40,9 +41,10 @@ def with_gptq(
         progress(Event("gptq", number, len(found), "tensors", name))
         costs = {
             ggml_type: cost
-            * (1.0 if TYPE[ggml_type].block_elements == 1 else gptq.gain(name, ggml_type))
+            * (1.0 if TYPE[ggml_type].block_elements == 1 else shares.of(name, ggml_type))
             for ggml_type, cost in tensor.costs.items()
         }
+        shares.keep()
         found[name] = replace(tensor, costs=costs)
     return replace(sensitivity, tensors=found)
 
