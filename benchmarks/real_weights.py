@@ -1,6 +1,6 @@
 """What GPTQ and solved mixes gain on real weights: every level, several texts, 95 % intervals.
 
-    python benchmarks/real_weights.py smollm2-F16.gguf --folder work \
+    python benchmarks/real_weights.py smollm2-F16.gguf --folder work --types=-q4_1 \
         --calibration mixed-cal.txt --text wiki.test.raw --text mixed-held.txt --text maths.txt
 
 Every file of a level is made as users make it, by a command: the preset with an importance matrix,
@@ -39,6 +39,9 @@ PARSER.add_argument("--text", action="append", required=True, type=Path, help="t
 PARSER.add_argument("--chunks", type=int, default=16, help="of 512 tokens, of each text")
 PARSER.add_argument("--levels", default=LEVELS, help="between spaces")
 PARSER.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+PARSER.add_argument(
+    "--types", help="of mixes, as of quantize; =-q4_1 for a model decoded from q4_1"
+)
 PARSER.add_argument("--result", metavar="FILE.md", type=Path, help="write the tables there")
 
 
@@ -106,6 +109,8 @@ def make(work: Work, method: str) -> None:
             collected = next((work.folder / codes).glob("*.covariance.gguf"))
             gptq = "--gptq", codes, "--covariance", collected
         sensitivity: Command = ("--sensitivity", work.sensitivity, "--no-verify")
+        if work.given.types:
+            sensitivity = *sensitivity, f"--types={work.given.types}"
         for level in work.levels:
             options = ("--like", level, "-d", folder / level, *sensitivity, *gptq)
             work.run(f"{method} {level}", "quantize", work.model, *options)
