@@ -40,7 +40,7 @@ PARSER.add_argument("--chunks", type=int, default=16, help="of 512 tokens, of ea
 PARSER.add_argument("--levels", default=LEVELS, help="between spaces")
 PARSER.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
 PARSER.add_argument(
-    "--types", help="of mixes, as of quantize; =-q4_1 for a model decoded from q4_1"
+    "--types", help="of mixes; =-q4_1 for a model decoded from it"
 )
 PARSER.add_argument("--result", metavar="FILE.md", type=Path, help="write the tables there")
 
