@@ -192,8 +192,9 @@ def _bytes(text: str) -> int:
 
 def forecast(name: str, results: dict[str, dict[str, Any]]) -> float | None:
     """The seconds that minitron said a step would take; None where it said nothing."""
-    if name.startswith("quantize") and "plan" in results:
-        return float(json.loads(results["plan"]["output"])["estimated_seconds"])
+    plan = results.get(name.replace("quantize", "plan"))
+    if name.startswith("quantize") and plan:
+        return float(json.loads(plan["output"])["estimated_seconds"])
     said = re.search(r"takes about ([\d.]+) (s|min|hours)", results[name]["output"])
     return float(said[1]) * {"s": 1, "min": 60, "hours": 3600}[said[2]] if said else None
 
