@@ -39,9 +39,7 @@ PARSER.add_argument("--text", action="append", required=True, type=Path, help="t
 PARSER.add_argument("--chunks", type=int, default=16, help="of 512 tokens, of each text")
 PARSER.add_argument("--levels", default=LEVELS, help="between spaces")
 PARSER.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
-PARSER.add_argument(
-    "--types", help="of mixes; =-q4_1 for a model decoded from it"
-)
+PARSER.add_argument("--types", help="of mixes; =-q4_1 for a model decoded from it")
 PARSER.add_argument("--result", metavar="FILE.md", type=Path, help="write the tables there")
 
 

@@ -126,7 +126,8 @@ def forecast_independent(job: QuantizeJob, collecting: CovarianceSettings, token
         operations += sum(codes)
     threads = job.settings.threads or default_threads()
     disk = PARTS * sums + sum(level.bytes for level in job.outputs)
-    memory = _BASE_BYTES + min(sums, collecting.memory)
+    logits = 4.0 * collecting.chunks.n_batch * infos[output].rows  # llama.cpp's room for them
+    memory = _BASE_BYTES + min(sums, collecting.memory) + logits
     seconds = (running + operations / blas_operations_per_second()) / threads
     return Forecast("independent", seconds, memory, disk)
 
