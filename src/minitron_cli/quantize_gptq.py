@@ -8,7 +8,6 @@ from minitron_cli.options.calibration import CalibrationOptions
 from minitron_cli.output import Output
 from minitron_core.errors import Unsupported, Usage
 from minitron_core.hashing import file_sha256
-from minitron_engine.llama.settings import ModelSettings
 from minitron_engine.loading import open_model
 from minitron_quant.chunking import ChunkSettings, chunk_texts
 from minitron_quant.covariance.collect import BLOCK, FULL, CovarianceSettings
@@ -124,7 +123,7 @@ def _independent_plan(
     if gptq.covariance is not None:
         job = GptqEncoder(gptq.covariance, shards).job(settings)
         return job, forecast_independent(job, collecting, 0)
-    with open_model(ModelSettings(settings.source, vocab_only=True)) as model:
+    with open_model(replace(settings.loading, vocab_only=True)) as model:
         tokens = chunk_texts(model, collecting.texts, collecting.chunks).size
     names = [text.name for text in collecting.texts]
     job = prepare(settings, planned_gptq("independent", names, shards))
