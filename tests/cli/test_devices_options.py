@@ -1,7 +1,8 @@
 """The options for devices, in every command that runs a model."""
 
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import pytest
 
 from helpers.support import EXAMPLES, fails
 from minitron_core.errors import Damaged
+from minitron_engine.llama.model import Model
 from minitron_engine.llama.settings import ModelSettings
+from minitron_engine.loading import open_model
 
 TEXT = ("-f", EXAMPLES / "calibration.txt")
 COMMANDS = {
@@ -67,8 +70,18 @@ def test_quantize_calibrates_with_the_layers_on_gpus_that_it_was_given(
     monkeypatch.setattr("minitron_engine.llama.devices.gpus", lambda: [None])
     for module in ("minitron.loading", "minitron_quant.gptq.sequential_levels"):
         monkeypatch.setattr(f"{module}.open_model", loading)
+
+    @contextmanager
+    def vocabulary(settings: ModelSettings) -> Iterator[Model]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("minitron_engine.llama.devices.gpus", list)
+            with open_model(ModelSettings(settings.path, 0, vocab_only=True)) as model:
+                yield model
+
+    monkeypatch.setattr("minitron_cli.quantize_gptq.open_model", vocabulary)
     given = ("-f", EXAMPLES / "calibration.txt", "-d", tmp_path, "--split-mode", "none")
-    fails(minitron("quantize", short_llama, "Q4_0", *given, *options), 8, "enough")
+    ran = minitron("quantize", short_llama, "Q4_0", *given, *options)
+    assert ran.code == 8 and ran.err.endswith("error: enough\n")
     assert [(each.gpu_layers, each.placement.split_mode) for each in loaded] == [(3, "none")]
 
 
