@@ -6,7 +6,7 @@
 Every file of a level is made as users make it, by a command: the preset with an importance matrix,
 the preset's types with codes of GPTQ, the mix solved for the level's size, and the mix with GPTQ.
 Each is compared with the preset on the same chunks. What is made and measured stays in FOLDER: a
-run that is repeated goes on where it was, so that a long job may take several sittings. Prints
+second run continues, with the same options, so that a long job may take several sittings. Prints
 Markdown; Linux only.
 """
 

@@ -47,15 +47,12 @@ def decode_seconds(
 
 def attention_operations(shards: Sequence[Gguf], n_ctx: int) -> float:
     """Of one token: llama.cpp multiplies queries with the whole chunk, masked or not."""
-    return (
-        4.0
-        * n_ctx
-        * sum(
-            info.shape[0]
-            for name, (_, info) in tensors_of(shards).items()
-            if name.startswith("blk.") and name.endswith(".attn_output.weight")
-        )
+    widths = (
+        info.shape[0]
+        for name, (_, info) in tensors_of(shards).items()
+        if name.startswith("blk.") and name.endswith(".attn_output.weight")
     )
+    return 4.0 * n_ctx * sum(widths)
 
 
 def _weights_per_token(shards: Sequence[Gguf], outputs: float) -> float:

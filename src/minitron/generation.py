@@ -18,7 +18,7 @@ from minitron_engine.llama.settings import ContextSettings
 if TYPE_CHECKING:
     from minitron_engine.generation.chat import Conversation
 
-# tokens of a context if nothing else is asked for
+# default tokens of a context
 DEFAULT_CONTEXT = 4096
 _BATCH = 2048
 _CHAT_BATCH = 512

@@ -6,7 +6,7 @@ from pathlib import Path
 from minitron.quantization import covariance as collect_covariance
 from minitron_cli.options.calibration import CalibrationOptions
 from minitron_cli.output import Output
-from minitron_core.errors import Unsupported, Usage
+from minitron_core.errors import Damaged, NotFound, Unsupported, Usage
 from minitron_core.hashing import file_sha256
 from minitron_engine.loading import open_model
 from minitron_quant.chunking import ChunkSettings, chunk_texts
@@ -89,7 +89,7 @@ def _is_sequential(out: Output, settings: QuantizeSettings, gptq: CalibrationOpt
 
 
 def _covariance(out: Output, settings: QuantizeSettings, gptq: CalibrationOptions) -> Path:
-    """The covariance that was given, or is collected on a text."""
+    """The path of --covariance, or of the covariance collected on --text."""
     if gptq.covariance is not None:
         return gptq.covariance
     path, collecting = _collecting(settings, gptq)
@@ -132,8 +132,9 @@ def _independent_plan(
 
 
 def _is_collected(path: Path, collecting: CovarianceSettings, tokens: int) -> bool:
-    if not path.exists():
+    try:
+        origin = open_covariance(path).origin
+    except (NotFound, Damaged):  # of another version, too: collecting replaces it
         return False
-    origin = open_covariance(path).origin
     texts = tuple(map(file_sha256, collecting.texts))
     return (origin.texts, sum(origin.tokens)) == (texts, tokens)

@@ -159,6 +159,12 @@ def test_quantize_gptq_collects_once_and_verifies(
     ]
     (level,) = ran.document["levels"]
     assert not level["kept"]
+    covariance = folder / "nano-llama.covariance.gguf"
+    whole = covariance.read_bytes()
+    covariance.write_bytes(whole[:100])
+    damaged = minitron(*given, "--dry-run")
+    assert damaged.code == 0 and damaged.document["estimated_seconds"] > collected
+    covariance.write_bytes(whole)
     assert minitron(*given).document["levels"][0]["kept"]
     held_out = ("--held-out", EXAMPLES / "held-out.txt", "--chunks", 2)
     (proved,) = minitron(*given, *held_out).document["levels"]

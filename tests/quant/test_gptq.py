@@ -263,7 +263,7 @@ def test_error_shares_are_measured_once(
     assert ErrorShares(gptq, path).of(name, kind) == 7
 
 
-def test_error_shares_do_without_a_folder_that_takes_files(
+def test_error_shares_work_where_the_folder_is_not_writable(
     short_llama: Path, covariance: Path, tmp_path: Path
 ) -> None:
     shares = ErrorShares(GptqEncoder(covariance, [open_gguf(short_llama)]), tmp_path / "no" / "x")

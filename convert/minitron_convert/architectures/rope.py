@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def llama3_frequencies(model: SourceModel, factor: float = 8.0) -> list[ModelTensor]:
-    """The factors by which llama3 scaling divides the rotary frequencies, where it is asked for.
+    """The factors by which llama3 scaling divides the rotary frequencies, where the config has it.
 
     `factor` is what transformers assumes where the config gives none.
     """

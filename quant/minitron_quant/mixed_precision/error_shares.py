@@ -40,7 +40,7 @@ class ErrorShares:
         return known[kind]
 
     def keep(self) -> None:
-        """Write what was measured since the last call; not where the folder takes no files."""
+        """Write what was measured since the last call; skipped where the folder is not writable."""
         if self._changed:
             with contextlib.suppress(MinitronError):
                 write_checksummed(self._path, self._origin | {"shares": self._shares})

@@ -28,7 +28,7 @@ _PIECE = 1 << 16
 
 
 class TensorBytes(Protocol):
-    """A tensor's bytes, read or made when a part is asked for; an array is one."""
+    """A tensor's bytes, read or made when a part is needed; an array is one."""
 
     def __getitem__(self, part: slice, /) -> Bytes: ...
 

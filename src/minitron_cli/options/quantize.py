@@ -89,7 +89,7 @@ class MixOptions:
     no_verify: Annotated[bool, _mix("--no-verify", help="Do not measure the result.")] = False
 
     def requested(self, levels: Sequence[str]) -> bool:
-        """Whether a mix is asked for, not levels. Usage: both, several sizes, or nothing."""
+        """Whether the options ask for a mix. Usage: with levels, several sizes, or nothing."""
         count = sum(v is not None for v in (self.size, self.bpw, self.max_kld, self.like))
         if levels and (count or self.curve):
             raise Usage("give levels, or a size, but not both")
