@@ -24,6 +24,8 @@ from harness import Command, machine, minitron_path, parser_for
 from measured_process import Measured, measure
 
 LEVELS = ("IQ2_XXS", "Q3_K_M", "Q4_K_M", "Q8_0")
+# of the steps that run one level
+ONE = "Q4_K_M"
 PARSER = parser_for(__doc__)
 PARSER.add_argument("--source", required=True, type=Path, help="the checkpoint's folder")
 PARSER.add_argument("--folder", required=True, type=Path, help="where files are made and kept")
@@ -32,6 +34,7 @@ PARSER.add_argument("--held-out", required=True, type=Path, help="another text")
 PARSER.add_argument("--questions", required=True, type=Path, help="HellaSwag in raw form")
 PARSER.add_argument("--limit", metavar="8G", help="a cgroup's memory limit")
 PARSER.add_argument("--steps", nargs="+", metavar="STEP", help="only these")
+PARSER.add_argument("--levels", nargs="+", default=LEVELS, help=f"{ONE} among them")
 PARSER.add_argument("--budget", default="5m", help="of the sensitivity (default: %(default)s)")
 
 
@@ -45,6 +48,7 @@ class Files:
     held_out: Path
     questions: Path
     budget: str
+    names: tuple[str, ...]
 
     @property
     def full(self) -> Path:
@@ -75,7 +79,7 @@ def steps(files: Files) -> dict[str, Command]:
     """Every step's command line after `minitron`, in order."""
     full, matrix = files.full, files.matrix
     table: Command = (
-        *map(files.level, LEVELS),
+        *map(files.level, files.names),
         "--reference",
         full,
         "-f",
@@ -94,12 +98,12 @@ def steps(files: Files) -> dict[str, Command]:
         "verify": ("verify", files.source, full, "--no-logits"),
         "imatrix": ("imatrix", full, "-f", files.text, "--chunks", 4, "-o", matrix),
         "plan of all": (*quantize, "all", "--dry-run", "--json"),
-        "plan": (*quantize, *LEVELS, "--dry-run", "--json"),
-        "quantize": (*quantize, *LEVELS),
+        "plan": (*quantize, *files.names, "--dry-run", "--json"),
+        "quantize": (*quantize, *files.names),
         "ppl": ("ppl", *table, "--json"),
-        "tasks": ("tasks", files.level("Q4_K_M"), *hellaswag, "--json"),
-        "generate": ("generate", files.level("Q4_K_M"), "The old house", "-n", 32, "--seed", 1),
-        "bench": ("bench", files.level("Q4_K_M"), "--json"),
+        "tasks": ("tasks", files.level(ONE), *hellaswag, "--json"),
+        "generate": ("generate", files.level(ONE), "The old house", "-n", 32, "--seed", 1),
+        "bench": ("bench", files.level(ONE), "--json"),
         "advise": ("advise", files.levels, "--vram", "6G", "--json"),
         "card": ("card", files.levels, "--force"),
         "sensitivity": (
@@ -160,7 +164,8 @@ def main() -> int:
     given = PARSER.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     files = Files(
-        *(given.source, given.folder, given.text, given.held_out, given.questions, given.budget)
+        *(given.source, given.folder, given.text, given.held_out, given.questions, given.budget),
+        tuple(given.levels),
     )
     minitron = minitron_path(given)
     limit = _bytes(given.limit) if given.limit else None
