@@ -162,24 +162,30 @@ def note(text: str) -> None:
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
-def table_of(cases: Sequence[dict[str, Any]]) -> str:
-    """Comparisons, as the JSON has them, as a Markdown table."""
+def table_of(
+    cases: Sequence[dict[str, Any]], sides: tuple[str, str] = ("minitron", "llama.cpp")
+) -> str:
+    """Comparisons, as the JSON has them, as a Markdown table. sides: what is compared."""
     columns = ("wall", "s", ".2f"), ("cpu", "CPU s", ".2f"), ("peak_mib", "MiB", ".0f")
-    names = [f"{side} {unit}" for _, unit, _ in columns for side in ("minitron", "llama.cpp")]
+    names = [f"{side} {unit}" for _, unit, _ in columns for side in sides]
     lines = [
         f"| case | runs | ratio | in pairs | CPU ratio | {' | '.join(names)} "
-        "| values (minitron; llama.cpp) |",
+        f"| values ({sides[0]}; {sides[1]}) |",
         f"|---|{'---:|' * (len(names) + 4)}---|",
     ]
     for case in cases:
-        sides = case["ours"], case["theirs"]
-        cells = [f"{side[key]:{form}}" for key, _, form in columns for side in sides]
+        measured = case["ours"], case["theirs"]
+        cells = [f"{side[key]:{form}}" for key, _, form in columns for side in measured]
         values = [
             f"{key} {_number(value)}; {_number(case['theirs']['values'].get(key))}"
             for key, value in case["ours"]["values"].items()
         ]
-        ratios = case["ratio"], case["in_pairs"], sides[0]["cpu"] / sides[1]["cpu"]
-        first = [case["name"], str(len(sides[0]["walls"])), *(f"{ratio:.2f}" for ratio in ratios)]
+        ratios = case["ratio"], case["in_pairs"], measured[0]["cpu"] / measured[1]["cpu"]
+        first = [
+            case["name"],
+            str(len(measured[0]["walls"])),
+            *(f"{ratio:.2f}" for ratio in ratios),
+        ]
         lines.append(f"| {' | '.join([*first, *cells, ', '.join(values)])} |")
     return "\n".join(lines)
 

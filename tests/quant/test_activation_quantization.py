@@ -7,6 +7,7 @@ import pytest
 
 from helpers.support import EXAMPLES
 from minitron_core.gguf import TYPE_ID, TensorInfo, open_gguf
+from minitron_core.progress import Event
 from minitron_engine.llama.settings import ModelSettings
 from minitron_engine.loading import open_model
 from minitron_quant.chunking import ChunkSettings, chunk_text, read_text
@@ -48,7 +49,9 @@ def test_rounding_noise_of_a_model_covers_its_weights(nano_nemotron: Path) -> No
     shard = open_gguf(nano_nemotron)
     with open_model(ModelSettings(nano_nemotron, n_ctx=64)) as model:
         chunks = chunk_text(model, read_text(EXAMPLES / "held-out.txt"), CHUNKS, "text")[:2]
-        noise = rounding_noise(model, chunks, CHUNKS)
+        events: list[Event] = []
+        noise = rounding_noise(model, chunks, CHUNKS, events.append)
+    assert [event.done for event in events] == [0, 1, 2]
     tensors = {i.name: (shard, i) for i in shard.tensors if len(i.shape) > 1}
     assert noise.keys() == tensors.keys() - {"token_embd.weight"}
     for name, by_block in noise.items():

@@ -251,6 +251,9 @@ def test_error_shares_are_measured_once(
     first = ErrorShares(gptq, path)
     share = first.of(name, kind)
     first.keep()
+    other = GptqEncoder(covariance, [open_gguf(short_llama)])
+    ErrorShares(other, path)
+    assert other.dampings == gptq.dampings != {}
     monkeypatch.setattr(GptqEncoder, "gain", lambda *_: 7.0)
     again = ErrorShares(gptq, path)
     assert again.of(name, kind) == share != 7

@@ -9,14 +9,20 @@ import pytest
 
 from helpers.support import EXAMPLES
 from minitron_core.errors import Damaged, NotFound, Usage
-from minitron_core.gguf import TYPE_ID, open_gguf
+from minitron_core.gguf import F16, TYPE_ID, GgufWriter, TensorSpec, open_gguf
 from minitron_core.progress import Event
 from minitron_engine.llama.settings import ModelSettings
 from minitron_engine.loading import open_model
 from minitron_quant.chunking import ChunkSettings, chunk_text, read_text
 from minitron_quant.imatrix.files import read_imatrix
 from minitron_quant.mixed_precision import costs as costs_module
-from minitron_quant.mixed_precision.costs import CostInputs, InputMoments, OutputErrors, type_costs
+from minitron_quant.mixed_precision.costs import (
+    CostInputs,
+    InputMoments,
+    OutputErrors,
+    sampled_tasks,
+    type_costs,
+)
 from minitron_quant.mixed_precision.measure import SensitivitySettings, measure_sensitivity
 from minitron_quant.mixed_precision.probe import open_prober, probe_of, round_trip
 from minitron_quant.mixed_precision.sensitivity_file import Sensitivity, read_sensitivity
@@ -65,6 +71,24 @@ def test_type_costs_of_sampled_rows_and_of_frequent_tokens(
         wanted = squares @ frequency / 4096 if name == names[0] else squares.sum()
         assert found[name][kind] == pytest.approx(wanted, rel=2e-3)  # there: rounded to F16
     assert TYPE_ID["q2_K"] in found[names[1]]
+
+
+@pytest.mark.parametrize(
+    ("shape", "rows"),
+    [((256, 2000), 1024), ((256, 300), 300), ((8192, 2000), 128), ((8192, 64, 8), 16 * 8)],
+    ids=["narrow", "few rows", "wide", "experts"],
+)
+def test_sampled_tasks_take_fewer_rows_of_wide_tensors(
+    shape: tuple[int, ...], rows: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.gguf"
+    with GgufWriter(path, [], [TensorSpec("x", shape, F16)]) as writer:
+        writer.write(np.zeros(shape, np.float16))
+    shard = open_gguf(path)
+    given = CostInputs({"x": (shard, shard.tensor("x"))}, {}, {}, np.ones(1))
+    ((task, scale),) = sampled_tasks(given)
+    assert task.info.rows == rows
+    assert scale * rows == shard.tensor("x").rows
 
 
 def test_type_costs_leave_out_types_that_lose_too_much(

@@ -37,7 +37,8 @@ _ALL_PARTS: Parts = tuple(range(PARTS))
 class GptqEncoder:
     """A covariance file matched with a model's tensors; a quantize.prepare.CodeRefiner.
 
-    file: the covariance. rows: of a tensor, encoded together.
+    file: the covariance. rows: of a tensor, encoded together. dampings: found so far, by input;
+    None where GPTQ would not help.
     """
 
     def __init__(self, file: Path, shards: Sequence[Gguf]) -> None:
@@ -59,7 +60,7 @@ class GptqEncoder:
         self.rows = self._arrays.rows
         self._lock = threading.Lock()
         self._factors: OrderedDict[tuple[str, Parts], list[BlockFactor] | None] = OrderedDict()
-        self._dampings: dict[str, float | None] = {}
+        self.dampings: dict[str, float | None] = {}
         self._gains: dict[tuple[str, int], float] = {}
         self._raised: list[str] = []
         self._last_validation: tuple[str, CrossValidation] | None = None
@@ -172,12 +173,12 @@ class GptqEncoder:
             return self._gains[source, ggml_type]
 
     def _damping(self, source: str) -> float | None:
-        if source not in self._dampings:
+        if source not in self.dampings:
             tried = tried_type(self._edges[self._first_weight(source)][-1][1])
-            self._dampings[source] = (
+            self.dampings[source] = (
                 None if tried is None else self._validation(source).damping(tried)
             )
-        return self._dampings[source]
+        return self.dampings[source]
 
     def _validation(self, source: str) -> CrossValidation:
         """The cross-validation of an input; the last is kept, since types follow each other."""

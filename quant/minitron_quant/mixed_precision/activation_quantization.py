@@ -8,12 +8,13 @@ of weights do: Σ_rows Σ_j w_j² E[noise_j²]. GPU kernels scale blocks of 32 f
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from minitron_core.gguf import TYPE, TYPE_ID
+from minitron_core.progress import Event, Progress, ignore
 from minitron_engine.llama.context import open_context
 from minitron_engine.llama.model import Model
 from minitron_engine.llama.tokenization import Tokens
@@ -34,7 +35,7 @@ def block_of(ggml_type: int, device: str) -> int:
 
 
 def rounding_noise(
-    model: Model, chunks: Tokens, settings: ChunkSettings
+    model: Model, chunks: Tokens, settings: ChunkSettings, progress: Progress = ignore
 ) -> dict[str, dict[int, Doubles]]:
     """The variance of the noise of each input column, by weight and size of block."""
     inputs = find_inputs(model)
@@ -50,9 +51,11 @@ def rounding_noise(
                 sums[name][block] = sums[name].get(block, 0) + squares
 
     watch = InputHook([*inputs.columns], take)
+    progress(Event("rounding", 0, len(chunks), "chunks"))
     with open_context(model, settings.context(), watch.hook) as context:
-        for _ in decode_chunks(context, chunks, settings, 0):
+        for start, group in decode_chunks(context, chunks, settings, 0, read_logits=False):
             watch.check()
+            progress(Event("rounding", start + len(group), len(chunks), "chunks"))
     return {
         weight: {
             block: np.repeat(total, block) / (rows_seen[source] * 12 * _STEPS**2)
@@ -83,14 +86,16 @@ def rounding_costs(
     tasks: Iterable[tuple[EncodeTask, float]], noise: dict[str, dict[int, Doubles]], threads: int
 ) -> dict[str, dict[int, float]]:
     """Costs by tensor and size of block; tasks are of sampled rows, each with its factor."""
-    known = [(task, scale) for task, scale in tasks if noise.get(task.info.name)]
-    scales = {task.info.name: scale for task, scale in known}
+    scales: dict[str, float] = {}
     found: dict[str, dict[int, tuple[float, float]]] = defaultdict(dict)
-    plain = (
-        replace(task, types=(_CHEAP,), metric=RoundedInputs(noise[task.info.name]))
-        for task, _ in known
-    )
-    for slab in encode(plain, threads):
+
+    def plain() -> Iterator[EncodeTask]:
+        for task, scale in tasks:
+            if columns := noise.get(task.info.name):
+                scales[task.info.name] = scale
+                yield replace(task, types=(_CHEAP,), metric=RoundedInputs(columns))
+
+    for slab in encode(plain(), threads):
         add_errors(found[slab.task.info.name], slab.errors)
     return {
         name: {SMALL: scales[name] * sums[_CHEAP][0], LARGE: scales[name] * sums[_CHEAP][1]}

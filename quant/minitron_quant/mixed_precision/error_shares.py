@@ -1,7 +1,7 @@
 """The share of an encoding error that independent GPTQ leaves, by tensor and type.
 
 Cross-validation takes minutes for a model of 135 million weights, and every size that is solved
-needs the shares: they are kept in a file beside the covariance.
+needs the shares, and the dampings of its codes: they are kept in a file beside the covariance.
 """
 
 import contextlib
@@ -12,11 +12,11 @@ from minitron_core.errors import MinitronError
 from minitron_core.gguf import TYPE
 from minitron_quant.gptq.encoder import GptqEncoder
 
-_FORMAT = 1  # raised where codes come out differently
+_FORMAT = 2  # raised where codes come out differently
 
 
 class ErrorShares:
-    """The shares of one covariance; what an earlier run measured is read."""
+    """The shares of one covariance; what an earlier run measured is read, dampings too."""
 
     def __init__(self, gptq: GptqEncoder, path: Path) -> None:
         self._gptq, self._path = gptq, path
@@ -30,7 +30,11 @@ class ErrorShares:
         except (OSError, ValueError):
             return {}
         shares: dict[str, dict[str, float]] = document.pop("shares", {})
-        return shares if document == self._origin else {}
+        dampings: dict[str, float | None] = document.pop("dampings", {})
+        if document != self._origin:
+            return {}
+        self._gptq.dampings.update(dampings)
+        return shares
 
     def of(self, name: str, ggml_type: int) -> float:
         """The error of a tensor in a type over that of ggml's codes; 1 where GPTQ is not used."""
@@ -43,5 +47,6 @@ class ErrorShares:
         """Write what was measured since the last call; skipped where the folder is not writable."""
         if self._changed:
             with contextlib.suppress(MinitronError):
-                write_checksummed(self._path, self._origin | {"shares": self._shares})
+                found = {"shares": self._shares, "dampings": self._gptq.dampings}
+                write_checksummed(self._path, self._origin | found)
             self._changed = False

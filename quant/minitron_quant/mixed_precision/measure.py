@@ -95,7 +95,7 @@ def measure_sensitivity(settings: SensitivitySettings, progress: Progress = igno
         inputs = _cost_inputs(matrix, tensors, chunks, model.n_vocab)
         order = np.random.default_rng(0).permutation(len(chunks))
         if known is None:
-            noise = rounding_noise(model, chunks[order[:ROUND]], settings.chunks)
+            noise = rounding_noise(model, chunks[order[:ROUND]], settings.chunks, progress)
             known = _begun(settings, shards, inputs, noise, progress)
         sensitivity = known
         sensitivity.device = model.device
