@@ -1,6 +1,7 @@
 """Hashes of files, of inputs, and of models."""
 
 import hashlib
+import os
 import threading
 from concurrent.futures import CancelledError
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minitron_core import hashing
 from minitron_core.gguf import (
     F16,
     F32,
@@ -30,6 +32,26 @@ def test_file_sha256_equals_hashlib(size: int, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"x" * size)
     assert file_sha256(path) == hashlib.sha256(b"x" * size).hexdigest()
+
+
+def test_file_sha256_reads_a_large_file_once_unless_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hashing, "_REMEMBERED_BYTES", 8)
+    monkeypatch.setattr(hashing, "_hashed", {})
+    path, small = tmp_path / "file", tmp_path / "small"
+    path.write_bytes(b"12345678")
+    small.write_bytes(b"1234567")
+    first = file_sha256(path), file_sha256(small)
+    assert list(hashing._hashed.values()) == [first[0]]
+    with monkeypatch.context() as patch:
+        patch.setattr(hashing, "_CHUNK_BYTES", 0)  # nothing is read
+        assert file_sha256(path) == first[0]
+        assert file_sha256(small) != first[1]
+    times = path.stat()
+    path.write_bytes(b"87654321")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # the change time tells
+    assert file_sha256(path) == hashlib.sha256(b"87654321").hexdigest()
 
 
 def test_file_sha256_stops_when_given_up(tmp_path: Path) -> None:
