@@ -75,7 +75,7 @@ def test_type_costs_of_sampled_rows_and_of_frequent_tokens(
 
 @pytest.mark.parametrize(
     ("shape", "rows"),
-    [((256, 2000), 1024), ((256, 300), 300), ((8192, 2000), 128), ((8192, 64, 8), 16 * 8)],
+    [((256, 2000), 1024), ((256, 300), 300), ((8192, 2000), 256), ((8192, 64, 8), 32 * 8)],
     ids=["narrow", "few rows", "wide", "experts"],
 )
 def test_sampled_tasks_take_fewer_rows_of_wide_tensors(
