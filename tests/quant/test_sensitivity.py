@@ -10,12 +10,15 @@ import pytest
 from helpers.support import EXAMPLES
 from minitron_core.errors import Damaged, NotFound, Usage
 from minitron_core.gguf import F16, TYPE_ID, GgufWriter, TensorSpec, open_gguf
-from minitron_core.progress import Event
+from minitron_core.progress import Event, ignore
 from minitron_engine.llama.settings import ModelSettings
 from minitron_engine.loading import open_model
 from minitron_quant.chunking import ChunkSettings, chunk_text, read_text
+from minitron_quant.imatrix.collect import CollectSettings
 from minitron_quant.imatrix.files import read_imatrix
+from minitron_quant.imatrix.matrix import ImportanceMatrix
 from minitron_quant.mixed_precision import costs as costs_module
+from minitron_quant.mixed_precision import importance
 from minitron_quant.mixed_precision.costs import (
     CostInputs,
     InputMoments,
@@ -175,6 +178,20 @@ def test_measure_sensitivity_completes_the_importance_matrix(
     matrix = read_imatrix(settings.imatrix_output)
     assert {"output.weight", "token_embd.weight", "blk.0.attn_q.weight"} <= matrix.entries.keys()
     assert set(matrix.weights()["token_embd.weight"].ravel()) == {1.0}
+
+
+@pytest.mark.parametrize(("made_from", "collected"), [(1, 1), (3, 2), (0, 2)])
+def test_complete_collects_the_output_from_part_of_a_long_text(
+    made_from: int, collected: int, nano_nemotron: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importance, "_ENOUGH", 2)
+    info = open_gguf(nano_nemotron).tensor("output.weight")
+    given = ImportanceMatrix(chunk_count=made_from, chunk_size=CHUNKS.n_ctx)
+    collecting = CollectSettings((CALIBRATION,), CHUNKS)
+    with open_model(ModelSettings(nano_nemotron, n_ctx=CHUNKS.n_ctx)) as model:
+        found = importance.complete(given, model, {info.name: info}, collecting, ignore)
+    assert found.entries.keys() == {"output.weight"}
+    assert found.entries["output.weight"].counts.tolist() == [collected * CHUNKS.n_ctx]
 
 
 def test_measure_sensitivity_stops_at_its_time_budget(

@@ -16,6 +16,9 @@ from minitron_quant.imatrix.collect import CollectSettings, collect
 from minitron_quant.imatrix.matrix import Entry, ImportanceMatrix
 from minitron_quant.model_files import EMBEDDING, OUTPUT
 
+# chunks for an entry that a given matrix lacks: what weighs is one column beside another
+_ENOUGH = 32
+
 
 def complete(
     matrix: ImportanceMatrix | None,
@@ -24,10 +27,13 @@ def complete(
     settings: CollectSettings,
     progress: Progress,
 ) -> ImportanceMatrix:
-    """Complete the matrix; missing entries are collected from as much text as it was made from."""
-    tokens = matrix.chunk_count * matrix.chunk_size if matrix else 0
-    if tokens:
-        limit = max(1, tokens // settings.chunks.n_ctx)
+    """Complete the matrix; missing entries are collected from as much text as it was made from.
+
+    At most from 32 chunks: a matrix of a large model took hours to make.
+    """
+    if matrix is not None:
+        made_from = matrix.chunk_count * matrix.chunk_size // settings.chunks.n_ctx
+        limit = min(_ENOUGH, max(1, made_from)) if matrix.chunk_count else _ENOUGH
         settings = replace(settings, chunks=replace(settings.chunks, limit=limit))
     if matrix is None or (OUTPUT in tensors and OUTPUT not in matrix.entries):
         collected = collect(model, replace(settings, process_output=True), progress)
