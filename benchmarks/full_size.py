@@ -199,7 +199,8 @@ def forecast(name: str, results: dict[str, dict[str, Any]]) -> float | None:
     """The seconds that minitron said a step would take; None where it said nothing."""
     plan = results.get(name.replace("quantize", "plan"))
     if name.startswith("quantize") and plan:
-        return float(json.loads(plan["output"])["estimated_seconds"])
+        document = plan["output"]  # after the notes
+        return float(json.loads(document[document.index("{\n") :])["estimated_seconds"])
     said = re.search(r"takes about ([\d.]+) (s|min|hours)", results[name]["output"])
     if name.startswith("sensitivity"):  # what it says is of its least; its forecast is the budget
         return None

@@ -5,7 +5,7 @@ whole; chunk i has the tokens [i·n_ctx, (i+1)·n_ctx), the first one replaced b
 where the model wants BOS; what is left over at the end is not used.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -24,6 +24,8 @@ from minitron_engine.llama.tokenization import Tokens
 
 # of the logits of a decode: allocating more takes longer than decoding more chunks saves
 _LOGITS_BYTES = 1 << 27
+# hears what share of the chunks that are decoded together is done, but for the end
+PartDone = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,7 @@ def decode_group(
     settings: ChunkSettings,
     first_output: int,
     read_logits: bool,
+    part_done: PartDone = lambda share: None,
 ) -> list[Logits]:
     """Decode chunks together; logits as those of `decode_chunks`."""
     context.clear()
@@ -189,6 +192,8 @@ def decode_group(
         if outputs:
             logits = context.logits(outputs if read_logits else 0)
             parts.append(logits.copy() if several else logits)
+        if start + step < settings.n_ctx:
+            part_done((start + step) / settings.n_ctx)
     joined = parts[0] if len(parts) == 1 else np.concatenate(parts)
     return list(joined.reshape(len(group), -1, context.model.n_vocab))
 

@@ -61,6 +61,24 @@ def calibrated(
         return calibrate(model, settings, progress, keep)
 
 
+@pytest.mark.parametrize(
+    ("settings", "done"),
+    [
+        (ChunkSettings(n_ctx=64, n_batch=128, n_ubatch=64, limit=4, threads=2), [0, 1, 2, 3, 4]),
+        (ChunkSettings(n_ctx=128, n_batch=64, limit=2, threads=1), [0, 0.5, 1, 1.5, 2]),
+    ],
+    ids=["two contexts", "one context"],
+)
+def test_calibrate_reports_progress_within_a_group_of_chunks(
+    settings: ChunkSettings, done: list[float], nano_llama: Path, tmp_path: Path
+) -> None:
+    seen: list[float] = []
+    collecting = CollectSettings((CALIBRATION,), settings)
+    keep = ResumePolicy(tmp_path / "m.gguf")
+    calibrated(nano_llama, collecting, keep, lambda event: seen.append(event.done))
+    assert seen == done
+
+
 def test_calibrate_gives_the_perplexity_of_llama_imatrix(nano_llama: Path, tmp_path: Path) -> None:
     chunks = ChunkSettings(limit=4, threads=2)
     settings = CollectSettings((CALIBRATION,), chunks, perplexity=True)

@@ -16,7 +16,7 @@ from minitron_engine.llama.context import Logits
 from minitron_engine.llama.library import LLAMA_CPP_COMMIT
 from minitron_engine.llama.model import Model
 from minitron_engine.llama.tokenization import Tokens
-from minitron_quant.chunking import ChunkSettings, chunk_text, groups, read_text
+from minitron_quant.chunking import ChunkSettings, PartDone, chunk_text, groups, read_text
 from minitron_quant.imatrix.accumulator import Accumulator, Precision
 from minitron_quant.imatrix.collector import MIN_TOKENS, Collector, is_layer_weight
 from minitron_quant.imatrix.matrix import ImportanceMatrix
@@ -143,7 +143,7 @@ class _Run:
                 self._model, settings.chunks, self._texts, collector, settings.perplexity
             ) as decoder,
         ):
-            for name, tokens, logits in self._groups(decoder):
+            for name, tokens, logits in self._groups(decoder, progress):
                 if settings.perplexity:
                     self._score(pool, tokens, logits)
                 self.saved.chunks += len(tokens)
@@ -153,14 +153,23 @@ class _Run:
                 progress(Event("imatrix", self.saved.chunks, total, "chunks", name))
             decoder.wait()
 
-    def _groups(self, decoder: ChunkDecoder) -> Iterator[tuple[str, Tokens, list[Logits]]]:
+    def _groups(
+        self, decoder: ChunkDecoder, progress: Progress
+    ) -> Iterator[tuple[str, Tokens, list[Logits]]]:
         """Of each group the name of its text, its tokens [chunks, n_ctx] and its logits."""
         before = 0
         for path, chunks in zip(self._settings.texts, self._texts, strict=True):
             first = min(max(self.saved.chunks - before, 0), len(chunks))
             for start, group in groups(self._model, chunks, self._settings.chunks, first):
-                yield path.name, chunks[start : start + len(group)], decoder.decode(group)
+                listen = self._within(before + start, len(group), path.name, progress)
+                logits = decoder.decode(group, listen)
+                yield path.name, chunks[start : start + len(group)], logits
             before += len(chunks)
+
+    def _within(self, done: int, count: int, name: str, progress: Progress) -> PartDone:
+        """Reports a share of a group of `count` chunks, which minutes pass for in a large model."""
+        total = sum(len(chunks) for chunks in self._texts)
+        return lambda share: progress(Event("imatrix", done + share * count, total, "chunks", name))
 
     def _score(self, pool: ThreadPoolExecutor, tokens: Tokens, logits: list[Logits]) -> None:
         first = self._settings.chunks.first_output

@@ -19,7 +19,7 @@ from minitron_engine.llama.model import Model
 from minitron_engine.llama.settings import ContextSettings
 from minitron_engine.llama.tokenization import Tokens
 from minitron_engine.process import interrupts
-from minitron_quant.chunking import ChunkSettings, decode_group, decode_part
+from minitron_quant.chunking import ChunkSettings, PartDone, decode_group, decode_part
 from minitron_quant.imatrix.collector import MIN_TOKENS, Collector, first_half
 from minitron_quant.imatrix.ordered_accumulation import AccumulationOrder
 
@@ -30,8 +30,8 @@ _ROWS = 4
 class ChunkDecoder(Protocol):
     """Decodes groups of chunks; a collector sums what it sees."""
 
-    def decode(self, group: Tokens) -> list[Logits]:
-        """Decode chunks in one batch; returns the logits of every token, empty if unread.
+    def decode(self, group: Tokens, part_done: PartDone) -> list[Logits]:
+        """Decode chunks together; returns the logits of every token, empty if unread.
 
         Raises the errors of callbacks. Some rows may not be in the sums yet.
         """
@@ -127,10 +127,10 @@ class _OneContext:
     collector: Collector
     read_logits: bool
 
-    def decode(self, group: Tokens) -> list[Logits]:
+    def decode(self, group: Tokens, part_done: PartDone) -> list[Logits]:
         self.collector.group_size = len(group)
         # logits of every token: without them llama.cpp drops rows before the last layer's FFN
-        logits = decode_group(self.context, group, self.chunks, 0, self.read_logits)
+        logits = decode_group(self.context, group, self.chunks, 0, self.read_logits, part_done)
         self.collector.check()
         return logits
 
@@ -159,12 +159,12 @@ class _TwoContexts:
         self._decodes = 0  # of each context
         self._pending: deque[Future[None]] = deque()  # of the second context
 
-    def decode(self, group: Tokens) -> list[Logits]:
+    def decode(self, group: Tokens, part_done: PartDone) -> list[Logits]:
         half, length = first_half(len(group)), self._chunks.part_of(len(group))
         first = self._decodes
         self._decodes += -(-self._chunks.n_ctx // length)
         self._pending.append(self._pool.submit(self._run, 1, group[half:], length, first))
-        self._run(0, group[:half], length, first)
+        self._run(0, group[:half], length, first, part_done)
         while self._pending and self._pending[0].done():
             self._pending.popleft().result()
         if self._order.stopped or interrupts.pending():
@@ -179,7 +179,14 @@ class _TwoContexts:
             raise KeyboardInterrupt  # the signal itself is raised at the end of `deferred`
         self._contexts[0].collector.check()
 
-    def _run(self, number: int, group: Tokens, length: int, first: int) -> None:
+    def _run(
+        self,
+        number: int,
+        group: Tokens,
+        length: int,
+        first: int,
+        part_done: PartDone = lambda share: None,
+    ) -> None:
         """Decode half a group in one of the contexts, part by part, after `first` decodes."""
         context, order = self._contexts[number], self._order
         try:
@@ -197,6 +204,8 @@ class _TwoContexts:
                     context.context.use_threads(self._threads // share)
                     decode_part(context.context, group, start, length)
                 order.end(decode_number)
+                if start + length < self._chunks.n_ctx:
+                    part_done((start + length) / self._chunks.n_ctx)
         except BaseException:
             order.stop()
             raise
