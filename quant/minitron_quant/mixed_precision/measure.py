@@ -95,7 +95,9 @@ def measure_sensitivity(settings: SensitivitySettings, progress: Progress = igno
         inputs = _cost_inputs(matrix, tensors, chunks, model.n_vocab)
         order = np.random.default_rng(0).permutation(len(chunks))
         if known is None:
-            noise = rounding_noise(model, chunks[order[:ROUND]], settings.chunks, progress)
+            # a pass of a large model takes most of a minute, and one chunk has 512 peaks a block
+            some = chunks[order[: 1 if settings.budget else ROUND]]
+            noise = rounding_noise(model, some, settings.chunks, progress)
             known = _begun(settings, shards, inputs, noise, progress)
         sensitivity = known
         sensitivity.device = model.device
