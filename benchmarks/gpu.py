@@ -39,6 +39,8 @@ from harness import (
 OUR_PPL = re.compile(r'"ppl": ([\d.]+)')
 THEIR_PPL = re.compile(r"Final estimate: PPL = ([\d.]+)")
 OUR_ERROR = re.compile(r'"ppl_error": ([\d.]+)')
+LEFT_OUT = re.compile(r"ended before (\d+) of (\d+) tensors")
+TENSORS = re.compile(r"\((\d+) tensors on ")
 LEVEL = "Q3_K_M"
 MORE_THAN_ALL = 999
 PARSER = parser_for(__doc__)
@@ -53,6 +55,14 @@ def perplexities(output: str) -> dict[str, float]:
     found = {name: pattern.search(output) for name, pattern in patterns.items()}
     found["ppl"] = found["ppl"] or THEIR_PPL.search(output)
     return {name: float(match[1]) for name, match in found.items() if match}
+
+
+def tensors_measured(output: str) -> dict[str, float]:
+    """How many tensors a sensitivity measured within its budget."""
+    left, found = LEFT_OUT.search(output), TENSORS.search(output)
+    if left:
+        return {"tensors": float(left[2]) - float(left[1])}
+    return {"tensors": float(found[1])} if found else {}
 
 
 def beside_llama_cpp(setup: Setup, layers: int) -> list[Case]:
@@ -100,6 +110,7 @@ def beside_cpu(setup: Setup, layers: int) -> list[Case]:
         ]
         return Case(name, *sides, **({"values": values} if values else {}))
 
+    budget: Command = ("--budget", "3m")
     gptq: Command = ("--gptq", "--text", calibration, "--calibration-chunks", chunks)
     perplexity = setup.minitron("ppl", model, *held_out, "--json", "-q", "--gpu-layers")
     return [
@@ -115,7 +126,8 @@ def beside_cpu(setup: Setup, layers: int) -> list[Case]:
         ),
         case(
             "sensitivity",
-            lambda out: ("sensitivity", full, *text, "-o", f"{out}.sensitivity.json"),
+            lambda out: ("sensitivity", full, *text, *budget, "-o", f"{out}.sensitivity.json"),
+            tensors_measured,
         ),
         case(
             f"sequential GPTQ, {LEVEL}",
@@ -132,7 +144,7 @@ def forecast(setup: Setup, free: int) -> str:
     placed = _json(setup.minitron("bench", model, "-p", 512, "-n", 16, "--json", "-q"))[-1]
     memory = placed["device_memory_bytes"]
     found = f"{memory / 2**20:.0f}" if memory else "?"
-    foretold = (level["vram"] - said["reserve"]) / 2**20
+    foretold = max(0, level["vram"] - said["reserve"]) / 2**20
     return "\n".join(
         [
             "| model | layers, foretold | layers, placed | MiB, foretold | MiB, found |",
@@ -183,7 +195,7 @@ def main() -> int:
             layers = 0 if given.without_gpu else MORE_THAN_ALL
             groups = {
                 ("minitron", "llama.cpp"): beside_llama_cpp(setup, layers),
-                ("GPU", "CPU"): beside_cpu(setup, layers),
+                ("on GPU", "on CPU"): beside_cpu(setup, layers),
             }
         except NotGiven as reason:
             print(f"gpu.py: {reason}", file=sys.stderr)
