@@ -201,9 +201,9 @@ def forecast(name: str, results: dict[str, dict[str, Any]]) -> float | None:
     if name.startswith("quantize") and plan:
         document = plan["output"]  # after the notes
         return float(json.loads(document[document.index("{\n") :])["estimated_seconds"])
-    said = re.search(r"takes about ([\d.]+) (s|min|hours)", results[name]["output"])
     if name.startswith("sensitivity"):  # what it says is of its least; its forecast is the budget
         return None
+    said = re.search(r"takes about ([\d.]+) (s|min|hours)", results[name]["output"])
     return float(said[1]) * {"s": 1, "min": 60, "hours": 3600}[said[2]] if said else None
 
 

@@ -101,7 +101,8 @@ def beside_cpu(setup: Setup, layers: int) -> list[Case]:
     full = Path(given.full or model)
     chunks = given.chunks if given.chunks > 0 else 16
     held_out = ("-f", given.text or EXAMPLES / "held-out.txt", "--chunks", given.chunks)
-    text, calibration = ("-f", EXAMPLES / "calibration.txt"), EXAMPLES / "calibration.txt"
+    calibration = EXAMPLES / "calibration.txt"
+    text: Command = ("-f", calibration)
 
     def case(name: str, words: Callable[[Path], Command], values: Any = None) -> Case:
         sides = [
@@ -137,20 +138,20 @@ def beside_cpu(setup: Setup, layers: int) -> list[Case]:
 
 
 def forecast(setup: Setup, free: int) -> str:
-    """Layers and memory as `advise` foretells them, and as `bench` finds them."""
+    """Layers and memory as `advise` predicts them, and as `bench` finds them."""
     model = setup.model()
     said = _json(setup.minitron("advise", model, "--vram", free, "--ctx", 4096, "--json"))
     (level,) = (one for one in said["levels"] if one["path"])
     placed = _json(setup.minitron("bench", model, "-p", 512, "-n", 16, "--json", "-q"))[-1]
     memory = placed["device_memory_bytes"]
     found = f"{memory / 2**20:.0f}" if memory else "?"
-    foretold = max(0, level["vram"] - said["reserve"]) / 2**20
+    predicted = max(0, level["vram"] - said["reserve"]) / 2**20
     return "\n".join(
         [
-            "| model | layers, foretold | layers, placed | MiB, foretold | MiB, found |",
+            "| model | layers, predicted | layers, placed | MiB, predicted | MiB, found |",
             "|---|---:|---:|---:|---:|",
             f"| {model.stem} | {level['offloaded']} | {placed['n_gpu_layers']} "
-            f"| {foretold:.0f} | {found} |",
+            f"| {predicted:.0f} | {found} |",
         ]
     )
 

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-USAGE = 2
-FAILED = 1
+FAILED, USAGE = 1, 2
+SIDES = "minitron", "llama.cpp"
 Command = Sequence[str | Path | int]
 # an installed package has its bytecode; without it every start would compile the sources
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
@@ -162,15 +162,13 @@ def note(text: str) -> None:
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
-def table_of(
-    cases: Sequence[dict[str, Any]], sides: tuple[str, str] = ("minitron", "llama.cpp")
-) -> str:
+def table_of(cases: Sequence[dict[str, Any]], sides: Sequence[str] = SIDES) -> str:
     """Comparisons, as the JSON has them, as a Markdown table. sides: what is compared."""
     columns = ("wall", "s", ".2f"), ("cpu", "CPU s", ".2f"), ("peak_mib", "MiB", ".0f")
     names = [f"{side} {unit}" for _, unit, _ in columns for side in sides]
     lines = [
         f"| case | runs | ratio | in pairs | CPU ratio | {' | '.join(names)} "
-        f"| values ({sides[0]}; {sides[1]}) |",
+        f"| values ({'; '.join(sides)}) |",
         f"|---|{'---:|' * (len(names) + 4)}---|",
     ]
     for case in cases:

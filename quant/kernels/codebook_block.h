@@ -102,9 +102,9 @@ INLINE bool search_point(const Codebook &book, const float *x, const float *w, f
 
 // Which groups of the best trial are searched again at its own scale.
 enum Again {
-    NOT_CODEWORDS, // those whose point was no codeword (iq2_xs, iq2_s, iq3_xxs)
+    NOT_CODEWORDS, // those whose point was not a codeword (iq2_xs, iq2_s, iq3_xxs)
     ALL,           // all (iq2_xxs)
-    ALL_OR_NONE    // all if the point of any was no codeword (iq3_s)
+    ALL_OR_NONE    // all if the point of any was not a codeword (iq3_s)
 };
 template <Again AGAIN, int GROUPS>
 INLINE unsigned groups_again(int trial, const uint32_t *codewords) {

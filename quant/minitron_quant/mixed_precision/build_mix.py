@@ -76,7 +76,7 @@ class MixSettings:
 
 @dataclass(frozen=True)
 class BuiltMix:
-    """A finished mix. kept: the file that replaced it, because it was no better.
+    """A finished mix. kept: the file that replaced it, because the mix was not better.
 
     gptq: how the codes of the file that is there were chosen; None for ggml's. met: whether
     max_kld was reached, as far as it was measured.

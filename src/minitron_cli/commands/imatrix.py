@@ -153,7 +153,7 @@ def imatrix(
 
 
 def _refuse_unfinished(path: Path, *, decided: bool) -> None:
-    """Stop before an unfinished run is thrown away without being asked to."""
+    """Stop before an unfinished run is thrown away without --force."""
     from minitron_quant.imatrix.state import saved_chunks, state_path
 
     chunks = None if decided else saved_chunks(state_path(path))
@@ -165,7 +165,7 @@ def _refuse_unfinished(path: Path, *, decided: bool) -> None:
 
 
 def _refuse_synthetic_text(output: Path, *, keep: bool, force: bool) -> None:
-    """Stop before a text that is there would be replaced without being asked to."""
+    """Stop before a text that is there would be replaced without --force."""
     from minitron_quant.imatrix.synthetic_text import synthetic_text_path
 
     path = synthetic_text_path(output)

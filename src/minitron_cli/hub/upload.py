@@ -37,7 +37,7 @@ class Upload:
 def plan_push(folder: Path, repository: str, revision: str | None = None) -> list[Upload]:
     """What a push would upload, the card last: it speaks of files that are there by then.
 
-    NotFound: no models in the folder; Denied: the Hub cannot be asked.
+    NotFound: no models in the folder; Denied: the Hub refuses or does not answer.
     """
     models_in(folder)
     found = [path for pattern in _PATTERNS for path in folder.glob(pattern)]

@@ -39,7 +39,7 @@ class Strict(BaseModel):
     """A JSON object whose values have exactly the types that its fields declare.
 
     refused: what would change the answer and is not implemented. Other unknown names are kept in
-    `ignored`, so that the client can be told.
+    `ignored`, so that the reply can name them.
     """
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
