@@ -1,36 +1,25 @@
 """minitron push against a server on this machine that takes uploads as the Hub does."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from helpers.python_server import Ended, PythonServer
+from helpers.upload_hub import UploadHub
 from minitron_core.gguf import GgufWriter, KeyValue, ValueType
 from minitron_quant.mixed_precision.build_mix import sibling
 
 TOKEN = "hf_marked_token_of_this_test"
 
 
-@pytest.fixture(scope="module")
-def server() -> Any:
-    spec = spec_from_file_location("upload_server", Path(__file__).with_name("upload_server.py"))
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def hub(server: Any) -> Iterator[Any]:
-    hub = server.Hub(TOKEN)
-    yield hub
-    hub.close()
+def hub() -> Iterator[UploadHub]:
+    with UploadHub(TOKEN) as hub:
+        yield hub
 
 
 @pytest.fixture
@@ -48,18 +37,13 @@ def folder(nano_llama: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def push(python: PythonServer, hub: Any, folder: Path) -> Callable[..., Ended]:
+def push(python: PythonServer, hub: UploadHub, folder: Path) -> Callable[..., Ended]:
     """Runs the command with a token, which it never shows."""
 
     def run(*more: str, token: str = TOKEN) -> Ended:
-        environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("HF_")},
-            "HF_ENDPOINT": hub.url,
-            "HF_TOKEN": token,
-            "HF_HOME": str(folder.parent / "home"),
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-        }
+        environment = hub.environment(
+            folder.parent / "home", HF_TOKEN=token, HF_HUB_DISABLE_TELEMETRY="1"
+        )
         words = ("-m", "minitron_cli", "push", folder, "me/nano", *more)
         ran = python.run(words, environment, folder.parent)
         assert token not in ran.stdout + ran.stderr
@@ -69,7 +53,7 @@ def push(python: PythonServer, hub: Any, folder: Path) -> Callable[..., Ended]:
 
 
 def test_push_uploads_only_what_is_missing(
-    hub: Any, folder: Path, push: Callable[..., Ended]
+    hub: UploadHub, folder: Path, push: Callable[..., Ended]
 ) -> None:
     dry = push("--dry-run", "--json")
     assert dry.returncode == 0, dry.stderr
@@ -91,7 +75,9 @@ def test_push_uploads_only_what_is_missing(
     assert hub.files["README.md"] == b"# Another card\n"
 
 
-def test_push_resumes_after_a_break(hub: Any, folder: Path, push: Callable[..., Ended]) -> None:
+def test_push_resumes_after_a_break(
+    hub: UploadHub, folder: Path, push: Callable[..., Ended]
+) -> None:
     shutil.copy(folder / "nano-F16.gguf", folder / "z.gguf")
     with (folder / "z.gguf").open("ab") as file:
         file.write(b"\0" * 32)
@@ -106,14 +92,16 @@ def test_push_resumes_after_a_break(hub: Any, folder: Path, push: Callable[..., 
     assert hub.commits == [["nano-F16.gguf"], ["z.gguf"], ["README.md"]]
 
 
-def test_push_refuses_a_wrong_token(hub: Any, push: Callable[..., Ended]) -> None:
+def test_push_refuses_a_wrong_token(hub: UploadHub, push: Callable[..., Ended]) -> None:
     refused = push(token="hf_a_wrong_token_of_this_test")
     assert refused.returncode in (3, 7), refused.stderr
     assert refused.stderr.startswith("error: ") and "Traceback" not in refused.stderr
     assert not hub.files
 
 
-def test_push_refuses_bad_input(hub: Any, folder: Path, tmp_path: Path, minitron: Any) -> None:
+def test_push_refuses_bad_input(
+    hub: UploadHub, folder: Path, tmp_path: Path, minitron: Any
+) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     assert minitron("push", empty, "me/nano").code == 3

@@ -1,18 +1,17 @@
 """minitron texts: known bytes or nothing, from a server on this machine."""
 
 import hashlib
-import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import HTTPServer, SimpleHTTPRequestHandler
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import pytest
 
+from helpers.download_hub import DownloadHub
 from helpers.python_server import Ended, PythonServer
 from helpers.support import ROOT, fails
 from minitron_cli.hub import texts
@@ -32,27 +31,21 @@ for text in TEXTS[:2]:
 
 
 @pytest.fixture
-def hub(tmp_path: Path) -> Any:
+def hub(tmp_path: Path) -> Iterator[DownloadHub]:
     """A Hub with the files of the first two texts, of other content, in one dataset."""
-    spec = spec_from_file_location("texts_hub", ROOT / "tests" / "convert" / "hub_server.py")
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
     folder = tmp_path / "hub"
     folder.mkdir()
     with zipfile.ZipFile(folder / "wikitext-2-raw-v1.zip", "w") as archive:
         archive.writestr("wikitext-2-raw/wiki.test.raw", CONTENT)
     (folder / "groups_merged.txt").write_bytes(CONTENT)
-    hub = module.Hub(folder, r"[\w-]+/[\w-]+")
-    yield hub
-    hub.close()
+    with DownloadHub(folder, r"[\w-]+/[\w-]+") as hub:
+        yield hub
 
 
 @pytest.fixture
-def run(python: PythonServer, hub: Any, tmp_path: Path) -> Callable[..., Ended]:
+def run(python: PythonServer, hub: DownloadHub, tmp_path: Path) -> Callable[..., Ended]:
     """Runs Python in a process of its own that takes a server for the Hub."""
-    home = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
-    return lambda *words: python.run(words, os.environ | home, tmp_path)
+    return lambda *words: python.run(words, hub.environment(tmp_path / "home"), tmp_path)
 
 
 def test_fetch_takes_known_bytes_from_the_hub(run: Callable[..., Ended], tmp_path: Path) -> None:

@@ -2,45 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
+from helpers.synthetic_checkpoints import make_checkpoint
 
-
-def _load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"convert_{name}", HERE / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="session")
-def synthetic() -> ModuleType:
-    """The maker of small checkpoints."""
-    return _load("synthetic")
-
-
-@pytest.fixture(scope="session")
-def reference() -> ModuleType:
-    """The models' networks in float64."""
-    return _load("numpy_model")
-
-
-@pytest.fixture(scope="session")
-def hub_server() -> ModuleType:
-    """A small server that speaks the Hub's API."""
-    return _load("hub_server")
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -71,12 +42,10 @@ def recorded() -> Callable[[str], dict[str, Any]]:
 
 
 @pytest.fixture
-def checkpoint(synthetic: ModuleType, tmp_path: Path, examples: Path) -> Callable[[str], Path]:
+def checkpoint(tmp_path: Path, examples: Path) -> Callable[[str], Path]:
     """A maker of the checkpoint of a variant, in a folder of its own."""
 
     def make(name: str) -> Path:
-        folder = synthetic.make_checkpoint(name, tmp_path / "checkpoints", examples)
-        assert isinstance(folder, Path)
-        return folder
+        return make_checkpoint(name, tmp_path / "checkpoints", examples)
 
     return make

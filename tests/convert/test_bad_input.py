@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from helpers.synthetic_checkpoints import write_safetensors
 from minitron_convert.checkpoint.safetensors import read_header
 from minitron_convert.convert import ConvertSettings, convert
 from minitron_core.errors import (
@@ -296,11 +296,11 @@ def test_convert_follows_links_within_a_hub_cache(
     st.lists(st.tuples(st.integers(0, 700), st.integers(0, 255)), max_size=3), st.integers(0, 60)
 )
 def test_read_header_raises_only_its_own_errors(
-    tmp_path: Path, synthetic: ModuleType, changes: list[tuple[int, int]], missing: int
+    tmp_path: Path, changes: list[tuple[int, int]], missing: int
 ) -> None:
     path = tmp_path / "model.safetensors"
     shapes = {"a": (2, 3), "b": (4,), "c": (1, 2)}
-    synthetic.write_safetensors(path, shapes, list(shapes), "BF16")
+    write_safetensors(path, shapes, list(shapes), "BF16")
     data = bytearray(path.read_bytes())
     for position, byte in changes:
         data[position % len(data)] = byte

@@ -7,12 +7,12 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
+from helpers import synthetic_checkpoints
 from minitron_convert.convert import ConvertSettings, convert, plan
 from minitron_core.gguf import Gguf, KeyValue, ValueType, open_gguf, open_shards
 from minitron_core.progress import Event
@@ -91,8 +91,8 @@ def test_convert_writes_variants_as_llama_cpp(
         compare(result.paths[0], expected)
 
 
-def test_variants_are_all_tested(synthetic: ModuleType) -> None:
-    assert set(VARIANTS) == set(synthetic.VARIANTS)
+def test_variants_are_all_tested() -> None:
+    assert set(VARIANTS) == set(synthetic_checkpoints.VARIANTS)
 
 
 @pytest.mark.parametrize("model", ["nano-llama", "nano-nemotron"])

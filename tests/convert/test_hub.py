@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
+from helpers.download_hub import DownloadHub
 from helpers.python_server import PythonServer
 from minitron_convert.hub.download import _choose, open_source
 from minitron_convert.hub.source import Source
@@ -42,7 +41,7 @@ print(json.dumps(found))
 
 
 @pytest.fixture
-def hub(checkpoint: Callable[[str], Path], hub_server: ModuleType, tmp_path: Path) -> Iterator[Any]:
+def hub(checkpoint: Callable[[str], Path]) -> Iterator[DownloadHub]:
     """A Hub with one model in shards, and files that a conversion does not need."""
     folder = checkpoint("nemotron-f16")
     (folder / "README.md").write_text("---\nlicense: mit\n---\n")
@@ -50,36 +49,26 @@ def hub(checkpoint: Callable[[str], Path], hub_server: ModuleType, tmp_path: Pat
     (folder / "original").mkdir()
     (folder / "original" / "model.safetensors").write_bytes(b"unneeded")
     (folder / "pytorch_model.bin").write_bytes(b"unneeded")
-    server = hub_server.Hub(folder, "someone/Small-Nemotron")
-    yield server
-    server.close()
-
-
-def environment(hub: Any, tmp_path: Path, **more: str) -> dict[str, str]:
-    """The environment of a process that takes `hub` for the Hub."""
-    return {
-        **os.environ,
-        "HF_ENDPOINT": hub.url,
-        "HF_HOME": str(tmp_path / "cache"),
-        "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("convert", "quant", "src")),
-        **more,
-    }
+    with DownloadHub(folder, "someone/Small-Nemotron") as hub:
+        yield hub
 
 
 @pytest.fixture
-def fetch(hub: Any, python: PythonServer, tmp_path: Path) -> Callable[..., Any]:
+def fetch(hub: DownloadHub, python: PythonServer, tmp_path: Path) -> Callable[..., Any]:
     """Converts a source in a process of its own."""
 
     def answer(source: str = "someone/Small-Nemotron", **more: str) -> Any:
         words = ("-c", PROGRAM, source, tmp_path)
-        run = python.run(words, environment(hub, tmp_path, **more), tmp_path)
+        run = python.run(words, hub.environment(tmp_path / "cache", **more), tmp_path)
         assert run.returncode == 0, run.stderr
         return json.loads(run.stdout)
 
     return answer
 
 
-def test_open_source_downloads_once(hub: Any, fetch: Callable[..., Any], tmp_path: Path) -> None:
+def test_open_source_downloads_once(
+    hub: DownloadHub, fetch: Callable[..., Any], tmp_path: Path
+) -> None:
     found = fetch()
     assert set(found["files"]) == {
         "README.md",
@@ -109,12 +98,12 @@ def test_open_source_downloads_once(hub: Any, fetch: Callable[..., Any], tmp_pat
 
 
 @pytest.fixture
-def command(hub: Any, python: PythonServer, tmp_path: Path) -> Callable[..., Any]:
+def command(hub: DownloadHub, python: PythonServer, tmp_path: Path) -> Callable[..., Any]:
     """Gives the JSON document that a command of the command line gives."""
 
     def answer(*arguments: object) -> Any:
         words = ("-m", "minitron_cli", *arguments, "--json")
-        run = python.run(words, environment(hub, tmp_path), tmp_path)
+        run = python.run(words, hub.environment(tmp_path / "cache"), tmp_path)
         assert run.returncode == 0, run.stderr
         return json.loads(run.stdout)
 
@@ -122,7 +111,7 @@ def command(hub: Any, python: PythonServer, tmp_path: Path) -> Callable[..., Any
 
 
 def test_commands_take_names_of_checkpoints(
-    hub: Any, command: Callable[..., Any], tmp_path: Path
+    hub: DownloadHub, command: Callable[..., Any], tmp_path: Path
 ) -> None:
     source, out = "someone/Small-Nemotron", tmp_path / "out"
     out.mkdir()
@@ -142,7 +131,7 @@ def test_commands_take_names_of_checkpoints(
     assert checked["passed"]
 
 
-def test_open_source_takes_a_revision(hub: Any, fetch: Callable[..., Any]) -> None:
+def test_open_source_takes_a_revision(hub: DownloadHub, fetch: Callable[..., Any]) -> None:
     assert "path" in fetch("someone/Small-Nemotron@v1")
     assert any("/revision/v1" in path for _, path, _ in hub.requests)
     found = fetch("someone/Small-Nemotron@v9")
@@ -150,7 +139,7 @@ def test_open_source_takes_a_revision(hub: Any, fetch: Callable[..., Any]) -> No
     assert "v9" in found["message"]
 
 
-def test_open_source_resumes_a_cut_download(hub: Any, fetch: Callable[..., Any]) -> None:
+def test_open_source_resumes_a_cut_download(hub: DownloadHub, fetch: Callable[..., Any]) -> None:
     hub.cut = "model-00001-of-00002.safetensors"
     with (hub.folder / hub.cut).open("ab") as file:
         file.write(bytes(40 << 20))  # the Hub's library writes, and resumes, by pieces of 10 MB
@@ -162,7 +151,7 @@ def test_open_source_resumes_a_cut_download(hub: Any, fetch: Callable[..., Any])
     assert any(part.startswith("bytes=") and part != "bytes=0-" for _, _, part in hub.requests)
 
 
-def test_open_source_sends_the_token(hub: Any, fetch: Callable[..., Any]) -> None:
+def test_open_source_sends_the_token(hub: DownloadHub, fetch: Callable[..., Any]) -> None:
     hub.token = "hf_secret"
     found = fetch()
     assert found["error"] in ("NotFound", "Denied")
@@ -170,7 +159,9 @@ def test_open_source_sends_the_token(hub: Any, fetch: Callable[..., Any]) -> Non
     assert "path" in fetch(HF_TOKEN="hf_secret")
 
 
-def test_open_source_explains_gated_repositories(hub: Any, fetch: Callable[..., Any]) -> None:
+def test_open_source_explains_gated_repositories(
+    hub: DownloadHub, fetch: Callable[..., Any]
+) -> None:
     hub.gated = True
     found = fetch()
     assert found["error"] == "Denied"
@@ -178,7 +169,7 @@ def test_open_source_explains_gated_repositories(hub: Any, fetch: Callable[..., 
 
 
 def test_open_source_explains_missing_repositories_and_networks(
-    hub: Any, fetch: Callable[..., Any]
+    hub: DownloadHub, fetch: Callable[..., Any]
 ) -> None:
     assert fetch("someone/else")["error"] == "NotFound"
     offline = fetch(HF_HUB_OFFLINE="1")
@@ -189,7 +180,7 @@ def test_open_source_explains_missing_repositories_and_networks(
 
 
 def test_open_source_without_safetensors_wants_torch_files(
-    hub: Any, fetch: Callable[..., Any], tmp_path: Path
+    hub: DownloadHub, fetch: Callable[..., Any], tmp_path: Path
 ) -> None:
     for path in hub.folder.glob("model*"):
         path.unlink()

@@ -8,11 +8,11 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
+from helpers.download_hub import DownloadHub
 from helpers.python_server import Ended, PythonServer
 from helpers.support import EXAMPLES
 from minitron_cli.inputs import folder_for_results
@@ -44,7 +44,7 @@ print(json.dumps(answers))
 
 
 @pytest.fixture
-def hub(nano_llama: Path, hub_server: ModuleType, tmp_path: Path) -> Iterator[Any]:
+def hub(nano_llama: Path, tmp_path: Path) -> Iterator[DownloadHub]:
     """A Hub with two levels of a model, one of them in shards, and files that are not models."""
     folder = tmp_path / "hub"
     (folder / "BF16").mkdir(parents=True)
@@ -53,33 +53,22 @@ def hub(nano_llama: Path, hub_server: ModuleType, tmp_path: Path) -> Iterator[An
         (folder / "BF16" / f"Nano-BF16-0000{number}-of-00002.gguf").write_bytes(b"GGUF%d" % number)
     (folder / "Nano.imatrix.gguf").write_bytes(b"GGUF")
     (folder / "README.md").write_text("a model\n")
-    server = hub_server.Hub(folder, NAME)
-    yield server
-    server.close()
-
-
-def environment(hub: Any, tmp_path: Path, **more: str) -> dict[str, str]:
-    return {
-        **os.environ,
-        "HF_ENDPOINT": hub.url,
-        "HF_HOME": str(tmp_path / "cache"),
-        "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("convert", "quant", "src")),
-        **more,
-    }
+    with DownloadHub(folder, NAME) as hub:
+        yield hub
 
 
 @pytest.fixture
 def run(python: PythonServer, tmp_path: Path) -> Callable[..., Ended]:
     """Runs Python in a process of its own that takes a server for the Hub."""
 
-    def answer(hub: Any, *words: object, **more: str) -> Ended:
-        return python.run(words, environment(hub, tmp_path, **more), tmp_path)
+    def answer(hub: DownloadHub, *words: object, **more: str) -> Ended:
+        return python.run(words, hub.environment(tmp_path / "cache", **more), tmp_path)
 
     return answer
 
 
 @pytest.fixture
-def fetch(hub: Any, run: Callable[..., Ended]) -> Callable[..., Any]:
+def fetch(hub: DownloadHub, run: Callable[..., Ended]) -> Callable[..., Any]:
     def answer(*names: str, **more: str) -> Any:
         ran = run(hub, "-c", PROGRAM, *names, **more)
         assert ran.returncode == 0, ran.stderr
@@ -88,7 +77,7 @@ def fetch(hub: Any, run: Callable[..., Ended]) -> Callable[..., Any]:
     return answer
 
 
-def test_hub_model_downloads_a_level_once(hub: Any, fetch: Callable[..., Any]) -> None:
+def test_hub_model_downloads_a_level_once(hub: DownloadHub, fetch: Callable[..., Any]) -> None:
     one, shards, none, missing = fetch(f"{NAME}:f16", f"{NAME}@v1:BF16", NAME, f"{NAME}:Q2_K")
     assert Path(one["path"]).name == "Nano-F16.gguf"
     assert one["bytes"] == (hub.folder / "Nano-F16.gguf").stat().st_size
@@ -104,7 +93,9 @@ def test_hub_model_downloads_a_level_once(hub: Any, fetch: Callable[..., Any]) -
     assert not [path for method, path, _ in hub.requests if method == "GET" and "resolve" in path]
 
 
-def test_hub_model_works_from_the_cache_offline(hub: Any, fetch: Callable[..., Any]) -> None:
+def test_hub_model_works_from_the_cache_offline(
+    hub: DownloadHub, fetch: Callable[..., Any]
+) -> None:
     fetched, shards = fetch(f"{NAME}:F16", f"{NAME}:BF16")
     Path(shards["path"]).with_name("Nano-BF16-00002-of-00002.gguf").unlink()
     hub.requests.clear()
@@ -120,7 +111,7 @@ def test_hub_model_works_from_the_cache_offline(hub: Any, fetch: Callable[..., A
 
 
 def test_commands_take_names_of_hub_models(
-    hub: Any, tmp_path: Path, run: Callable[..., Ended]
+    hub: DownloadHub, tmp_path: Path, run: Callable[..., Ended]
 ) -> None:
     """A header needs no download; a token opens the door and is never shown."""
     hub.token = "hf_secret"
@@ -137,7 +128,9 @@ def test_commands_take_names_of_hub_models(
     assert not any("secret" in text for text in (header.stderr, told.stderr, refused.stderr))
 
 
-def test_commands_take_names_with_the_hubs_address(hub: Any, run: Callable[..., Ended]) -> None:
+def test_commands_take_names_with_the_hubs_address(
+    hub: DownloadHub, run: Callable[..., Ended]
+) -> None:
     """As Ollama's and llama.cpp's users copy them; pull says what came."""
     pull = ("-m", "minitron_cli", "pull", "--json")
     told = json.loads(run(hub, *pull, f"hf.co/{NAME}:F16").stdout)
@@ -150,7 +143,7 @@ def test_commands_take_names_with_the_hubs_address(hub: Any, run: Callable[..., 
 
 
 def test_advise_compares_the_files_of_a_repository(
-    hub: Any, tmp_path: Path, run: Callable[..., Ended]
+    hub: DownloadHub, tmp_path: Path, run: Callable[..., Ended]
 ) -> None:
     for number in (1, 2):
         (hub.folder / "BF16" / f"Nano-BF16-0000{number}-of-00002.gguf").unlink()
@@ -162,21 +155,16 @@ def test_advise_compares_the_files_of_a_repository(
     assert not list((tmp_path / "cache").rglob("*.gguf"))
 
 
-def test_commands_take_checkpoints_on_the_hub(
-    hub_server: ModuleType, tmp_path: Path, run: Callable[..., Ended]
-) -> None:
+def test_commands_take_checkpoints_on_the_hub(tmp_path: Path, run: Callable[..., Ended]) -> None:
     """Pull fetches one whole; a level that needs a matrix is refused before that."""
-    hub = hub_server.Hub(EXAMPLES / "nano-llama", NAME)
     minitron = ("-m", "minitron_cli")
-    try:
+    with DownloadHub(EXAMPLES / "nano-llama", NAME) as hub:
         refused = run(hub, *minitron, "quantize", NAME, "IQ2_M")
         assert refused.returncode == 5 and "-f TEXT" in refused.stderr, refused.stderr
         assert not list((tmp_path / "cache").rglob("*.safetensors"))
         made = run(hub, *minitron, "quantize", f"hf.co/{NAME}", "Q4_0")
         assert made.returncode == 0, made.stderr
         pulled = json.loads(run(hub, *minitron, "pull", NAME, "--json").stdout)
-    finally:
-        hub.close()
     assert [path.name for path in tmp_path.glob("*.gguf")] == ["Nano-GGUF-8.0M-Q4_0.gguf"]
     again = run(hub, *minitron, "quantize", NAME, "Q4_0", HF_HUB_OFFLINE="1")
     assert again.returncode == 0 and "there already" in again.stderr, again.stderr
@@ -184,17 +172,14 @@ def test_commands_take_checkpoints_on_the_hub(
 
 
 def test_open_headers_downloads_no_weights(
-    hub: Any, hub_server: ModuleType, tmp_path: Path, run: Callable[..., Ended]
+    hub: DownloadHub, tmp_path: Path, run: Callable[..., Ended]
 ) -> None:
     plan = ("-m", "minitron_cli", "quantize", NAME, "Q4_0", "--dry-run", "--json")
     (hub.folder / "BF16" / "Nano-BF16-00001-of-00002.gguf").unlink()
     (hub.folder / "BF16" / "Nano-BF16-00002-of-00002.gguf").unlink()
     model = json.loads(run(hub, *plan).stdout)
-    checkpoints = hub_server.Hub(EXAMPLES / "nano-llama", NAME)
-    try:
+    with DownloadHub(EXAMPLES / "nano-llama", NAME) as checkpoints:
         checkpoint = json.loads(run(checkpoints, *plan).stdout)
-    finally:
-        checkpoints.close()
     assert model["weights_encoded"] == checkpoint["weights_encoded"] > 7e6
     cached = [path.name for path in (tmp_path / "cache").rglob("*")]
     assert not any(name.endswith((".gguf", ".safetensors")) for name in cached)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
+from helpers import numpy_model
 from helpers.raw_llama import llama_logits
 from minitron_convert.architectures.wide_nemotron import head_places, widen
 from minitron_convert.checkpoint.folder import open_checkpoint
@@ -21,7 +21,7 @@ from minitron_core.gguf import open_gguf
 N_TOKENS = 256
 
 
-def error_of(folder: Path, out: Path, reference: ModuleType) -> float:
+def error_of(folder: Path, out: Path) -> float:
     """The largest difference of logits, relative to the largest logit."""
     checkpoint = open_checkpoint(folder)
     weights = {
@@ -29,7 +29,7 @@ def error_of(folder: Path, out: Path, reference: ModuleType) -> float:
         for name, tensor in checkpoint.tensors.items()
     }
     tokens = np.random.default_rng(5).integers(300, 4000, N_TOKENS).tolist()
-    wanted = reference.logits(checkpoint.config, weights, tokens)
+    wanted = numpy_model.logits(checkpoint.config, weights, tokens)
     path = convert(ConvertSettings(folder, out, "f32", force=True)).paths[0]
     found = llama_logits(path, tokens)
     return float(np.abs(found - wanted).max() / np.abs(wanted).max())
@@ -37,9 +37,9 @@ def error_of(folder: Path, out: Path, reference: ModuleType) -> float:
 
 @pytest.mark.parametrize("model", ["nano-llama", "nano-nemotron"])
 def test_bundled_models_compute_the_reference_logits(
-    model: str, examples: Path, tmp_path: Path, reference: ModuleType
+    model: str, examples: Path, tmp_path: Path
 ) -> None:
-    assert error_of(examples / model, tmp_path, reference) < 1e-4
+    assert error_of(examples / model, tmp_path) < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -59,13 +59,13 @@ def test_bundled_models_compute_the_reference_logits(
     ],
 )
 def test_architectures_compute_the_reference_logits(
-    variant: str, checkpoint: Callable[[str], Path], tmp_path: Path, reference: ModuleType
+    variant: str, checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
     folder = checkpoint(variant)
     config = json.loads((folder / "config.json").read_text())
     # Weights of deviation 0.1 give scores large enough for positions to matter.
     assert config["hidden_size"] < 200
-    assert error_of(folder, tmp_path, reference) < 1e-4
+    assert error_of(folder, tmp_path) < 1e-4
 
 
 def test_wide_nemotron_says_what_it_did(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:

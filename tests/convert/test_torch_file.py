@@ -9,7 +9,6 @@ import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from helpers import synthetic_checkpoints
 from helpers.torch_archive import ORDERED, REBUILD, Global, Reduce, pickled, tensor, write_torch
 from minitron_convert.checkpoint.pickle_values import RefusedPickle, load
 from minitron_convert.checkpoint.torch_file import read_pickle
@@ -27,26 +27,26 @@ from minitron_core.gguf import open_gguf
 KINDS = {"F32": ("FloatStorage", 4), "F16": ("HalfStorage", 2), "BF16": ("BFloat16Storage", 2)}
 
 
-def as_torch(folder: Path, synthetic: ModuleType, name: str) -> None:
+def as_torch(folder: Path, name: str) -> None:
     """Turn a folder's safetensors into pytorch_model.bin."""
-    shapes = synthetic.make_shapes(synthetic.make_config(name))
-    dtype = synthetic.ALL[name][2]
+    shapes = synthetic_checkpoints.make_shapes(synthetic_checkpoints.make_config(name))
+    dtype = synthetic_checkpoints.ALL[name][2]
     for path in folder.glob("model*"):
         path.unlink()
     state, storages = {}, {}
     for i, (tensor_name, shape) in enumerate(shapes.items()):
         state[tensor_name] = tensor(KINDS[dtype][0], str(i), shape)
-        storages[str(i)] = synthetic.make_tensor(tensor_name, shape, dtype)
+        storages[str(i)] = synthetic_checkpoints.make_tensor(tensor_name, shape, dtype)
     write_torch(folder / "pytorch_model.bin", pickled(state), storages)
 
 
 @pytest.mark.parametrize("variant", ["nemotron-old-keys", "nemotron-f16", "llama-bias"])
 def test_read_pickle_gives_the_tensors_of_safetensors(
-    variant: str, synthetic: ModuleType, checkpoint: Callable[[str], Path], tmp_path: Path
+    variant: str, checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
     folder = checkpoint(variant)
     wanted = open_gguf(convert(ConvertSettings(folder, tmp_path / "a.gguf")).paths[0])
-    as_torch(folder, synthetic, variant)
+    as_torch(folder, variant)
     model = open_gguf(convert(ConvertSettings(folder, tmp_path / "b.gguf")).paths[0])
     assert model.metadata == wanted.metadata
     assert {info.name for info in model.tensors} == {info.name for info in wanted.tensors}
@@ -204,11 +204,11 @@ def test_read_pickle_raises_only_its_own_errors(
 
 
 def test_open_checkpoint_reads_shards_with_an_index(
-    synthetic: ModuleType, checkpoint: Callable[[str], Path], tmp_path: Path
+    checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
     folder = checkpoint("nemotron-f16")
     wanted = open_gguf(convert(ConvertSettings(folder, tmp_path / "a.gguf")).paths[0])
-    shapes = synthetic.make_shapes(synthetic.make_config("nemotron-f16"))
+    shapes = synthetic_checkpoints.make_shapes(synthetic_checkpoints.make_config("nemotron-f16"))
     for path in folder.glob("model*"):
         path.unlink()
     weight_map, names = {}, list(shapes)
@@ -216,7 +216,8 @@ def test_open_checkpoint_reads_shards_with_an_index(
         file = f"pytorch_model-{i + 1:05d}-of-00002.bin"
         state = {name: tensor("HalfStorage", str(j), shapes[name]) for j, name in enumerate(part)}
         blobs = {
-            str(j): synthetic.make_tensor(name, shapes[name], "F16") for j, name in enumerate(part)
+            str(j): synthetic_checkpoints.make_tensor(name, shapes[name], "F16")
+            for j, name in enumerate(part)
         }
         write_torch(folder / file, pickled(state), blobs)
         weight_map |= dict.fromkeys(part, file)

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 
 from helpers.markdown import blocks
 from helpers.support import ROOT
+from helpers.upload_hub import UploadHub
 from minitron_core.gguf import open_gguf
 from minitron_quant.levels import level_of
 
@@ -23,15 +23,6 @@ def commands(mark: str | None) -> list[str]:
     """The commands of README's first blocks: those that run here, or those for the Hub."""
     found = [b for b in blocks(README) if b.language == "sh" and b.mark == mark]
     return list(found[0].commands())
-
-
-def upload_server() -> Any:
-    place = ROOT / "tests" / "cli" / "upload_server.py"
-    spec = spec_from_file_location("goals_upload_server", place)
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.Hub(TOKEN)
 
 
 @pytest.fixture
@@ -81,13 +72,10 @@ def test_readme_leads_to_the_five_goals(workshop: Path, shell: Any) -> None:
     text = (workshop / "examples" / "out" / "README.md").read_text()
     assert "llama-cli -hf me/nano:Q4_K_M" in text and "| KLD |" in text
     assert "(./report.svg)" in text
-    hub = upload_server()
-    try:
-        (push,) = commands("hub")
+    (push,) = commands("hub")
+    with UploadHub(TOKEN) as hub:
         shell(push, HF_ENDPOINT=hub.url)
         assert {"README.md", "report.svg", "report.json", "Nano-Llama-8.0M-Q4_K_M.gguf"} <= set(
             hub.files
         )
-    finally:
-        hub.close()
     assert json.loads(shell(f"{card_of_6_gb.partition('#')[0]} --json"))["choice"]

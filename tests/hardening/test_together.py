@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import pytest
 
 from hardening import workshop
 from hardening.workshop import COMMANDS, Material
+from helpers.download_hub import DownloadHub
 from helpers.support import EXAMPLES, Served, fails
 from minitron_core.atomic_files import write_whole
 from minitron_core.errors import MinitronError
@@ -90,26 +90,15 @@ def test_one_source_for_many_jobs(whole: Any, material: Material, tmp_path: Path
 
 
 @pytest.fixture
-def hub(tmp_path: Path) -> Iterator[Any]:
+def hub() -> Iterator[DownloadHub]:
     """A Hub on this machine."""
-    path = Path(__file__).parents[1] / "convert" / "hub_server.py"
-    spec = spec_from_file_location("hub_server", path)
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    server = module.Hub(EXAMPLES / "nano-nemotron", "someone/Nano")
-    yield server
-    server.close()
+    with DownloadHub(EXAMPLES / "nano-nemotron", "someone/Nano") as hub:
+        yield hub
 
 
 @pytest.mark.harden
-def test_one_cache_of_the_hub(hub: Any, tmp_path: Path) -> None:
-    environment = {
-        **os.environ,
-        "HF_ENDPOINT": hub.url,
-        "HF_HOME": str(tmp_path / "cache"),
-        "HF_HUB_DISABLE_XET": "1",
-    }
+def test_one_cache_of_the_hub(hub: DownloadHub, tmp_path: Path) -> None:
+    environment = hub.environment(tmp_path / "cache")
     words = (sys.executable, "-m", "minitron_cli", "convert", "someone/Nano", "--outtype", "f16")
     jobs = [
         subprocess.Popen(

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from convert import synthetic
 from hardening.fuzz.formats import message
+from helpers import synthetic_checkpoints as synthetic
 from helpers.torch_archive import ORDERED, Global, Reduce, pickled, tensor, write_torch
 from minitron_convert.vocab.pretokenizers import KNOWN
 from minitron_core.gguf import F16, F32, TYPE_ID, GgufWriter, KeyValue, TensorSpec, ValueType

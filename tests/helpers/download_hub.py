@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+from helpers.local_hub import COMMIT, LocalHub
 
 
-class Hub:
+class DownloadHub(LocalHub):
     """Serves the files of `folder` as the repository `name`; `requests` lists what was asked."""
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -22,28 +21,7 @@ class Hub:
         self.token: str | None = None
         self.gated = False
         self.cut: str | None = None
-        hub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                hub.answer(self)
-
-            do_HEAD = do_GET
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        """Stop serving."""
-        self.server.shutdown()
-        self.server.server_close()
+        super().__init__()
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         """Answer one request."""

@@ -4,14 +4,13 @@ import base64
 import hashlib
 import json
 import re
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+from helpers.local_hub import COMMIT, LocalHub
 
 
-class Hub:
+class UploadHub(LocalHub):
     """Repositories in memory; `stop_after` files the connection breaks."""
 
     def __init__(self, token: str) -> None:
@@ -22,28 +21,7 @@ class Hub:
         self.commits: list[list[str]] = []
         self.uploads: list[str] = []
         self.stop_after: int | None = None
-        hub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                hub.answer(self)
-
-            do_POST = do_PUT = do_HEAD = do_GET
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        """Stop serving."""
-        self.server.shutdown()
-        self.server.server_close()
+        super().__init__()
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         """Answer one request."""
