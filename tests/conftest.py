@@ -23,6 +23,8 @@ from minitron_cli.main import main
 from minitron_convert.convert import ConvertSettings, convert
 from minitron_core import cpu_limits
 from minitron_core.gguf import GgufWriter, KeyValue, TensorSpec, ValueType, open_gguf
+from minitron_quant import decode_forecast
+from minitron_quant.gptq import forecast as gptq_forecast
 from minitron_quant.quantize.run import LevelResult
 
 # a job of a shell's background begins with Ctrl-C ignored, nohup's with a hang-up, and so would
@@ -38,6 +40,14 @@ cpu_limits._cgroup_quota = lambda: _SHARE
 # how long an input takes says more about the machine's other work
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
+
+
+@pytest.fixture
+def known_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forecasts for a processor of a known speed: what is measured depends on its other work."""
+    for module in (decode_forecast, gptq_forecast):
+        for measured in ("llama_cpp_operations_per_second", "blas_operations_per_second"):
+            monkeypatch.setattr(module, measured, lambda: 1e9)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ import pytest
 
 from helpers.support import EXAMPLES, beginning, fails
 from minitron import checkpoint_levels
-from minitron_quant import decode_forecast
 
 CHECKPOINT = EXAMPLES / "nano-llama"
 NAME = "Nano-Llama-8.0M"
@@ -130,9 +129,8 @@ def test_quantize_plans_a_checkpoint_that_is_calibrated_first(
 
 
 def test_quantize_dry_run_forecasts_calibration_that_is_not_done(
-    minitron: Any, short_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    minitron: Any, short_llama: Path, tmp_path: Path, known_speed: None
 ) -> None:
-    monkeypatch.setattr(decode_forecast, "llama_cpp_operations_per_second", lambda: 1e9)
     out = tmp_path / "out"
     given = ("quantize", short_llama, "Q4_0", "-d", out, "-f", beginning(tmp_path), "--json")
 

@@ -124,7 +124,7 @@ def test_quantize_gptq_takes_models_whose_layers_cannot_run_alone(
 
 
 def test_quantize_gptq_collects_once_and_verifies(
-    minitron: Any, short_llama: Path, tmp_path: Path
+    minitron: Any, short_llama: Path, tmp_path: Path, known_speed: None
 ) -> None:
     text = tmp_path / "short.txt"
     text.write_text((EXAMPLES / "calibration.txt").read_text()[:9000])

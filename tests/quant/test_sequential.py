@@ -242,7 +242,7 @@ def test_codes_of_a_damaged_store_are_refused(tmp_path: Path) -> None:
     assert sequential_store.SequentialStore(tmp_path / "work", "y", (4, 2), ["Q4_0"]).layers == -1
 
 
-def test_forecast_is_of_the_layers_that_are_left(two_layers: Path) -> None:
+def test_forecast_is_of_the_layers_that_are_left(two_layers: Path, known_speed: None) -> None:
     shards = open_model_files(two_layers)
     types = {info.name: TYPE_ID["q4_0"] for info in shards[0].tensors}
     tokens = np.zeros((4, 128), np.int32)
