@@ -40,6 +40,7 @@ PARSER.add_argument("--chunks", type=int, default=16, help="of 512 tokens, of ea
 PARSER.add_argument("--levels", default=LEVELS, help="between spaces")
 PARSER.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
 PARSER.add_argument("--types", help="of mixes; =-q4_1 for a model decoded from it")
+PARSER.add_argument("--budget", help="of the sensitivities, such as 30m; without: as they take")
 PARSER.add_argument("--result", metavar="FILE.md", type=Path, help="write the tables there")
 
 
@@ -121,6 +122,8 @@ def calibrate(work: Work) -> None:
     work.run("imatrix", "imatrix", work.model, *words)
     if any(method.startswith("mix") for method in work.given.methods):
         words = ("-f", text, "--imatrix", work.imatrix, "-o", work.sensitivity)
+        if work.given.budget:
+            words = *words, "--budget", work.given.budget
         work.run("sensitivity", "sensitivity", work.model, *words)
 
 
