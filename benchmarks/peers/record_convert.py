@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib.util
 import json
 import logging
 import os
@@ -23,6 +22,10 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
+
+from helpers.synthetic_checkpoints import VARIANTS, make_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTTYPES = ("f32", "f16", "bf16", "q8_0", "auto")
@@ -47,9 +50,8 @@ def main() -> None:
             runs = [["--outtype", outtype] for outtype in OUTTYPES]
             runs += [["--outtype", "f16", "--split-max-size", "4M"], ["--vocab-only"]]
             record(options, model, ROOT / "examples" / model, runs)
-        synthetic = load_synthetic()
-        for variant in synthetic.VARIANTS:
-            folder = synthetic.make_checkpoint(variant, work, ROOT / "examples")
+        for variant in VARIANTS:
+            folder = make_checkpoint(variant, work, ROOT / "examples")
             record(options, variant, folder, [["--outtype", outtype] for outtype in OUTTYPES])
         for model, tokenizer in PUBLISHED.items() if options.published else ():
             folder = make_published(options.published, model, tokenizer, work)
@@ -72,15 +74,6 @@ def prepare(llama_cpp: Path) -> None:
             return "llama-bpe"
 
     TextModel.get_vocab_base_pre = answer
-
-
-def load_synthetic() -> Any:
-    """The tests' maker of small checkpoints."""
-    path = ROOT / "tests" / "convert" / "synthetic.py"
-    spec = importlib.util.spec_from_file_location("synthetic", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def make_published(given: Path, model: str, tokenizer: str, work: Path) -> Path:
