@@ -1,18 +1,18 @@
 """minitron imatrix: the importance of weights, collected on a calibration text."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from minitron_cli.options.generation import DeviceOptions
+from minitron_cli.options.imatrix import CollectOptions
 from minitron_cli.options.parameters import (
     ConsoleOptions,
     Force,
     GpuLayers,
     ModelPath,
     Threads,
-    UBatch,
     gpu_layers,
 )
 from minitron_core.errors import AlreadyExists, MinitronError, Usage
@@ -41,44 +41,8 @@ def imatrix(
         Path | None,
         typer.Option("-o", "--output", help="The file to write; {Model}.imatrix.gguf."),
     ] = None,
-    chunks: Annotated[
-        int | None, typer.Option(min=1, help="At most this many chunks in all.")
-    ] = None,
-    ctx: Annotated[int, typer.Option("--ctx", "-c", min=16, help="Tokens of a chunk.")] = 512,
-    batch: Annotated[int, typer.Option("--batch", "-b", min=16, help="Tokens of a decode.")] = 2048,
-    ubatch: UBatch = 512,
-    process_output: Annotated[
-        bool, typer.Option("--process-output", help="Collect for output.weight too.")
-    ] = False,
-    parse_special: Annotated[
-        bool, typer.Option("--parse-special", help="Read special tokens in the text as tokens.")
-    ] = False,
-    file_format: Annotated[
-        Literal["gguf", "dat"], typer.Option("--format", help="llama.cpp's new or old format.")
-    ] = "gguf",
-    sums: Annotated[
-        Literal["float32", "float64"],
-        typer.Option(
-            "--sums",
-            help="float32 adds as llama-imatrix does and drifts on long texts, by up to 1.5e-4 of "
-            "a sum on the bundled model; float64 does not.",
-        ),
-    ] = "float32",
-    plain: Annotated[
-        bool,
-        typer.Option(
-            "--plain",
-            help="Write llama-imatrix's file to the byte: without the means of the inputs and the "
-            "hashes of model and texts.",
-        ),
-    ] = False,
-    ppl: Annotated[
-        bool,
-        typer.Option(
-            "--ppl",
-            help="Also measure the text's perplexity, as llama-perplexity does; slower.",
-        ),
-    ] = False,
+    *,
+    collecting: CollectOptions,
     save_every: Annotated[
         int | None,
         typer.Option(
@@ -91,7 +55,6 @@ def imatrix(
     threads: Threads = None,
     layers: GpuLayers = "auto",
     force: Force = False,
-    *,
     spread: DeviceOptions,
     console: ConsoleOptions,
 ) -> None:
@@ -106,8 +69,7 @@ def imatrix(
     )
     from minitron_cli.views.imatrix import show_collected
     from minitron_core.made_from import record_inputs
-    from minitron_quant.chunking import ChunkSettings
-    from minitron_quant.imatrix.collect import Collected, CollectSettings
+    from minitron_quant.imatrix.collect import Collected
     from minitron_quant.imatrix.files import read_imatrix
     from minitron_quant.imatrix.synthetic_text import SyntheticTextSettings
     from minitron_quant.model_files import open_model_files
@@ -116,31 +78,27 @@ def imatrix(
     out = console.output()
     check_output(output)
     found = local_model(model, out)
+    file_format = collecting.file_format
     path = output or folder_for_results(model) / f"{model_name(found)}.imatrix.{file_format}"
     if synthetic is None and not texts:
         raise Usage("there is no text to calibrate on", "give -f TEXT, or --synthetic 50000")
-    settings = CollectSettings(
-        tuple(texts or ()),
-        ChunkSettings(ctx, batch, chunks, threads, parse_special, n_ubatch=ubatch),
-        process_output,
-        plain or file_format == "dat",
-        sums,
-        ppl,
-    )
+    settings = collecting.settings(tuple(texts or ()), threads)
     files = [shard.path for shard in open_model_files(found)]
     key = imatrix_key(files, settings, file_format, synthetic and (synthetic, seed))
     if is_up_to_date(path, key, force):
         show_collected(out, path, Collected(read_imatrix(path), None, 0, ""), kept=True)
         return
     _refuse_unfinished(path, decided=resume or force)
+    generated = None
     if synthetic is not None:
         _refuse_synthetic_text(path, keep=resume, force=force)
+        generated = SyntheticTextSettings(synthetic, collecting.ctx, seed, threads)
     with out.progress(again="--resume") as listener:
         collected = collect_imatrix(
             found,
             path,
             settings,
-            synthetic=SyntheticTextSettings(synthetic, ctx, seed, threads) if synthetic else None,
+            synthetic=generated,
             resume="continue" if resume else "restart",
             save_every=save_every,
             placement=spread.placement(out),
