@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from minitron_quant.gptq import sequential_store
 from minitron_quant.gptq.drift import DriftSettings
 from minitron_quant.gptq.forecast import forecast_sequential
 from minitron_quant.gptq.held_out import quantize_verified
-from minitron_quant.gptq.sequential import SequentialJob
+from minitron_quant.gptq.sequential import SequentialGptq, SequentialJob
 from minitron_quant.gptq.sequential_levels import SequentialLevels, SequentialSettings
 from minitron_quant.levels import parse_levels
 from minitron_quant.model_files import EMBEDDING, OUTPUT, open_model_files
@@ -95,22 +96,41 @@ class Killed(KeyboardInterrupt):
     pass
 
 
-def test_sequential_continues_after_the_last_whole_layer(
-    two_layers: Path, files: dict[str, LevelResult], tmp_path: Path
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        pytest.param(15, id="in the first stage of the second layer"),
+        pytest.param(18, id="within the second level's first stage"),
+        pytest.param(13, id="before the last matrix of the first layer"),
+        pytest.param(29, id="before the last output matrix"),
+    ],
+)
+def test_sequential_continues_with_the_matrix_in_work(
+    two_layers: Path,
+    files: dict[str, LevelResult],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    encoded: int,
 ) -> None:
-    settings = settings_of(two_layers, tmp_path)
+    settings, chosen = settings_of(two_layers, tmp_path), SequentialGptq._chosen
+    calls: list[str] = []
 
-    def kill(event: Event) -> None:
-        if event.stage == "gptq" and event.done > 1:
+    def killed(self: SequentialGptq, level: str, source: str, *more: Any) -> Any:
+        if len(calls) == encoded:
             raise Killed
+        calls.append(f"{level} {source}")
+        return chosen(self, level, source, *more)
 
+    monkeypatch.setattr(SequentialGptq, "_chosen", killed)
     with pytest.raises(Killed) as stopped:
-        made(settings, kill)
-    assert stop.kept(stopped.value)[0].startswith("1 of 2 layers are kept in ")
+        made(settings)
+    assert " of 2 layers are kept in " in stop.kept(stopped.value)[0]
     assert not list(tmp_path.glob("*.gguf"))
-    seen: list[float] = []
-    again = made(settings, lambda e: seen.append(e.done) if e.stage == "gptq" else None)
-    assert min(seen) == 1
+    before = set(calls)
+    calls.clear()
+    encoded = 30
+    again = made(settings)
+    assert len(before) + len(calls) == 30 and not before & set(calls)
     for level, result in files.items():
         assert again[level].path.read_bytes() == result.path.read_bytes()
     assert names_in(tmp_path) == NAMES
@@ -233,10 +253,11 @@ def test_chunks_are_no_longer_than_the_context_of_the_model(
 def test_codes_of_a_damaged_store_are_refused(tmp_path: Path) -> None:
     store = sequential_store.SequentialStore(tmp_path / "work", "x", (4, 2), ["Q4_0"])
     store.begin(0)
-    store.commit(0, {"Q4_0": {EMBEDDING: np.arange(6, dtype=np.uint8)}})
-    assert store.codes("Q4_0", 0, 2, 3).tolist() == [2, 3, 4]
+    store.keep("Q4_0", EMBEDDING, np.arange(6, dtype=np.uint8))
+    store.finish_layer()
+    assert store.codes("Q4_0", EMBEDDING, 2, 3).tolist() == [2, 3, 4]
     with pytest.raises(Damaged, match="was changed"):
-        store.codes("Q4_0", 0, 2, 5)
+        store.codes("Q4_0", EMBEDDING, 2, 5)
     with pytest.raises(Damaged, match="was changed"):
         store.states("full", 0)
     assert sequential_store.SequentialStore(tmp_path / "work", "y", (4, 2), ["Q4_0"]).layers == -1

@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 
 from minitron_core.cpu_limits import default_threads
-from minitron_core.gguf import F32, Gguf, row_bytes
+from minitron_core.gguf import F32, Gguf, row_bytes, tensor_bytes
 from minitron_core.gguf.layers import in_layer
 from minitron_core.progress import Event, Progress
 from minitron_engine.llama.settings import ModelSettings
@@ -36,8 +36,6 @@ from minitron_quant.model_files import EMBEDDING, OUTPUT, tensors_of
 from minitron_quant.quantize.encode import EncodeTask, RefineRows, encode, encode_values
 from minitron_quant.streaming.layer_file import layer_count, layer_tensors
 
-# by level: bytes by tensor
-LevelCodes = dict[str, dict[str, Bytes]]
 # With so many tokens for each column this share of the mean diagonal is as good as any from a third
 # to three times it: benchmarks/results/gptq.md.
 _PLENTY, _DAMPING = 32, 0.03
@@ -106,8 +104,8 @@ class SequentialGptq:
             self._loading, job.shards, job.drift, self._store, n_ctx, self._threads
         ) as models:
             for layer in range(self._store.layers, self._layers):
-                codes = self._choose_layer(models, layer)
-                self._store.commit(layer + 1, codes)
+                self._choose_layer(models, layer)
+                self._store.finish_layer()
                 self._progress(Event("gptq", layer + 1, self._layers, "layers"))
                 for shard in self._job.shards:
                     shard.release()
@@ -119,46 +117,45 @@ class SequentialGptq:
         source = np.ascontiguousarray(shard.data(info))
         chosen = EMBEDDING in self._job.tensors_by_layer()[0]
         n_ctx = self._job.chunks.shape[1]
-        codes: LevelCodes = {}
         for side in (FULL, *self._job.levels):
             data, kind = source, info.type
             if side != FULL:
                 kind = self._job.levels[side][EMBEDDING]
                 task = EncodeTask(info, source, (kind,), self._job.embedding)
                 data = self._encoded(task, kind)
-                codes[side] = {EMBEDDING: data} if chosen else {}
+                if chosen:
+                    self._store.keep(side, EMBEDDING, data)
             rows = data.reshape(info.rows, -1)
             with self._store.new_states(side, 0) as states:
                 for number, tokens in enumerate(self._job.chunks):
                     values = decode_blocks(kind, rows[tokens], (n_ctx, info.shape[0]))
                     states[number * n_ctx : (number + 1) * n_ctx] = values
-        self._store.commit(0, codes)
+        self._store.finish_layer()
 
     def _encoded(self, task: EncodeTask, kind: int) -> Bytes:
         return np.concatenate([slab.blocks[kind] for slab in encode([task], self._threads)])
 
-    def _choose_layer(self, models: SideBySide, layer: int) -> LevelCodes:
+    def _choose_layer(self, models: SideBySide, layer: int) -> None:
         last = layer == self._layers - 1
         stages = stages_of(layer_tensors(self._tensors, layer), models.output if last else "")
         models.load(layer, stages)
-        codes: LevelCodes = {level: {} for level in self._job.levels}
         for number, stage in enumerate(stages):
-            for level, sums in models.measure(stage).items():
-                self._choose_stage(models, level, layer, stage, sums, codes[level])
+            missing = [level for level in self._job.levels if self._store.stages[level] == number]
+            for level in self._job.levels:
+                if level not in missing:
+                    self._put(models, level, layer, stage)
+            # new states are made of the inputs of the last stage
+            if missing or (stage is stages[-1] and not last):
+                for level, sums in models.measure(stage).items():
+                    if level in missing:
+                        self._choose_stage(models, level, layer, stage, sums)
             done = layer + (number + 1) / (len(stages) + 1)
             self._progress(Event("gptq", done, self._layers, "layers", stage.input))
         if not last:
             models.finish(stages[-1])
-        return codes
 
     def _choose_stage(
-        self,
-        models: SideBySide,
-        level: str,
-        layer: int,
-        stage: Stage,
-        sums: DriftSums,
-        codes: dict[str, Bytes],
+        self, models: SideBySide, level: str, layer: int, stage: Stage, sums: DriftSums
     ) -> None:
         """Choose the codes of a stage's weights at one level, and put them into its model."""
         sources = [_source(name, layer) for name in stage.weights]
@@ -168,22 +165,27 @@ class SequentialGptq:
                 targets = self._targets(targets, sums, pool, level, stage.input)
         importance = _importance(sums.squares())
         refine = self._refine(sums, importance, targets[0])
-        for name, source, target in zip(stage.weights, sources, targets, strict=True):
-            info, kind = target.info, self._job.levels[level][source]
-            if kind == info.type:
-                codes[source] = np.ascontiguousarray(target.shard.data(info)).reshape(-1)
-            else:
-                chooser = refine if supports(kind) else None
-                codes[source] = self._chosen(source, target, kind, importance, chooser)
+        for source, target in zip(sources, targets, strict=True):
+            if not self._store.keeps(level, source):
+                codes = self._chosen(level, source, target, importance, refine)
+                self._store.keep(level, source, codes)
+        self._put(models, level, layer, stage)
+        self._store.finish_stage(level)
+
+    def _put(self, models: SideBySide, level: str, layer: int, stage: Stage) -> None:
+        """Put the codes of a stage's weights into the model of a level."""
+        for name in stage.weights:
+            source = _source(name, layer)
             if source not in (EMBEDDING, OUTPUT):  # nothing follows the output matrix
-                shape = (info.rows, info.shape[0])
-                models.put(level, name, decode_blocks(kind, codes[source], shape))
+                kind, info = self._job.levels[level][source], self._tensors[source][1]
+                codes = self._store.codes(level, source, 0, tensor_bytes(kind, info.shape))
+                models.put(level, name, decode_blocks(kind, codes, (info.rows, info.shape[0])))
 
     def _chosen(
         self,
+        level: str,
         source: str,
         target: Weight,
-        kind: int,
         importance: Floats,
         refine: RefineRows | None,
     ) -> Bytes:
@@ -192,6 +194,10 @@ class SequentialGptq:
         importance: of its columns.
         """
         info, hessian = target.info, self._job.output_hessian
+        kind = self._job.levels[level][source]
+        if kind == info.type:
+            return np.ascontiguousarray(target.shard.data(info)).reshape(-1)
+        refine = refine if supports(kind) else None
         rows = hessian.blocks(source, info.rows) if hessian is not None and refine else []
         if not rows:
             task = _task(target, kind, importance)

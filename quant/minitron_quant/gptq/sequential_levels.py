@@ -12,7 +12,6 @@ import numpy as np
 from minitron_core import stop
 from minitron_core.errors import MinitronError, Unsupported
 from minitron_core.gguf import KeyValue
-from minitron_core.gguf.types import tensor_bytes
 from minitron_core.hashing import file_sha256, fingerprint, model_fingerprint
 from minitron_core.progress import Event, Progress
 from minitron_engine.llama.library import LLAMA_CPP_COMMIT
@@ -99,7 +98,6 @@ class SequentialLevels:
             self._chunks = _chunks_of(model, settings)
         if settings.two_sided and self._gradients.collected() is None:
             check_transformers(self._shards, self._chunks.shape[1])
-        self._job: SequentialJob | None = None
         self._store: SequentialStore | None = None
 
     @cached_property
@@ -195,7 +193,7 @@ class SequentialLevels:
 
         Raises OutOfResources for a lack of disk or memory, MinitronError for a changed source.
         """
-        self._job = job = self._job_of(outputs, self._output_hessian(progress))
+        job = self._job_of(outputs, self._output_hessian(progress))
         self._store = store = self._open_store(job)
         store.begin(sum(output.bytes for output in outputs))
         layers, done = layer_count(self._shards), max(0, store.layers)
@@ -297,17 +295,8 @@ class SequentialLevels:
 
     def read(self, level: str, name: str, start: int, size: int) -> Bytes:
         """Some bytes of a tensor's codes, after `choose`."""
-        assert self._job is not None and self._store is not None  # choose comes first
-        sizes = self._job.levels[level]
-        for layers, names in enumerate(self._job.tensors_by_layer()):
-            if name in names:
-                tensors = tensors_of(self._shards)
-                lengths = [
-                    tensor_bytes(sizes[each], tensors[each][1].shape)
-                    for each in names[: names.index(name)]
-                ]
-                return self._store.codes(level, layers, sum(lengths) + start, size)
-        raise KeyError(name)
+        assert self._store is not None  # choose comes first
+        return self._store.codes(level, name, start, size)
 
     def finish(self) -> None:
         """Remove states and codes."""

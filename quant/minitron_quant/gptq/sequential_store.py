@@ -1,13 +1,13 @@
 """What sequential GPTQ keeps on disk while it runs: states, codes, and how far it is.
 
-States of a layer are read from one file and written to another, in turn, and a layer counts as
-done once its new states and its codes are on the disk: a kill loses at most one layer.
+States of a layer are read from one file and written to another, in turn; codes lie in a file for
+each tensor of each level. A kill loses at most the tensor in work, and the runs of its layer.
 """
 
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -66,8 +66,9 @@ class SequentialStore:
     """A folder of one run. layers: how many are done; 0 also where only the embedding is.
 
     made_from: a hash over all inputs; what was made from others is removed. shape: of the states
-    of one side, (tokens, width). kept: numbers per token of the current layer. ridges: by
-    level and weight, those of the last layer that has it; they are kept with the next commit.
+    of one side, (tokens, width). kept: numbers per token of the current layer. stages: by level,
+    how many of the current layer are done. ridges: by level and weight, those of the last layer
+    that has it.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class SequentialStore:
         self._made_from = made_from
         self._journal = folder / "journal.json"
         self.layers = -1
+        self.stages = dict.fromkeys(levels, 0)
         self.ridges: dict[str, dict[str, float]] = {level: {} for level in levels}
         self._read()
 
@@ -90,7 +92,8 @@ class SequentialStore:
         try:
             document = read_checksummed(self._journal)
             if document["made_from"] == self._made_from:
-                self.layers, self.ridges = int(document["layers"]), document["ridges"]
+                layers, stages = int(document["layers"]), document["stages"]
+                self.layers, self.stages, self.ridges = layers, stages, document["ridges"]
         except (OSError, ValueError, KeyError, TypeError):
             pass
 
@@ -117,22 +120,40 @@ class SequentialStore:
         except OSError as error:
             raise from_os_error(error, self.folder, "write") from error
 
-    def commit(self, layers: int, codes: Mapping[str, Mapping[str, Bytes]]) -> None:
-        """Record that so many layers are done, with their codes by level and tensor."""
-        for level, tensors in codes.items():
-            write_whole(
-                self._codes(level, layers), b"".join(data.tobytes() for data in tensors.values())
-            )
-        document = {"made_from": self._made_from, "layers": layers, "ridges": self.ridges}
+    def finish_stage(self, level: str) -> None:
+        """Record that all codes of a level's next stage are kept, with its ridges."""
+        self.stages[level] += 1
+        self._record()
+
+    def finish_layer(self) -> None:
+        """Record that the new states of all sides are there; at first those of the embedding."""
+        self.layers += 1
+        self.stages = dict.fromkeys(self.levels, 0)
+        self._record()
+
+    def _record(self) -> None:
+        document = {
+            "made_from": self._made_from,
+            "layers": self.layers,
+            "stages": self.stages,
+            "ridges": self.ridges,
+        }
         write_checksummed(self._journal, document)
-        self.layers = layers
 
-    def _codes(self, level: str, layers: int) -> Path:
-        return self.folder / f"{level}.{layers}.codes"
+    def keep(self, level: str, tensor: str, codes: Bytes) -> None:
+        """Keep the codes of a tensor at a level."""
+        write_whole(self._codes(level, tensor), codes.tobytes())
 
-    def codes(self, level: str, layers: int, offset: int, size: int) -> Bytes:
-        """Some of the codes that a level has from one commit; Damaged where they changed."""
-        path = self._codes(level, layers)
+    def keeps(self, level: str, tensor: str) -> bool:
+        """Whether the codes of a tensor are there."""
+        return self._codes(level, tensor).exists()
+
+    def _codes(self, level: str, tensor: str) -> Path:
+        return self.folder / f"{level}.{tensor}.codes"
+
+    def codes(self, level: str, tensor: str, offset: int, size: int) -> Bytes:
+        """Some of the codes of a tensor; Damaged where they changed."""
+        path = self._codes(level, tensor)
         try:
             found = np.fromfile(path, np.uint8, size, offset=offset)
         except OSError as error:
