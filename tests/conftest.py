@@ -38,7 +38,9 @@ os.environ["MINITRON_PROGRESS"] = "none"
 _SHARE = cpu_limits.default_threads() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 cpu_limits._cgroup_quota = lambda: _SHARE
 # how long an input takes says more about the machine's other work
-hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.register_profile(
+    "no deadline", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("no deadline")
 
 
