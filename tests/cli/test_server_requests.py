@@ -70,7 +70,10 @@ FIELDS = [
     "top_logprobs",
     "parallel_tool_calls",
 ]
-QUIETLY = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUIETLY = settings(
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 
 
 @pytest.fixture(scope="module")

@@ -291,7 +291,10 @@ def test_convert_follows_links_within_a_hub_cache(
     assert convert(ConvertSettings(snapshot, tmp_path / "m.gguf")).tensors == 22
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(
     st.lists(st.tuples(st.integers(0, 700), st.integers(0, 255)), max_size=3), st.integers(0, 60)
 )

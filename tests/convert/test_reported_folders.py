@@ -151,7 +151,10 @@ NO_WEIGHTS = st.dictionaries(
 )
 
 
-@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=10,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(NO_WEIGHTS)
 def test_convert_leaves_out_what_is_no_weight(folder: Path, more: dict[str, str]) -> None:
     weights = folder / "model.safetensors"

@@ -183,7 +183,10 @@ def test_read_pickle_takes_no_memory_on_the_word_of_a_pickle() -> None:
             load(data, {})
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), min_size=1, max_size=4))
 def test_read_pickle_raises_only_its_own_errors(
     tmp_path: Path, changes: list[tuple[int, int]]
