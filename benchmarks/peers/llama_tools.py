@@ -18,6 +18,8 @@ NOTES = {"nano-nemotron": "the model file has no tokenizer.ggml.add_space_prefix
 # what ggml says of kernels that are compiled for a set, and must not say
 INSTRUCTIONS = {
     "avx512": ({"AVX2", "FMA", "F16C", "AVX512"}, set[str]()),
+    # FP16 is not among what it says: a native build on a processor that has it
+    "avx512_fp16": ({"AVX2", "FMA", "F16C", "AVX512", "AVX512_BF16"}, set[str]()),
     "avx2": ({"AVX2", "FMA", "F16C"}, {"AVX512"}),
 }
 NUMBER = r"-?(?:[\d.]+|nan|inf)"

@@ -171,8 +171,9 @@ def record_once(work: Workplace, out: Path) -> None:
 def quantize_with_recorded(work: Workplace, out: Path) -> None:
     """Make the levels that are measured, with the recorded matrices in place of this set's."""
     for name in matrices():
-        (work.folder / name).unlink()
-        work.link(out / name)
+        if (out / name).exists():  # the repository has those that tests read
+            (work.folder / name).unlink()
+            work.link(out / name)
     make_levels(work, out, MEASURED_LEVELS)
 
 

@@ -2,11 +2,11 @@
 
 ggml adds up products in an order, and with or without fused multiplication, that depend on the
 instruction set it was compiled for. Logits and all that is computed from them (perplexity,
-divergence, sampled texts, sums of an importance matrix) are recorded for two sets, and with either
+divergence, sampled texts, sums of an importance matrix) are recorded for three sets, and with any
 of them ours are the same to the last decimal. VNNI, VBMI and BF16 beside AVX-512 change none of
-them. With other kernels (older x86, ARM) the same tests compare with the recordings of AVX2, within
-tolerances that are some times what a build for SSE4.2 was measured to be off. Quantized bytes,
-plans, headers and vocabularies do not depend on the instruction set.
+them; FP16 does. With other kernels (older x86, AMX, ARM) the same tests compare with the recordings
+of AVX2, within tolerances that are some times what a build for SSE4.2 was measured to be off.
+Quantized bytes, plans, headers and vocabularies do not depend on the instruction set.
 """
 
 import json
@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 
+from helpers.half_arithmetic import adds_in_half
 from helpers.support import RECORDED
 from minitron_engine.generation.generate import generate
 from minitron_engine.generation.sampler import open_sampler
@@ -38,9 +39,12 @@ ROUNDING = 0.02
 def _instruction_set() -> str:
     """The set of recordings that holds for the loaded library, as ggml reports its kernels."""
     features = set(re.findall(r"(\w+) = 1", api.llama_print_system_info().decode()))
-    if not {"AVX2", "FMA", "F16C"} <= features:
+    # AMX has products of its own for quantized weights
+    if not {"AVX2", "FMA", "F16C"} <= features or "AMX_INT8" in features:
         return ""
-    return "avx512" if "AVX512" in features else "avx2"
+    if "AVX512" not in features:
+        return "avx2"
+    return "avx512_fp16" if adds_in_half() else "avx512"
 
 
 INSTRUCTION_SET = _instruction_set()
