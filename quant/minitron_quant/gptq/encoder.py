@@ -1,10 +1,12 @@
 """GPTQ for a whole model: a covariance file gives the importance and the codes of its tensors."""
 
+import copy
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -64,6 +66,13 @@ class GptqEncoder:
         self._gains: dict[tuple[str, int], float] = {}
         self._raised: list[str] = []
         self._last_validation: tuple[str, CrossValidation] | None = None
+        self._parts = _ALL_PARTS
+
+    def fitted_to(self, parts: Parts) -> Self:
+        """The same with codes that are fitted to some parts of the text."""
+        other = copy.copy(self)
+        other._parts = parts
+        return other
 
     @property
     def keys(self) -> tuple[KeyValue, ...]:
@@ -124,24 +133,19 @@ class GptqEncoder:
         """The same importance with ggml's own codes, to compare with."""
         return prepare(settings, PlainCodes(self.weights, (), self.notes, self.file))
 
-    def of(self, name: str, parts: Parts = _ALL_PARTS) -> RefineRows | None:
-        """What encodes the rows of a tensor; None if its inputs are not in the covariance.
+    def of(self, name: str) -> RefineRows | None:
+        """What encodes the rows of a tensor; None if its inputs are not in the covariance."""
+        return partial(self._refine, name) if name in self._edges else None
 
-        parts: of the text, that the codes are fitted to.
-        """
-        return partial(self._refine, name, parts) if name in self._edges else None
-
-    def _refine(
-        self, name: str, parts: Parts, ggml_type: int, values: Floats, plain: Bytes
-    ) -> Bytes:
-        blocks = self.blocks(name, parts) if supports(ggml_type) else None
+    def _refine(self, name: str, ggml_type: int, values: Floats, plain: Bytes) -> Bytes:
+        blocks = self.blocks(name) if supports(ggml_type) else None
         return (
             plain if blocks is None else encode_rows(ggml_type, values, plain, blocks, self._arrays)
         )
 
-    def blocks(self, name: str, parts: Parts = _ALL_PARTS) -> list[BlockFactor] | None:
+    def blocks(self, name: str) -> list[BlockFactor] | None:
         """The factors of a tensor's input; None where GPTQ would not help on another text."""
-        source = self.covariance.taken_by[name]
+        source, parts = self.covariance.taken_by[name], self._parts
         with self._lock:
             if (source, parts) not in self._factors:
                 damping = self._damping(source)

@@ -1,12 +1,11 @@
 """The codes that GPTQ gives mixes: what they cost, how they are made, how far they will diverge.
 
-Costs come from a covariance, whichever codes the files get. Divergences are predicted from codes of
-the same kind as the file's, fitted to one half of the text and measured on the other.
+Costs come from a covariance, whichever codes the files get. Divergences are predicted by a file
+with codes of the same kind, fitted to one half of the text and measured on the other.
 """
 
 import json
 import shutil
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,19 +15,19 @@ from minitron_core.errors import Usage
 from minitron_core.gguf import KeyValue
 from minitron_core.hashing import fingerprint
 from minitron_core.progress import Event, Progress
-from minitron_quant.array_backend import Floats
 from minitron_quant.gptq.encoder import GptqEncoder
 from minitron_quant.gptq.estimate import Method
 from minitron_quant.gptq.sequential_levels import SequentialLevels, SequentialSettings
 from minitron_quant.mixed_precision.error_shares import ErrorShares
-from minitron_quant.mixed_precision.predict_kld import measure_kld, predict_kld, with_gptq
+from minitron_quant.mixed_precision.predict_kld import measure_kld, with_gptq
 from minitron_quant.mixed_precision.sensitivity_file import Sensitivity
 from minitron_quant.model_files import open_model_files
 from minitron_quant.perplexity.held_out import read_stored
-from minitron_quant.quantize.importance import load_importance
 from minitron_quant.quantize.prepare import QuantizeJob, QuantizeSettings, folder_of, model_name
 from minitron_quant.quantize.recipe import Recipe
 from minitron_quant.quantize.run import run
+
+_FIRST_HALF = (0,)
 
 
 class MixCodes:
@@ -99,11 +98,7 @@ class MixCodes:
         stored = read_stored(path, lambda found: float(found[made_from]["predicted_kld"]))
         if stored is not None and self._quantize.replace != "always":
             return stored
-        if method == "independent":
-            importance = load_importance(self._quantize.imatrix).weights
-            predicted = self._predict_independent(recipe, sensitivity, importance)
-        else:
-            predicted = self._predict_sequential(recipe)
+        predicted = self._predict(recipe, method)
         known[made_from] = {"mix": recipe.name, "gptq": method, "predicted_kld": predicted}
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(known, indent=1) + "\n")
@@ -115,33 +110,32 @@ class MixCodes:
         imatrix = sensitivity.imatrix["sha256"]
         return fingerprint(method, sensitivity.model["sha256"], imatrix, *hashes, recipe.text)
 
-    def _predict_independent(
-        self, recipe: Recipe, sensitivity: Sensitivity, importance: Mapping[str, Floats]
-    ) -> float:
-        given = recipe, sensitivity, self.independent, importance
-        return predict_kld(self._quantize.loading, *given, self._quantize.threads, self._progress)
-
-    def _predict_sequential(self, recipe: Recipe) -> float:
+    def _predict(self, recipe: Recipe, method: Method) -> float:
         """Make the file on the first half of the text, measure it on chunks of the second.
 
         A run that was stopped continues with the same call.
         """
-        assert self._settings is not None  # codes are sequential
-        origin, quantize = self.independent.covariance.origin, self._quantize
+        quantize = self._quantize
         scratch = folder_of(quantize) / f".{model_name(quantize.source)}.prediction"
-        half = replace(self._settings.chunks, limit=origin.tokens[0] // origin.context)
         there = replace(quantize, levels=(recipe,), directory=scratch, replace="outdated")
-        levels = SequentialLevels(there, replace(self._settings, chunks=half))
 
         def listen(event: Event) -> None:
             note = event.note and f"to predict the divergence: {event.note}"
             self._progress(replace(event, stage="prediction", note=note))
 
-        (made,) = run(levels.job(there), listen)
-        files = quantize.loading, made.path
-        predicted = measure_kld(*files, self.independent, quantize.threads)
+        (made,) = run(self._half_job(there, method), listen)
+        predicted = measure_kld(quantize.loading, made.path, self.independent, quantize.threads)
         shutil.rmtree(scratch, ignore_errors=True)
         return predicted
+
+    def _half_job(self, settings: QuantizeSettings, method: Method) -> QuantizeJob:
+        """A quantization with codes that are fitted to the first half of the text."""
+        if method == "independent":
+            return self.independent.fitted_to(_FIRST_HALF).job(settings)
+        assert self._settings is not None
+        origin = self.independent.covariance.origin
+        half = replace(self._settings.chunks, limit=origin.tokens[0] // origin.context)
+        return SequentialLevels(settings, replace(self._settings, chunks=half)).job(settings)
 
 
 def _check_text(sequential: SequentialLevels, independent: GptqEncoder, file: Path) -> None:

@@ -21,7 +21,7 @@ from minitron_engine.llama.weights import Weights, find_weights
 from minitron_quant.array_backend import Bytes, Floats
 from minitron_quant.chunking import ChunkSettings, decode_chunks
 from minitron_quant.perplexity.divergence import ReferenceChunk, compare_chunk, reference_chunk
-from minitron_quant.quantize.encode import EncodeTask, RefineRows, encode
+from minitron_quant.quantize.encode import EncodeTask, encode
 
 # The first that a tensor can have. In the middle of what is solved for, because a tensor's weight
 # differs by up to a third between types; the others are for rows that its blocks do not fit.
@@ -73,15 +73,6 @@ class Prober:
         with self._weights.replaced(info.name, probed, original):
             return self.divergence(tokens, reference)
 
-    def replace_tensor(
-        self, shard: Gguf, info: TensorInfo, ggml_type: int, refine: RefineRows | None
-    ) -> None:
-        """Replace a tensor for good by its encoding to a type."""
-        importance, data = self._importance.get(info.name), np.ascontiguousarray(shard.data(info))
-        self._weights.put(
-            info.name, round_trip(info, data, ggml_type, importance, self._threads, refine)
-        )
-
     def divergence(self, tokens: Tokens, reference: Sequence[ReferenceChunk]) -> list[float]:
         """The mean divergence of every chunk with the present weights."""
         return [
@@ -100,7 +91,7 @@ class Prober:
 def open_prober(
     model: Model, chunks: ChunkSettings, importance: Mapping[str, Floats]
 ) -> Iterator[Prober]:
-    """A prober of a model that is loaded replaceable, for replacing for good writable.
+    """A prober of a model; it replaces tensors of one that is loaded replaceable.
 
     importance: of columns, for the encoder.
     """
@@ -121,17 +112,10 @@ def probe_of(costs: Mapping[int, float]) -> int:
 
 
 def round_trip(
-    info: TensorInfo,
-    data: Bytes,
-    ggml_type: int,
-    importance: Floats | None,
-    threads: int,
-    refine: RefineRows | None = None,
+    info: TensorInfo, data: Bytes, ggml_type: int, importance: Floats | None, threads: int
 ) -> Bytes:
     """A tensor's bytes encoded to another type and back."""
-    blocks = _encoded(
-        EncodeTask(info, data, (ggml_type,), importance, refine=refine), ggml_type, threads
-    )
+    blocks = _encoded(EncodeTask(info, data, (ggml_type,), importance), ggml_type, threads)
     there = replace(info, type=ggml_type, nbytes=blocks.nbytes)
     return _encoded(EncodeTask(there, blocks, (info.type,), None), info.type, threads)
 
