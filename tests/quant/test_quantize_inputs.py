@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -84,12 +85,12 @@ class Stop(KeyboardInterrupt):
     """The end of a job at a chosen moment."""
 
 
-def interrupted(source: Path, folder: Path, share: float) -> None:
+def interrupted(source: Path, folder: Path, share: float, **more: Any) -> None:
     def listen(event: Event) -> None:
         if event.done > share * event.total:
             raise Stop
 
-    settings = QuantizeSettings(source, tuple(parse_levels(LEVELS)), folder)
+    settings = QuantizeSettings(source, tuple(parse_levels(LEVELS)), folder, **more)
     with pytest.raises(Stop):
         list(run(prepare(settings), listen))
 
@@ -122,6 +123,43 @@ def test_run_resumed_after_other_levels_loses_nothing(
     assert {path.name for path in folder.iterdir()} == {*names, "tiny.manifest.json"}
 
 
+@pytest.mark.parametrize("measured", [False, True])
+@pytest.mark.parametrize("more", [(), ("Q5_0",)])
+def test_run_resumes_inside_a_tensor(
+    measured: bool,
+    more: tuple[str, ...],
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(encode, "SLAB_ELEMENTS", 1 << 12)
+    folder, levels = tmp_path / "out", (*LEVELS, *more)
+    errors = {"errors": tmp_path / "errors.json"} if measured else {}
+    interrupted(source, folder, 0.5, **errors)
+    (done,) = {
+        (level.tensors, bool(level.bytes))
+        for level in Journal(folder / ".tiny.quantize.journal").read().levels.values()
+    }
+    assert done[1]
+    first: list[tuple[str, int]] = []
+    slabs = encode._slabs
+
+    def watched(task: encode.EncodeTask, threads: int) -> Any:
+        first.append((task.info.name, task.first_row))
+        return slabs(task, threads)
+
+    monkeypatch.setattr(encode, "_slabs", watched)
+    resumed = quantize(source, folder, *levels, **errors)
+    begun = [row for _, row in first if row]
+    # errors are of all rows, and a level that was not in work has none of them
+    assert len(begun) == (0 if measured or more else 1)
+    whole = {"errors": tmp_path / "whole.json"} if measured else {}
+    expected = quantize(source, tmp_path / "whole", *levels, **whole)
+    assert {n: r.sha256 for n, r in resumed.items()} == {n: r.sha256 for n, r in expected.items()}
+    if measured:
+        assert errors["errors"].read_text() == whole["errors"].read_text()
+
+
 def test_run_resumed_after_a_power_failure(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,7 +184,8 @@ def test_run_resumed_after_a_power_failure(
     folder = tmp_path / "out"
     interrupted(source, folder, 0.8)
     recorded, sizes = states[len(states) // 2]
-    assert any(0 < tensors < 20 for _, tensors, _ in recorded.levels.values())
+    assert any(0 < done.tensors < 20 for done in recorded.levels.values())
+    assert any(done.bytes for recorded, _ in states for done in recorded.levels.values())
     for name, size in sizes.items():
         os.truncate(folder / name, size)
     write(Journal(folder / ".tiny.quantize.journal"), recorded)

@@ -73,7 +73,7 @@ class EncodeTask:
 
     weights: [matrices, columns] float32, or None. metric: measures each encoding. refine: improves
     ggml's codes, `refined_rows` at a time whatever the number of threads, so that the number does
-    not change the bytes.
+    not change the bytes. first_row: where to begin.
     """
 
     info: TensorInfo
@@ -83,6 +83,12 @@ class EncodeTask:
     metric: ErrorMetric | None = None
     refine: RefineRows | None = None
     refined_rows: int = 512
+    first_row: int = 0
+
+    @property
+    def elements(self) -> int:
+        """How many weights are encoded."""
+        return self.info.n_elements - self.first_row * self.info.shape[0]
 
 
 # by type: what the metric gave, summed over the rows
@@ -91,9 +97,10 @@ Errors = dict[int, tuple[float, float]]
 
 @dataclass(frozen=True)
 class Slab:
-    """Some rows of a tensor in every target type; `last` closes the tensor."""
+    """Some rows of a tensor in every target type, from `first` on; `last` closes the tensor."""
 
     task: EncodeTask
+    first: int
     elements: int
     last: bool
     blocks: dict[int, Bytes]
@@ -146,7 +153,7 @@ def _slabs(task: EncodeTask, threads: int) -> Iterator[tuple[Slab, list[_Run]]]:
     info = task.info
     columns, rows = max(info.shape[0], 1), info.rows
     step = max(1, SLAB_ELEMENTS // columns)
-    for first in range(0, rows, step):
+    for first in range(task.first_row, rows, step):
         count = min(step, rows - first)
         source = task.data[first * info.row_size : (first + count) * info.row_size]
         blocks = {
@@ -155,7 +162,7 @@ def _slabs(task: EncodeTask, threads: int) -> Iterator[tuple[Slab, list[_Run]]]:
             else np.empty(count * row_bytes(ggml_type, columns), dtype=np.uint8)
             for ggml_type in task.types
         }
-        slab = Slab(task, count * columns, first + count == rows, blocks, {})
+        slab = Slab(task, first, count * columns, first + count == rows, blocks, {})
         elements = min(max(slab.elements // (threads * 4), _MIN_RUN), _MAX_RUN)
         length = task.refined_rows if task.refine is not None else max(1, elements // columns)
         yield slab, list(_runs(info, source, first, count, length))

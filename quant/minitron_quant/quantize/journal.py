@@ -17,12 +17,13 @@ class Checkpoint(NamedTuple):
     """How far a level is.
 
     made_from: the fingerprint of its inputs. tensors: how many are durable. sha256: of each of its
-    files up to there.
+    files up to there. bytes: durable of the tensor after them.
     """
 
     made_from: str
     tensors: int
     sha256: tuple[str, ...] = ()
+    bytes: int = 0
 
 
 NO_CHECKPOINT = Checkpoint("", 0)
@@ -50,8 +51,8 @@ class Journal:
         try:
             document = read_checksummed(self.path)
             levels = {
-                name: Checkpoint(made_from, tensors, tuple(sha256))
-                for name, (made_from, tensors, sha256) in document["levels"].items()
+                name: Checkpoint(made_from, tensors, tuple(sha256), size)
+                for name, (made_from, tensors, sha256, size) in document["levels"].items()
             }
             errors = {
                 name: {

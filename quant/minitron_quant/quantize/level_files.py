@@ -48,15 +48,18 @@ class LevelFiles:
         self._committing: Future[None] | None = None
         self._committed = time.monotonic()
 
-    def open(self, checkpoints: Sequence[Checkpoint]) -> list[int]:
-        """Begin or continue the files of every level; returns how many tensors each has."""
+    def open(self, checkpoints: Sequence[Checkpoint]) -> list[tuple[int, int]]:
+        """Begin or continue the files of every level.
+
+        Returns how many tensors each has, and how many bytes of the tensor after them.
+        """
         # a thread whose start is interrupted is one that the pool does not know
         with interrupts.deferred():
             for output, done in zip(self._outputs, checkpoints, strict=True):
                 self._opening.append(self._pool.submit(open_level, output, done))
         wait(self._opening)
         self._writers = [opened.result() for opened in self._opening]
-        return self._counts()
+        return [(writer.tensors_written, writer.bytes_written) for writer in self._writers]
 
     def write(self, blocks: Sequence[Bytes | None]) -> None:
         """Append bytes to the current tensor of each level; None for a level that has them.
@@ -98,15 +101,15 @@ class LevelFiles:
 
     def least_tensors(self) -> int:
         """How many tensors every level has."""
-        return min(self._counts(), default=0)
-
-    def _counts(self) -> list[int]:
-        return [writer.tensors_written for writer in self._writers]
+        return min((writer.tensors_written for writer in self._writers), default=0)
 
     def _done(self) -> dict[str, Checkpoint]:
         return {
             output.name: Checkpoint(
-                self._inputs.fingerprint(output.recipe), writer.tensors_written, writer.sha256
+                self._inputs.fingerprint(output.recipe),
+                writer.tensors_written,
+                writer.sha256,
+                writer.bytes_written,
             )
             for output, writer in zip(self._outputs, self._writers, strict=True)
         }

@@ -48,10 +48,10 @@ class JobWriter:
         self._threads = job.settings.threads or default_threads()
         self.errors: dict[str, Errors] = recorded.errors
         self._tensor_errors: Errors = {}
-        self._rows_done = 0  # of the tensor in work
         self._chosen = job.level_codes.names if job.level_codes else ()
         self._checkpoints = [self._resumable(output, inputs, recorded) for output in outputs]
-        self._tensors_done = [done.tensors for done in self._checkpoints]
+        # by level: tensors, and bytes of the one after them
+        self._done = [(done.tensors, done.bytes) for done in self._checkpoints]
         self._files = LevelFiles(outputs, inputs, journal, recorded, self._threads)
 
     def run(self) -> Generator[list[str]]:
@@ -62,7 +62,7 @@ class JobWriter:
         self._check_disk()
         try:
             before = list(map(_version, self._job.files))
-            self._tensors_done = self._files.open(self._checkpoints)
+            self._done = self._files.open(self._checkpoints)
             self._write()
             self._refuse_changes(before)
             # between the renames and the manifest only the journal knows what files were made from
@@ -96,14 +96,15 @@ class JobWriter:
         """How far an interrupted run got with a level."""
         done = recorded.levels.get(output.name, NO_CHECKPOINT)
         partials = (file.path.with_name(f".{file.path.name}.partial") for file in output.files)
-        possible = 0 < done.tensors <= len(self._order) and all(map(Path.is_file, partials))
+        possible = done != NO_CHECKPOINT and all(map(Path.is_file, partials))
+        possible = possible and done.tensors <= len(self._order)
         same = possible and done.made_from == inputs.fingerprint(output.recipe)
         return done if same else NO_CHECKPOINT
 
     def _check_disk(self) -> None:
         folder = folder_of(self._job.settings)
         needed = 0
-        for output, done in zip(self._outputs, self._tensors_done, strict=True):
+        for output, (done, _) in zip(self._outputs, self._done, strict=True):
             specs = self._job.plan.specs(output.planned)
             needed += output.bytes - sum(spec.nbytes for spec in specs[:done])
         free = shutil.disk_usage(folder).free
@@ -115,13 +116,16 @@ class JobWriter:
 
     def _tasks(self) -> Iterator[EncodeTask]:
         measure, refiner = self._job.settings.errors is not None, self._job.refiner
-        for name, index in self._order.items():
+        for name in self._order:
+            there = self._rows_there(name)
             types = {
                 output.planned.types[name]: None
-                for output, done in zip(self._outputs, self._tensors_done, strict=True)
-                if done <= index
+                for output, rows in zip(self._outputs, there, strict=True)
+                if rows is not None
             }
             if types:
+                # errors are of all rows
+                first = 0 if measure else min(rows for rows in there if rows is not None)
                 if name in self._chosen:
                     types = {}  # the codes are there, others at each level
                 _, info = self._job.plan.tensors[name]
@@ -130,10 +134,19 @@ class JobWriter:
                 refine = refiner.of(name) if refiner else None
                 rows = refiner.rows if refiner else 0
                 data = self._job.data(name)
-                yield EncodeTask(info, data, tuple(types), weights, metric, refine, rows)
+                yield EncodeTask(info, data, tuple(types), weights, metric, refine, rows, first)
+
+    def _rows_there(self, name: str) -> list[int | None]:
+        """How many rows of a tensor each level has from an earlier run; None: all of it."""
+        index, (_, info) = self._order[name], self._job.plan.tensors[name]
+        found: list[int | None] = []
+        for output, (tensors, size) in zip(self._outputs, self._done, strict=True):
+            row = row_bytes(output.planned.types[name], info.shape[0])
+            found.append(None if tensors > index else size // row if tensors == index else 0)
+        return found
 
     def _write(self) -> None:
-        total = sum(task.info.n_elements * max(1, len(task.types)) for task in self._tasks())
+        total = sum(task.elements * max(1, len(task.types)) for task in self._tasks())
         done = read = 0
         for slab in encode(self._tasks(), self._threads):
             self._write_slab(slab)
@@ -150,31 +163,29 @@ class JobWriter:
 
     def _write_slab(self, slab: Slab) -> None:
         name = slab.task.info.name
-        index = self._order[name]
         self._files.write(
             [
-                self._blocks(output, slab) if done <= index else None
-                for output, done in zip(self._outputs, self._tensors_done, strict=True)
+                None if rows is None else self._blocks(output, slab, max(0, rows - slab.first))
+                for output, rows in zip(self._outputs, self._rows_there(name), strict=True)
             ]
         )
         add_errors(self._tensor_errors, slab.errors)
-        self._rows_done += slab.elements // max(slab.task.info.shape[0], 1)
-        if slab.last:
-            self._rows_done = 0
-            if self._tensor_errors:
-                self.errors.setdefault(name, {}).update(self._tensor_errors)
-                self._tensor_errors = {}
-            self._files.commit_if_due(self.errors)
+        if slab.last and self._tensor_errors:
+            self.errors.setdefault(name, {}).update(self._tensor_errors)
+            self._tensor_errors = {}
+        self._files.commit_if_due(self.errors)
 
-    def _blocks(self, output: LevelOutput, slab: Slab) -> Bytes:
-        """The rows of a slab as a level has them."""
+    def _blocks(self, output: LevelOutput, slab: Slab, there: int) -> Bytes | None:
+        """The rows of a slab as a level has them, less the first ones, which are there."""
         info, chosen = slab.task.info, self._job.level_codes
         ggml_type = output.planned.types[info.name]
+        size, rows = row_bytes(ggml_type, info.shape[0]), slab.elements // max(info.shape[0], 1)
+        if there >= rows > 0:
+            return None
         if chosen is None or info.name not in self._chosen:
-            return slab.blocks[ggml_type]
-        size = row_bytes(ggml_type, info.shape[0])
-        rows = slab.elements // info.shape[0]
-        return chosen.read(output.name, info.name, self._rows_done * size, rows * size)
+            return slab.blocks[ggml_type].reshape(-1)[there * size :]
+        first = (slab.first + there) * size
+        return chosen.read(output.name, info.name, first, (rows - there) * size)
 
 
 def _version(path: Path) -> tuple[int, ...] | None:

@@ -94,8 +94,9 @@ class GgufWriter:
     """Writes one file to `.<name>.partial` and renames it when finished.
 
     As a context manager it finishes on success and removes the partial on an exception.
-    With `resume_tensors=k` it continues an existing partial with the same header after its first
-    k tensors; Damaged if the partial belongs to another file, NotFound if there is none.
+    With `resume_tensors=k, resume_bytes=n` it continues an existing partial with the same header
+    after its first k tensors and n bytes of the next; Damaged if the partial belongs to another
+    file, NotFound if there is none.
     `digest` (a hashlib object) gets every byte of the file in order, also those already there.
     Raises OutOfResources, Denied, MinitronError where another process is writing the same file;
     ValueError where the data does not fit the tensors.
@@ -108,6 +109,7 @@ class GgufWriter:
         tensors: Sequence[TensorSpec],
         *,
         resume_tensors: int = 0,
+        resume_bytes: int = 0,
         digest: Digest | None = None,
     ) -> None:
         self.path = path
@@ -118,11 +120,13 @@ class GgufWriter:
         self.header_size = len(header)
         self.total_size = len(header) + sum(padded(t.nbytes, alignment) for t in tensors)
         self._next = resume_tensors
-        self._written = 0
+        self._written = resume_bytes
         self._on_the_way = 0
         self._digest = digest
         try:
-            self._file = self._reopen(header) if resume_tensors else self._create(header)
+            self._file = (
+                self._reopen(header) if resume_tensors or resume_bytes else self._create(header)
+            )
         except OSError as error:
             raise from_os_error(error, self.partial, "write") from error
 
@@ -140,6 +144,7 @@ class GgufWriter:
     def _reopen(self, header: bytes) -> IO[bytes]:
         done = self.tensors[: self._next]
         end = len(header) + sum(padded(tensor.nbytes, self.alignment) for tensor in done)
+        end += self._written
         file = open_locked(self.partial, create=False)
         if file.read(len(header)) != header or file.seek(0, os.SEEK_END) < end:
             file.close()
@@ -165,6 +170,11 @@ class GgufWriter:
     def tensors_written(self) -> int:
         """How many tensors are complete."""
         return self._next
+
+    @property
+    def bytes_written(self) -> int:
+        """How many bytes of the tensor after them."""
+        return self._written
 
     def write(self, data: Buffer | npt.NDArray[Any]) -> None:
         """Append bytes to the current tensor; once it is full, the next one begins."""
