@@ -142,7 +142,8 @@ class JobWriter:
         found: list[int | None] = []
         for output, (tensors, size) in zip(self._outputs, self._done, strict=True):
             row = row_bytes(output.planned.types[name], info.shape[0])
-            found.append(None if tensors > index else size // row if tensors == index else 0)
+            rows = size // row if tensors == index else 0
+            found.append(None if tensors > index else rows)
         return found
 
     def _write(self) -> None:
