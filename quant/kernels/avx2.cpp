@@ -15,6 +15,7 @@ int64_t avx2_likeliest(const float *logits, int64_t n) { return only_largest(log
 bool avx2_gptq_scalar(const GptqStrip &strip, const GptqScalar &type) {
     return choose_scalar(strip, type);
 }
+int64_t avx2_gptq_scratch(const GptqCodebook &type) { return CodebookCoder::scratch(type); }
 bool avx2_gptq_codebook(const GptqStrip &strip, const GptqCodebook &type) {
     return choose_codewords(strip, type);
 }

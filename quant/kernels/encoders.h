@@ -16,6 +16,8 @@ namespace {
 #include "gptq.h"
 #include "gptq_scalar.h"
 #include "gptq_codewords.h"
+#include "gptq_octet.h"
+#include "gptq_scan.h"
 #include "gptq_codebook.h"
 
 #include "types_k.h"

@@ -32,24 +32,34 @@ INLINE void correct_targets(const GptqStrip &s, int64_t first, int64_t column, i
         V::store(target[k], V::add(V::load(s.targets + (column + k) * s.stride + row), sum[k]));
 }
 
-// Coder: group, begin(upper, size, group's number), choose(columns, row).
+// Coder: group; VECTORS, how many vectors of rows it takes at once, and their columns(v);
+// begin(upper, size, group's number), choose(first row, number of vectors).
 template <class Coder>
 void solve_strip(const GptqStrip &s, Coder &coder) {
     const int group = coder.group;
-    GroupColumns columns;
     for (int64_t first = 0; first < s.columns; first += group) {
         const float *upper = s.upper + first * s.size + first;
         coder.begin(upper, s.size, s.groups[first / group]);
-        for (int64_t row = 0; row < s.rows; row += W) {
-            for (int k = 0; k < group; ++k)
-                V::store(columns.weight[k], V::load(s.weights + (first + k) * s.stride + row));
-            for (int k = 0; k < group; k += 8)
-                correct_targets<8>(s, first, first + k, row, columns.target + k);
-            coder.choose(columns, row);
-            for (int k = 0; k < group; ++k)
-                V::store(s.errors + (first + k) * s.stride + row, V::load(columns.error[k]));
-            for (int k = 0; k < W; ++k)
-                s.loss[row + k] += columns.loss[k];
+        for (int64_t row = 0; row < s.rows; row += Coder::VECTORS * W) {
+            const int64_t left = (s.rows - row) / W;
+            const int vectors = left < Coder::VECTORS ? (int)left : Coder::VECTORS;
+            for (int v = 0; v < vectors; ++v) {
+                GroupColumns &columns = coder.columns(v);
+                for (int k = 0; k < group; ++k)
+                    V::store(columns.weight[k],
+                             V::load(s.weights + (first + k) * s.stride + row + v * W));
+                for (int k = 0; k < group; k += 8)
+                    correct_targets<8>(s, first, first + k, row + v * W, columns.target + k);
+            }
+            coder.choose(row, vectors);
+            for (int v = 0; v < vectors; ++v) {
+                const GroupColumns &columns = coder.columns(v);
+                for (int k = 0; k < group; ++k)
+                    V::store(s.errors + (first + k) * s.stride + row + v * W,
+                             V::load(columns.error[k]));
+                for (int k = 0; k < W; ++k)
+                    s.loss[row + v * W + k] += columns.loss[k];
+            }
         }
     }
 }

@@ -12,7 +12,9 @@ struct Trial {
 };
 
 struct ScalarCoder {
+    static constexpr int VECTORS = 1;
     const GptqScalar &type;
+    GroupColumns one;
     int group;
     int64_t stride, number;
     alignas(64) float unit[MAX_GROUP][MAX_GROUP], diagonal[MAX_GROUP];
@@ -99,7 +101,9 @@ struct ScalarCoder {
             }
         }
     }
-    void choose(GroupColumns &columns, int64_t row) {
+    GroupColumns &columns(int) { return one; }
+    void choose(int64_t row, int) {
+        GroupColumns &columns = one;
         const int64_t place = number * stride + row;
         const F zero = V::set1(0), one = V::set1(1);
         const F now = V::load(type.scale.value + place), half = V::load(type.scale.half + place);

@@ -131,10 +131,10 @@ int kernels_gptq_scalar(int level, const GptqStrip *strip, const GptqScalar *typ
     return choose(*strip, *type) ? 0 : -1;
 }
 
-int64_t kernels_gptq_scratch(const GptqCodebook *type) {
-    // squares; rows of codewords; numbers of pairs of levels
-    const int64_t squares = type->group / type->dims * sign_patterns(*type);
-    return (squares + type->dims + 4) * type->words;
+int64_t kernels_gptq_scratch(int level, const GptqCodebook *type) {
+    if (level < 1 || level > kernels_level())
+        return -1;
+    return level == 2 ? avx512_gptq_scratch(*type) : avx2_gptq_scratch(*type);
 }
 
 int kernels_gptq_codebook(int level, const GptqStrip *strip, const GptqCodebook *type) {

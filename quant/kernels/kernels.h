@@ -92,7 +92,7 @@ typedef struct {
     int32_t *bits;      // [eight columns][row]: signs, or the shift as 0 or 1
     float *scratch;     // kernels_gptq_scratch floats, of this thread alone
 } GptqCodebook;
-KERNELS_API int64_t kernels_gptq_scratch(const GptqCodebook *type);
+KERNELS_API int64_t kernels_gptq_scratch(int level, const GptqCodebook *type);
 
 // Choose the codes of a strip. Returns 0, or -1 if there is no such level.
 KERNELS_API int kernels_gptq_scalar(int level, const GptqStrip *strip, const GptqScalar *type);

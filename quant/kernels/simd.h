@@ -94,6 +94,21 @@ struct Avx2 {
         m = _mm_min_ss(m, _mm_shuffle_ps(m, m, 1));
         return _mm_cvtss_f32(m);
     }
+    // Four columns of W rows: lane r of column[k] is row[r][at + k].
+    INLINE void columns(const float *const *row, int at, F *column) {
+        F four[4];
+        for (int r = 0; r < 4; ++r)
+            four[r] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(row[r] + at)),
+                                           _mm_loadu_ps(row[r + 4] + at), 1);
+        const F low01 = _mm256_unpacklo_ps(four[0], four[1]),
+                low23 = _mm256_unpacklo_ps(four[2], four[3]),
+                high01 = _mm256_unpackhi_ps(four[0], four[1]),
+                high23 = _mm256_unpackhi_ps(four[2], four[3]);
+        column[0] = _mm256_shuffle_ps(low01, low23, 0x44);
+        column[1] = _mm256_shuffle_ps(low01, low23, 0xee);
+        column[2] = _mm256_shuffle_ps(high01, high23, 0x44);
+        column[3] = _mm256_shuffle_ps(high01, high23, 0xee);
+    }
     INLINE M lanes_from(int k) { // lanes >= k
         return _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
                                                       _mm256_set1_epi32(k - 1)));
@@ -170,6 +185,23 @@ struct Avx512 {
     };
     INLINE float hmin(F a) {
         return Avx2::hmin(_mm256_min_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1)));
+    }
+    INLINE void columns(const float *const *row, int at, F *column) {
+        F four[4];
+        for (int r = 0; r < 4; ++r) {
+            four[r] = _mm512_castps128_ps512(_mm_loadu_ps(row[r] + at));
+            four[r] = _mm512_insertf32x4(four[r], _mm_loadu_ps(row[r + 4] + at), 1);
+            four[r] = _mm512_insertf32x4(four[r], _mm_loadu_ps(row[r + 8] + at), 2);
+            four[r] = _mm512_insertf32x4(four[r], _mm_loadu_ps(row[r + 12] + at), 3);
+        }
+        const F low01 = _mm512_unpacklo_ps(four[0], four[1]),
+                low23 = _mm512_unpacklo_ps(four[2], four[3]),
+                high01 = _mm512_unpackhi_ps(four[0], four[1]),
+                high23 = _mm512_unpackhi_ps(four[2], four[3]);
+        column[0] = _mm512_shuffle_ps(low01, low23, 0x44);
+        column[1] = _mm512_shuffle_ps(low01, low23, 0xee);
+        column[2] = _mm512_shuffle_ps(high01, high23, 0x44);
+        column[3] = _mm512_shuffle_ps(high01, high23, 0xee);
     }
     INLINE M lanes_from(int k) { return (M)(k >= 16 ? 0 : 0xffffu << k); }
 };

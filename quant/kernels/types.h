@@ -54,7 +54,20 @@ bool avx2_score(const Scoring &rows);
 static inline int sign_patterns(const GptqCodebook &type) {
     return type.shifted ? 2 : 1 << (type.dims - 1);
 }
+// Places of codewords in the order of a scan (see Codewords).
+constexpr int MAX_QUARTERS = 9, MAX_HALVES = MAX_QUARTERS * MAX_QUARTERS;
+static inline int64_t most_slots(const GptqCodebook &type) {
+    return (type.words + 3 * MAX_HALVES + 15) / 16 * 16;
+}
+// Of the squares of a pattern. Not a power of two: rows with different patterns are read together,
+// and would share few places of the first cache.
+static inline int64_t squares_stride(const GptqCodebook &type) { return most_slots(type) + 16; }
+static inline int64_t squares_count(const GptqCodebook &type) {
+    return sign_patterns(type) * squares_stride(type);
+}
 bool avx2_gptq_scalar(const GptqStrip &strip, const GptqScalar &type);
+int64_t avx2_gptq_scratch(const GptqCodebook &type);
+int64_t avx512_gptq_scratch(const GptqCodebook &type);
 bool avx2_gptq_codebook(const GptqStrip &strip, const GptqCodebook &type);
 bool avx512_gptq_scalar(const GptqStrip &strip, const GptqScalar &type);
 bool avx512_gptq_codebook(const GptqStrip &strip, const GptqCodebook &type);

@@ -83,7 +83,7 @@ def _declare(library: ctypes.CDLL) -> None:
         getattr(library, name).restype = c_int
         getattr(library, name).argtypes = [c_int, c_void_p, c_void_p]
     library.kernels_gptq_scratch.restype = c_int64
-    library.kernels_gptq_scratch.argtypes = [c_void_p]
+    library.kernels_gptq_scratch.argtypes = [c_int, c_void_p]
     library.kernels_write_field.restype = None
     library.kernels_write_field.argtypes = [
         *(c_void_p, c_int64, c_int64, c_void_p, c_int64, c_void_p, c_int64),

@@ -33,7 +33,7 @@ _SUMS = 1.3
 _FACTOR, _TRIED_ROWS, _RIGHT_SIDE = 0.7, 1800, 2.5
 # and for the code of a weight, coordinate descent included.
 _SCALAR_CODE, _CODEBOOK_CODE = 4e4, 9e4
-_SLOW_CODES = {"iq2_s": 1.5e5, "iq1_s": 4.4e5, "iq1_m": 4.4e5}
+_SLOW_CODES = {"iq1_s": 1.5e5, "iq1_m": 1.5e5}
 # Independent codes have no coordinate descent.
 _INDEPENDENT_SCALAR, _INDEPENDENT_CODEBOOK = 1.5e4, 2.4e4
 # float64 factorizations of an input's block, its dampings tried included, in n³

@@ -72,9 +72,10 @@ def choose(strip: Strip, coder: Scalar | Codebook) -> None:
 
 def with_scratch(coder: Codebook) -> Floats:
     """Give a coder the memory that it works in, which the caller keeps."""
-    library = kernels().library
-    assert library is not None
-    scratch = np.empty(library.kernels_gptq_scratch(ctypes.byref(coder)), np.float32)
+    loaded = kernels()
+    assert loaded.library is not None
+    count = loaded.library.kernels_gptq_scratch(loaded.level, ctypes.byref(coder))
+    scratch = np.empty(count, np.float32)
     coder.scratch = scratch.ctypes.data
     return scratch
 
