@@ -1,6 +1,7 @@
 // Encoders of ggml's quantization types that give the same bytes as ggml_quantize_chunk. Plain C,
 // loaded by ctypes.
 #pragma once
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -47,6 +48,14 @@ KERNELS_API int kernels_score(int level, const float *logits, int64_t rows, int6
 typedef float *(*LogitsOf)(void *context, int32_t output);
 KERNELS_API int64_t kernels_likeliest(int level, LogitsOf logits_of, void *context, int32_t output,
                                       int64_t vocabulary);
+
+// A ggml_backend_sched_eval_callback that awaits no node: where `wanted` is set, it clears it and
+// leads the next large block that this thread takes from glibc's malloc to a cache line, or `past`
+// bytes past one, a multiple of 16.
+typedef struct {
+    int32_t wanted, past;
+} WorkAlignment;
+KERNELS_API bool kernels_align_work(void *node, bool ask, void *alignment);
 
 // GPTQ: a strip of columns of a block, for some rows. Arrays are [column][row], `stride` numbers
 // from one column to the next. Columns stand in the order in which they are chosen.

@@ -3,7 +3,7 @@
 import ctypes
 import logging
 import os
-from ctypes import c_int, c_int32, c_int64, c_void_p
+from ctypes import c_bool, c_int, c_int32, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -79,6 +79,8 @@ def _declare(library: ctypes.CDLL) -> None:
     library.kernels_score.argtypes = [c_int, c_void_p, c_int64, c_int64, *[c_void_p] * 7]
     library.kernels_likeliest.restype = c_int64
     library.kernels_likeliest.argtypes = [c_int, c_void_p, c_void_p, c_int32, c_int64]
+    library.kernels_align_work.restype = c_bool
+    library.kernels_align_work.argtypes = [c_void_p, c_bool, c_void_p]
     for name in ("kernels_gptq_scalar", "kernels_gptq_codebook"):
         getattr(library, name).restype = c_int
         getattr(library, name).argtypes = [c_int, c_void_p, c_void_p]

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,7 +13,6 @@ from minitron_engine.llama.context import Context, Logits, open_context
 from minitron_engine.llama.model import Model
 from minitron_engine.llama.settings import (
     EVERY_GPU,
-    ContextSettings,
     GpuLayers,
     ModelSettings,
     Placement,
@@ -21,7 +20,6 @@ from minitron_engine.llama.settings import (
 from minitron_engine.llama.tokenization import Tokens
 from minitron_engine.loading import open_model
 from minitron_engine.process import interrupts
-from minitron_engine.process.malloc_alignment import aligning_hook
 from minitron_quant.chunking import ChunkSettings, check_trained_context, decode_chunks
 
 _LOADERS = 2  # models that are loaded at once
@@ -48,7 +46,7 @@ class LoadedModel:
     @contextmanager
     def with_context(self, chunks: ChunkSettings) -> Iterator["LoadedModel"]:
         """The same model with one more context."""
-        with _open_context(self.model, chunks.context()) as context:
+        with open_context(self.model, chunks.context()) as context:
             yield LoadedModel(self.path, self.key, self.model, context, chunks)
 
 
@@ -95,7 +93,7 @@ class ModelLoader:
         settings = ModelSettings(path, self.gpu_layers, placement=self.placement, context=context)
         model = stack.enter_context(open_model(settings, vocabulary_of=beside))
         check_trained_context(model, self.chunks.n_ctx)
-        opened = stack.enter_context(_open_context(model, context))
+        opened = stack.enter_context(open_context(model, context))
         return LoadedModel(path, self.keys[path], model, opened, self.chunks)
 
     def load_all(
@@ -111,12 +109,6 @@ class ModelLoader:
             left = paths[len(loaded) :]
             loaded += pool.map(lambda path: self.load(path, stack, first), left)
         return loaded
-
-
-def _open_context(model: Model, settings: ContextSettings) -> AbstractContextManager[Context]:
-    # on a GPU a hook would have llama.cpp wait for every part of a graph
-    hook = None if model.offloaded else aligning_hook()
-    return open_context(model, settings, hook)
 
 
 def same_vocabulary(one: Gguf, other: Gguf) -> bool:

@@ -22,6 +22,7 @@ from minitron_engine.llama.settings import (
 )
 from minitron_engine.process import interrupts
 from minitron_engine.process.aborts import no_memory
+from minitron_engine.process.malloc_alignment import WorkAlignment, evaluation_callback
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,11 +38,18 @@ MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ of llama.cpp
 
 
 class Context:
-    """A KV cache and compute buffers for one model, as `open_context` yields it."""
+    """A KV cache and compute buffers for one model, as `open_context` yields it.
 
-    def __init__(self, handle: int, model: Model, hooked: bool) -> None:
+    work_alignment: of the work memory that a decode takes which is larger than those before it.
+    """
+
+    def __init__(
+        self, handle: int, model: Model, hooked: bool, work_alignment: WorkAlignment
+    ) -> None:
         self.handle = handle
         self.model = model
+        self.work_alignment = work_alignment
+        self._most_tokens = 0
         self._hooked = hooked
         self.n_ctx: int = api.llama_n_ctx(handle)
         self.n_batch: int = api.llama_n_batch(handle)  # may be less than the settings say
@@ -95,6 +103,9 @@ class Context:
     def decode_struct(self, batch: api.llama_batch) -> None:
         """As decode, for llama.cpp's own struct."""
         self.used = True
+        if batch.n_tokens > self._most_tokens:
+            self._most_tokens = batch.n_tokens
+            self.work_alignment.wanted = 1
         if self._hooked:
             with interrupts.deferred():
                 status = api.llama_decode(self.handle, batch)
@@ -151,7 +162,8 @@ def open_context(
     """Make a context and free it at the end of the block.
 
     hook: an object of the binding's ggml_backend_sched_eval_callback type, called for every node
-    of the graph. Raises OutOfResources with llama.cpp's reason where it cannot be made.
+    of the graph; it aligns the work memory itself (malloc_alignment). Raises OutOfResources with
+    llama.cpp's reason where it cannot be made.
     """
     threads = settings.threads or default_threads()
     parameters = api.llama_context_default_params()
@@ -169,15 +181,21 @@ def open_context(
         parameters.embeddings = True
         parameters.pooling_type = POOLING[settings.pooling]
     parameters.abort_callback, parameters.abort_callback_data = _abort_callback()
+    alignment = WorkAlignment()
     if hook is not None:
         parameters.cb_eval = hook
+    elif not model.offloaded:  # on a GPU llama.cpp would wait for every part of a graph
+        aligning = evaluation_callback()
+        if aligning is not None:
+            parameters.cb_eval = ctypes.cast(aligning, api.ggml_backend_sched_eval_callback)
+            parameters.cb_eval_user_data = ctypes.addressof(alignment)
     handle = None
     try:
         with interrupts.deferred():
             handle = api.llama_init_from_model(model.handle, parameters)
         if not handle:
             raise _refusal(settings)
-        yield Context(handle, model, hook is not None)
+        yield Context(handle, model, hook is not None, alignment)
     finally:
         if handle:
             api.llama_free(handle)
