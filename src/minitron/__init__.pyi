@@ -1,4 +1,6 @@
 # the names of the package, for type checkers and for __init__.py: one import each
+from minitron.calibration import covariance as covariance
+from minitron.calibration import imatrix as imatrix
 from minitron.checkpoint_levels import Calibration as Calibration
 from minitron.checkpoint_levels import open_checkpoint_model as open_checkpoint_model
 from minitron.conversion import convert as convert
@@ -9,11 +11,9 @@ from minitron.measurement import bench as bench
 from minitron.measurement import inspect as inspect
 from minitron.measurement import perplexity as perplexity
 from minitron.measurement import tasks as tasks
-from minitron.quantization import build_mix as build_mix
-from minitron.quantization import covariance as covariance
-from minitron.quantization import imatrix as imatrix
+from minitron.mixed_precision import build_mix as build_mix
+from minitron.mixed_precision import sensitivity as sensitivity
 from minitron.quantization import quantize as quantize
-from minitron.quantization import sensitivity as sensitivity
 from minitron.verification import verify as verify
 from minitron_cli.pipeline.run import run as run
 from minitron_convert.plan import ConvertSettings as ConvertSettings

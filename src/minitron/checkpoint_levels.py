@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from minitron.calibration import imatrix, imatrix_key
 from minitron.conversion import convert
 from minitron.level_conversion import PlannedRows, header_alone
-from minitron.quantization import imatrix, imatrix_key
 from minitron_convert.checkpoint.file_names import files_of
 from minitron_convert.convert import ConvertSettings, plan
 from minitron_convert.hub.download import open_source

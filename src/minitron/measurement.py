@@ -1,17 +1,24 @@
-"""Measure models: perplexity and divergence, tasks, speed, and what is in a file."""
+"""Measure models: perplexity and divergence, tasks, speed, and what is in a file.
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+Each function loads what it measures with: a command needs one of them, and to load all takes longer
+than a short text.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from minitron_core.progress import Progress, ignore
-from minitron_quant.bench.run import BenchPlan
-from minitron_quant.inspect.description import describe
-from minitron_quant.perplexity.measures import Row
-from minitron_quant.perplexity.settings import MeasureSettings
-from minitron_quant.perplexity.table import measure
-from minitron_quant.tasks.answers import Answers
-from minitron_quant.tasks.evaluate import TaskRow, TasksSettings, evaluate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from minitron_quant.bench.run import BenchPlan
+    from minitron_quant.perplexity.measures import Row
+    from minitron_quant.perplexity.settings import MeasureSettings
+    from minitron_quant.tasks.answers import Answers
+    from minitron_quant.tasks.evaluate import TaskRow, TasksSettings
 
 
 def perplexity(settings: MeasureSettings, progress: Progress = ignore) -> Iterator[Row]:
@@ -21,6 +28,8 @@ def perplexity(settings: MeasureSettings, progress: Progress = ignore) -> Iterat
     in nats per token. `Row.ppl` and `Row.ppl_error` are those of llama-perplexity.
     Raises Usage for a text that is too short, NotFound, Damaged, OutOfResources.
     """
+    from minitron_quant.perplexity.table import measure
+
     return measure(settings, progress)
 
 
@@ -31,6 +40,8 @@ def tasks(
 
     Scores are in percent, with 95 % intervals (Wilson). Raises NotFound or Damaged for the data.
     """
+    from minitron_quant.tasks.evaluate import evaluate
+
     return evaluate(settings, progress)
 
 
@@ -50,4 +61,6 @@ def inspect(
     A first shard stands for all. with_hashes: also the SHA-256 of each file, which reads all of it.
     Raises NotFound, Damaged.
     """
+    from minitron_quant.inspect.description import describe
+
     return describe(model, with_tensors, with_hashes)

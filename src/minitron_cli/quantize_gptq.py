@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from minitron.quantization import covariance as collect_covariance
+from minitron.calibration import covariance as collect_covariance
 from minitron_cli.options.calibration import CalibrationOptions
 from minitron_cli.output import Output
 from minitron_core.errors import Damaged, NotFound, Unsupported, Usage

@@ -9,7 +9,7 @@ import pytest
 
 from helpers.small_model import write_small
 from helpers.support import EXAMPLES, RECORDED, made_once, quantize
-from minitron.quantization import imatrix as collect_imatrix
+from minitron.calibration import imatrix as collect_imatrix
 from minitron_core.gguf import TYPE_ID
 from minitron_quant.imatrix.collect import CollectSettings
 from minitron_quant.mixed_precision import costs

@@ -59,8 +59,8 @@ def imatrix(
     console: ConsoleOptions,
 ) -> None:
     """Collect an importance matrix on a text, equal to llama-imatrix's."""
-    from minitron.quantization import imatrix as collect_imatrix
-    from minitron.quantization import imatrix_key
+    from minitron.calibration import imatrix as collect_imatrix
+    from minitron.calibration import imatrix_key
     from minitron_cli.inputs import (
         check_output,
         folder_for_results,

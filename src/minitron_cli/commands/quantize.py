@@ -30,8 +30,6 @@ from minitron_quant.levels import level_help
 if TYPE_CHECKING:
     from minitron_cli.output import Output
     from minitron_cli.quantize_source import QuantizeSource
-    from minitron_quant.gptq.held_out import GptqMethod
-    from minitron_quant.mixed_precision.build_mix import MixSettings
     from minitron_quant.quantize.prepare import QuantizeJob, QuantizeSettings
 
 EXAMPLES = """minitron quantize nano-llama-F16.gguf Q4_K_M
@@ -68,7 +66,6 @@ def quantize(
     MODEL may be a checkpoint: levels are made straight from it, those that need a matrix after
     calibration on -f TEXT.
     """
-    from minitron_cli.quantize_gptq import gptq_method, with_gptq
     from minitron_cli.quantize_source import SourceRequest, planned_source, source_of
 
     out = console.output()
@@ -88,26 +85,26 @@ def quantize(
     with planned_source(request, out) if target.dry_run else source_of(request, out) as source:
         settings = source.settings
         if solved:
-            _make_mix(out, with_gptq(out, mix.settings(settings), gptq), curve=mix.curve)
+            _make_mix(out, settings, mix, gptq)
         elif target.dry_run:
             _show_plan(out, source, gptq)
         elif gptq.gptq and mix.held_out:
-            _make_verified(out, settings, gptq_method(out, settings, gptq), mix)
+            _make_verified(out, settings, mix, gptq)
         else:
             _make_levels(out, _job(out, source, gptq))
 
 
 def _job(out: Output, source: QuantizeSource, gptq: CalibrationOptions) -> QuantizeJob:
-    from minitron_cli.quantize_gptq import gptq_method
-    from minitron_quant.quantize.prepare import prepare
+    if not gptq.gptq:  # which takes long to load
+        from minitron_quant.quantize.prepare import prepare
 
-    if gptq.gptq:
-        return gptq_method(out, source.settings, gptq).job(source.settings)
-    return prepare(source.settings, source.expected, source.converted)
+        return prepare(source.settings, source.expected, source.converted)
+    from minitron_cli.quantize_gptq import gptq_method
+
+    return gptq_method(out, source.settings, gptq).job(source.settings)
 
 
 def _show_plan(out: Output, source: QuantizeSource, gptq: CalibrationOptions) -> None:
-    from minitron_cli.quantize_gptq import planned_gptq_job
     from minitron_cli.views.quantize import show_plan
     from minitron_quant.quantize.summary import summarize
 
@@ -116,22 +113,28 @@ def _show_plan(out: Output, source: QuantizeSource, gptq: CalibrationOptions) ->
         _show_notes(out, job)
         show_plan(out, summarize(job, source.calibrating))
         return
+    from minitron_cli.quantize_gptq import planned_gptq_job
+
     job, takes = planned_gptq_job(out, source.settings, gptq)
     _show_notes(out, job)
     out.note(str(takes))
     show_plan(out, summarize(job, takes.seconds) | {"gptq": takes.document()})
 
 
-def _make_mix(out: Output, settings: MixSettings, *, curve: bool) -> None:
-    from minitron.quantization import build_mix
+def _make_mix(
+    out: Output, quantize_settings: QuantizeSettings, mix: MixOptions, gptq: CalibrationOptions
+) -> None:
+    from minitron.mixed_precision import build_mix
+    from minitron_cli.quantize_gptq import with_gptq
     from minitron_cli.views.mix import CURVE_POINTS, show_curve, show_mix
     from minitron_quant.levels import LEVELS
     from minitron_quant.mixed_precision.build_mix import MixBuilder
 
-    if curve:
+    settings = with_gptq(out, mix.settings(quantize_settings), gptq)
+    if mix.curve:
         solver = MixBuilder(settings).solver
-        gptq = "independent" if settings.covariance else None
-        show_curve(out, solver.curve(CURVE_POINTS), solver.presets(LEVELS), gptq)
+        codes = "independent" if settings.covariance else None
+        show_curve(out, solver.curve(CURVE_POINTS), solver.presets(LEVELS), codes)
         return
     with out.progress() as listener:
         made = build_mix(settings, listener)
@@ -139,11 +142,13 @@ def _make_mix(out: Output, settings: MixSettings, *, curve: bool) -> None:
 
 
 def _make_verified(
-    out: Output, settings: QuantizeSettings, method: GptqMethod, mix: MixOptions
+    out: Output, settings: QuantizeSettings, mix: MixOptions, gptq: CalibrationOptions
 ) -> None:
+    from minitron_cli.quantize_gptq import gptq_method
     from minitron_cli.views.quantize import show_verified
     from minitron_quant.gptq.held_out import quantize_verified
 
+    method = gptq_method(out, settings, gptq)
     _show_notes(out, method.job(settings))
     with out.progress() as listener:
         made = quantize_verified(settings, method, mix.verification(settings), listener)

@@ -49,7 +49,7 @@ def sensitivity(
     console: ConsoleOptions,
 ) -> None:
     """Measure each tensor's sensitivity to quantization error, for quantize --size."""
-    from minitron import quantization
+    from minitron.mixed_precision import sensitivity as measure_sensitivity
     from minitron_cli.inputs import check_output, folder_for_results, is_up_to_date, local_model
     from minitron_cli.units import parse_time
     from minitron_cli.views.sensitivity import show_sensitivity
@@ -87,7 +87,7 @@ def sensitivity(
         show_sensitivity(out, path, settings.imatrix_output, read_sensitivity(path), kept=True)
         return
     with out.progress(again="--resume") as listener:
-        measured = quantization.sensitivity(settings, listener)
+        measured = measure_sensitivity(settings, listener)
     record_inputs([path], key)
     show_sensitivity(out, path, settings.imatrix_output, measured)
 
