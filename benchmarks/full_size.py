@@ -112,6 +112,10 @@ def steps(files: Files) -> dict[str, Command]:
         ),
         "mix": (*quantize[:-2], "--like", "Q3_K_M", "-d", files.folder / "mix", "--no-verify"),
         "gptq": gptq,
+        "independent gptq": (
+            *("quantize", full, "IQ2_XS", "-d", files.folder / "independent"),
+            *("--gptq", "independent", "--text", files.text, "--calibration-chunks", 8),
+        ),
     }
 
 
