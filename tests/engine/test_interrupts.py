@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from minitron_core import stop
+from minitron_core.errors import OutOfResources
 from minitron_engine.llama.batch import Batch
 from minitron_engine.llama.context import open_context
 from minitron_engine.llama.settings import ContextSettings, ModelSettings
@@ -149,3 +150,47 @@ def test_decode_ends_after_a_request_to_stop(nano_llama: Path) -> None:
         context.clear()
         context.decode(batch)
         assert np.array_equal(context.logits(1), expected)
+
+
+# a thread is started with so many KiB of address space left
+START = """
+import ctypes, mmap, resource, sys, threading
+from minitron_engine.process import aborts, address_space, interrupts
+aborts.on_abort(lambda error: None)
+address_space.reserve()
+interrupts.end_cleanly()
+threading.stack_size(32 << 10)
+thread = threading.Thread(target=len, args=((),))
+room = int(sys.argv[1]) << 10
+memory = ctypes.CDLL(None)
+memory.mmap.restype = ctypes.c_size_t
+anonymous = [ctypes.c_int(number) for number in (3, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)]
+def mapped(size):
+    return memory.mmap(None, ctypes.c_size_t(size), *anonymous)
+used = int(open("/proc/self/statm").read().split()[0]) * mmap.PAGESIZE
+resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), used + (64 << 20)))
+kept = mapped(room) if room else 0
+size = 32 << 20
+while size >= mmap.PAGESIZE:
+    if mapped(size) == 2**64 - 1:
+        size //= 2
+if room:
+    memory.munmap(ctypes.c_size_t(kept), ctypes.c_size_t(room))
+try:
+    thread.start()
+except RuntimeError:
+    sys.exit(3)
+thread.join()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit of address space")
+def test_end_cleanly_ends_the_process_where_a_thread_has_no_memory_to_begin() -> None:
+    codes = [
+        subprocess.run(
+            [sys.executable, "-c", START, str(room)], timeout=30, capture_output=True, check=False
+        ).returncode
+        for room in range(0, 128, 4)
+    ]
+    # 3: the system has none for it; 6: Python has none in it; never waiting for ever
+    assert {*codes} <= {0, 3, OutOfResources.exit_code} and OutOfResources.exit_code in codes

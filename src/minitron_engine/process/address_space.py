@@ -20,9 +20,9 @@ def reserve() -> None:
     _reserved.append(_map(_ERROR_BYTES))
 
 
-def release() -> None:
-    """Give the reserve back, to print an error with it."""
-    _reserved.clear()
+# Gives the reserve back, to print an error with it. No function of Python's: a thread that has no
+# memory for a frame can call it.
+release = _reserved.clear
 
 
 def _map(size: int) -> mmap.mmap:

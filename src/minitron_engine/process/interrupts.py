@@ -8,17 +8,19 @@ And Python runs no handler while its main thread is inside a call of C. So in a 
 thread hears of a signal at once, and requests the stop that all work looks for.
 """
 
+import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from minitron_core import stop
-from minitron_engine.process import aborts
+from minitron_core.errors import OutOfResources
+from minitron_engine.process import aborts, address_space
 
 if TYPE_CHECKING:
     import socket
@@ -43,16 +45,33 @@ def end_cleanly() -> None:
     for number in _ENDING:
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _leave)
-    sys.unraisablehook = _again
+    hear = _unraisable()
+    next(hear)
+    sys.unraisablehook = hear.send
+
+
+def _unraisable() -> Generator[None, "sys.UnraisableHookArgs", None]:
+    """Python drops what a signal raises inside a finalizer or a weak reference's callback.
+
+    And a lack of memory inside what C calls: the work would go on with garbage; or where a thread
+    begins, as whatever error: who started it would wait for it for ever. Such a thread may have no
+    memory for the frame of a function. This generator has its frame already, and what it calls
+    first is no function of Python's.
+    """
+    while True:
+        lost = yield
+        begins = "in thread started by" in (lost.err_msg or "")
+        if begins or issubclass(lost.exc_type, MemoryError):
+            try:
+                address_space.release()
+                aborts.end(aborts.no_memory)
+            finally:
+                os._exit(OutOfResources.exit_code)
+        with suppress(Exception):  # it would end the generator
+            _again(lost)
 
 
 def _again(lost: "sys.UnraisableHookArgs") -> None:
-    """Python drops what a signal raises inside a finalizer or a weak reference's callback.
-
-    And a lack of memory inside what C calls: the work would go on with garbage.
-    """
-    if issubclass(lost.exc_type, MemoryError):
-        aborts.end(aborts.no_memory)
     numbers = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}
     number = numbers.get(lost.exc_type)
     if number is None:
