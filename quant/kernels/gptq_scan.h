@@ -95,8 +95,8 @@ struct RowQueue {
     }
 };
 
-// A queue for each pattern of signs, and one for what is left of them: rows of one pattern read
-// their squares once, which takes half of the time.
+// A queue for each pattern of signs, and one for what is left of them: W rows of one pattern read
+// their squares once instead of W times.
 constexpr int MAX_PATTERNS = 128;
 template <int DIMS>
 struct PatternQueues {
